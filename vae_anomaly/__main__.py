@@ -1,0 +1,6 @@
+"""``python -m vae_anomaly`` is the command line ``vae-anomaly``; nothing else lives here."""
+
+from vae_anomaly.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Edges, one outside thing per file: tables on disk, the artifact folder, MLflow."""

@@ -1,0 +1,92 @@
+"""Everything this package raises on purpose, each with the exit code of the command line.
+
+Knows nothing about files, models or the terminal. The tree:
+
+    VaeAnomalyError                      exit code
+    ├── ConfigError                      2   an option or a key of the config is unknown or out of range
+    ├── DataError                        3   not found, unreadable, empty, truncated
+    │   ├── SchemaMismatch                   a column is missing or of another type
+    │   └── TooFewRows                       says how many are needed, and for what
+    ├── NotCalibrated                    4   flags asked of a detector without a threshold that allows them
+    ├── ArtifactError                    5   model, version or alias not found
+    │   ├── UnknownFormat                    written by a newer version
+    │   └── DamagedArtifact                  a digest or a field differs from what was saved
+    ├── MissingExtra                     6   pip install 'vae-anomaly[spark]'
+    ├── OutputError                      7   exists, read-only, disk full
+    ├── TrackingError                    8   the MLflow server or store refused
+    └── BudgetExceeded                   9   drift or alarms over the budget, with --fail-on-…
+
+A message is one line: what, expected, got, where, do this.
+"""
+
+from typing import ClassVar
+
+
+class VaeAnomalyError(Exception):
+    """Root of all errors that the package raises on purpose; ``exit_code`` is what the command line returns."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(VaeAnomalyError):
+    """An option or a key of the configuration is unknown or out of range."""
+
+    exit_code = 2
+
+
+class DataError(VaeAnomalyError):
+    """The input is not there, cannot be read, or holds no usable rows."""
+
+    exit_code = 3
+
+
+class SchemaMismatch(DataError):
+    """A column is missing or has another type than the model was fitted on."""
+
+
+class TooFewRows(DataError):
+    """Fewer rows than the request needs; the text says how many are needed and what is possible."""
+
+
+class NotCalibrated(VaeAnomalyError):
+    """The stored calibration does not allow what was asked of it."""
+
+    exit_code = 4
+
+
+class ArtifactError(VaeAnomalyError):
+    """The model, its version or its alias was not found, or the folder is not an artifact."""
+
+    exit_code = 5
+
+
+class UnknownFormat(ArtifactError):
+    """The artifact was written by a newer version of this package."""
+
+
+class DamagedArtifact(ArtifactError):
+    """A file of the artifact differs from its digest, is missing, or holds an impossible value."""
+
+
+class MissingExtra(VaeAnomalyError):
+    """An optional dependency is not installed; the text says what to type."""
+
+    exit_code = 6
+
+
+class OutputError(VaeAnomalyError):
+    """The output exists, cannot be written, or the disk is full."""
+
+    exit_code = 7
+
+
+class TrackingError(VaeAnomalyError):
+    """The MLflow server or store could not be reached or refused the request."""
+
+    exit_code = 8
+
+
+class BudgetExceeded(VaeAnomalyError):
+    """Drift or alarms went over the budget given with a ``--fail-on-…`` option."""
+
+    exit_code = 9
