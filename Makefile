@@ -1,0 +1,41 @@
+# Each target works alone in a fresh clone: it makes .venv first where that is missing or out of date.
+# `make` or `make help` lists them.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+MODEL := vae-anomaly
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.PHONY: help demo test check bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# torch goes first and alone, because it is the largest download and everything else is checked against it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "vae-anomaly needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
+	touch $@
+
+demo: $(READY)  ## install, fit on data/, register, score, evaluate: about three minutes the first time
+	$(BIN)/vae-anomaly fit data/normal.parquet --model-name $(MODEL)
+	$(BIN)/vae-anomaly score data/new.csv --model models:/$(MODEL)@champion --id-columns timestamp,machine_id --overwrite
+	$(BIN)/python data/show_alarms.py data/new.scores.csv
+
+test: $(READY)  ## the whole suite on two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: $(READY)  ## ruff (ALL), formatting, mypy (strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## every figure of the README, with the peers in the same run
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
+	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+
+clean:  ## remove the environment and what a run writes; keeps data/ as it was
+	rm -rf .venv mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json
