@@ -1,0 +1,118 @@
+"""A folder that appears whole or not at all, whatever kills the process that writes it.
+
+Knows nothing of what is in the folder. The content is written to a sibling ``.<name>.<random>.partial``, made durable and renamed.
+To replace a folder, the old one first steps aside as ``.<name>.old``: two renames, and ``present`` and the next ``publish`` put
+right what a kill between them leaves. Renames are atomic on one file system, and siblings share one.
+"""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vae_anomaly.errors import OutputError
+
+
+def publish(folder: Path, write: Callable[[Path], None], *, replaces: Callable[[Path], bool] | None = None) -> None:
+    """Let ``write`` fill a new folder, then give it the name ``folder``; on any error nothing has changed.
+
+    A folder that exists is an error unless it is empty or ``replaces`` says that it may go. Raises OutputError.
+    """
+    folder = folder.resolve()
+    with _output_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _recover(folder)
+        _refuse(folder, replaces)
+        stage = _aside(folder)
+        stage.mkdir()
+        try:
+            write(stage)
+            _sync(stage)
+            _swap(stage, folder)
+        except BaseException:
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+
+
+def present(folder: Path) -> Path:
+    """Return where the content of ``folder`` is now: there, or aside if a replacement was killed half-way."""
+    old = _old(folder.resolve())
+    return old if old.is_dir() and not folder.exists() else folder
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a new file and wait until the disk has it."""
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.partial")
+
+
+def _recover(folder: Path) -> None:
+    """Finish what killed processes left beside ``folder``."""
+    old = _old(folder)
+    if old.is_dir() and folder.exists():
+        _discard(old, folder)
+    elif old.is_dir():
+        old.rename(folder)
+    left = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{12}}\.partial")
+    for path in list(folder.parent.iterdir()):
+        if left.fullmatch(path.name):
+            _discard(path, folder)
+
+
+def _discard(path: Path, folder: Path) -> None:
+    """Remove a folder. It is renamed first, so that a process which still writes it cannot publish the half that is left."""
+    aside = _aside(folder)
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _refuse(folder: Path, replaces: Callable[[Path], bool] | None) -> None:
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise OutputError(f"{folder} is a file, and a folder is to be written there. Choose another name.")
+    if any(folder.iterdir()) and not (replaces and replaces(folder)):
+        raise OutputError(f"{folder} exists and is not empty. Choose another folder, or remove this one first.")
+
+
+def _swap(stage: Path, folder: Path) -> None:
+    old = _old(folder)
+    if folder.exists():
+        folder.rename(old)
+    stage.rename(folder)
+    _sync(folder.parent)
+    if old.exists():
+        _discard(old, folder)
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder durable; Windows cannot open folders and does not need it."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _output_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else (error.strerror or str(error)).lower()
+        raise OutputError(f"{folder} cannot be written: {why}. Nothing was changed there.") from error
