@@ -1,0 +1,81 @@
+"""What a cell means: text that is a number, spellings of true and false, numbers as text. Vectorised over Arrow arrays.
+
+Knows nothing about files, the columns of a model or missing-value tokens. All functions take an ``Array`` or a
+``ChunkedArray`` and return the same kind; a null stays a null.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Each spelling of false stands at the place of its true; compared in lower case.
+FALSE = ("0", "false", "f", "no", "n")
+TRUE = ("1", "true", "t", "yes", "y")
+
+# What Arrow's own conversion reads, with blanks around it and a plus in front allowed.
+_NUMBER = r"(?i)^[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)$"
+
+
+def plain(values: pa.Array) -> pa.Array:
+    """Return the values without dictionary, run-length, view or extension wrapping; every text is ``string``."""
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain(values.cast(kind.storage_type))
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return plain(values.cast(kind.value_type) if pa.types.is_dictionary(kind) else pc.run_end_decode(values))
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return values.cast(pa.string())
+    return values
+
+
+def is_number_type(kind: pa.DataType) -> bool:
+    """Whether cells of this type are numbers, booleans not among them."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def is_text_type(kind: pa.DataType) -> bool:
+    """Whether cells of this type are text, before or after ``plain``."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def numbers(text: pa.Array) -> pa.Array:
+    """Return float64, null where the text is no number; blanks around it are ignored.
+
+    >>> numbers(pa.array(["1.5", " +2e3 ", "n/a", None])).to_pylist()
+    [1.5, 2000.0, None, None]
+    """
+    try:
+        return text.cast(pa.float64())
+    except pa.ArrowInvalid:
+        trimmed = pc.utf8_trim_whitespace(text)
+        number = pc.match_substring_regex(trimmed, _NUMBER)
+        return pc.utf8_ltrim(pc.if_else(number, trimmed, None), "+").cast(pa.float64())
+
+
+def not_numbers(text: pa.Array) -> pa.Array:
+    """Return boolean: true where a cell holds text that is neither blank nor a number, false where it is null."""
+    filled = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
+    return pc.fill_null(pc.and_(filled, pc.is_null(numbers(text))), fill_value=False)
+
+
+def texts(values: pa.Array) -> pa.Array:
+    """Return the cells as ``string``; whole numbers lose their ``.0``, so that 1, 1.0 and '1' are one level.
+
+    >>> texts(pa.array([1.0, 2.5, None])).to_pylist()
+    ['1', '2.5', None]
+    """
+    values = plain(values)
+    if pa.types.is_floating(values.type):
+        # NaN is how pandas writes a missing cell.
+        values = pc.if_else(pc.is_nan(values), None, values)
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
+    return values.cast(pa.string())
+
+
+def boolean_texts(text: pa.Array, levels: tuple[str, ...]) -> pa.Array:
+    """Return ``levels[0]`` or ``levels[1]`` for any spelling of false or true, other text as it is."""
+    if pc.all(pc.is_in(text, pa.array([*levels, None], pa.string()))).as_py() is not False:
+        return text
+    lower = pc.utf8_lower(pc.utf8_trim_whitespace(text))
+    false, true = (pc.is_in(lower, pa.array([*spellings, level.lower()])) for spellings, level in zip((FALSE, TRUE), levels, strict=True))
+    return pc.if_else(false, levels[0], pc.if_else(true, levels[1], text))

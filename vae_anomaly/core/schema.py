@@ -1,0 +1,295 @@
+"""Which columns a model reads, and how a batch is brought to them or refused.
+
+A schema is inferred once, from the table of a fit, and kept with the model; ``conform`` enforces it by name. Knows nothing
+about files (``where`` is only a word in an error) and nothing about tensors. What makes a kind: ``core.kinds``.
+"""
+
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vae_anomaly.config import DataConfig
+from vae_anomaly.core import cells
+from vae_anomaly.core.kinds import Column, Dropped, Kind, judge
+from vae_anomaly.errors import ConfigError, DamagedArtifact, DataError, SchemaMismatch
+
+__all__ = [
+    "Column",
+    "Dropped",
+    "Kind",
+    "Schema",
+    "absent_text",
+    "check_duplicates",
+    "check_present",
+    "conform",
+    "infer_schema",
+    "listed",
+    "unknown_columns",
+]
+
+NAMES_SHOWN = 10  # names in one error line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """The inputs of a model in their order, and what became of the other columns of the table it was fitted on."""
+
+    columns: tuple[Column, ...]
+    dropped: tuple[Dropped, ...] = ()
+    time: str | None = None
+    group: str | None = None
+    label: str | None = None
+    window: int = 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(c.name for c in self.columns)
+
+    @property
+    def numeric(self) -> tuple[Column, ...]:
+        """The numeric columns, in order."""
+        return tuple(c for c in self.columns if c.kind == "numeric")
+
+    @property
+    def categorical(self) -> tuple[Column, ...]:
+        """The boolean and category columns, in order."""
+        return tuple(c for c in self.columns if c.kind != "numeric")
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) over all that changes how a row is read; labels and left-out columns do not."""
+        state = {k: v for k, v in self.state().items() if k not in {"dropped", "label"}}
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+    def state(self) -> dict[str, Any]:
+        """Return plain JSON values; ``Schema.from_state`` is the inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_state(state: Mapping[str, Any]) -> "Schema":
+        """Build a schema from ``state()``, also after a trip through JSON.
+
+        Raises
+        ------
+        DamagedArtifact
+            A field is missing, unknown or of the wrong type.
+        """
+        try:
+            columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in state["columns"])
+            schema = Schema(**{**state, "columns": columns, "dropped": tuple(Dropped(**d) for d in state["dropped"])})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DamagedArtifact(f"the schema of the artifact cannot be read: {error}. Restore the artifact or fit again.") from error
+        _check_state(schema)
+        return schema
+
+
+def _check_state(schema: Schema) -> None:
+    for column in schema.columns:
+        levels_fit = {"numeric": len(column.levels) == 0, "boolean": len(column.levels) == 2, "category": True}  # noqa: PLR2004
+        texts = [column.name, *column.levels]
+        if not levels_fit.get(column.kind, False) or not all(isinstance(t, str) for t in texts):
+            raise DamagedArtifact(f"the schema of the artifact has an impossible column: {column}. Restore the artifact or fit again.")
+
+
+def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
+    """Decide which columns of ``table`` a model reads, and of what kind.
+
+    Raises
+    ------
+    ConfigError
+        The config names a column that the table lacks, or names one twice with contrary meanings.
+    DataError
+        Duplicate names, no rows, or no column left.
+    """
+    check_duplicates(table.column_names, "the table")
+    _check_named(table.column_names, data)
+    if table.num_rows == 0:
+        raise DataError("the table has no rows; a fit needs normal rows to learn from.")
+    keys = _keys(data)
+    found = [
+        Dropped(name=name, reason=keys[name]) if name in keys else judge(name, table[name], included=name in data.include)
+        for name in table.column_names
+    ]
+    schema = Schema(
+        columns=tuple(c for c in found if isinstance(c, Column)),
+        dropped=tuple(c for c in found if isinstance(c, Dropped)),
+        time=data.time_column,
+        group=data.group_by,
+        label=data.label_column,
+        window=data.window,
+    )
+    if not schema.columns:
+        reasons = "; ".join(f"{d.name!r}: {d.reason}" for d in schema.dropped[:NAMES_SHOWN])
+        raise DataError(f"no column is left to learn from ({reasons}). Bring columns back with --include.")
+    return schema
+
+
+def check_duplicates(names: Sequence[str], where: str) -> None:
+    """Raise DataError if a column name stands twice."""
+    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise DataError(f"{where} has columns of the same name: {listed(twice)}. Give every column its own name.")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return quoted names, the first ten and how many more."""
+    quoted = [repr(n) for n in names]
+    more = len(quoted) - NAMES_SHOWN
+    return ", ".join(quoted[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return ``name`` quoted, with its nearest match among ``names`` if there is one."""
+    lower = {n.lower(): n for n in reversed(names)}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    return f"{name!r} (did you mean {lower[near[0]]!r}?)" if near else repr(name)
+
+
+def absent_text(absent: Sequence[str], names: Sequence[str]) -> str:
+    """Return the absent names with close matches and the names there are, for the end of an error."""
+    # Matching is quadratic in the columns: only what is shown is matched.
+    shown = ", ".join(did_you_mean(n, names) for n in absent[:NAMES_SHOWN])
+    more = f" and {len(absent) - NAMES_SHOWN:,} more" if len(absent) > NAMES_SHOWN else ""
+    return f"{shown}{more}. Columns there: {listed(names)}."
+
+
+def _keys(data: DataConfig) -> dict[str, str]:
+    """Map the columns that the config takes out to the reason; the more telling reason wins."""
+    named = {"excluded": data.exclude, "id column": data.id_columns}
+    keys = {name: reason for reason, names in named.items() for name in names}
+    single = {"group column": data.group_by, "time column": data.time_column, "label": data.label_column}
+    return keys | {name: reason for reason, name in single.items() if name is not None}
+
+
+def _check_named(names: Sequence[str], data: DataConfig) -> None:
+    named = [*_keys(data), *data.include]
+    absent = [n for n in dict.fromkeys(named) if n not in names]
+    if absent:
+        raise ConfigError(f"columns named in the options are not in the table: {absent_text(absent, names)}")
+    both = [n for n in data.include if n in _keys(data)]
+    if both:
+        raise ConfigError(f"--include names columns that another option takes out: {listed(both)}. Name each in one option only.")
+
+
+def unknown_columns(schema: Schema, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that were not in the table of the fit at all, in their order."""
+    known = {*schema.names, *(d.name for d in schema.dropped)}
+    return tuple(n for n in names if n not in known)
+
+
+def check_present(schema: Schema, names: Sequence[str], where: str) -> None:
+    """Raise SchemaMismatch that lists every column of the model that ``names`` lacks, with close matches."""
+    there = set(names)
+    absent = [n for n in schema.names if n not in there]
+    if absent:
+        raise SchemaMismatch(f"{where} lacks {len(absent):,} of the model's {len(schema.columns):,} columns: {absent_text(absent, names)}")
+
+
+def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int = 0) -> pa.RecordBatch:
+    """Bring a batch to exactly the model's columns, in order; other columns are ignored.
+
+    Numeric columns become float64, NaN and blank text null; boolean and category columns become ``string``, a boolean in the
+    spelling of its levels. ``first_row`` is the place of the batch in ``where`` (from 0); errors count rows from 1.
+
+    Raises
+    ------
+    SchemaMismatch
+        A column is missing, of a type that cannot be read, or holds text or an infinity where the model has numbers.
+    """
+    check_duplicates(batch.schema.names, where)
+    check_present(schema, batch.schema.names, where)
+    place = _Place(where=where, first_row=first_row)
+    arrays = [(_numeric if c.kind == "numeric" else _levels)(c, batch.column(c.name), place) for c in schema.columns]
+    return pa.RecordBatch.from_arrays(arrays, names=list(schema.names))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a batch comes from, for errors."""
+
+    where: str
+    first_row: int
+
+    def row(self, bad: pa.Array) -> tuple[int, str]:
+        """Return the index of the first true in ``bad`` and how an error names that row, counted from 1."""
+        index = pc.index(bad, pa.scalar(value=True)).as_py()
+        return index, f"{self.where} row {self.first_row + index + 1:,}"
+
+
+def _numeric(column: Column, values: pa.Array, place: _Place) -> pa.Array:
+    """Return float64 without NaN or infinity; text is read only if every cell parses."""
+    values = cells.plain(values)
+    if column.temporal:
+        values = _seconds(column, values, place)
+    if cells.is_text_type(values.type):
+        values = _parsed(column, values, place)
+    if not (cells.is_number_type(values.type) or pa.types.is_boolean(values.type) or pa.types.is_null(values.type)):
+        raise SchemaMismatch(
+            f"column {column.name!r} is numeric in this model but {values.type} in {place.where}. "
+            "Write it as numbers, or leave it out and fit again."
+        )
+    # safe=False: integers beyond 2^53 are rounded, as every float64 is.
+    return _finite(column, values.cast(pa.float64(), safe=False), place)
+
+
+def _parsed(column: Column, text: pa.Array, place: _Place) -> pa.Array:
+    bad = cells.not_numbers(text)
+    if pc.any(bad).as_py():
+        index, row = place.row(bad)
+        raise SchemaMismatch(
+            f"column {column.name!r} is numeric in this model but {text[index].as_py()!r} in {row}. "
+            "Declare it in --missing-values, or leave the column out and fit again."
+        )
+    return cells.numbers(text)
+
+
+def _finite(column: Column, values: pa.Array, place: _Place) -> pa.Array:
+    """Return the values with null for NaN; no copy if all are finite."""
+    # One pass that NaN and infinity survive; a sum that overflows only costs the slower look below.
+    if math.isfinite(pc.sum(values, min_count=0).as_py()):
+        return values
+    infinite = pc.fill_null(pc.is_inf(values), fill_value=False)
+    if pc.any(infinite).as_py():
+        index, row = place.row(infinite)
+        raise SchemaMismatch(
+            f"column {column.name!r} must be finite but is {values[index].as_py()} in {row}. "
+            "Declare it in --missing-values if it stands for a missing value, or correct the row."
+        )
+    return pc.if_else(pc.is_nan(values), None, values)
+
+
+def _seconds(column: Column, values: pa.Array, place: _Place) -> pa.Array:
+    """Return times and durations in seconds: since 1970, since midnight, or long."""
+    try:
+        kind = values.type
+        if cells.is_text_type(kind) or pa.types.is_date(kind):
+            values = values.cast(pa.timestamp("us"))
+        elif pa.types.is_time(kind):
+            values = values.cast(pa.time64("us"))
+        elif pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
+            unit = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else pa.duration("us")
+            values = values.cast(unit, safe=False)
+        else:
+            return values
+    except pa.ArrowInvalid as error:
+        raise SchemaMismatch(f"column {column.name!r} holds times in this model but not in {place.where}: {error}") from None
+    return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), 1e6)
+
+
+def _levels(column: Column, values: pa.Array, place: _Place) -> pa.Array:
+    """Return text; a boolean in the spelling of the model's levels."""
+    if pa.types.is_nested(values.type):
+        raise SchemaMismatch(
+            f"column {column.name!r} is a {column.kind} in this model but {values.type} in {place.where}. "
+            "Write it as text, or leave it out and fit again."
+        )
+    text = cells.texts(values)
+    return cells.boolean_texts(text, column.levels) if column.kind == "boolean" else text
