@@ -1,0 +1,318 @@
+"""Normal rows become a detector: deal the rows out, train, choose exemplars, weigh the views, calibrate.
+
+What each network learns, it learns from its own rows only: scaling, levels, weights, exemplars and the weight of its view. Knows
+nothing of files, MLflow or the clock.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vae_anomaly.config import Config, ViewName
+from vae_anomaly.core.conditional import settle_missing
+from vae_anomaly.core.detector import Card, ColumnQuality, Detector
+from vae_anomaly.core.encode import Batch, encode, model_order
+from vae_anomaly.core.prior import Exemplars, equal_weights
+from vae_anomaly.core.schema import Column, Schema, conform
+from vae_anomaly.core.score import Constants, Ensemble, net_terms, score_rows
+from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
+from vae_anomaly.core.train import History, device_of, fit_weights
+from vae_anomaly.core.vae import Cells, Layout, Vae, best_log_loss, by_column, cell_nll
+from vae_anomaly.core.views import QUANTILE_ROWS, Views, gather_cells, learn_views
+from vae_anomaly.errors import TooFewRows
+
+# Training rows whose leave-one-out scores set the weight of a view.
+WEIGHING_ROWS = 2000
+# Validation rows for the quality of a column.
+QUALITY_ROWS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a fit is: ``done`` of ``total`` in a ``stage``."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Assignment:
+    """What each network is: its view, its fold or member number, and the rows it learns from, is watched on and takes exemplars from."""
+
+    views: tuple[ViewName, ...]
+    part: tuple[int, ...]
+    rows: tuple[Tensor, ...]
+    validation: tuple[Tensor, ...]
+    exemplars: tuple[Tensor, ...]
+
+
+def fit_detector(
+    table: pa.Table,
+    schema: Schema,
+    config: Config,
+    *,
+    time: NDArray[np.int64] | None = None,
+    group: NDArray[np.int64] | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Detector:
+    """Fit and calibrate a detector on normal rows.
+
+    ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises TooFewRows before training when
+    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema.
+    """
+    plan = plan_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
+    batch = _encode_table(schema, table)
+    training = torch.from_numpy(plan.training)
+    constants, numeric, codes = find_constants(batch, training)
+    read = _readable(batch, numeric, codes)
+    layout = _layout(schema, numeric, codes)
+    nets = assign(plan, config)
+    generator = torch.Generator().manual_seed(config.seed)
+    views = learn_views(layout, read, nets.views, nets.rows)
+    unseen = 1.0 / (len(plan.training) + 1.0)
+    vae = Vae(len(nets.views), layout, config.model, generator)
+    history = _train(vae, views, read, nets, config, unseen, generator, on_progress)
+    exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model.exemplars, generator)
+    ensemble = Ensemble(
+        layout=layout,
+        vae=vae,
+        views=views,
+        exemplars=exemplars,
+        weight=torch.ones(len(nets.views), dtype=torch.float64),
+        constants=constants,
+        numeric=numeric,
+        codes=codes,
+        unseen=unseen,
+        prior=config.model.prior,
+    )
+    ensemble = replace(ensemble, weight=view_weights(ensemble, read, nets, own, config))
+    on_progress(Progress(stage="calibrate", done=0, total=1))
+    ensemble, threshold = _calibrate(ensemble, batch, plan, nets, config)
+    card = _card(plan, config, history, constants, schema)
+    quality = column_quality(ensemble, batch, schema, nets)
+    return Detector(schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card)
+
+
+def _encode_table(schema: Schema, table: pa.Table) -> Batch:
+    """Encode all rows of a table; the record batches of a table are views, so this copies once."""
+    parts, first = [], 0
+    for batch in table.combine_chunks().to_batches():
+        parts.append(encode(schema, conform(schema, batch, where="the training rows", first_row=first)))
+        first += batch.num_rows
+    return Batch(**{name: torch.cat([getattr(p, name) for p in parts]) for name in Batch.__slots__})
+
+
+def find_constants(batch: Batch, training: Tensor) -> tuple[Constants, Tensor, Tensor]:
+    """Return the columns that do not change over the training rows, and the places of the numbers and codes that do."""
+    rows = batch.rows(training)
+    d_num = rows.numeric.shape[-1]
+    numeric, value = _unchanging(rows.numeric, rows.observed[..., :d_num])
+    code, level = _unchanging(rows.codes, rows.observed[..., d_num:])
+    constants = Constants(
+        numeric=numeric.nonzero().flatten(), value=value[numeric], code=code.nonzero().flatten(), level=level[code], penalty=0.0
+    )
+    return constants, (~numeric).nonzero().flatten(), (~code).nonzero().flatten()
+
+
+def _unchanging(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether each column ``[n, w, d]`` holds one value only, and its first observed value."""
+    flat, seen = values.flatten(0, 1), observed.flatten(0, 1)
+    first = seen.to(torch.uint8).argmax(0)
+    value = flat.gather(0, first.unsqueeze(0)).squeeze(0)
+    return ((flat == value) | ~seen).all(0), value
+
+
+def _layout(schema: Schema, numeric: Tensor, codes: Tensor) -> Layout:
+    rest = [c for c in model_order(schema) if c.kind != "numeric"]
+    changing = [rest[j] for j in codes.tolist()]
+    levels = tuple(len(c.levels) for c in changing if c.kind == "category")
+    return Layout(numeric=len(numeric), booleans=len(changing) - len(levels), levels=levels, window=schema.window)
+
+
+def _readable(batch: Batch, numeric: Tensor, codes: Tensor) -> Batch:
+    observed = torch.cat([numeric, batch.numeric.shape[-1] + codes])
+    return Batch(numeric=batch.numeric[..., numeric], codes=batch.codes[..., codes], observed=batch.observed[..., observed])
+
+
+def assign(plan: Plan, config: Config) -> Assignment:
+    """Deal networks out over folds and views.
+
+    Under ``cross`` one for every fold, which never sees that fold. Under ``split`` ``members``, each leaving one fold out of training to
+    be watched on; exemplars then come from all training rows, since none of them calibrates.
+    """
+    folds = plan.folds if plan.method == "cross" else min(config.model.members, plan.folds)
+    learning = [torch.from_numpy(np.flatnonzero((plan.fold >= 0) & (plan.fold != k))) for k in range(folds)]
+    watched = [torch.from_numpy(np.flatnonzero(plan.fold == k)) for k in range(folds)]
+    training = torch.from_numpy(plan.training)
+    part = tuple(k for _ in config.model.views for k in range(folds))
+    rows = tuple(learning[k] for k in part)
+    return Assignment(
+        views=tuple(view for view in config.model.views for _ in range(folds)),
+        part=part,
+        rows=rows,
+        validation=tuple(watched[k] for k in part),
+        exemplars=rows if plan.method == "cross" else (training,) * len(part),
+    )
+
+
+def _train(  # noqa: PLR0913, PLR0917
+    vae: Vae,
+    views: Views,
+    read: Batch,
+    nets: Assignment,
+    config: Config,
+    unseen: float,
+    generator: torch.Generator,
+    on_progress: Callable[[Progress], None],
+) -> History:
+    """Train on the device asked for and bring the weights back."""
+    device = device_of(config.train.device)
+    there = Batch(**{name: getattr(read, name).to(device) for name in Batch.__slots__})
+    history = fit_weights(
+        vae.to(device),
+        Views(**{name: getattr(views, name).to(device) for name in Views.__slots__}),
+        there,
+        rows=nets.rows,
+        validation=nets.validation,
+        config=config.train,
+        unseen=unseen,
+        generator=generator,
+        on_step=lambda done, total: on_progress(Progress(stage="train", done=done, total=total)),
+    )
+    vae.cpu().requires_grad_(requires_grad=False).eval()
+    return history
+
+
+@torch.no_grad()
+def choose_exemplars(
+    vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor], limit: int, generator: torch.Generator
+) -> tuple[Exemplars, Tensor]:
+    """Return the posteriors of at most ``limit`` training rows for each network, and which rows they are, ``[g, n]``, −1 = padding.
+
+    Random rows, the same for networks that share their rows; complete rows first, because a filled cell is a guess.
+    """
+    chosen: dict[int, Tensor] = {}
+    complete = read.observed.flatten(1).all(1)
+    for index in rows:
+        if id(index) not in chosen:
+            shuffled = index[torch.randperm(len(index), generator=generator)]
+            chosen[id(index)] = shuffled[(~complete[shuffled]).to(torch.uint8).argsort(stable=True)][:limit].sort().values
+    counts = torch.tensor([len(chosen[id(index)]) for index in rows])
+    own = torch.full((len(rows), int(counts.max())), -1)
+    for g, index in enumerate(rows):
+        own[g, : counts[g]] = chosen[id(index)]
+    cells = settle_missing(vae, views, gather_cells(views, vae.layout, read, own.clamp_min(0)))
+    mu, logvar = vae.encode(cells.units)
+    return Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(counts, own.shape[1])), own
+
+
+@torch.no_grad()
+def view_weights(ensemble: Ensemble, read: Batch, nets: Assignment, own: Tensor, config: Config) -> Tensor:
+    """Return the weight of every network, w_v / members, from leave-one-out scores of its exemplar rows, float64 ``[g]``.
+
+    w_v is inverse to the spread of the view's scores (90 % quantile minus median), scaled so that the mean of w_v over views is 1: the
+    views then speak equally loud, in nats of the average view.
+    """
+    count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
+    rows = own[:, :count]
+    cells = gather_cells(ensemble.views, ensemble.layout, read, rows)
+    place = torch.arange(count).expand(len(nets.views), count)
+    nll, kl = net_terms(ensemble, cells, place)
+    total = nll.sum(-1) + kl
+    quantiles = torch.quantile(total, torch.tensor([0.5, 0.9], dtype=torch.float64), dim=-1)
+    raw = 1.0 / (quantiles[1] - quantiles[0]).clamp_min(1e-9)
+    views, members = len(config.model.views), len(nets.views) // len(config.model.views)
+    by_view = raw.view(views, members)
+    return (by_view / by_view.mean(0, keepdim=True)).flatten() / members
+
+
+def _calibrate(ensemble: Ensemble, batch: Batch, plan: Plan, nets: Assignment, config: Config) -> tuple[Ensemble, Threshold]:
+    """Score the calibration rows by networks that have not seen them, then set the cost of a changed constant above them all."""
+    rows = torch.from_numpy(plan.calibration)
+    totals = torch.empty(len(rows), dtype=torch.float64)
+    if plan.method == "split":
+        totals = score_rows(ensemble, batch.rows(rows)).total
+    else:
+        part = torch.tensor(nets.part)
+        for k in range(plan.folds):
+            index, here = (part == k).nonzero().flatten(), torch.from_numpy(np.flatnonzero(plan.fold == k))
+            alone = ensemble.nets(index)
+            totals[here] = score_rows(replace(alone, weight=alone.weight * plan.folds), batch.rows(here)).total
+    totals = totals[~totals.isnan()]
+    if not len(totals):
+        msg = "no calibration row has an observed value in any model column; give rows with fewer missing values."
+        raise TooFewRows(msg)
+    constants = replace(ensemble.constants, penalty=float(totals.max()) + 1.0)
+    totals = totals + constants.cost(batch.rows(rows)).sum(-1)[~batch.observed[rows].flatten(1).any(1).logical_not()]
+    return replace(ensemble, constants=constants), calibrate(totals.numpy(), config.calibration.alpha, plan.method)
+
+
+@torch.no_grad()
+def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, nets: Assignment) -> tuple[ColumnQuality, ...]:
+    """Describe every column: reconstruction on validation rows (mean over networks) and its cells at fit."""
+    count = min(QUALITY_ROWS, *(len(v) for v in nets.validation))
+    read = ensemble.reads(batch)
+    cells = gather_cells(ensemble.views, ensemble.layout, read, torch.stack([v[:count] for v in nets.validation]))
+    explained = _explained(ensemble, settle_missing(ensemble.vae, ensemble.views, cells))
+    places = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()
+    by_place = dict(zip(places, explained.tolist(), strict=True))
+    return tuple(_describe(column, j, batch, by_place.get(j)) for j, column in enumerate(model_order(schema)))
+
+
+def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
+    """Return 1 − SSE/SST for numbers and 1 − nll/nll of the frequencies for the rest, mean over networks, float64 ``[d]``."""
+    layout = ensemble.layout
+    out = ensemble.vae.decode(ensemble.vae.encode(cells.units)[0])
+    error = (cell_nll(layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, out, cells)).double()
+    flat = torch.zeros_like(out)
+    numeric = layout.window * layout.numeric
+    flat[..., numeric:] = ensemble.views.mean.clamp(1e-6, 1 - 1e-6).unsqueeze(1).expand_as(flat[..., numeric:]).log()
+    odds = slice(numeric, numeric + layout.window * layout.booleans)
+    flat[..., odds] -= (1.0 - flat[..., odds].exp()).log()
+    seen = cells.observed[..., :numeric]
+    centre = (cells.units[..., :numeric] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp_min(1)
+    flat[..., :numeric] = centre
+    base = (cell_nll(layout, flat, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, flat, cells)).double()
+    ratio = 1.0 - error.sum(1) / base.sum(1).clamp_min(1e-12)
+    return by_column(layout, ratio.mean(0, keepdim=True)).squeeze(0) / layout.window
+
+
+def _describe(column: Column, place: int, batch: Batch, r2: float | None) -> ColumnQuality:
+    observed = batch.observed[..., place].flatten()
+    missing = 1.0 - float(observed.to(torch.float64).mean())
+    if column.kind != "numeric":
+        code = int(batch.codes[..., place - batch.numeric.shape[-1]].flatten()[int(observed.to(torch.uint8).argmax())])
+        constant = column.levels[code] if r2 is None and code < len(column.levels) else None
+        return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant)
+    values = batch.numeric[..., place].flatten()[observed]
+    step = max(1, len(values) // QUANTILE_ROWS)
+    low, middle, high = np.quantile(values[::step].numpy(), [0.01, 0.5, 0.99]).tolist() if len(values) else (None, None, None)
+    constant = f"{middle:g}" if r2 is None and middle is not None else None
+    return ColumnQuality(
+        name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant, low=low, middle=middle, high=high
+    )
+
+
+def _card(plan: Plan, config: Config, history: History, constants: Constants, schema: Schema) -> Card:
+    notes = []
+    if plan.method == "cross":
+        notes.append(f"cross-fitted, approximate: {plan.folds} folds; the false-alarm rate is near alpha and at most twice it in theory")
+    if schema.time is not None:
+        notes.append("calibrated on the last block of each group; the promise is for exchangeable rows, which a time series is not")
+    count = len(constants.numeric) + len(constants.code)
+    if count:
+        notes.append(f"{count} constant column(s): cost nothing while unchanged; a change flags the row")
+    return Card(
+        rows=len(plan.fold),
+        training_rows=len(plan.training),
+        calibration_rows=len(plan.calibration),
+        seed=config.seed,
+        history=history,
+        notes=tuple(notes),
+    )

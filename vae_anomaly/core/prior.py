@@ -1,0 +1,81 @@
+"""The aggregated posterior of exemplar training rows as the prior, and the KL of a row's posterior to it.
+
+The prior of network ``g`` is the mixture Σ_n π_n N(mu_n, s_n²) over its exemplars. The KL of a Gaussian to a mixture has no closed
+form; used is the variational upper bound of Hershey & Olsen (2007, eq. 20), deterministic and ≥ 0 because every term is.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Exemplars:
+    """Posteriors of exemplar rows: ``mu``, ``logvar`` float32 ``[g, n, m]``, ``log_weight`` float32 ``[g, n]`` (−inf: not used)."""
+
+    mu: Tensor
+    logvar: Tensor
+    log_weight: Tensor
+
+    def nets(self, index: Tensor) -> "Exemplars":
+        """Return the exemplars of the networks at ``index``."""
+        return Exemplars(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PriorProduct:
+    """The exemplars arranged so that all KLs of a block are one matrix product: ``right`` ``[g, 2m, n]``, ``offset`` ``[g, 1, n]``.
+
+    ``centre`` ``[g, 1, m]`` is taken from both sides first: squares of smaller numbers lose less in float32.
+    """
+
+    right: Tensor
+    offset: Tensor
+    centre: Tensor
+
+
+def prior_product(exemplars: Exemplars) -> PriorProduct:
+    """Arrange exemplars for ``kl_to_prior``; computed in float64, kept in float32."""
+    used = exemplars.log_weight.exp().to(torch.float64).unsqueeze(-1)
+    mu, logvar = exemplars.mu.to(torch.float64), exemplars.logvar.to(torch.float64)
+    centre = (mu * used).sum(1, keepdim=True)
+    mu, precision = mu - centre, (-logvar).exp()
+    right = torch.cat([0.5 * precision, -mu * precision], dim=-1).transpose(1, 2)
+    offset = 0.5 * (mu.square() * precision + logvar - 1.0).sum(-1) - exemplars.log_weight.to(torch.float64)
+    return PriorProduct(
+        right=right.to(torch.float32).contiguous(),
+        offset=offset.to(torch.float32).unsqueeze(1),
+        centre=centre.to(torch.float32),
+    )
+
+
+def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | None = None) -> Tensor:
+    """KL of N(mu, e^logvar) to the mixture of exemplars, nats, ``[g, n, m] → [g, n]``, larger = further from the training rows.
+
+    −log Σ_n π_n exp(−KL(q ‖ q_n)) (Hershey & Olsen 2007). ``own[g, n]`` is the place of the row among the exemplars, −1 where it is
+    none: a training row leaves itself out, the weights of the others then sum to 1 again.
+    """
+    costs = exemplar_costs(mu, logvar, prior)
+    if own is None:
+        return -torch.logsumexp(-costs, dim=-1)
+    rows = own >= 0
+    costs = costs.scatter_add(-1, own.clamp_min(0).unsqueeze(-1), torch.where(rows, torch.inf, 0.0).unsqueeze(-1))
+    count = torch.isfinite(prior.offset).sum(-1).clamp_min(2).to(mu.dtype)
+    correction = torch.where(rows, (count / (count - 1.0)).log(), 0.0)
+    return -torch.logsumexp(-costs, dim=-1) - correction
+
+
+def exemplar_costs(mu: Tensor, logvar: Tensor, prior: PriorProduct) -> Tensor:
+    """Return KL(q ‖ q_n) − log π_n for every row and exemplar, nats, ``[g, rows, n]``."""
+    centred = mu - prior.centre
+    left = torch.cat([logvar.exp() + centred.square(), centred], dim=-1)
+    entropy = 0.5 * logvar.sum(-1, keepdim=True)
+    return torch.baddbmm(prior.offset, left, prior.right) - entropy
+
+
+def equal_weights(counts: Tensor, width: int) -> Tensor:
+    """Return log weights ``[g, width]``: 1/count for the first ``counts[g]`` exemplars, −inf for the padding."""
+    place = torch.arange(width).unsqueeze(0)
+    return torch.where(place < counts.unsqueeze(1), -counts.to(torch.float32).log().unsqueeze(1), -math.inf)

@@ -1,0 +1,181 @@
+"""Rows become scores: reconstruction + KL in weighted nats, higher = more anomalous, a pure function of each row.
+
+Matrix products round differently for different shapes, so rows are scored in padded blocks of one fixed size, each block on one
+thread, threads over blocks, sums in float64: bit for bit the same whatever the batch, order or number of threads.
+Knows nothing of thresholds, tables or files.
+"""
+
+import copy
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from vae_anomaly.config import Prior
+from vae_anomaly.core.conditional import CellBank, cell_bank, fill_missing
+from vae_anomaly.core.encode import Batch
+from vae_anomaly.core.prior import Exemplars, PriorProduct, kl_to_prior, prior_product
+from vae_anomaly.core.vae import Cells, Layout, Vae, cell_nll, gaussian_kl
+from vae_anomaly.core.views import Views, to_cells
+
+# Rows of a block: large enough for full speed of the matrix products, small enough that one row alone is cheap.
+BLOCK_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Constants:
+    """Columns that never changed in training, by their place in a batch: they cost nothing until they change.
+
+    ``numeric`` int64 places and ``value`` float64; ``code`` int64 places among the categorical columns and ``level`` codes;
+    ``penalty`` nats for each changed cell: the largest calibration score + 1, so that the row is flagged.
+    """
+
+    numeric: Tensor
+    value: Tensor
+    code: Tensor
+    level: Tensor
+    penalty: float = 0.0
+
+    def cost(self, batch: Batch) -> Tensor:
+        """Return what changed constants contribute, float64 ``[n, d]``."""
+        cost = torch.zeros(len(batch), batch.observed.shape[-1], dtype=torch.float64)
+        d_num = batch.numeric.shape[-1]
+        numbers = (batch.numeric[..., self.numeric] != self.value) & batch.observed[..., self.numeric]
+        codes = (batch.codes[..., self.code] != self.level) & batch.observed[..., d_num + self.code]
+        cost[:, self.numeric] = numbers.any(1).to(torch.float64) * self.penalty
+        cost[:, d_num + self.code] = codes.any(1).to(torch.float64) * self.penalty
+        return cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scores:
+    """``total = reconstruction + kl`` exactly, float64 ``[n]``, weighted nats, higher = more anomalous; NaN where no cell is observed."""
+
+    reconstruction: Tensor
+    kl: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The anomaly score."""
+        return self.reconstruction + self.kl
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ensemble:
+    """Everything that turns rows into scores: ``g`` networks with their views, exemplars and weights.
+
+    ``weight`` float64 ``[g]``: w_v / members, so the score is a plain weighted sum over networks. ``numeric`` and ``codes`` are the places
+    of the columns that the networks read; the others are ``constants``. ``unseen`` is the probability of a level never met.
+    """
+
+    layout: Layout
+    vae: Vae
+    views: Views
+    exemplars: Exemplars
+    weight: Tensor
+    constants: Constants
+    numeric: Tensor
+    codes: Tensor
+    unseen: float
+    prior: Prior
+
+    @cached_property
+    def prior_product(self) -> PriorProduct:
+        """Exemplars arranged for one matrix product a block."""
+        return prior_product(self.exemplars)
+
+    @cached_property
+    def bank(self) -> CellBank:
+        """What the exemplars look like in the units of the networks."""
+        return cell_bank(self.vae, self.views, self.exemplars)
+
+    def nets(self, index: Tensor) -> "Ensemble":
+        """Return the ensemble of the networks at ``index``; their weights are kept as they are."""
+        vae = copy.deepcopy(self.vae)
+        for parameter in vae.parameters():
+            parameter.data = parameter.data[index]
+        return replace(self, vae=vae, views=self.views.nets(index), exemplars=self.exemplars.nets(index), weight=self.weight[index])
+
+    def reads(self, batch: Batch) -> Batch:
+        """Return the columns that the networks read."""
+        observed = torch.cat([self.numeric, batch.numeric.shape[-1] + self.codes])
+        return Batch(numeric=batch.numeric[..., self.numeric], codes=batch.codes[..., self.codes], observed=batch.observed[..., observed])
+
+    def cells(self, batch: Batch) -> Cells:
+        """Return the units of every row for each network, missing cells filled with what the exemplars say given the others."""
+        cells = to_cells(self.views, self.layout, self.reads(batch))
+        return cells if bool(cells.observed.all()) else fill_missing(cells, self.layout, self.bank)
+
+
+def kl_of(ensemble: Ensemble, mu: Tensor, logvar: Tensor, own: Tensor | None = None) -> Tensor:
+    """KL of every row's posterior to the prior of its network, nats, float64 ``[g, n]``."""
+    if ensemble.prior == "standard":
+        return gaussian_kl(mu, logvar).to(torch.float64)
+    return kl_to_prior(mu, logvar, ensemble.prior_product, own).to(torch.float64)
+
+
+def net_terms(ensemble: Ensemble, cells: Cells, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Reconstruction of every cell ``[g, n, w·d]`` and KL ``[g, n]`` for each network at the posterior mean, nats, float64."""
+    mu, logvar = ensemble.vae.encode(cells.units)
+    out = ensemble.vae.decode(mu)
+    nll = cell_nll(ensemble.layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen)
+    return nll.to(torch.float64), kl_of(ensemble, mu, logvar, own)
+
+
+def _score_block(ensemble: Ensemble, batch: Batch) -> Scores:
+    """Score exactly ``BLOCK_ROWS`` rows."""
+    nll, kl = net_terms(ensemble, ensemble.cells(batch))
+    weight = ensemble.weight.unsqueeze(-1)
+    reconstruction = (nll.sum(-1) * weight).sum(0) + ensemble.constants.cost(batch).sum(-1)
+    empty = ~batch.observed.flatten(1).any(1)
+    return Scores(reconstruction=reconstruction.masked_fill(empty, torch.nan), kl=(kl * weight).sum(0).masked_fill(empty, torch.nan))
+
+
+@torch.no_grad()
+def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Scores:
+    """Score any number of rows; the same bits for a row whatever the others are."""
+    if len(batch) == 0:
+        return Scores(reconstruction=torch.zeros(0, dtype=torch.float64), kl=torch.zeros(0, dtype=torch.float64))
+    if bool(~batch.observed.all()):
+        _ = ensemble.bank  # made once, before threads ask for it at the same time
+    _ = ensemble.prior_product
+    with single_threaded_products():
+        parts = list(_over_blocks(ensemble, batch, threads))
+    return Scores(
+        reconstruction=torch.cat([p.reconstruction for p in parts])[: len(batch)], kl=torch.cat([p.kl for p in parts])[: len(batch)]
+    )
+
+
+def _over_blocks(ensemble: Ensemble, batch: Batch, threads: int) -> Iterator[Scores]:
+    blocks = list(blocks_of(batch))
+    if threads <= 1 or len(blocks) == 1:
+        yield from (_score_block(ensemble, block) for block in blocks)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(torch.no_grad()(lambda block: _score_block(ensemble, block)), blocks)
+
+
+def blocks_of(batch: Batch, size: int = BLOCK_ROWS) -> Iterator[Batch]:
+    """Cut a batch into blocks of exactly ``size`` rows; the last is filled up with rows in which nothing is observed."""
+    for start in range(0, len(batch), size):
+        block = batch.rows(slice(start, start + size))
+        short = size - len(block)
+        if short:
+            filler = Batch(**{name: getattr(block, name).new_zeros(short, *getattr(block, name).shape[1:]) for name in Batch.__slots__})
+            block = Batch(**{name: torch.cat([getattr(block, name), getattr(filler, name)]) for name in Batch.__slots__})
+        yield block
+
+
+@contextmanager
+def single_threaded_products() -> Iterator[None]:
+    """Run matrix products on the calling thread only: how a product is split over threads changes its rounding."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

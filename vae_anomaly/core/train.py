@@ -1,0 +1,194 @@
+"""Minibatches become weights: all networks of a detector train at once, each on rows of its own.
+
+Knows the rows a network may see only as an index; knows nothing of folds, thresholds or files. Every random number comes from the
+generator that is passed in. Gradients are clipped per network, so no network feels the rows of another.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae_anomaly.config import TrainConfig
+from vae_anomaly.core.encode import Batch
+from vae_anomaly.core.vae import Cells, Layout, Vae, gaussian_kl, training_loss
+from vae_anomaly.core.views import Views, gather_cells
+from vae_anomaly.errors import VaeAnomalyError
+
+# Blocks of the learning curve.
+BLOCKS = 20
+WARM_UP_STEPS = 50
+FINAL_RATE = 0.05  # of the peak, by a cosine
+CLIP_NORM = 20.0
+# Validation rows looked at in a block: the mean of 1,000 rows is good to a few per cent.
+VALIDATION_ROWS = 1000
+# A latent unit is active when the variance of its posterior mean over rows exceeds this (Burda et al. 2016).
+ACTIVE_VARIANCE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One twentieth of training: means over networks, nats per row; ``active_units`` is the mean number a network uses."""
+
+    step: int
+    train_loss: float
+    val_reconstruction: float
+    val_kl: float
+    active_units: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """The learning curve and why training ended."""
+
+    blocks: tuple[Block, ...]
+    steps: int
+    stopped: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sampler:
+    """Slices of fresh permutations: row ``[g, b]`` indices, the same number of rows for each network in an epoch."""
+
+    rows: tuple[Tensor, ...]
+    batch: int
+    generator: torch.Generator
+
+    def epochs(self) -> "Epochs":
+        """Return an endless stream of index blocks ``[g, batch]``."""
+        return Epochs(self)
+
+
+class Epochs:
+    """Iterator of a sampler: permute every network's rows, cut into slices, again."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.shortest = min(len(r) for r in sampler.rows)
+        self.order = torch.empty(len(sampler.rows), 0, dtype=torch.int64)
+        self.place = 0
+
+    def __next__(self) -> Tensor:
+        """Return the next slice; the last, shorter part of an epoch is put before the next permutation."""
+        size = min(self.sampler.batch, self.shortest)
+        if self.place + size > self.order.shape[1]:
+            rest = self.order[:, self.place :]
+            self.order = torch.cat([rest, torch.stack([self._shuffled(r) for r in self.sampler.rows])], dim=1)
+            self.place = 0
+        self.place += size
+        return self.order[:, self.place - size : self.place]
+
+    def __iter__(self) -> "Epochs":
+        """Return self."""
+        return self
+
+    def _shuffled(self, rows: Tensor) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=self.sampler.generator)[: self.shortest]]
+
+
+def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
+    vae: Vae,
+    views: Views,
+    batch: Batch,
+    *,
+    rows: Sequence[Tensor],
+    validation: Sequence[Tensor],
+    config: TrainConfig,
+    unseen: float,
+    generator: torch.Generator,
+    on_step: Callable[[int, int], None] = lambda _done, _total: None,
+) -> History:
+    """Train ``vae`` in place; ``rows[g]`` and ``validation[g]`` are the rows that network ``g`` learns from and is watched on.
+
+    AdamW with a warm-up and a cosine to 5 %. Loss: reconstruction + KL to N(0, I) in nats, divided by the number of units (a constant
+    for the optimizer). Raises VaeAnomalyError when the loss is no longer finite.
+    """
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    epochs = Sampler(rows=tuple(rows), batch=config.batch_rows, generator=generator).epochs()
+    blocks: list[Block] = []
+    total, running = config.steps, 0.0
+    ends = {round(total * (b + 1) / BLOCKS) for b in range(BLOCKS)} - {0}
+    for step in range(total):
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _rate(step, total)
+        loss = _step(vae, gather_cells(views, vae.layout, batch, next(epochs)), config, unseen, generator)
+        _clip_each(vae)
+        optimizer.step()
+        running += loss
+        if step + 1 in ends:
+            since = step + 1 - (blocks[-1].step if blocks else 0)
+            blocks.append(_watch(vae, views, batch, validation, unseen, step + 1, running / since))
+            running = 0.0
+        on_step(step + 1, total)
+    return History(blocks=tuple(blocks), steps=total, stopped=f"the budget of {total:,} steps was used up")
+
+
+def _rate(step: int, total: int) -> float:
+    warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(1, total // 4)))
+    return warm * (FINAL_RATE + (1.0 - FINAL_RATE) * 0.5 * (1.0 + math.cos(math.pi * step / total)))
+
+
+def _step(vae: Vae, cells: Cells, config: TrainConfig, unseen: float, generator: torch.Generator) -> float:
+    """Leave gradients of one minibatch in ``vae`` and return the mean loss in nats per row."""
+    shape, device = cells.units.shape, cells.units.device
+    noisy = cells.units + config.input_noise * _normal(shape, generator, device)
+    noise = _normal((*shape[:-1], vae.latent), generator, device)
+    reconstruction, kl = training_loss(vae, cells, noisy, noise, unseen=unseen)
+    per_net = (reconstruction + kl).mean(-1)
+    vae.zero_grad(set_to_none=True)
+    (per_net.sum() * (4.0 / vae.layout.units)).backward()  # type: ignore[no-untyped-call]
+    loss = float(per_net.detach().mean())
+    if not math.isfinite(loss):
+        msg = "training diverged: the loss is no longer finite. Lower train.learning_rate or look for extreme values in the data."
+        raise VaeAnomalyError(msg)
+    return loss
+
+
+def _normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw on the generator's device, then move: the same numbers for every kind of device that shares it."""
+    return torch.randn(*shape, generator=generator, device=generator.device).to(device)
+
+
+def _clip_each(vae: Vae) -> None:
+    """Scale the gradient of every network to a norm of at most 20; networks stay independent of each other."""
+    gradients = [p.grad for p in vae.parameters() if p.grad is not None]
+    squares = torch.stack([g.square().flatten(1).sum(1) for g in gradients]).sum(0)
+    factor = (CLIP_NORM / squares.sqrt().clamp_min(CLIP_NORM)).view(-1, 1, 1)
+    for gradient in gradients:
+        gradient.mul_(factor)
+
+
+@torch.no_grad()
+def _watch(  # noqa: PLR0913, PLR0917
+    vae: Vae, views: Views, batch: Batch, validation: Sequence[Tensor], unseen: float, step: int, loss: float
+) -> Block:
+    """Measure reconstruction, KL to N(0, I) and active units at the posterior mean on rows not learned from."""
+    count = min(VALIDATION_ROWS, *(len(v) for v in validation))
+    cells = gather_cells(views, vae.layout, batch, torch.stack([v[:count] for v in validation]))
+    mu, logvar = vae.encode(cells.units)
+    reconstruction, kl = training_loss(vae, cells, cells.units, torch.zeros_like(mu), unseen=unseen)
+    active = (mu.var(dim=1, correction=0) > ACTIVE_VARIANCE).sum(-1).to(torch.float64).mean()
+    del kl
+    return Block(
+        step=step,
+        train_loss=loss,
+        val_reconstruction=float(reconstruction.mean()),
+        val_kl=float(gaussian_kl(mu, logvar).mean()),
+        active_units=float(active),
+    )
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device asked for; ``auto`` takes a GPU where there is one. Raises ConfigError-free: torch names what is missing."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def layout_units(layout: Layout) -> int:
+    """Return the number of input units (at least 1)."""
+    return max(1, layout.units)
