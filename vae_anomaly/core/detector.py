@@ -16,7 +16,7 @@ from torch import Tensor
 from vae_anomaly.config import Config, config_from_dict, config_to_dict
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.prior import Exemplars
-from vae_anomaly.core.schema import Column, Dropped, Schema
+from vae_anomaly.core.schema import Schema
 from vae_anomaly.core.score import Constants, Ensemble, Scores, score_rows
 from vae_anomaly.core.threshold import Method, Threshold
 from vae_anomaly.core.train import Block, History
@@ -86,7 +86,7 @@ class Detector:
         e = self.ensemble
         values = {
             "config": config_to_dict(self.config),
-            "schema": asdict(self.schema),
+            "schema": self.schema.state(),
             "layout": asdict(e.layout),
             "latent": e.vae.latent,
             "unseen": e.unseen,
@@ -137,7 +137,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
     history = card.pop("history")
     blocks = tuple(Block(**b) for b in history["blocks"])
     return Detector(
-        schema=_schema(values["schema"]),
+        schema=Schema.from_state(values["schema"]),
         config=config,
         ensemble=ensemble,
         threshold=_threshold(values["threshold"], tensors["calibration"]),
@@ -172,12 +172,6 @@ def _check_shapes(e: Ensemble) -> None:
         if tuple(tensor.shape) != shape:
             msg = f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
             raise ValueError(msg)
-
-
-def _schema(values: Mapping[str, Any]) -> Schema:
-    columns = tuple(Column(**_tuples(c)) for c in values["columns"])
-    dropped = tuple(Dropped(**c) for c in values["dropped"])
-    return Schema(**{**_tuples(values), "columns": columns, "dropped": dropped})
 
 
 def _threshold(values: Mapping[str, Any], calibration: Tensor) -> Threshold:

@@ -294,9 +294,7 @@ def _describe(column: Column, place: int, batch: Batch, r2: float | None) -> Col
     step = max(1, len(values) // QUANTILE_ROWS)
     low, middle, high = np.quantile(values[::step].numpy(), [0.01, 0.5, 0.99]).tolist() if len(values) else (None, None, None)
     constant = f"{middle:g}" if r2 is None and middle is not None else None
-    return ColumnQuality(
-        name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant, low=low, middle=middle, high=high
-    )
+    return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant, low=low, middle=middle, high=high)
 
 
 def _card(plan: Plan, config: Config, history: History, constants: Constants, schema: Schema) -> Card:

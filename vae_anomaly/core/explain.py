@@ -1,0 +1,146 @@
+"""Which columns made the score of a row, and what the model expected there.
+
+``contribution_j = reconstruction_j + kl_j`` adds up to the score exactly. The reconstruction is a sum over columns by nature. The KL is
+shared out by occlusion: in proportion to how much it falls when cell ``j`` is replaced by what the exemplars say about it given the
+other cells. Rows are worked on in blocks of one fixed size, for the same reason as in ``core.score``. Knows no threshold.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from vae_anomaly.core.conditional import CellBank, unit_observed
+from vae_anomaly.core.encode import Batch
+from vae_anomaly.core.score import Ensemble, blocks_of, kl_of, net_terms, single_threaded_products
+from vae_anomaly.core.vae import Cells, Layout, by_column
+
+# Rows of a block: explaining holds [g, rows, exemplars] a few times.
+BLOCK_ROWS = 16
+# Columns of a row that are tried in turn; the KL is shared among these, the furthest from expectation.
+CANDIDATES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Explanation:
+    """Why rows score as they do; columns stand as ``core.encode.model_order`` says.
+
+    ``reconstruction``, ``kl`` float64 ``[n, d]`` in weighted nats, their sum over columns is the score; ``number`` float64 ``[n, d_num]``:
+    the value expected given the other cells, raw units; ``level`` int64 and ``probability`` float64 ``[n, d_cat]``: the level expected.
+    """
+
+    reconstruction: Tensor
+    kl: Tensor
+    number: Tensor
+    level: Tensor
+    probability: Tensor
+
+    @property
+    def contribution(self) -> Tensor:
+        """What each column adds to the score, float64 ``[n, d]``; larger = more of the anomaly lies there."""
+        return self.reconstruction + self.kl
+
+
+@torch.no_grad()
+def explain_rows(ensemble: Ensemble, batch: Batch) -> Explanation:
+    """Explain rows of any number; deterministic, the same for a row whatever the others are."""
+    with single_threaded_products():
+        parts = [_explain_block(ensemble, block) for block in blocks_of(batch, BLOCK_ROWS)]
+    if not parts:
+        d_num, d_cat = batch.numeric.shape[-1], batch.codes.shape[-1]
+        none = torch.zeros(0, d_num + d_cat, dtype=torch.float64)
+        return Explanation(reconstruction=none, kl=none, number=none[:, :d_num], level=none[:, d_num:].long(), probability=none[:, d_num:])
+    joined = {f.name: torch.cat([getattr(p, f.name) for p in parts])[: len(batch)] for f in fields(Explanation)}
+    return Explanation(**joined)
+
+
+def _explain_block(ensemble: Ensemble, batch: Batch) -> Explanation:
+    cells = ensemble.cells(batch)
+    nll, kl = net_terms(ensemble, cells)
+    weight = ensemble.weight.view(-1, 1)
+    total_kl = (kl * weight).sum(0)
+    expected = expected_given_others(cells, ensemble.layout, ensemble.bank)
+    share = _kl_share(ensemble, cells, expected, kl, by_column(ensemble.layout, nll).shape[-1])
+    places = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes])
+    reconstruction = ensemble.constants.cost(batch)
+    reconstruction[:, places] += (by_column(ensemble.layout, nll) * weight.unsqueeze(-1)).sum(0)
+    kl_columns = torch.zeros_like(reconstruction)
+    if len(places):
+        kl_columns[:, places] = share * total_kl.unsqueeze(-1)
+    number, level, probability = _to_raw(ensemble, batch, expected)
+    return Explanation(reconstruction=reconstruction, kl=kl_columns, number=number, level=level, probability=probability)
+
+
+def unit_columns(layout: Layout) -> Tensor:
+    """Return the column ``[u]`` (numbers, booleans, categories) that each unit belongs to, over all steps of the window."""
+    numbers = torch.arange(layout.numeric).repeat(layout.window)
+    booleans = torch.arange(layout.booleans).repeat(layout.window) + layout.numeric
+    sizes = torch.tensor(layout.levels * layout.window, dtype=torch.int64)
+    categories = torch.arange(len(layout.levels)).repeat(layout.window).repeat_interleave(sizes) + layout.numeric + layout.booleans
+    return torch.cat([numbers, booleans, categories])
+
+
+def expected_given_others(cells: Cells, layout: Layout, bank: CellBank) -> Tensor:
+    """Return the expected units ``[g, n, u]``, each column with itself masked out of the weights (``core.conditional``)."""
+    seen = unit_observed(cells.observed, layout).to(cells.units.dtype).unsqueeze(0).expand(cells.units.shape)
+    distance = torch.baddbmm(seen @ bank.units.square().transpose(1, 2), cells.units * seen, bank.units.transpose(1, 2), alpha=-2.0)
+    expected, column = torch.empty_like(cells.units), unit_columns(layout)
+    for j in range(int(column.max()) + 1 if len(column) else 0):
+        own = (column == j).nonzero().flatten()
+        there, here, has = bank.units[..., own], cells.units[..., own], seen[..., own]
+        part = torch.baddbmm(has @ there.square().transpose(1, 2), here * has, there.transpose(1, 2), alpha=-2.0)
+        weight = torch.softmax(bank.log_weight.unsqueeze(1) - (distance - part) / (2.0 * bank.variance), dim=-1)
+        expected[..., own] = weight @ there
+    return expected
+
+
+def _kl_share(ensemble: Ensemble, cells: Cells, expected: Tensor, kl: Tensor, columns: int) -> Tensor:
+    """Return how the KL is shared over the columns, float64 ``[n, d]``, each row adding up to 1."""
+    n = kl.shape[-1]
+    if columns == 0:
+        return torch.zeros(n, 0, dtype=torch.float64)
+    column = unit_columns(ensemble.layout)
+    gap = (cells.units - expected).square().sum(0).to(torch.float64)
+    distance = torch.zeros(n, columns, dtype=torch.float64).index_add_(1, column, gap)
+    candidates = distance.topk(min(CANDIDATES, columns), dim=1).indices
+    fall = torch.zeros(n, columns, dtype=torch.float64)
+    weight = ensemble.weight.view(-1, 1)
+    for k in range(candidates.shape[1]):
+        replaced = torch.where(column == candidates[:, k : k + 1], expected, cells.units)
+        mu, logvar = ensemble.vae.encode(replaced)
+        drop = ((kl - kl_of(ensemble, mu, logvar)) * weight).sum(0).clamp_min(0.0)
+        fall.scatter_(1, candidates[:, k : k + 1], drop.unsqueeze(1))
+    total = fall.sum(1, keepdim=True)
+    return torch.where(total > 0, fall / total.clamp_min(1e-300), 1.0 / columns)
+
+
+def _to_raw(ensemble: Ensemble, batch: Batch, expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return expected numbers, levels and their probabilities in raw units, mean over networks, of the last step of the window."""
+    layout, views, n = ensemble.layout, ensemble.views, len(batch)
+    numbers, rest = layout.window * layout.numeric, expected.shape[-1]
+    raw = (expected[..., :numbers].to(torch.float64) * views.scale.unsqueeze(1) + views.centre.unsqueeze(1)).mean(0)
+    number = torch.full((n, batch.numeric.shape[-1]), torch.nan, dtype=torch.float64)
+    number[:, ensemble.numeric] = raw[:, numbers - layout.numeric :]
+    number[:, ensemble.constants.numeric] = ensemble.constants.value
+    chance = (expected[..., numbers:rest] + views.mean.unsqueeze(1)).mean(0).to(torch.float64)
+    level = torch.zeros(n, batch.codes.shape[-1], dtype=torch.int64)
+    probability = torch.ones(n, batch.codes.shape[-1], dtype=torch.float64)
+    for j, group in zip(ensemble.codes.tolist(), _last_step(layout), strict=True):
+        chances = chance[:, group]
+        pair = torch.cat([1.0 - chances, chances], dim=1) if chances.shape[1] == 1 else chances
+        probability[:, j], level[:, j] = pair.max(1)
+    level[:, ensemble.constants.code] = ensemble.constants.level
+    return number, level, probability
+
+
+def _last_step(layout: Layout) -> list[slice]:
+    """Return the units after the numbers of each boolean and category in the last step of the window."""
+    booleans = [
+        slice((layout.window - 1) * layout.booleans + j, (layout.window - 1) * layout.booleans + j + 1) for j in range(layout.booleans)
+    ]
+    first = layout.window * layout.booleans + (layout.window - 1) * sum(layout.levels)
+    categories = []
+    for count in layout.levels:
+        categories.append(slice(first, first + count))
+        first += count
+    return booleans + categories

@@ -1,0 +1,184 @@
+"""Record batches in, record batches of scores out: one row for each row, in order, whatever the sizes of the batches.
+
+The same function serves files, pyfunc and Spark's ``mapInArrow``. Knows nothing of where batches come from or go to.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.encode import Batch, encode, model_order
+from vae_anomaly.core.explain import Explanation, explain_rows
+from vae_anomaly.core.schema import Column, conform
+from vae_anomaly.core.threshold import Threshold
+
+# Small batches are put together up to this many rows, so that --chunk-rows 1 does not score one padded block a row.
+GATHER_ROWS = 1024
+FEATURE = pa.struct([("column", pa.string()), ("value", pa.string()), ("expected", pa.string()), ("contribution", pa.float64())])
+RESULT_FIELDS = (
+    pa.field("anomaly_score", pa.float64()),
+    pa.field("reconstruction", pa.float64()),
+    pa.field("kl", pa.float64()),
+    pa.field("p_value", pa.float64()),
+    pa.field("is_anomaly", pa.bool_()),
+    pa.field("top_features", pa.list_(FEATURE)),
+    pa.field("model", pa.string()),
+    pa.field("model_version", pa.string()),
+)
+REST = "(other)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreOptions:
+    """How to score: another ``alpha``, which rows to explain with how many columns (``top`` None = all), what to copy through."""
+
+    alpha: float | None = None
+    explain: Literal["flagged", "all", "none"] = "flagged"
+    top: int | None = 5
+    id_columns: tuple[str, ...] = ()
+    model: str = ""
+    model_version: str = ""
+    threads: int = 1
+    first_row: int = 0
+    where: str = "the batch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """Counts over one output batch: rows, alarms, rows without a score; ``unseen`` and ``missing`` cells by column name."""
+
+    rows: int
+    alarms: int
+    unscored: int
+    unseen: dict[str, int]
+    missing: dict[str, int]
+
+
+def result_schema(key_fields: Sequence[pa.Field]) -> pa.Schema:
+    """Return the schema of the output: the keys (``row`` int64 where none is given), then the columns of the score."""
+    return pa.schema([*(key_fields or [pa.field("row", pa.int64())]), *RESULT_FIELDS])
+
+
+def score_batches(
+    detector: Detector,
+    batches: Iterable[pa.RecordBatch],
+    options: ScoreOptions = ScoreOptions(),  # noqa: B008  (frozen)
+    *,
+    on_batch: Callable[[Tally], None] = lambda _: None,
+) -> Iterator[pa.RecordBatch]:
+    """Score batches as they come; memory does not grow with their number.
+
+    ``anomaly_score`` is in weighted nats, higher = more anomalous, null where no cell of the row is observed. Raises SchemaMismatch when
+    a batch does not fit the schema and NotCalibrated when ``options.alpha`` is finer than the calibration allows.
+    """
+    threshold = detector.threshold if options.alpha is None else detector.threshold.at(options.alpha)
+    row = options.first_row
+    for batch in _gathered(batches):
+        yield _score_one(detector, threshold, batch, options, row, on_batch)
+        row += batch.num_rows
+
+
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= GATHER_ROWS:
+            yield pa.concat_batches(held) if len(held) > 1 else held[0]
+            held, rows = [], 0
+    if rows:
+        yield pa.concat_batches(held)
+
+
+def _score_one(  # noqa: PLR0913, PLR0917
+    detector: Detector, threshold: Threshold, raw: pa.RecordBatch, options: ScoreOptions, row: int, on_batch: Callable[[Tally], None]
+) -> pa.RecordBatch:
+    batch = encode(detector.schema, conform(detector.schema, raw, where=options.where, first_row=row))
+    scores = detector.scores(batch, threads=options.threads)
+    total = scores.total.numpy()
+    flags = threshold.flags(total)
+    explained = {"flagged": np.flatnonzero(flags), "all": np.flatnonzero(~np.isnan(total)), "none": np.empty(0, np.int64)}[options.explain]
+    keys = [raw.column(name) for name in options.id_columns] or [pa.array(np.arange(row, row + raw.num_rows))]
+    names = options.id_columns or ("row",)
+    columns = [
+        *keys,
+        *(pa.array(x, from_pandas=True) for x in (total, scores.reconstruction.numpy(), scores.kl.numpy(), threshold.p_values(total))),
+        pa.array(flags),
+        top_features(detector, batch, explained, options.top),
+        pa.repeat(options.model, raw.num_rows),
+        pa.repeat(options.model_version, raw.num_rows),
+    ]
+    on_batch(_tally(detector, batch, total, flags))
+    fields = [pa.field(n, k.type) for n, k in zip(names, keys, strict=True)]
+    return pa.RecordBatch.from_arrays(columns, schema=result_schema(fields))
+
+
+def _tally(detector: Detector, batch: Batch, total: NDArray[np.float64], flags: NDArray[np.bool_]) -> Tally:
+    columns = model_order(detector.schema)
+    missing = (~batch.observed).any(1).sum(0).tolist()
+    sizes = torch.tensor([len(c.levels) for c in columns if c.kind != "numeric"], dtype=torch.int64)
+    unseen = (batch.codes >= sizes).any(1).sum(0).tolist()
+    rest = [c.name for c in columns if c.kind != "numeric"]
+    return Tally(
+        rows=len(total),
+        alarms=int(flags.sum()),
+        unscored=int(np.isnan(total).sum()),
+        unseen={name: count for name, count in zip(rest, unseen, strict=True) if count},
+        missing={c.name: count for c, count in zip(columns, missing, strict=True) if count},
+    )
+
+
+def top_features(detector: Detector, batch: Batch, rows: NDArray[np.int64], top: int | None) -> pa.Array:
+    """Return the ``top`` largest contributions of ``rows`` and one ``(other)`` with the remainder; null for the other rows."""
+    entries: list[list[dict[str, object]] | None] = [None] * len(batch)
+    picked = batch.rows(torch.from_numpy(rows))
+    explanation = explain_rows(detector.ensemble, picked)
+    columns = model_order(detector.schema)
+    for i, r in enumerate(rows.tolist()):
+        entries[r] = _entries(columns, picked, explanation, i, top)
+    return pa.array(entries, pa.list_(FEATURE))
+
+
+def _entries(columns: Sequence[Column], batch: Batch, explanation: Explanation, i: int, top: int | None) -> list[dict[str, object]]:
+    contribution = explanation.contribution[i].numpy()
+    order = np.argsort(-contribution, kind="stable")
+    shown = order if top is None else order[:top]
+    out: list[dict[str, object]] = [
+        {
+            "column": columns[j].name,
+            "value": value_text(columns, batch, i, j),
+            "expected": expected_text(columns, explanation, i, j),
+            "contribution": float(contribution[j]),
+        }
+        for j in shown.tolist()
+    ]
+    if len(shown) < len(order):
+        out.append({"column": REST, "value": None, "expected": None, "contribution": float(contribution[order[len(shown) :]].sum())})
+    return out
+
+
+def value_text(columns: Sequence[Column], batch: Batch, i: int, j: int) -> str | None:
+    """Return the cell as text, None where missing, ``(unseen)`` for a level that the schema does not hold."""
+    if not bool(batch.observed[i, -1, j]):
+        return None
+    d_num = batch.numeric.shape[-1]
+    if j < d_num:
+        return f"{float(batch.numeric[i, -1, j]):.10g}"
+    code, levels = int(batch.codes[i, -1, j - d_num]), columns[j].levels
+    return levels[code] if code < len(levels) else "(unseen)"
+
+
+def expected_text(columns: Sequence[Column], explanation: Explanation, i: int, j: int) -> str:
+    """Return what was expected as text: a number, or the most likely level with its probability."""
+    d_num = explanation.number.shape[1]
+    if j < d_num:
+        return f"{float(explanation.number[i, j]):.6g}"
+    level, chance = int(explanation.level[i, j - d_num]), float(explanation.probability[i, j - d_num])
+    return f"{columns[j].levels[level]} ({chance:.0%})"
