@@ -112,7 +112,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data.window": _at_least(1),
     "model.views": (lambda value: 0 < len(set(value)) == len(value), "at least one view, each once"),
     "model.members": _at_least(1),
-    "model.hidden": (lambda value: all(width >= 1 for width in value), "widths ≥ 1"),
+    "model.hidden": (lambda value: all(width >= 1 for width in value), "a list of widths ≥ 1"),
     "model.residual_blocks": _at_least(0),
     "model.latent": _at_least(1),
     "model.sigma": _POSITIVE,
