@@ -68,11 +68,11 @@ def _stack(columns: list[np.ndarray], n: int, dtype: type[np.generic]) -> np.nda
 
 def _numbers(values: pa.Array) -> np.ndarray:
     """Return float64 ``[n]`` with NaN where the cell is missing."""
-    return values.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
+    return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _codes(column: Column, values: pa.Array) -> np.ndarray:
     """Return int64 ``[n]``: the place of the level, ``len(levels)`` if unseen, -1 if missing."""
     place = pc.index_in(values, value_set=pa.array(column.levels, values.type))
     unseen = pc.fill_null(place, len(column.levels))
-    return pc.if_else(pc.is_null(values), -1, unseen).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.asarray(pc.if_else(pc.is_null(values), -1, unseen).to_numpy(zero_copy_only=False), dtype=np.int64)

@@ -161,16 +161,13 @@ def _clip_each(vae: Vae) -> None:
 
 
 @torch.no_grad()
-def _watch(  # noqa: PLR0913, PLR0917
-    vae: Vae, views: Views, batch: Batch, validation: Sequence[Tensor], unseen: float, step: int, loss: float
-) -> Block:
+def _watch(vae: Vae, views: Views, batch: Batch, validation: Sequence[Tensor], unseen: float, step: int, loss: float) -> Block:
     """Measure reconstruction, KL to N(0, I) and active units at the posterior mean on rows not learned from."""
     count = min(VALIDATION_ROWS, *(len(v) for v in validation))
     cells = gather_cells(views, vae.layout, batch, torch.stack([v[:count] for v in validation]))
     mu, logvar = vae.encode(cells.units)
-    reconstruction, kl = training_loss(vae, cells, cells.units, torch.zeros_like(mu), unseen=unseen)
+    reconstruction, _ = training_loss(vae, cells, cells.units, torch.zeros_like(mu), unseen=unseen)
     active = (mu.var(dim=1, correction=0) > ACTIVE_VARIANCE).sum(-1).to(torch.float64).mean()
-    del kl
     return Block(
         step=step,
         train_loss=loss,
@@ -181,14 +178,9 @@ def _watch(  # noqa: PLR0913, PLR0917
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device asked for; ``auto`` takes a GPU where there is one. Raises ConfigError-free: torch names what is missing."""
+    """Return the device asked for; ``auto`` takes a GPU where there is one."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def layout_units(layout: Layout) -> int:
-    """Return the number of input units (at least 1)."""
-    return max(1, layout.units)

@@ -7,6 +7,7 @@ Units are ordered numeric, then one unit a boolean column, then one a level for 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -46,7 +47,7 @@ class Layout:
         starts = [second]
         for count in self.levels * self.window:
             starts.append(starts[-1] + count)
-        categories = tuple(slice(a, b) for a, b in zip(starts, starts[1:], strict=False))
+        categories = tuple(slice(a, b) for a, b in pairwise(starts))
         return slice(0, first), slice(first, second), categories
 
 
@@ -80,9 +81,11 @@ class BatchedLinear(nn.Module):
 class Body(nn.Module):
     """Hidden layers, then residual blocks ``h + W2 silu(W1 h)``, then a linear output with an optional linear skip."""
 
-    def __init__(self, nets: int, widths: tuple[int, ...], blocks: int, outputs: int, *, skip: bool, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, nets: int, widths: tuple[int, ...], blocks: int, outputs: int, *, skip: bool, generator: torch.Generator | None
+    ) -> None:
         super().__init__()
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = pairwise(widths)
         self.layers = nn.ModuleList([BatchedLinear(nets, a, b, generator) for a, b in pairs])
         last = widths[-1]
         self.inner = nn.ModuleList([BatchedLinear(nets, last, last, generator) for _ in range(blocks)])
@@ -192,5 +195,5 @@ def expected_units(layout: Layout, out: Tensor) -> Tensor:
 def by_column(layout: Layout, cells: Tensor) -> Tensor:
     """Sum what belongs to cells ``[..., w·d]`` over the steps of the window, ``[..., d]``; columns as numbers, booleans, categories."""
     sizes = [layout.window * layout.numeric, layout.window * layout.booleans, layout.window * len(layout.levels)]
-    parts = [p.unflatten(-1, (layout.window, -1)).sum(-2) if p.shape[-1] else p for p in cells.split(sizes, dim=-1)]
+    parts = [p.unflatten(-1, (layout.window, -1)).sum(-2) if p.shape[-1] else p for p in torch.split(cells, sizes, dim=-1)]
     return torch.cat(parts, dim=-1)
