@@ -1,0 +1,116 @@
+"""Parquet and Arrow files: their columns, all rows, or a stream of batches with bounded memory.
+
+Types stay as the file has them. Knows nothing about models: the caller says which columns it wants.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vae_anomaly.core import cells
+from vae_anomaly.core.schema import check_duplicates
+from vae_anomaly.edges.files import TableFile, one_line, reading
+from vae_anomaly.errors import DataError
+
+_BATCH_ROWS = 65_536  # 10 MB for 20 columns: large enough for Arrow's own rate, small beside a model
+_BUFFER = 1 << 20  # bytes of a column chunk held while streaming, so that one huge row group does not fill the memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnarTable:
+    """A Parquet or Arrow file whose footer was read; ``rows`` is None where only reading tells."""
+
+    file: TableFile
+    schema: pa.Schema
+    rows: int | None
+    batches: Callable[[TableFile, Sequence[str]], Iterator[pa.RecordBatch]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names in file order."""
+        return tuple(self.schema.names)
+
+    def read(self, *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
+        """Return all rows in the file's types; ``text`` is for delimited files and changes nothing here."""
+        del text
+        with _watched(self.file.path):
+            table = pa.Table.from_batches(self.batches(self.file, self.names), self.schema)
+        columns = [_blanked(column, missing) for column in table.columns]
+        return pa.Table.from_arrays(columns, names=list(self.names))
+
+    def stream(
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield batches in file order with the named columns; declared missing values are null except in ``raw``."""
+        names = [*numeric, *text, *raw]
+        with _watched(self.file.path):
+            for batch in self.batches(self.file, names):
+                arrays = [batch.column(n) if n in raw else _blanked(batch.column(n), missing) for n in names]
+                yield pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def open_parquet(file: TableFile) -> ColumnarTable:
+    """Read the footer of a Parquet file; raises DataError if it is damaged or has two columns of one name."""
+    with _watched(file.path), pq.ParquetFile(_input(file)) as parquet:
+        schema, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
+    check_duplicates(schema.names, file.path)
+    return ColumnarTable(file=file, schema=schema, rows=rows, batches=_parquet_batches)
+
+
+def open_arrow(file: TableFile) -> ColumnarTable:
+    """Read the schema of an Arrow file (Feather 2) or stream; raises DataError if it is damaged or names repeat."""
+    with _watched(file.path), _arrow_reader(file) as reader:
+        schema = reader.schema.remove_metadata()
+    check_duplicates(schema.names, file.path)
+    return ColumnarTable(file=file, schema=schema, rows=None, batches=_arrow_batches)
+
+
+def _input(file: TableFile) -> pa.NativeFile:
+    return file.filesystem.open_input_file(file.location)
+
+
+def _parquet_batches(file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(_input(file), buffer_size=_BUFFER) as parquet:
+        yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(names))
+
+
+def _arrow_reader(file: TableFile) -> pa.RecordBatchReader:
+    try:
+        return pa.ipc.open_file(_input(file))
+    except pa.ArrowInvalid:
+        return pa.ipc.open_stream(_input(file))
+
+
+def _arrow_batches(file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    with _arrow_reader(file) as reader:
+        whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
+        for batch in whole:
+            yield batch.select(list(names))
+
+
+def _blanked(values: pa.Array, missing: Sequence[str]) -> pa.Array:
+    """Make declared missing values null, in text and, where a token is a number, in numbers."""
+    if not missing:
+        return values
+    values = cells.plain(values)
+    if cells.is_text_type(values.type):
+        return pc.if_else(pc.is_in(values, pa.array(list(missing))), None, values)
+    numbers = pc.drop_null(cells.numbers(pa.array(list(missing)))) if cells.is_number_type(values.type) else []
+    if len(numbers) == 0:
+        return values
+    return pc.if_else(pc.is_in(values.cast(pa.float64(), safe=False), numbers), None, values)
+
+
+@contextmanager
+def _watched(path: str) -> Iterator[None]:
+    """Turn Arrow's words about a damaged file into one line."""
+    try:
+        with reading(path):
+            yield
+    except (pa.ArrowException, EOFError) as error:
+        raise DataError(f"{path} is damaged or was not copied whole: {one_line(error)}. Write or copy it again.") from error

@@ -1,0 +1,211 @@
+"""Tables to files: whole or absent, the same bytes for the same rows however they were cut into batches.
+
+A file is written under a temporary name in its folder, forced to disk and renamed. Knows nothing about what the rows mean.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vae_anomaly.edges.files import one_line
+from vae_anomaly.errors import ConfigError, OutputError
+
+OutputFormat = Literal["parquet", "csv"]
+
+_GROUP_ROWS = 131_072  # rows a Parquet row group, fixed so that the bytes do not depend on the batches
+
+_SAID = {
+    errno.ENOSPC: "the disk is full. Free some space or write elsewhere with -o",
+    errno.EDQUOT: "the disk quota is used up. Free some space or write elsewhere with -o",
+    errno.EROFS: "the file system is read-only. Write elsewhere with -o",
+    errno.EACCES: "permission denied. Write elsewhere with -o",
+    errno.EPERM: "permission denied. Write elsewhere with -o",
+    errno.ENOENT: "its folder does not exist. Make the folder or write elsewhere with -o",
+    errno.ENOTDIR: "its folder is a file. Write elsewhere with -o",
+    errno.EISDIR: "it is a folder. Name a file with -o",
+    errno.EFBIG: "the file would be larger than this file system allows. Write elsewhere with -o",
+}
+
+
+def write_batches(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Schema, *, fmt: OutputFormat) -> int:
+    """Write all batches to ``path``, replacing it in one step at the end, and return the rows written.
+
+    Nothing is left behind by an error, whether of writing or raised by ``batches`` itself. In CSV, nested columns are JSON
+    text, numbers the shortest that read back the same, missing cells empty.
+
+    Raises
+    ------
+    OutputError
+        The disk is full, the folder missing, read-only or not ours to write to.
+    """
+    write = _write_parquet if fmt == "parquet" else _write_csv
+    with _writing(path), _whole_or_absent(path) as stream:
+        return write(stream, batches, schema)
+
+
+def output_format(path: Path) -> OutputFormat:
+    """Return the format that the name of an output asks for.
+
+    Raises
+    ------
+    ConfigError
+        The name ends neither in .csv nor in .parquet.
+    """
+    known: dict[str, OutputFormat] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+    if path.suffix.lower() not in known:
+        raise ConfigError(f"output {str(path)!r} must end in .csv or .parquet, got {path.suffix!r}.")
+    return known[path.suffix.lower()]
+
+
+def default_output(path: str | Path) -> Path:
+    """Return where scores of ``path`` go: new.csv → new.scores.csv, x.parquet and a folder x/ → x.scores.parquet.
+
+    Raises
+    ------
+    ConfigError
+        A glob or a URI has no place of its own beside it.
+    """
+    text = str(path)
+    if "://" in text or re.search(r"[*?\[]", text):
+        raise ConfigError(f"{text} has no obvious place for the scores beside it; name one with -o.")
+    source = Path(text)
+    if source.is_dir():
+        resolved = source.resolve()
+        return (
+            resolved.parent / f"{resolved.name}.scores.parquet"
+            if source.name in {"", ".."}
+            else source.with_name(f"{source.name}.scores.parquet")
+        )
+    stem = re.sub(r"\.(gz|zst|bz2)$", "", source.name, flags=re.IGNORECASE)
+    columnar = re.search(r"\.(parquet|pq|arrow|feather|ipc)$", stem, flags=re.IGNORECASE)
+    base = re.sub(r"\.(csv|tsv|txt|parquet|pq|arrow|feather|ipc)$", "", stem, flags=re.IGNORECASE)
+    return source.with_name(f"{base}.scores.{'parquet' if columnar else 'csv'}")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while writing into one line; readers have translated their own errors."""
+    try:
+        yield
+    except OSError as error:
+        said = _SAID.get(error.errno or 0, one_line(error))
+        raise OutputError(f"{path} cannot be written: {said}.") from error
+
+
+@contextlib.contextmanager
+def _whole_or_absent(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream that becomes ``path`` if the block ends well, and vanishes otherwise."""
+    _sweep(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last; some file systems cannot, and then the file is as safe as it gets."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of earlier attempts at the same output."""
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        owner = re.fullmatch(r"(\d+)\.part", left.name.removeprefix(f".{path.name}."))
+        if owner and not _alive(int(owner[1])):
+            left.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _write_parquet(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> int:
+    rows = 0
+    with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        for table in _grouped(batches, schema):
+            writer.write_table(table, row_group_size=_GROUP_ROWS)
+            rows += table.num_rows
+    return rows
+
+
+def _grouped(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Gather batches to tables of exactly ``_GROUP_ROWS`` rows; the last is shorter."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        while rows >= _GROUP_ROWS:
+            table = pa.Table.from_batches(waiting, schema)
+            yield table.slice(0, _GROUP_ROWS)
+            waiting = table.slice(_GROUP_ROWS).to_batches()
+            rows -= _GROUP_ROWS
+    if rows:
+        yield pa.Table.from_batches(waiting, schema)
+
+
+def _write_csv(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> int:
+    rows = 0
+    header = _quoted(pa.array(schema.names, pa.string())).to_pylist()
+    stream.write((",".join(header) + "\n").encode())
+    for batch in batches:
+        if batch.num_rows:
+            stream.write(_lines(batch))
+            rows += batch.num_rows
+    return rows
+
+
+def _lines(batch: pa.RecordBatch) -> memoryview:
+    """Return the rows as UTF-8 text, quoted only where a cell needs it."""
+    cells = [pc.fill_null(_quoted(_csv_text(column)), "") for column in batch.columns]
+    lines = pc.binary_join_element_wise(*cells, ",")
+    return memoryview(pc.binary_join_element_wise(lines, "", "\n").buffers()[2])
+
+
+def _csv_text(values: pa.Array) -> pa.Array:
+    if pa.types.is_nested(values.type):
+        return pa.array([None if v is None else _json(v) for v in values.to_pylist()], pa.string())
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    return values.cast(pa.string())
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _quoted(text: pa.Array) -> pa.Array:
+    special = pc.match_substring_regex(text, '[",\r\n]')
+    if not pc.any(special).as_py():
+        return text
+    doubled = pc.replace_substring(text, '"', '""')
+    return pc.if_else(special, pc.binary_join_element_wise('"', doubled, '"', ""), text)

@@ -1,0 +1,240 @@
+"""Tables in files: what columns there are, all rows for a fit, or a stream of checked batches for scoring.
+
+The one face of the readers in ``delimited`` and ``columnar``. Several files are one table, in the order given. Knows nothing about
+detectors and scores; of models only their schema.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from vae_anomaly.core.cells import is_text_type
+from vae_anomaly.core.schema import Schema, absent_text, check_present, conform
+from vae_anomaly.edges import files as found
+from vae_anomaly.edges.columnar import open_arrow, open_parquet
+from vae_anomaly.edges.delimited import sniff
+from vae_anomaly.edges.files import TableFile
+from vae_anomaly.edges.outputs import default_output, write_batches
+from vae_anomaly.errors import DataError, SchemaMismatch
+
+__all__ = ["Source", "TableFile", "default_output", "open_source", "write_batches"]
+
+
+class _Part(Protocol):
+    """One opened file."""
+
+    @property
+    def file(self) -> TableFile: ...
+    @property
+    def schema(self) -> pa.Schema: ...
+    @property
+    def rows(self) -> int | None: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    def read(self, *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table: ...
+    def stream(
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One table in one or more files; ``notes`` are what the user should know about how they are read."""
+
+    parts: tuple[_Part, ...]
+    missing_values: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[TableFile, ...]:
+        """The data files, in reading order."""
+        return tuple(p.file for p in self.parts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names of the first file, those of its partition folders last."""
+        return _names(self.parts[0])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on encodings and the like."""
+        return tuple(note for p in self.parts for note in p.notes)
+
+    @property
+    def rows(self) -> int | None:
+        """Rows of all files, or None if only reading tells."""
+        rows = [p.rows for p in self.parts]
+        return None if None in rows else sum(r for r in rows if r is not None)
+
+    def digest(self) -> str:
+        """sha256 (hex) over names, sizes and times of change of the files."""
+        return found.digest(self.files)
+
+    def read_table(self) -> pa.Table:
+        """Return all rows, files in order; a column of a delimited file is numeric only if it is in all of them.
+
+        Raises
+        ------
+        DataError
+            No rows, a damaged file, or files whose columns differ.
+        """
+        self._check_same_names()
+        tables = [_with_partition(p.read(missing=self.missing_values), p.file) for p in self.parts]
+        mixed = _text_somewhere(tables)
+        for i, part in enumerate(self.parts):
+            again = [n for n in mixed if part.file.format == "delimited" and not is_text_type(tables[i].schema.field(n).type)]
+            if again:
+                tables[i] = _with_partition(part.read(missing=self.missing_values, text=again), part.file)
+        self._check_same_types(tables)
+        table = pa.concat_tables(tables, promote_options="permissive")
+        if table.num_rows == 0:
+            raise self._no_rows()
+        return table
+
+    def batches(self, schema: Schema | None, *, extra: Sequence[str] = (), chunk_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """Return a stream of at most ``chunk_rows`` rows a batch, in file order, memory bounded.
+
+        With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (text if a file is delimited). Without: all
+        columns. Missing columns are reported before anything is read.
+
+        Raises
+        ------
+        SchemaMismatch
+            A column is missing (at once), or a cell does not fit its column (while iterating; column, file, row and value).
+        DataError
+            No rows, or a damaged file.
+        """
+        wanted = [n for n in dict.fromkeys(extra) if schema is None or n not in schema.names]
+        for part in self.parts:
+            where, names = part.file.path, _names(part)
+            if schema is not None:
+                check_present(schema, names, where)
+            absent = [n for n in wanted if n not in names]
+            if absent:
+                raise SchemaMismatch(f"{where} lacks columns that were asked for: {absent_text(absent, names)}")
+        if self.rows == 0:
+            raise self._no_rows()
+        raw = wanted if schema is not None else list(self.names)
+        return _chunked(self._stream(schema, raw, self._raw_types(raw)), chunk_rows)
+
+    def _stream(self, schema: Schema | None, raw: Sequence[str], types: pa.Schema) -> Iterator[pa.RecordBatch]:
+        rows = 0
+        for part in self.parts:
+            first = 0
+            for batch in _raw_batches(part, schema, raw, self.missing_values):
+                columns = [batch.column(n).cast(types.field(n).type) for n in raw]
+                if schema is not None:
+                    model = conform(schema, batch, where=part.file.path, first_row=first)
+                    columns, names = [*model.columns, *columns], [*model.schema.names, *raw]
+                else:
+                    names = list(raw)
+                yield pa.RecordBatch.from_arrays(columns, names=names)
+                first += batch.num_rows
+            rows += first
+        if rows == 0:
+            raise self._no_rows()
+
+    def _raw_types(self, raw: Sequence[str]) -> pa.Schema:
+        """Return one type a column for all files."""
+        schemas = [pa.schema([_field(p, n) for n in raw]) for p in self.parts]
+        if any(p.file.format == "delimited" for p in self.parts):
+            return pa.schema([(n, pa.string()) for n in raw])
+        return pa.unify_schemas(schemas, promote_options="permissive")
+
+    def _no_rows(self) -> DataError:
+        many = f" and {len(self.parts) - 1:,} more files have" if len(self.parts) > 1 else " has"
+        return DataError(f"{self.parts[0].file.path}{many} columns but no rows.")
+
+    def _check_same_names(self) -> None:
+        first = self.parts[0]
+        for part in self.parts[1:]:
+            ours, theirs = set(_names(first)), set(_names(part))
+            for file, other, absent in ((part.file, first.file, ours - theirs), (first.file, part.file, theirs - ours)):
+                if absent:
+                    listed = absent_text(sorted(absent), _names(part) if file is part.file else _names(first))
+                    raise SchemaMismatch(f"{file.path} lacks columns that {other.path} has: {listed}")
+
+    def _check_same_types(self, tables: Sequence[pa.Table]) -> None:
+        for part, table in zip(self.parts[1:], tables[1:], strict=True):
+            for field in tables[0].schema:
+                other = table.schema.field(field.name)
+                try:
+                    pa.unify_schemas([pa.schema([field]), pa.schema([other])], promote_options="permissive")
+                except pa.ArrowException:
+                    raise SchemaMismatch(
+                        f"column {field.name!r} is {field.type} in {self.parts[0].file.path} but {other.type} in {part.file.path}. "
+                        "Give it one type in all files, or leave it out with --exclude."
+                    ) from None
+
+
+def open_source(
+    paths: Sequence[str],
+    *,
+    missing_values: Sequence[str] = (),
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> Source:
+    """Find and open the files behind paths, folders, globs and URIs; reads headers and footers only.
+
+    ``delimiter`` and ``encoding`` are found out from each file unless given.
+
+    Raises
+    ------
+    DataError
+        Not there, not readable, not a table, empty, header only, truncated, or two columns of one name.
+    """
+
+    def opened(file: TableFile) -> _Part:
+        if file.format == "delimited":
+            return sniff(file, delimiter=delimiter, encoding=encoding)
+        return open_parquet(file) if file.format == "parquet" else open_arrow(file)
+
+    parts = tuple(opened(file) for file in found.find_files(paths))
+    # A part without columns or rows is what some engines leave behind; it says nothing about the table.
+    filled = tuple(p for p in parts if p.rows != 0)
+    return Source(parts=filled or parts, missing_values=tuple(missing_values))
+
+
+def _names(part: _Part) -> tuple[str, ...]:
+    return (*part.names, *(n for n, _ in part.file.partition if n not in part.names))
+
+
+def _field(part: _Part, name: str) -> pa.Field:
+    return part.schema.field(name) if name in part.names else pa.field(name, pa.string())
+
+
+def _with_partition(table: pa.Table, file: TableFile) -> pa.Table:
+    for name, value in file.partition:
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    return table
+
+
+def _text_somewhere(tables: Sequence[pa.Table]) -> list[str]:
+    """Return columns that are text in one table and something else in another."""
+    text = {f.name for t in tables for f in t.schema if is_text_type(f.type)}
+    return [n for n in tables[0].schema.names if n in text]
+
+
+def _raw_batches(part: _Part, schema: Schema | None, raw: Sequence[str], missing: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Stream a part's own columns and put those of its partition folders beside them."""
+    own = set(part.names)
+    model = schema.columns if schema is not None else ()
+    stream = part.stream(
+        numeric=[c.name for c in model if c.kind == "numeric" and not c.temporal and c.name in own],
+        text=[c.name for c in model if (c.kind != "numeric" or c.temporal) and c.name in own],
+        raw=[n for n in raw if n in own],
+        missing=missing,
+    )
+    for batch in stream:
+        yield from _with_partition(pa.Table.from_batches([batch]), part.file).to_batches()
+
+
+def _chunked(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Cut batches that are longer than ``rows``."""
+    for batch in batches:
+        for first in range(0, batch.num_rows, rows):
+            yield batch.slice(first, rows)
