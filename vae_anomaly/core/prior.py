@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+NEGLIGIBLE_NATS = -60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exemplars:
@@ -59,12 +61,23 @@ def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | N
     """
     costs = exemplar_costs(mu, logvar, prior)
     if own is None:
-        return -torch.logsumexp(-costs, dim=-1)
+        return _soft_minimum(costs)
     rows = own >= 0
     costs = costs.scatter_add(-1, own.clamp_min(0).unsqueeze(-1), torch.where(rows, torch.inf, 0.0).unsqueeze(-1))
     count = torch.isfinite(prior.offset).sum(-1).clamp_min(2).to(mu.dtype)
     correction = torch.where(rows, (count / (count - 1.0)).log(), 0.0)
-    return -torch.logsumexp(-costs, dim=-1) - correction
+    return _soft_minimum(costs) - correction
+
+
+def _soft_minimum(costs: Tensor) -> Tensor:
+    """Return −log Σ exp(−costs) over the last axis; overwrites ``costs``.
+
+    What lies more than 60 nats above the least adds below 1e-22 of the sum; it is cut there because exponentials that underflow cost
+    ten times as much as others.
+    """
+    least = costs.amin(-1, keepdim=True)
+    total = torch.sub(least, costs, out=costs).clamp_min_(NEGLIGIBLE_NATS).exp_().sum(-1)
+    return least.squeeze(-1) - total.log()
 
 
 def exemplar_costs(mu: Tensor, logvar: Tensor, prior: PriorProduct) -> Tensor:

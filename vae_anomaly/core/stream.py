@@ -68,7 +68,7 @@ def result_schema(key_fields: Sequence[pa.Field]) -> pa.Schema:
 def score_batches(
     detector: Detector,
     batches: Iterable[pa.RecordBatch],
-    options: ScoreOptions = ScoreOptions(),  # noqa: B008  (frozen)
+    options: ScoreOptions = ScoreOptions(),
     *,
     on_batch: Callable[[Tally], None] = lambda _: None,
 ) -> Iterator[pa.RecordBatch]:
@@ -97,7 +97,7 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(held)
 
 
-def _score_one(  # noqa: PLR0913, PLR0917
+def _score_one(
     detector: Detector, threshold: Threshold, raw: pa.RecordBatch, options: ScoreOptions, row: int, on_batch: Callable[[Tally], None]
 ) -> pa.RecordBatch:
     batch = encode(detector.schema, conform(detector.schema, raw, where=options.where, first_row=row))

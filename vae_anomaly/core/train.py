@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vae_anomaly.config import TrainConfig
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.vae import Cells, Layout, Vae, gaussian_kl, training_loss
+from vae_anomaly.core.vae import Cells, Vae, gaussian_kl, training_loss
 from vae_anomaly.core.views import Views, gather_cells
 from vae_anomaly.errors import VaeAnomalyError
 

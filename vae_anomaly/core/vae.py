@@ -195,5 +195,5 @@ def expected_units(layout: Layout, out: Tensor) -> Tensor:
 def by_column(layout: Layout, cells: Tensor) -> Tensor:
     """Sum what belongs to cells ``[..., w·d]`` over the steps of the window, ``[..., d]``; columns as numbers, booleans, categories."""
     sizes = [layout.window * layout.numeric, layout.window * layout.booleans, layout.window * len(layout.levels)]
-    parts = [p.unflatten(-1, (layout.window, -1)).sum(-2) if p.shape[-1] else p for p in torch.split(cells, sizes, dim=-1)]
+    parts = [p.reshape(*p.shape[:-1], layout.window, p.shape[-1] // layout.window).sum(-2) for p in torch.split(cells, sizes, dim=-1)]
     return torch.cat(parts, dim=-1)
