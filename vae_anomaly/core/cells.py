@@ -1,8 +1,10 @@
-"""What a cell means: text that is a number, spellings of true and false, numbers as text. Vectorised over Arrow arrays.
+"""What a cell means: text that is a number or a time, spellings of true and false, missing. Vectorised over Arrow arrays.
 
-Knows nothing about files, the columns of a model or missing-value tokens. All functions take an ``Array`` or a
+Knows nothing about files and the columns of a model. All functions take an ``Array`` or a
 ``ChunkedArray`` and return the same kind; a null stays a null.
 """
+
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +15,9 @@ TRUE = ("1", "true", "t", "yes", "y")
 
 # What Arrow's own conversion reads, with blanks around it and a plus in front allowed.
 _NUMBER = r"(?i)^[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)$"
+
+# Besides ISO 8601. Unambiguous spellings only: a day and a month that can be swapped would be guessed.
+TIME_FORMATS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
 
 
 def plain(values: pa.Array) -> pa.Array:
@@ -55,6 +60,40 @@ def not_numbers(text: pa.Array) -> pa.Array:
     """Return boolean: true where a cell holds text that is neither blank nor a number, false where it is null."""
     filled = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
     return pc.fill_null(pc.and_(filled, pc.is_null(numbers(text))), fill_value=False)
+
+
+def times(text: pa.Array) -> pa.Array:
+    """Return timestamps, or times of day; raises ArrowInvalid if the cells are neither.
+
+    >>> times(pa.array(["24.12.2017", None])).to_pylist()
+    [datetime.datetime(2017, 12, 24, 0, 0), None]
+    """
+    for form in TIME_FORMATS:
+        try:
+            return pc.strptime(text, format=form, unit="us")
+        except pa.ArrowInvalid:
+            continue
+    try:
+        return text.cast(pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        return text.cast(pa.time64("us"))
+
+
+def blanked(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
+    """Return the values with null for each of ``tokens``: in text by spelling, in numbers by value.
+
+    >>> blanked(pa.array([1, -999]), ["?", "-999.0"]).to_pylist()
+    [1, None]
+    """
+    if not tokens:
+        return values
+    values = plain(values)
+    if is_text_type(values.type):
+        return pc.if_else(pc.is_in(values, pa.array(tokens, pa.string())), None, values)
+    known = pc.drop_null(numbers(pa.array(tokens, pa.string()))) if is_number_type(values.type) else []
+    if len(known) == 0:
+        return values
+    return pc.if_else(pc.is_in(values.cast(pa.float64(), safe=False), known), None, values)
 
 
 def texts(values: pa.Array) -> pa.Array:

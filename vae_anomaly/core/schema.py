@@ -268,14 +268,13 @@ def _finite(column: Column, values: pa.Array, place: _Place) -> pa.Array:
 
 def _seconds(column: Column, values: pa.Array, place: _Place) -> pa.Array:
     """Return times and durations in seconds: since 1970, since midnight, or long."""
+    kind = values.type
     try:
-        kind = values.type
-        if cells.is_text_type(kind) or pa.types.is_date(kind):
-            values = values.cast(pa.timestamp("us"))
-        elif pa.types.is_time(kind):
-            values = values.cast(pa.time64("us"))
-        elif pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
-            unit = pa.timestamp("us", kind.tz) if pa.types.is_timestamp(kind) else pa.duration("us")
+        if cells.is_text_type(kind):
+            values = cells.times(values)
+        elif pa.types.is_temporal(kind):
+            length = pa.types.is_time(kind) or pa.types.is_duration(kind)
+            unit = (pa.duration if pa.types.is_duration(kind) else pa.time64)("us") if length else pa.timestamp("us")
             values = values.cast(unit, safe=False)
         else:
             return values

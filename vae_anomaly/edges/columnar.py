@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vae_anomaly.core import cells
+from vae_anomaly.core.cells import blanked
 from vae_anomaly.core.schema import check_duplicates
 from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.errors import DataError
@@ -40,7 +39,7 @@ class ColumnarTable:
         del text
         with _watched(self.file.path):
             table = pa.Table.from_batches(self.batches(self.file, self.names), self.schema)
-        columns = [_blanked(column, missing) for column in table.columns]
+        columns = [blanked(column, missing) for column in table.columns]
         return pa.Table.from_arrays(columns, names=list(self.names))
 
     def stream(
@@ -50,7 +49,7 @@ class ColumnarTable:
         names = [*numeric, *text, *raw]
         with _watched(self.file.path):
             for batch in self.batches(self.file, names):
-                arrays = [batch.column(n) if n in raw else _blanked(batch.column(n), missing) for n in names]
+                arrays = [batch.column(n) if n in raw else blanked(batch.column(n), missing) for n in names]
                 yield pa.RecordBatch.from_arrays(arrays, names=names)
 
 
@@ -91,19 +90,6 @@ def _arrow_batches(file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordB
         whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
         for batch in whole:
             yield batch.select(list(names))
-
-
-def _blanked(values: pa.Array, missing: Sequence[str]) -> pa.Array:
-    """Make declared missing values null, in text and, where a token is a number, in numbers."""
-    if not missing:
-        return values
-    values = cells.plain(values)
-    if cells.is_text_type(values.type):
-        return pc.if_else(pc.is_in(values, pa.array(list(missing))), None, values)
-    numbers = pc.drop_null(cells.numbers(pa.array(list(missing)))) if cells.is_number_type(values.type) else []
-    if len(numbers) == 0:
-        return values
-    return pc.if_else(pc.is_in(values.cast(pa.float64(), safe=False), numbers), None, values)
 
 
 @contextmanager

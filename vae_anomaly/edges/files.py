@@ -42,8 +42,13 @@ _FOREIGN = {
     b"SQLite format 3": "a SQLite database; export the table as CSV",
     b"%PDF": "a PDF",
     b"\x89PNG": "an image",
+    b"ORC": "ORC; write it as Parquet",
+    b"Obj\x01": "Avro; write it as Parquet",
     b"FEA1": "Feather version 1; write it again with a current pyarrow",
 }
+_FOREIGN_SUFFIXES = (".json", ".jsonl", ".ndjson", ".xml", ".html", ".yaml", ".toml", ".md", ".py", ".ipynb")
+# Scores of an earlier run lie beside their input; a folder or glob must not score them again.
+_OWN = re.compile(r"\.scores\.(csv|parquet)$")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -181,8 +186,8 @@ def _listed(filesystem: pafs.FileSystem, location: str) -> list[pafs.FileInfo]:
 
 
 def _hidden(path: str, root: str) -> bool:
-    """Whether a part of the path below ``root`` begins with a dot or underscore, as what Spark and we write on the side does."""
-    return any(p.startswith((".", "_")) and "=" not in p for p in PurePosixPath(path).relative_to(root).parts)
+    """Whether a file below ``root`` is scores of ours, or side files as Spark writes them: a dot or underscore in front."""
+    return bool(_OWN.search(path)) or any(p.startswith((".", "_")) and "=" not in p for p in PurePosixPath(path).relative_to(root).parts)
 
 
 def _by_suffix(path: str) -> Format | None:
@@ -217,6 +222,8 @@ def _format(filesystem: pafs.FileSystem, location: str, shown: str) -> Format:
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise DataError(f"{shown} is not a table that can be read but {what}.")
+    if location.lower().endswith(_FOREIGN_SUFFIXES):
+        raise DataError(f"{shown} is not a table that can be read; write it as CSV or Parquet.")
     by_suffix = _by_suffix(location)
     if by_suffix == "parquet":
         raise DataError(f"{shown} is not a Parquet file: its first bytes are {head[:4]!r}, expected b'PAR1'. Was it copied whole?")

@@ -16,12 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vae_anomaly.core import cells
 from vae_anomaly.edges.files import one_line
 from vae_anomaly.errors import ConfigError, OutputError
 
 OutputFormat = Literal["parquet", "csv"]
 
 _GROUP_ROWS = 131_072  # rows a Parquet row group, fixed so that the bytes do not depend on the batches
+
+_NULL_IS_EMPTY = {"null_handling": "replace", "null_replacement": ""}
 
 _SAID = {
     errno.ENOSPC: "the disk is full. Free some space or write elsewhere with -o",
@@ -166,11 +169,12 @@ def _grouped(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[p
         rows += batch.num_rows
         while rows >= _GROUP_ROWS:
             table = pa.Table.from_batches(waiting, schema)
-            yield table.slice(0, _GROUP_ROWS)
+            # One chunk: where pages end must not depend on how the rows came.
+            yield table.slice(0, _GROUP_ROWS).combine_chunks()
             waiting = table.slice(_GROUP_ROWS).to_batches()
             rows -= _GROUP_ROWS
     if rows:
-        yield pa.Table.from_batches(waiting, schema)
+        yield pa.Table.from_batches(waiting, schema).combine_chunks()
 
 
 def _write_csv(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> int:
@@ -186,17 +190,16 @@ def _write_csv(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: pa.S
 
 def _lines(batch: pa.RecordBatch) -> memoryview:
     """Return the rows as UTF-8 text, quoted only where a cell needs it."""
-    cells = [pc.fill_null(_quoted(_csv_text(column)), "") for column in batch.columns]
-    lines = pc.binary_join_element_wise(*cells, ",")
-    return memoryview(pc.binary_join_element_wise(lines, "", "\n").buffers()[2])
+    columns = [_csv_text(column) for column in batch.columns]
+    last = pc.binary_join_element_wise(columns[-1], "", "\n", **_NULL_IS_EMPTY)
+    return memoryview(pc.binary_join_element_wise(*columns[:-1], last, ",", **_NULL_IS_EMPTY).buffers()[2])
 
 
 def _csv_text(values: pa.Array) -> pa.Array:
     if pa.types.is_nested(values.type):
-        return pa.array([None if v is None else _json(v) for v in values.to_pylist()], pa.string())
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    return values.cast(pa.string())
+        return _quoted(pa.array([None if v is None else _json(v) for v in values.to_pylist()], pa.string()))
+    values = cells.plain(values)
+    return _quoted(values) if cells.is_text_type(values.type) else values.cast(pa.string())
 
 
 def _json(value: object) -> str:

@@ -4,20 +4,21 @@ The one face of the readers in ``delimited`` and ``columnar``. Several files are
 detectors and scores; of models only their schema.
 """
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
-from vae_anomaly.core.cells import is_text_type
 from vae_anomaly.core.schema import Schema, absent_text, check_present, conform
 from vae_anomaly.edges import files as found
 from vae_anomaly.edges.columnar import open_arrow, open_parquet
-from vae_anomaly.edges.delimited import sniff
+from vae_anomaly.edges.delimited import DelimitedTable
+from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import TableFile
 from vae_anomaly.edges.outputs import default_output, write_batches
-from vae_anomaly.errors import DataError, SchemaMismatch
+from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 
 __all__ = ["Source", "TableFile", "default_output", "open_source", "write_batches"]
 
@@ -64,6 +65,12 @@ class Source:
         return tuple(note for p in self.parts for note in p.notes)
 
     @property
+    def where(self) -> str:
+        """What an error calls the table: its file, or the first and how many more."""
+        more = len(self.parts) - 1
+        return self.parts[0].file.path + (f" and {more:,} more files" if more else "")
+
+    @property
     def rows(self) -> int | None:
         """Rows of all files, or None if only reading tells."""
         rows = [p.rows for p in self.parts]
@@ -83,13 +90,12 @@ class Source:
         """
         self._check_same_names()
         tables = [_with_partition(p.read(missing=self.missing_values), p.file) for p in self.parts]
-        mixed = _text_somewhere(tables)
+        clashing = _clashing(tables)
         for i, part in enumerate(self.parts):
-            again = [n for n in mixed if part.file.format == "delimited" and not is_text_type(tables[i].schema.field(n).type)]
-            if again:
-                tables[i] = _with_partition(part.read(missing=self.missing_values, text=again), part.file)
+            if clashing and part.file.format == "delimited":
+                tables[i] = _with_partition(part.read(missing=self.missing_values, text=clashing), part.file)
         self._check_same_types(tables)
-        table = pa.concat_tables(tables, promote_options="permissive")
+        table = _partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.parts[0])
         if table.num_rows == 0:
             raise self._no_rows()
         return table
@@ -145,8 +151,7 @@ class Source:
         return pa.unify_schemas(schemas, promote_options="permissive")
 
     def _no_rows(self) -> DataError:
-        many = f" and {len(self.parts) - 1:,} more files have" if len(self.parts) > 1 else " has"
-        return DataError(f"{self.parts[0].file.path}{many} columns but no rows.")
+        return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
 
     def _check_same_names(self) -> None:
         first = self.parts[0]
@@ -158,16 +163,13 @@ class Source:
                     raise SchemaMismatch(f"{file.path} lacks columns that {other.path} has: {listed}")
 
     def _check_same_types(self, tables: Sequence[pa.Table]) -> None:
-        for part, table in zip(self.parts[1:], tables[1:], strict=True):
-            for field in tables[0].schema:
-                other = table.schema.field(field.name)
-                try:
-                    pa.unify_schemas([pa.schema([field]), pa.schema([other])], promote_options="permissive")
-                except pa.ArrowException:
-                    raise SchemaMismatch(
-                        f"column {field.name!r} is {field.type} in {self.parts[0].file.path} but {other.type} in {part.file.path}. "
-                        "Give it one type in all files, or leave it out with --exclude."
-                    ) from None
+        for name in _clashing(tables):
+            kinds = [t.schema.field(name).type for t in tables]
+            other = next(i for i, _ in enumerate(kinds) if _unified(kinds[: i + 1]) is None)
+            raise SchemaMismatch(
+                f"column {name!r} is {kinds[0]} in {self.parts[0].file.path} but {kinds[other]} in {self.parts[other].file.path}. "
+                "Give it one type in all files, or read them apart."
+            )
 
 
 def open_source(
@@ -189,9 +191,11 @@ def open_source(
 
     def opened(file: TableFile) -> _Part:
         if file.format == "delimited":
-            return sniff(file, delimiter=delimiter, encoding=encoding)
+            return DelimitedTable(file=file, dialect=sniff(file, delimiter=delimiter, encoding=encoding))
         return open_parquet(file) if file.format == "parquet" else open_arrow(file)
 
+    if delimiter is not None and len(delimiter) != 1:
+        raise ConfigError(f"delimiter must be one character, got {delimiter!r}.")
     parts = tuple(opened(file) for file in found.find_files(paths))
     # A part without columns or rows is what some engines leave behind; it says nothing about the table.
     filled = tuple(p for p in parts if p.rows != 0)
@@ -213,10 +217,31 @@ def _with_partition(table: pa.Table, file: TableFile) -> pa.Table:
     return table
 
 
-def _text_somewhere(tables: Sequence[pa.Table]) -> list[str]:
-    """Return columns that are text in one table and something else in another."""
-    text = {f.name for t in tables for f in t.schema if is_text_type(f.type)}
-    return [n for n in tables[0].schema.names if n in text]
+def _clashing(tables: Sequence[pa.Table]) -> list[str]:
+    """Return the columns whose types in the tables have no common one."""
+    return [n for n in tables[0].schema.names if _unified([t.schema.field(n).type for t in tables]) is None]
+
+
+def _unified(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
+    """Return the type that holds values of all these types, or None."""
+    distinct = list(dict.fromkeys(kinds))
+    if len(distinct) == 1:
+        return distinct[0]
+    try:
+        return pa.unify_schemas([pa.schema([("column", kind)]) for kind in distinct], promote_options="permissive").field(0).type
+    except pa.ArrowException:
+        return None
+
+
+def _partitions_typed(table: pa.Table, part: _Part) -> pa.Table:
+    """Read the values of partition folders as whole numbers or dates where all of them are."""
+    for name, _ in part.file.partition:
+        i = table.schema.get_field_index(name)
+        for kind in (pa.int64(), pa.date32()) if name not in part.names else ():
+            with contextlib.suppress(pa.ArrowInvalid):
+                table = table.set_column(i, name, table.column(i).cast(kind))
+                break
+    return table
 
 
 def _raw_batches(part: _Part, schema: Schema | None, raw: Sequence[str], missing: Sequence[str]) -> Iterator[pa.RecordBatch]:
