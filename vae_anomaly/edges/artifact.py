@@ -8,7 +8,7 @@ types and shapes are checked, and only then is the detector built from those sam
 
     {"format": 1, "package": "vae-anomaly", "package_version": "…",
      "digests": {"weights.safetensors": "sha256 of the file"},
-     "tensors": {"name": {"dtype": "float32", "shape": [2, 20, 96]}},
+     "tensors": {"name": "float32[2, 20, 96]"},
      "state": {…},                        what Detector.state() returned
      "digest": "sha256 of this object without this key, as JSON with sorted keys and no spaces, in UTF-8"}
 
@@ -32,7 +32,6 @@ Adding a key to ``state`` that has a default when it is absent needs no new numb
 import hashlib
 import json
 import math
-import struct
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,8 +49,6 @@ PACKAGE = "vae-anomaly"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 KEYS = {"package": str, "package_version": str, "digests": dict, "tensors": dict, "state": dict, "digest": str}
-# Bytes of one number; a type that is not here is not ours.
-ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 # A manifest of 5,000 columns with 255 levels each is about 20 MB, and 2,000 exemplars of them are 1 GB: more is not ours.
 MAX_BYTES = {MANIFEST: 128 * 2**20, WEIGHTS: 8 * 2**30}
 
@@ -79,8 +76,8 @@ def load(folder: Path) -> Detector:
     Raises ArtifactError where there is none, UnknownFormat where a newer version wrote it, and DamagedArtifact, naming the file,
     where anything differs from what was saved.
     """
+    check_present(Path(folder))
     folder = publish.present(Path(folder))
-    _refuse_absent(folder)
     before = _read(folder / MANIFEST)
     try:
         return _build(folder, before)
@@ -95,6 +92,21 @@ def load(folder: Path) -> Detector:
 def is_artifact(folder: Path) -> bool:
     """Say whether ``folder`` holds a manifest, be it whole or damaged."""
     return (publish.present(folder) / MANIFEST).is_file()
+
+
+def check_present(folder: Path) -> None:
+    """Raise ArtifactError where ``folder`` is not an artifact, whole or damaged."""
+    folder = publish.present(folder)
+    if not folder.is_dir():
+        kind = "it is a file, and a model is a folder" if folder.exists() else "there is no such folder"
+        raise ArtifactError(f"no model at {folder}: {kind} with {MANIFEST} and {WEIGHTS}.")
+    if not any((folder / name).exists() for name in (MANIFEST, WEIGHTS)):
+        raise ArtifactError(f"no model at {folder}: the folder has neither {MANIFEST} nor {WEIGHTS}.")
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the first 12 digits of the manifest's digest, which name the content of a valid artifact."""
+    return str(_parse(_read(publish.present(folder) / MANIFEST), folder / MANIFEST).get("digest"))[:12]
 
 
 def _is_only_artifact(folder: Path) -> bool:
@@ -113,7 +125,7 @@ def _files(state: Json, tensors: Tensors) -> dict[str, bytes]:
         "package": PACKAGE,
         "package_version": __version__,
         "digests": {WEIGHTS: hashlib.sha256(weights).hexdigest()},
-        "tensors": {name: {"dtype": _type_name(t), "shape": list(t.shape)} for name, t in tensors.items()},
+        "tensors": {name: _described(tensor) for name, tensor in tensors.items()},
         "state": state,
     }
     manifest["digest"] = _digest(manifest)
@@ -121,8 +133,8 @@ def _files(state: Json, tensors: Tensors) -> dict[str, bytes]:
     return {WEIGHTS: weights, MANIFEST: f"{text}\n".encode()}
 
 
-def _type_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
 def _digest(manifest: Json) -> str:
@@ -133,14 +145,6 @@ def _digest(manifest: Json) -> str:
 
 
 # Reading
-
-
-def _refuse_absent(folder: Path) -> None:
-    if not folder.is_dir():
-        kind = "it is a file, and a model is a folder" if folder.exists() else "there is no such folder"
-        raise ArtifactError(f"no model at {folder}: {kind} with {MANIFEST} and {WEIGHTS}.")
-    if not any((folder / name).exists() for name in (MANIFEST, WEIGHTS)):
-        raise ArtifactError(f"no model at {folder}: the folder has neither {MANIFEST} nor {WEIGHTS}.")
 
 
 def _read(path: Path) -> bytes:
@@ -222,28 +226,20 @@ def _read_format_1(manifest: Json, folder: Path) -> tuple[Json, Tensors]:
 
 
 def _tensors(content: bytes, described: Json, folder: Path) -> Tensors:
-    """Return the tensors of a safetensors file that are exactly those described; no size is believed before it is checked."""
+    """Return the tensors of a safetensors file, which must be exactly those that the manifest describes.
+
+    safetensors checks offsets, shapes and types against the length of ``content``, so a small file cannot ask for a large tensor.
+    """
     path = folder / WEIGHTS
-    room = len(content) - sum(_size(name, entry, folder / MANIFEST) for name, entry in described.items())
-    if room < struct.calcsize("<Q"):
-        raise _damaged(path, "it is too small for the tensors that the manifest describes")
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError) as error:
         raise _damaged(path, f"it is no safetensors file ({error})") from error
-    found = {name: {"dtype": _type_name(t), "shape": list(t.shape)} for name, t in tensors.items()}
+    found = {name: _described(tensor) for name, tensor in tensors.items()}
     differing = sorted(name for name in found.keys() | described.keys() if found.get(name) != described.get(name))
     if differing:
         raise _damaged(path, f"tensor {differing[0]!r} differs from its description in {MANIFEST}")
     return tensors
-
-
-def _size(name: str, entry: Any, path: Path) -> int:
-    """Return the bytes of a described tensor."""
-    shape = entry.get("shape") if isinstance(entry, dict) else None
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape) or entry.get("dtype") not in ITEM_BYTES:
-        raise _damaged(path, f"tensor {name!r} has no possible dtype and shape")
-    return math.prod(shape) * ITEM_BYTES[entry["dtype"]]
 
 
 def _damaged(path: Path, why: str) -> DamagedArtifact:

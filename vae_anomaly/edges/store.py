@@ -1,0 +1,174 @@
+"""Which MLflow store, and opening it so that nothing surprises: quiet, offline, safe when many start at once, one line on error.
+
+Knows nothing of runs, detectors or the registry. MLflow is imported on first use only. The store is MLflow's own default
+(``sqlite:///mlflow.db`` and ``./mlruns`` in the current folder) unless a URI is given or ``MLFLOW_TRACKING_URI`` is set.
+"""
+
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from filelock import FileLock, Timeout
+
+from vae_anomaly.errors import ArtifactError, TrackingError, VaeAnomalyError
+
+# MLflow reads these from the environment; each is set unless the user has set it.
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # a plant has no internet, and a look-up of an unknown host can take a minute
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # MLflow's own 7 retries take four minutes to say that a server is gone
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+# How long to wait for a server to accept a connection, and for another process to create the tables of a new database.
+CONNECT_SECONDS = 5.0
+LOCK_SECONDS = 120.0
+MESSAGE_LENGTH = 300
+
+
+def import_mlflow() -> ModuleType:
+    """Import MLflow with telemetry off and its chatter silenced, unless the user's environment says otherwise."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    return mlflow
+
+
+def store_uri(uri: str | None = None) -> str:
+    """Return the URI of the store that is used when ``uri`` is asked for; None asks for the default."""
+    return uri or str(import_mlflow().get_tracking_uri())
+
+
+@contextmanager
+def opened(uri: str | None, *, create: bool = True) -> Iterator[str]:
+    """Point MLflow at a store for the length of a block, its tables made and its server known to listen; gives its URI.
+
+    Without ``create`` a SQLite store that is not there is an ArtifactError, so that a look-up in the wrong folder leaves nothing
+    behind. Raises TrackingError.
+    """
+    mlflow = import_mlflow()
+    wanted = store_uri(uri)
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    with errors("open the store", wanted):
+        _refuse_file_store(wanted)
+        _refuse_silent_server(wanted)
+        if not create:
+            _refuse_absent_database(wanted)
+        if uri is not None:
+            mlflow.set_tracking_uri(uri)
+    try:
+        with errors("open the store", wanted):
+            _make_tables(wanted)
+        yield wanted
+    finally:
+        if uri is not None:
+            mlflow.set_tracking_uri(before)
+
+
+@contextmanager
+def errors(doing: str, uri: str) -> Iterator[None]:
+    """Turn whatever MLflow, its database or its server raises into a TrackingError of one line."""
+    try:
+        yield
+    except VaeAnomalyError:
+        raise
+    except Exception as error:
+        raise TrackingError(f"MLflow at {shown(uri)} could not {doing}: {_one_line(error)}") from error
+
+
+def shown(uri: str) -> str:
+    """Return a URI without the password in it."""
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of a SQLite store, or None for any other store and for one in memory."""
+    scheme, _, rest = uri.partition(":///")
+    name = unquote(rest.partition("?")[0])
+    return Path(name) if scheme.partition("+")[0] == "sqlite" and name not in {"", ":memory:"} else None
+
+
+def error_code(error: Exception) -> str:
+    """Return MLflow's name for an error, such as RESOURCE_DOES_NOT_EXIST; empty for errors that are not MLflow's."""
+    return str(getattr(error, "error_code", ""))
+
+
+def _one_line(error: Any) -> str:
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0].strip()
+    return line if len(line) <= MESSAGE_LENGTH else line[: MESSAGE_LENGTH - 1] + "…"
+
+
+def _refuse_file_store(uri: str) -> None:
+    """MLflow 3 no longer writes the folder of YAML files that was its default before."""
+    if urlsplit(uri).scheme not in {"", "file"} or os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in {"true", "1"}:
+        return
+    folder = unquote(urlsplit(uri).path)
+    raise TrackingError(
+        f"{folder} is an MLflow file store (meta.yaml files), which MLflow 3 no longer writes. Set "
+        f"MLFLOW_TRACKING_URI=sqlite:///mlflow.db to start a new store beside it; to bring the old runs along: "
+        f"mlflow migrate-filestore --source {folder} --target sqlite:///mlflow.db"
+    )
+
+
+def _refuse_silent_server(uri: str) -> None:
+    """Find out in seconds that nobody listens; MLflow would try for minutes. Behind a proxy only MLflow can tell."""
+    parts = urlsplit(uri)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        return
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(parts.hostname):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        why = "no answer" if isinstance(error, TimeoutError) else _one_line(error.strerror or error).lower()
+        text = f"the MLflow server at {shown(uri)} cannot be reached: {why}. Start it, or correct --tracking-uri or MLFLOW_TRACKING_URI."
+        raise TrackingError(text) from error
+
+
+def _refuse_absent_database(uri: str) -> None:
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        raise ArtifactError(f"no model store at {shown(uri)}: there is no such file. Fit a model in this folder, or give --tracking-uri.")
+
+
+def _make_tables(uri: str) -> None:
+    """Let one process at a time create or check the tables: of six at once on a new SQLite file, five died."""
+    from mlflow import MlflowClient
+
+    path = sqlite_path(uri)
+    with _lock(path) if path is not None else nullcontext():
+        client = MlflowClient()
+        client.search_experiments(max_results=1)
+        if path is not None:
+            client.search_registered_models(max_results=1)
+
+
+@contextmanager
+def _lock(database: Path) -> Iterator[None]:
+    folder = database.absolute().parent
+    if not os.access(folder, os.W_OK):
+        # Only an existing store can be meant, and a reader makes no tables.
+        yield
+        return
+    name = folder / f".{database.name}.lock"
+    try:
+        with FileLock(name, timeout=LOCK_SECONDS):
+            yield
+            # Whoever still waits for this very file finds the tables made, so that nothing is left for it to guard.
+            with suppress(OSError):
+                name.unlink()
+    except Timeout as error:
+        raise TrackingError(f"{name} has been locked for {LOCK_SECONDS:g} s by another process. If none is running, remove it.") from error
