@@ -10,6 +10,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -126,7 +127,9 @@ class Run:
 
     def log_figures(self, figures: "Mapping[str, Figure]") -> None:
         """Log figures as ``figures/<name>.png``."""
-        with store.errors("log the figures", self._uri):
+        with store.errors("log the figures", self._uri), warnings.catch_warnings():
+            # A column name in a script that the font lacks is drawn as boxes; that is no reason to speak.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             for name, figure in figures.items():
                 self._client.log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": PICTURE_DPI})
 
