@@ -1,7 +1,31 @@
 """What every test may ask for: one thread of arithmetic, and no MLflow store outside the test's own folder."""
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from vae_anomaly.core.detector import Detector
 
 # Before torch or numpy start their pools: the suite runs two processes on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session")
+def tiny_detector() -> "Detector":
+    """Return a fitted detector of a mixed table; all tests share it."""
+    from tests.tiny import Case, detector
+
+    return detector(Case(kind="mixed", size="one", method="split", prior="exemplar"))
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run a test in an empty folder of its own, with no MLflow store chosen by the environment; return the folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path

@@ -16,8 +16,11 @@ from pathlib import Path
 
 from vae_anomaly.errors import OutputError
 
+Write = Callable[[Path], None]
+Test = Callable[[Path], bool]
 
-def publish(folder: Path, write: Callable[[Path], None], *, replaces: Callable[[Path], bool] | None = None) -> None:
+
+def publish(folder: Path, write: Write, *, replaces: Test | None = None) -> None:
     """Let ``write`` fill a new folder, then give it the name ``folder``; on any error nothing has changed.
 
     A folder that exists is an error unless it is empty or ``replaces`` says that it may go. Raises OutputError.
@@ -80,7 +83,7 @@ def _discard(path: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _refuse(folder: Path, replaces: Callable[[Path], bool] | None) -> None:
+def _refuse(folder: Path, replaces: Test | None) -> None:
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
@@ -115,4 +118,5 @@ def _output_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else (error.strerror or str(error)).lower()
-        raise OutputError(f"{folder} cannot be written: {why}. Nothing was changed there.") from error
+        where = f" at {folder.parent}" if error.filename == str(folder.parent) else ""
+        raise OutputError(f"{folder} cannot be written: {why}{where}. Nothing was changed there.") from error
