@@ -4,14 +4,15 @@ Knows nothing about files and the columns of a model. All functions take an ``Ar
 ``ChunkedArray`` and return the same kind; a null stays a null.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 # Each spelling of false stands at the place of its true; compared in lower case.
-FALSE = ("0", "false", "f", "no", "n")
-TRUE = ("1", "true", "t", "yes", "y")
+FALSE = ("0", "0.0", "false", "f", "no", "n")
+TRUE = ("1", "1.0", "true", "t", "yes", "y")
 
 # What Arrow's own conversion reads, with blanks around it and a plus in front allowed.
 _NUMBER = r"(?i)^[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)$"
@@ -21,7 +22,7 @@ TIME_FORMATS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y 
 
 
 def plain(values: pa.Array) -> pa.Array:
-    """Return the values without dictionary, run-length, view or extension wrapping; every text is ``string``."""
+    """Return the values without dictionary, run-length, view or extension wrapping; text is ``string``, halves are float32."""
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
         return plain(values.cast(kind.storage_type))
@@ -29,7 +30,7 @@ def plain(values: pa.Array) -> pa.Array:
         return plain(values.cast(kind.value_type) if pa.types.is_dictionary(kind) else pc.run_end_decode(values))
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return values.cast(pa.string())
-    return values
+    return values.cast(pa.float32()) if pa.types.is_float16(kind) else values
 
 
 def is_number_type(kind: pa.DataType) -> bool:
@@ -63,20 +64,18 @@ def not_numbers(text: pa.Array) -> pa.Array:
 
 
 def times(text: pa.Array) -> pa.Array:
-    """Return timestamps, or times of day; raises ArrowInvalid if the cells are neither.
+    """Return timestamps; a time of day falls on 1970-01-01. Raises ArrowInvalid if a cell is neither.
 
     >>> times(pa.array(["24.12.2017", None])).to_pylist()
     [datetime.datetime(2017, 12, 24, 0, 0), None]
     """
     for form in TIME_FORMATS:
-        try:
+        with contextlib.suppress(pa.ArrowInvalid):
             return pc.strptime(text, format=form, unit="us")
-        except pa.ArrowInvalid:
-            continue
-    try:
-        return text.cast(pa.timestamp("us"))
-    except pa.ArrowInvalid:
-        return text.cast(pa.time64("us"))
+    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+        with contextlib.suppress(pa.ArrowInvalid):
+            return text.cast(kind)
+    return pc.binary_join_element_wise("1970-01-01", text, " ").cast(pa.timestamp("us"))
 
 
 def blanked(values: pa.Array, tokens: Sequence[str]) -> pa.Array:

@@ -7,7 +7,6 @@ y/n, yes/no and true/false in any case are boolean. Left out with a reason: time
 free text, numbers with text in them, and what looks like an id (text or rising integers that never repeat; never a float).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,29 +101,31 @@ def _text(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dro
     reason = None if included else _text_reason(counts)
     if reason is not None:
         return Dropped(name=name, reason=reason)
-    return Column(name=name, kind="category", levels=tuple(list(counts)[:MAX_LEVELS]), nullable=nullable)
+    return Column(name=name, kind="category", levels=_first(counts), nullable=nullable)
 
 
-def _counts(values: pa.ChunkedArray) -> dict[str, int]:
-    """Return rows per text, most frequent first, ties by text."""
-    counted = pc.value_counts(pc.drop_null(values))
-    pairs = zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True)
-    return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
+def _counts(values: pa.ChunkedArray) -> pa.Table:
+    """Return ``values`` (the different texts) and ``counts`` (rows of each), most frequent first, ties by text."""
+    counted = pa.Table.from_struct_array(pc.value_counts(pc.drop_null(values)))
+    return counted.sort_by([("counts", "descending"), ("values", "ascending")])
 
 
-def _boolean_pair(counts: Mapping[str, int]) -> tuple[str, str] | None:
+def _first(counts: pa.Table) -> tuple[str, ...]:
+    return tuple(counts["values"].slice(0, MAX_LEVELS).to_pylist())
+
+
+def _boolean_pair(counts: pa.Table) -> tuple[str, str] | None:
     """Return the most frequent spelling of false and of true, if all texts are spellings of one pair."""
-    lower = {text.lower() for text in list(counts)[:MAX_LEVELS]}
+    first = {text.lower(): text for text in reversed(_first(counts))}
     for false, true in zip(cells.FALSE, cells.TRUE, strict=True):
-        if lower == {false, true}:
-            first = {text.lower(): text for text in reversed(list(counts))}
+        if first.keys() == {false, true}:
             return first[false], first[true]
     return None
 
 
-def _text_reason(counts: Mapping[str, int]) -> str | None:
+def _text_reason(counts: pa.Table) -> str | None:
     """Say why a text column is not a category, or None."""
-    rows = sum(counts.values())
+    rows = pc.sum(counts["counts"]).as_py()
     reason = _number_reason(counts, rows)
     if reason is None and len(counts) == rows >= ID_ROWS:
         return "looks like an id (no value repeats)"
@@ -133,14 +134,13 @@ def _text_reason(counts: Mapping[str, int]) -> str | None:
     return reason
 
 
-def _number_reason(counts: Mapping[str, int], rows: int) -> str | None:
+def _number_reason(counts: pa.Table, rows: int) -> str | None:
     """Say which texts stand among numbers, if most cells are numbers."""
-    bad = pc.is_null(cells.numbers(pa.array(list(counts), pa.string()))).to_pylist()
-    words = {text: n for (text, n), is_bad in zip(counts.items(), bad, strict=True) if is_bad}
-    if len(counts) - len(words) <= NUMBER_LEVELS or sum(words.values()) > rows / 2:
+    words = counts.filter(pc.is_null(cells.numbers(counts["values"])))
+    if len(counts) - len(words) <= NUMBER_LEVELS or pc.sum(words["counts"], min_count=0).as_py() > rows / 2:
         return None
-    if not words:
+    if len(words) == 0:
         return "numbers stored as text; write them as numbers"
-    shown = ", ".join(f"{text!r} ({n:,} ×)" for text, n in list(words.items())[:WORDS_SHOWN])
+    shown = ", ".join(f"{word['values']!r} ({word['counts']:,} ×)" for word in words.slice(0, WORDS_SHOWN).to_pylist())
     more = f" and {len(words) - WORDS_SHOWN:,} more" if len(words) > WORDS_SHOWN else ""
     return f"numbers with text in them: {shown}{more}; name them in --missing-values"

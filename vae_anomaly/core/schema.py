@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -134,8 +135,8 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
 
 def check_duplicates(names: Sequence[str], where: str) -> None:
     """Raise DataError if a column name stands twice."""
-    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
-    if twice:
+    if len(set(names)) < len(names):
+        twice = [n for n, count in Counter(names).items() if count > 1]
         raise DataError(f"{where} has columns of the same name: {listed(twice)}. Give every column its own name.")
 
 
@@ -278,17 +279,19 @@ def _seconds(column: Column, values: pa.Array, place: _Place) -> pa.Array:
             values = values.cast(unit, safe=False)
         else:
             return values
-    except pa.ArrowInvalid as error:
-        raise SchemaMismatch(f"column {column.name!r} holds times in this model but not in {place.where}: {error}") from None
+    except pa.ArrowException as error:
+        said = " ".join(str(error).split())
+        raise SchemaMismatch(f"column {column.name!r} holds times in this model but not in {place.where}: {said}") from None
     return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), 1e6)
 
 
 def _levels(column: Column, values: pa.Array, place: _Place) -> pa.Array:
-    """Return text; a boolean in the spelling of the model's levels."""
-    if pa.types.is_nested(values.type):
+    """Return ``string``; a boolean in the spelling of the model's levels."""
+    try:
+        text = cells.texts(values)
+    except pa.ArrowException:
         raise SchemaMismatch(
             f"column {column.name!r} is a {column.kind} in this model but {values.type} in {place.where}. "
             "Write it as text, or leave it out and fit again."
-        )
-    text = cells.texts(values)
+        ) from None
     return cells.boolean_texts(text, column.levels) if column.kind == "boolean" else text

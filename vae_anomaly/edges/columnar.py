@@ -46,10 +46,10 @@ class ColumnarTable:
         self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
         """Yield batches in file order with the named columns; declared missing values are null except in ``raw``."""
-        names = [*numeric, *text, *raw]
+        names, untouched = [*numeric, *text, *raw], set(raw)
         with _watched(self.file.path):
             for batch in self.batches(self.file, names):
-                arrays = [batch.column(n) if n in raw else blanked(batch.column(n), missing) for n in names]
+                arrays = [batch.column(n) if n in untouched else blanked(batch.column(n), missing) for n in names]
                 yield pa.RecordBatch.from_arrays(arrays, names=names)
 
 

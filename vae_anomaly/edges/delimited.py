@@ -145,13 +145,15 @@ def _finished(
     batch: pa.RecordBatch, *, numeric: Sequence[str], text: Sequence[str], missing: Sequence[str], decimal: str = "."
 ) -> pa.RecordBatch:
     """Make missing cells null: in numbers what is declared, in text the usual spellings too, elsewhere only the empty ones."""
+    all_missing = [*MISSING_TEXT, *missing]
+    declared = [*missing]
+    tokens = {**dict.fromkeys(numeric, declared), **dict.fromkeys(text, all_missing)}
+    numbers_wanted = set(numeric)
     arrays = []
-    for name in batch.schema.names:
-        values = batch.column(name)
-        if name in numeric and pa.types.is_string(values.type):
-            values = _as_numbers(blanked(values, [*MISSING_TEXT, *missing]), decimal)
-        tokens = missing if name in numeric else [*MISSING_TEXT, *missing] if name in text else [""]
-        arrays.append(blanked(values, tokens))
+    for name, values in zip(batch.schema.names, batch.columns, strict=True):
+        as_text = name in numbers_wanted and pa.types.is_string(values.type)
+        ready = _as_numbers(blanked(values, all_missing), decimal) if as_text else values
+        arrays.append(blanked(ready, tokens.get(name, [""])))
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 

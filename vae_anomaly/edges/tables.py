@@ -113,7 +113,8 @@ class Source:
         DataError
             No rows, or a damaged file.
         """
-        wanted = [n for n in dict.fromkeys(extra) if schema is None or n not in schema.names]
+        model = set(schema.names) if schema is not None else set()
+        wanted = [n for n in dict.fromkeys(extra) if n not in model]
         for part in self.parts:
             where, names = part.file.path, _names(part)
             if schema is not None:
@@ -145,10 +146,8 @@ class Source:
 
     def _raw_types(self, raw: Sequence[str]) -> pa.Schema:
         """Return one type a column for all files."""
-        schemas = [pa.schema([_field(p, n) for n in raw]) for p in self.parts]
-        if any(p.file.format == "delimited" for p in self.parts):
-            return pa.schema([(n, pa.string()) for n in raw])
-        return pa.unify_schemas(schemas, promote_options="permissive")
+        kinds = {n: _unified([_kind(p, n) for p in self.parts]) for n in raw}
+        return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 
     def _no_rows(self) -> DataError:
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
@@ -206,8 +205,10 @@ def _names(part: _Part) -> tuple[str, ...]:
     return (*part.names, *(n for n, _ in part.file.partition if n not in part.names))
 
 
-def _field(part: _Part, name: str) -> pa.Field:
-    return part.schema.field(name) if name in part.names else pa.field(name, pa.string())
+def _kind(part: _Part, name: str) -> pa.DataType:
+    """Return the type of a column as it is handed on: without dictionaries, which differ from batch to batch."""
+    kind = part.schema.field(name).type if name in part.names else pa.string()
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _with_partition(table: pa.Table, file: TableFile) -> pa.Table:
