@@ -26,12 +26,15 @@ class Labels:
     code: NDArray[np.int64]
     normal: NDArray[np.bool_]
 
-    def counts(self, rows: NDArray[np.bool_] | None = None) -> dict[str, int]:
-        """Return label → number of rows, the most frequent first; only of ``rows`` where given."""
-        code = self.code if rows is None else self.code[rows]
-        count = np.bincount(code, minlength=len(self.names))
+    def counts(self) -> dict[str, int]:
+        """Return label → number of rows, the most frequent first."""
+        count = np.bincount(self.code, minlength=len(self.names))
         order = sorted(range(len(self.names)), key=lambda i: (-count[i], self.names[i]))
         return {self.names[i]: int(count[i]) for i in order if count[i]}
+
+    def where(self, rows: NDArray[np.bool_]) -> "Labels":
+        """Return the labels of the chosen rows."""
+        return Labels(names=self.names, code=self.code[rows], normal=self.normal[rows])
 
 
 def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str]) -> Labels:

@@ -1,8 +1,10 @@
 """What a threshold promises and how well a detector does on labelled rows, as plain values and in words.
 
-Knows scores and labels only: no model, table or file. Scores: higher = more anomalous. Rates are shares of 1.
+Knows scores, labels and counts: no network, table or file. Scores: higher = more anomalous. Rates are shares of 1.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.labels import Labels
 from vae_anomaly.core.threshold import Threshold, alarms_in, finest_alpha
 
@@ -17,6 +20,8 @@ from vae_anomaly.core.threshold import Threshold, alarms_in, finest_alpha
 BAND = 0.99
 # Confidence of the interval around a realised rate.
 CONFIDENCE = 0.95
+# Of thousands of columns none should differ by chance, and what is too small to matter is not news.
+STANDARD_ERRORS, SMALLEST_CHANGE = 4.0, 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,31 +140,31 @@ class Quality:
     comparison: Comparison | None = None
 
 
-def rank(name: str, scores: NDArray[np.float64], anomalous: NDArray[np.bool_]) -> Ranking:
-    """Return area under the ROC curve and average precision; ties count half in the former."""
-    return Ranking(
-        name=name,
-        auroc=float(roc_auc_score(anomalous, scores)),
-        average_precision=float(average_precision_score(anomalous, scores)),
-    )
+def rank(name: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Ranking:
+    """Return area under the ROC curve and average precision of two sets of scores; ties count half in the former."""
+    scores = np.concatenate([normal, anomalous])
+    truth = np.arange(len(scores)) >= len(normal)
+    return Ranking(name=name, auroc=float(roc_auc_score(truth, scores)), average_precision=float(average_precision_score(truth, scores)))
 
 
-def measure(scores: NDArray[np.float64], flags: NDArray[np.bool_], labels: Labels, *, calibrated_on: bool = False) -> Quality:
-    """Measure scores ``[n]`` and flags ``[n]`` against labels of the same rows; both classes must be there, no score may be NaN.
+def measure(
+    normal: NDArray[np.float64], anomalous: NDArray[np.float64], threshold: Threshold, labels: Labels, *, calibrated_on: bool = False
+) -> Quality:
+    """Measure scores of normal rows ``[n]`` and of anomalous rows ``[a]``, both not empty and without NaN.
 
-    ``calibrated_on`` says that the normal rows are those that set the threshold.
+    ``labels`` are those of the anomalous rows; ``calibrated_on`` says that the normal rows are those that set the threshold.
     """
-    normal, anomalous = labels.normal, ~labels.normal
-    hits, flagged = int((flags & anomalous).sum()), int(flags.sum())
-    ranking = rank("", scores, anomalous)
+    false, flags = int(threshold.flags(normal).sum()), threshold.flags(anomalous)
+    hits = int(flags.sum())
+    ranking = rank("", normal, anomalous)
     return Quality(
-        normal_rows=int(normal.sum()),
-        anomalous_rows=int(anomalous.sum()),
+        normal_rows=len(normal),
+        anomalous_rows=len(anomalous),
         auroc=ranking.auroc,
         average_precision=ranking.average_precision,
-        precision=hits / flagged if flagged else None,
-        recall=hits / int(anomalous.sum()),
-        false_alarms=None if calibrated_on else _false_alarms(int((flags & normal).sum()), int(normal.sum())),
+        precision=hits / (hits + false) if hits + false else None,
+        recall=hits / len(anomalous),
+        false_alarms=None if calibrated_on else _false_alarms(false, len(normal)),
         by_label=_by_label(flags, labels),
     )
 
@@ -182,9 +187,9 @@ def exact_interval(hits: int, n: int) -> tuple[float, float]:
 
 
 def _by_label(flags: NDArray[np.bool_], labels: Labels) -> tuple[LabelFound, ...]:
-    """Anomalous labels, the most frequent first."""
-    flagged = labels.counts(flags)
-    return tuple(LabelFound(label=name, rows=count, flagged=flagged.get(name, 0)) for name, count in labels.counts(~labels.normal).items())
+    """How many rows of each label were flagged, the most frequent label first."""
+    flagged = labels.where(flags).counts()
+    return tuple(LabelFound(label=name, rows=count, flagged=flagged.get(name, 0)) for name, count in labels.counts().items())
 
 
 def compare(rankings: list[Ranking], ours: str, *, peer_rows: int, test_rows: int) -> Comparison:
@@ -197,3 +202,28 @@ def compare(rankings: list[Ranking], ours: str, *, peer_rows: int, test_rows: in
     else:
         words = f"{best.name} ranks better here: AUROC {best.auroc:.4f}, {ours} {own.auroc:.4f}"
     return Comparison(rankings=ordered, peer_rows=peer_rows, test_rows=test_rows, words=words)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissingChange:
+    """A column whose share of missing cells differs from the fit by more than chance."""
+
+    column: str
+    at_fit: float
+    now: float
+
+
+def missing_changes(quality: Sequence[ColumnQuality], fit_rows: int, missing: Mapping[str, int], rows: int) -> tuple[MissingChange, ...]:
+    """Return the columns whose share of missing cells changed, the largest change first; ``missing`` is column → cells of ``rows`` rows.
+
+    A change counts from four standard errors of the difference of two shares on, and from one cell in a hundred.
+    """
+    changes = [MissingChange(column=q.name, at_fit=q.missing, now=missing.get(q.name, 0) / rows) for q in quality if rows]
+    return tuple(sorted((c for c in changes if _changed(c, fit_rows, rows)), key=lambda c: -abs(c.now - c.at_fit)))
+
+
+def _changed(change: MissingChange, fit_rows: int, rows: int) -> bool:
+    pooled = (change.at_fit * fit_rows + change.now * rows) / (fit_rows + rows)
+    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / fit_rows + 1.0 / rows))
+    difference = abs(change.now - change.at_fit)
+    return difference >= SMALLEST_CHANGE and difference > STANDARD_ERRORS * error

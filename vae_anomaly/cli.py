@@ -1,0 +1,278 @@
+"""The commands: parse, call one verb, print what it returned.
+
+Knows nothing about tables, models or tracking: the verbs are imported inside the commands, so that ``--help`` loads none of
+torch, MLflow, pandas and scikit-learn. Errors become a line and an exit code in ``terminal.exit_codes`` alone.
+"""
+
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from vae_anomaly import options as opt
+from vae_anomaly import terminal
+
+_EPILOG = """\b
+Start:
+  vae-anomaly fit data/normal.parquet          learn, calibrate, log, register
+  vae-anomaly score data/new.csv               write data/new.scores.csv
+  vae-anomaly evaluate data/labelled.parquet --label-column fault
+  vae-anomaly ui                               look at the runs in a browser
+
+\b
+Exit codes:
+  0 done · 1 bug · 2 usage · 3 data · 4 not calibrated · 5 model · 6 missing extra
+  7 output · 8 tracking server · 130 interrupted
+"""
+
+
+class Face(TyperGroup):
+    """The whole command line behind one exit."""
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run and leave with the exit code; whether errors are printed as JSON is decided before the options are parsed."""
+        given = args[0] if args else extra.pop("args", None)
+        words = [str(word) for word in (sys.argv[1:] if given is None else given)] or ["--help"]
+        with terminal.exit_codes(as_json="--json" in words):
+            code = super().main(words, **{"prog_name": "vae-anomaly", **extra, "standalone_mode": False})
+            if code == terminal.INTERRUPTED:
+                raise KeyboardInterrupt
+        sys.exit(code or 0)
+
+
+app = typer.Typer(
+    cls=Face,
+    name="vae-anomaly",
+    help="Learn what normal rows look like, and flag the others at a false-alarm rate you choose.",
+    epilog=_EPILOG,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+def main() -> None:
+    """Entry point of ``vae-anomaly`` and ``python -m vae_anomaly``."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from vae_anomaly import __version__
+
+        typer.echo(f"vae-anomaly {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _asked: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and leave.")] = False,
+) -> None:
+    pass
+
+
+@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly fit data/normal.parquet --alpha 0.001 --id-columns machine_id,time")
+def fit(
+    data: opt.Data,
+    *,
+    label_column: opt.LabelColumn = None,
+    normal_label: opt.NormalLabel = None,
+    id_columns: opt.IdColumns = None,
+    exclude: opt.Exclude = None,
+    include: opt.Include = None,
+    missing_values: opt.MissingValues = None,
+    time_column: opt.TimeColumn = None,
+    group_by: opt.GroupBy = None,
+    alpha: opt.Alpha = None,
+    calibration: opt.Calibration = None,
+    steps: opt.Steps = None,
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    prior: opt.PriorOption = None,
+    config: opt.ConfigFile = None,
+    model_name: opt.ModelNameOption = None,
+    alias: opt.Alias = None,
+    experiment: opt.Experiment = None,
+    tracking_uri: opt.TrackingUri = None,
+    no_register: opt.NoRegister = False,
+    no_tracking: opt.NoTracking = False,
+    output: opt.ModelFolder = None,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Learn what normal rows look like. Calibrates the threshold, logs to MLflow and registers the model."""
+    terminal.set_logging(verbose, quiet=quiet)
+    from vae_anomaly.config import load_config
+
+    data_options = {
+        "label_column": label_column,
+        "normal_labels": opt.names(normal_label),
+        "id_columns": opt.names(id_columns),
+        "exclude": opt.names(exclude),
+        "include": opt.names(include),
+        "missing_values": opt.names(missing_values),
+        "time_column": time_column,
+        "group_by": group_by,
+    }
+    tracking = {"model_name": model_name, "alias": alias, "experiment": experiment, "uri": tracking_uri}
+    switches = {"enabled": False if no_tracking else None, "register": False if no_register else None}
+    overrides = {
+        "data": data_options,
+        "calibration": {"alpha": alpha, "method": calibration},
+        "train": {"steps": steps, "device": device},
+        "model": {"prior": prior},
+        "tracking": {**tracking, **switches},
+        "seed": seed,
+    }
+    settings = load_config(config, overrides)
+    from vae_anomaly import summary
+    from vae_anomaly.workflow.fit import fit as run
+
+    with terminal.progress(quiet=quiet) as tell:
+        result = run(data, settings, output=output, overwrite=overwrite, tell=tell)
+    terminal.show(result, lambda: "" if quiet else summary.of_fit(result), as_json=as_json)
+
+
+@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly score data/new.csv --id-columns machine_id,time -o alarms.parquet")
+def score(
+    data: opt.Data,
+    *,
+    id_columns: opt.IdColumns = None,
+    missing_values: opt.MissingValues = None,
+    alpha: opt.ScoreAlpha = None,
+    model: opt.Model = opt.DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = None,
+    output: opt.ScoreOutput = None,
+    overwrite: opt.Overwrite = False,
+    explain: opt.ExplainOption = "flagged",
+    top: opt.Top = "5",
+    chunk_rows: opt.ChunkRows = 65_536,
+    threads: opt.Threads = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Score rows with a model. One output row per input row: score, p-value, flag, and which columns did it."""
+    terminal.set_logging(verbose, quiet=quiet)
+    top_columns = opt.top_columns(top)
+    from vae_anomaly import summary
+    from vae_anomaly.workflow.score import ScoreRequest
+    from vae_anomaly.workflow.score import score as run
+
+    request = ScoreRequest(
+        data=tuple(data),
+        model=model,
+        output=output,
+        id_columns=opt.names(id_columns) or (),
+        missing_values=opt.names(missing_values),
+        alpha=alpha,
+        explain=explain,
+        top=top_columns,
+        chunk_rows=chunk_rows,
+        threads=threads,
+        overwrite=overwrite,
+        tracking_uri=tracking_uri,
+    )
+    with terminal.progress(quiet=quiet) as tell:
+        result = run(request, tell=tell)
+    terminal.show(result, lambda: "" if quiet else summary.of_score(result), as_json=as_json)
+
+
+@app.command(
+    cls=opt.GroupedHelp, epilog="Example: vae-anomaly evaluate data/labelled.parquet --label-column fault"
+)
+def evaluate(
+    data: opt.Data,
+    *,
+    label_column: opt.NeededLabelColumn = None,
+    normal_label: opt.NormalLabel = None,
+    missing_values: opt.MissingValues = None,
+    reference: opt.Reference = None,
+    model: opt.Model = opt.DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = None,
+    threads: opt.Threads = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Hold a model against labels. Ranking, detection, false alarms, and three other detectors on the same rows."""
+    terminal.set_logging(verbose, quiet=quiet)
+    from vae_anomaly import summary
+    from vae_anomaly.workflow.evaluate import EvaluateRequest
+    from vae_anomaly.workflow.evaluate import evaluate as run
+
+    request = EvaluateRequest(
+        data=tuple(data),
+        model=model,
+        label_column=label_column,
+        normal_labels=opt.names(normal_label),
+        missing_values=opt.names(missing_values),
+        reference=tuple(reference or ()),
+        threads=threads,
+        tracking_uri=tracking_uri,
+    )
+    with terminal.progress(quiet=quiet) as tell:
+        result = run(request, tell=tell)
+    terminal.show(result, lambda: summary.of_evaluate(result), as_json=as_json)
+
+
+@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly info models:/vae-anomaly/3")
+def info(
+    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a folder.")] = opt.DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Show what is in a model. Columns, the threshold and its promise, training, versions, and where it lies."""
+    terminal.set_logging(verbose, quiet=quiet)
+    from vae_anomaly import summary
+    from vae_anomaly.workflow.models import info as run
+
+    result = run(model, tracking_uri=tracking_uri)
+    terminal.show(result, lambda: summary.of_info(result), as_json=as_json)
+
+
+@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly models pump-station")
+def models(
+    name: Annotated[str | None, typer.Argument(help="Only versions of this registered model.", show_default="all models")] = None,
+    tracking_uri: opt.TrackingUri = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """List the registered versions, newest first."""
+    terminal.set_logging(verbose, quiet=quiet)
+    from vae_anomaly import summary
+    from vae_anomaly.workflow.models import models as run
+
+    result = run(name, tracking_uri=tracking_uri)
+    terminal.show(result, lambda: summary.of_models(result), as_json=as_json)
+
+
+@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly ui --port 5001")
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.", metavar="N", rich_help_panel="Running")] = 5000,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on; the default is reachable from this machine only.", metavar="ADDRESS", rich_help_panel="Running"
+        ),
+    ] = "127.0.0.1",
+    tracking_uri: opt.TrackingUri = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Open the MLflow UI on the store that fit logs to. Ctrl-C stops it."""
+    terminal.set_logging(verbose, quiet=quiet)
+    from vae_anomaly import summary
+    from vae_anomaly.workflow.models import ui as run
+
+    result = run(host=host, port=port, tracking_uri=tracking_uri)
+    terminal.show(result, lambda: summary.of_ui(result), as_json=as_json)
+    terminal.hand_over(result.command, quiet=quiet)

@@ -1,0 +1,209 @@
+"""The options of the command line: one declaration each, shared by the commands, and how their texts are read.
+
+Knows nothing about what the options do. Defaults stand in ``config.py``; the help texts quote them from there.
+"""
+
+import csv
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand
+
+from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
+from vae_anomaly.errors import ConfigError
+
+DEFAULT_MODEL = f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}"
+Explain = Literal["flagged", "all", "none"]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device, rich_help_panel="Training"),
+]
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+Data = Annotated[
+    list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, Parquet, Arrow.", metavar="DATA", show_default=False)
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(help="Column that says which rows are normal; the others are left out of the fit and used to evaluate it.",
+                 metavar="COLUMN", rich_help_panel="Data"),
+]  # fmt: skip
+NeededLabelColumn = Annotated[
+    str | None,
+    typer.Option(help="Column that says which rows are normal.", metavar="COLUMN", show_default="that of the fit", rich_help_panel="Data"),
+]
+NormalLabel = Annotated[
+    str | None,
+    typer.Option(help="Labels that mean normal, separated by commas.", metavar="A,B",
+                 show_default=", ".join(filter(None, DataConfig().normal_labels)) + " or empty", rich_help_panel="Data"),
+]  # fmt: skip
+IdColumns = Annotated[
+    str | None,
+    typer.Option(help="Key columns, separated by commas: never inputs of the model, copied through by score.",
+                 metavar="A,B", rich_help_panel="Data"),
+]  # fmt: skip
+Exclude = Annotated[str | None, typer.Option(help="Columns to leave out, separated by commas.", metavar="A,B", rich_help_panel="Data")]
+Include = Annotated[
+    str | None,
+    typer.Option(help="Columns to keep although they look like ids or keys.", metavar="A,B", rich_help_panel="Data"),
+]
+MissingValues = Annotated[
+    str | None,
+    typer.Option(help="Texts that stand for a missing cell, besides the empty one, separated by commas.",
+                 metavar="'?,Bad'", rich_help_panel="Data"),
+]  # fmt: skip
+TimeColumn = Annotated[
+    str | None,
+    typer.Option(help="Timestamp column: calibration then uses the last part of the time.", metavar="COLUMN", rich_help_panel="Data"),
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(help="With --time-column: column that tells the machines apart; each gives its own last part.",
+                 metavar="COLUMN", rich_help_panel="Data"),
+]  # fmt: skip
+
+# ── threshold ────────────────────────────────────────────────────────────────────────────────────────────────────────
+Alpha = Annotated[
+    float | None,
+    typer.Option(help="False-alarm rate: the share of normal rows that may be flagged.", metavar="RATE",
+                 show_default=f"{CalibrationConfig().alpha:g}", rich_help_panel="Threshold"),
+]  # fmt: skip
+ScoreAlpha = Annotated[
+    float | None,
+    typer.Option(help="Another false-alarm rate than that of the fit.", metavar="RATE", show_default="that of the fit",
+                 rich_help_panel="Threshold"),
+]  # fmt: skip
+Calibration = Annotated[
+    CalibrationMethod | None,
+    typer.Option(help="split: exact, rows are set aside; cross: approximate, for small tables; auto: split from 2,000 rows.",
+                 show_default=CalibrationConfig().method, rich_help_panel="Threshold"),
+]  # fmt: skip
+
+# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Training budget in steps.", metavar="N", show_default=f"{TrainConfig().steps}", rich_help_panel="Training"),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Same seed, same model.", metavar="N", show_default=f"{Config().seed}", rich_help_panel="Training")
+]
+PriorOption = Annotated[
+    Prior | None,
+    typer.Option("--prior", help="What the KL term measures the distance to: exemplar rows, or N(0, I).", show_default="exemplar",
+                 rich_help_panel="Training"),
+]  # fmt: skip
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="TOML file with any setting; options given here win over it.", metavar="FILE", rich_help_panel="Training"
+    ),
+]
+
+# ── tracking and output ──────────────────────────────────────────────────────────────────────────────────────────────
+ModelNameOption = Annotated[
+    str | None,
+    typer.Option("--model-name", help="Name to register the model under.", metavar="NAME", show_default=TrackingConfig().model_name,
+                 rich_help_panel="Tracking and output"),
+]  # fmt: skip
+Alias = Annotated[
+    str | None,
+    typer.Option(help="Alias that will point to the new version.", metavar="NAME", show_default=TrackingConfig().alias,
+                 rich_help_panel="Tracking and output"),
+]  # fmt: skip
+NoRegister = Annotated[bool, typer.Option("--no-register", help="Log a run, register nothing.", rich_help_panel="Tracking and output")]
+NoTracking = Annotated[
+    bool, typer.Option("--no-tracking", help="Log nothing; needs --output to keep the model.", rich_help_panel="Tracking and output")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow store or server.", metavar="URI", show_default="MLFLOW_TRACKING_URI, or mlflow.db here",
+                 rich_help_panel="Tracking and output"),
+]  # fmt: skip
+Experiment = Annotated[
+    str | None,
+    typer.Option(help="MLflow experiment of the run.", metavar="NAME", show_default=TrackingConfig().experiment,
+                 rich_help_panel="Tracking and output"),
+]  # fmt: skip
+ModelFolder = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Also keep the model as a plain folder.", metavar="DIR", rich_help_panel="Tracking and output"),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a model folder.", metavar="MODEL",
+                 rich_help_panel="Tracking and output"),
+]  # fmt: skip
+ScoreOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Where to write; the ending .csv or .parquet says how.", metavar="FILE",
+                 show_default="NAME.scores.csv or .parquet beside the input", rich_help_panel="Tracking and output"),
+]  # fmt: skip
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel="Tracking and output")]
+ExplainOption = Annotated[
+    Explain, typer.Option("--explain", help="Which rows get their top columns named.", rich_help_panel="Tracking and output")
+]
+Top = Annotated[
+    str, typer.Option(help="How many columns an explanation names, or all.", metavar="K|all", rich_help_panel="Tracking and output")
+]
+ChunkRows = Annotated[
+    int, typer.Option(min=1, help="Rows in memory at a time; the scores do not depend on it.", metavar="N", rich_help_panel="Running")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads; the scores do not depend on it.", metavar="N", show_default="all cores", rich_help_panel="Running"),
+]
+Reference = Annotated[
+    list[str] | None,
+    typer.Option(help="Normal rows that the other detectors learn from.", metavar="DATA",
+                 show_default="the data of the fit, else half of the normal rows of DATA", rich_help_panel="Data"),
+]  # fmt: skip
+
+# ── every command ────────────────────────────────────────────────────────────────────────────────────────────────────
+AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.", rich_help_panel="Every command")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel="Every command")]
+Verbose = Annotated[
+    int,
+    typer.Option("--verbose", "-v", count=True, help="Say more; -vv also shows where an error came from.", show_default=False,
+                 rich_help_panel="Every command"),
+]  # fmt: skip
+
+
+class GroupedHelp(TyperCommand):
+    """Help with the options under their headings, without the cost of Rich."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write one section a heading, in the order of the declarations."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                title = "Arguments" if parameter.param_type_name == "argument" else getattr(parameter, "rich_help_panel", None)
+                sections.setdefault(title or "Every command", []).append((record[0], _without_brackets(record[1])))
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _without_brackets(text: str) -> str:
+    """``[default: (all cores)]`` as ``[default: all cores]``."""
+    return re.sub(r"\[default: \(([^)]*)\)", r"[default: \1", text)
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """``'a,b'`` as ('a', 'b'); a name with a comma in it stands in double quotes, as in a CSV line.
+
+    >>> names('a, "b,c"')
+    ('a', 'b,c')
+    """
+    return None if text is None else tuple(cell.strip() for cell in next(csv.reader([text], skipinitialspace=True), []))
+
+
+def top_columns(text: str) -> int | None:
+    """How many columns an explanation names; None for all of them. Raises ConfigError for anything else."""
+    if text.strip().lower() == "all":
+        return None
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ConfigError(f"--top must be a whole number from 1 or 'all'; got {text!r}")
+    return int(text)

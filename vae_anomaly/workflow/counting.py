@@ -1,0 +1,82 @@
+"""What a scoring counts while rows go by: memory does not grow with them.
+
+Knows output batches and tallies of ``core.stream``, not where they go.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.report import missing_changes
+from vae_anomaly.core.stream import REST, Tally
+from vae_anomaly.workflow.progress import Tell
+from vae_anomaly.workflow.results import Alarm, Counts, Reason
+
+# Alarms shown in the summary.
+WORST = 5
+
+
+@dataclass(kw_only=True)
+class Counting:
+    """Grows with every tally and every output batch; ``done`` gives the counts."""
+
+    ids: tuple[str, ...]
+    rows: int = 0
+    alarms: int = 0
+    unscored: int = 0
+    unseen: Counter[str] = field(default_factory=Counter)
+    missing: Counter[str] = field(default_factory=Counter)
+    worst: list[tuple[float, int, Alarm]] = field(default_factory=list)
+
+    def add(self, tally: Tally) -> None:
+        """Add the counts of one batch."""
+        self.rows += tally.rows
+        self.alarms += tally.alarms
+        self.unscored += tally.unscored
+        self.unseen.update(tally.unseen)
+        self.missing.update(tally.missing)
+
+    def look(self, batches: Iterator[pa.RecordBatch], tell: Tell, total: int | None) -> Iterator[pa.RecordBatch]:
+        """Let output batches pass, keep the worst alarms and tell how far it is."""
+        tell("scoring", 0, total)
+        for batch in batches:
+            self._keep_worst(batch)
+            yield batch
+            tell("scoring", self.rows, total)
+
+    def done(self, detector: Detector, alpha: float) -> Counts:
+        """Return what was counted."""
+        return Counts(
+            rows=self.rows,
+            alarms=self.alarms,
+            expected_alarms=alpha * (self.rows - self.unscored),
+            null_scores=self.unscored,
+            unseen=dict(self.unseen.most_common()),
+            missing_changes=missing_changes(detector.quality, detector.card.rows, self.missing, self.rows),
+            top_alarms=tuple(alarm for _, _, alarm in sorted(self.worst, key=lambda kept: (-kept[0], -kept[1]))),
+        )
+
+    def _keep_worst(self, batch: pa.RecordBatch) -> None:
+        flagged = np.flatnonzero(batch.column("is_anomaly").to_numpy(zero_copy_only=False))
+        scores = batch.column("anomaly_score").to_numpy(zero_copy_only=False)
+        first = self.rows - batch.num_rows  # the tally of this batch was added before it came by
+        for i in flagged[np.argsort(-scores[flagged], kind="stable")[:WORST]].tolist():
+            entry = (float(scores[i]), -(first + i), self._alarm(batch.slice(i, 1).to_pylist()[0], first + i))
+            # Rows have different numbers, so that alarms themselves are never compared.
+            (heapq.heappush if len(self.worst) < WORST else heapq.heappushpop)(self.worst, entry)
+
+    def _alarm(self, row: Mapping[str, Any], number: int) -> Alarm:
+        features = [feature for feature in row["top_features"] or () if feature["column"] != REST]
+        return Alarm(
+            row=number,
+            ids={name: None if row[name] is None else str(row[name]) for name in self.ids},
+            score=row["anomaly_score"],
+            p_value=row["p_value"],
+            reasons=tuple(Reason(**feature) for feature in features),
+        )

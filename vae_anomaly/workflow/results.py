@@ -1,0 +1,160 @@
+"""What each verb returns: frozen, plain values that a terminal, a script or ``--json`` can show alike.
+
+Knows nothing about how they are found or printed. Scores and thresholds are in weighted nats, higher = more anomalous; rates are
+shares of 1, times seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vae_anomaly.core.detector import ColumnQuality
+from vae_anomaly.core.report import MissingChange, Promise, Quality
+from vae_anomaly.core.schema import Dropped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelName:
+    """Where a model can be found again; an empty field: not there."""
+
+    name: str = ""
+    version: str = ""
+    alias: str = ""
+    run_id: str = ""
+    folder: str = ""
+    uri: str = ""  # what --model takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """What a fit did."""
+
+    rows_read: int
+    rows_used: int
+    labels_left_out: Mapping[str, int]  # label → rows
+    columns: tuple[ColumnQuality, ...]
+    left_out: tuple[Dropped, ...]
+    seconds: float
+    steps: int
+    stopped: str
+    active_units: float  # latent units in use, mean over networks
+    latent_units: int
+    promise: Promise
+    notes: tuple[str, ...]
+    quality: Quality | None  # None: no anomalous rows to hold it against
+    model: ModelName
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One column of an alarm, raw units as text."""
+
+    column: str
+    value: str | None
+    expected: str | None
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """One flagged row and the columns that did it."""
+
+    row: int  # number over all inputs, from 0, as in the output
+    ids: Mapping[str, str | None]
+    score: float
+    p_value: float
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a scoring counted; kept in the manifest of the output."""
+
+    rows: int
+    alarms: int
+    expected_alarms: float  # alpha × scored rows: the alarms if all rows were normal
+    null_scores: int
+    unseen: Mapping[str, int]  # column → cells whose category the model has not seen
+    missing_changes: tuple[MissingChange, ...]
+    top_alarms: tuple[Alarm, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResult:
+    """What a scoring did."""
+
+    output: str
+    unchanged: bool  # the output of the same inputs, model and options was there already
+    counts: Counts
+    seconds: float
+    rows_per_second: float | None
+    alpha: float
+    threshold: float
+    ignored_columns: tuple[str, ...]
+    model: ModelName
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateResult:
+    """A model against labels."""
+
+    rows: int
+    null_scores: int
+    promise: Promise
+    quality: Quality
+    model: ModelName
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoResult:
+    """What is in a model."""
+
+    model: ModelName
+    created: str
+    source: tuple[str, ...]
+    rows: int
+    training_rows: int
+    seed: int
+    versions: Mapping[str, str]
+    columns: tuple[ColumnQuality, ...]
+    left_out: tuple[Dropped, ...]
+    promise: Promise
+    notes: tuple[str, ...]
+    steps: int
+    stopped: str
+    active_units: float
+    latent_units: int
+    views: tuple[str, ...]
+    networks: int
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredVersion:
+    """One registered version."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    created: str
+    tags: Mapping[str, str]
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelsResult:
+    """The versions in a registry, newest first."""
+
+    store: str
+    versions: tuple[RegisteredVersion, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UiResult:
+    """Where the MLflow UI listens, and the command that runs it."""
+
+    url: str
+    store: str
+    command: tuple[str, ...]

@@ -1,0 +1,184 @@
+"""Score rows of files with a model, and write one output row for each.
+
+The output is whole or absent, and its manifest says what it was made from: the same inputs, model and options again are nothing
+to do. Knows nothing about networks or file formats.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from vae_anomaly import __version__
+from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.schema import check_present, unknown_columns
+from vae_anomaly.core.stream import ScoreOptions, score_batches
+from vae_anomaly.core.threshold import Threshold
+from vae_anomaly.edges import manifest, tables
+from vae_anomaly.edges.outputs import output_format
+from vae_anomaly.errors import ConfigError, OutputError
+from vae_anomaly.workflow.counting import Counting
+from vae_anomaly.workflow.opening import Opened, cores, open_model
+from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.results import Counts, ScoreResult
+
+logger = logging.getLogger(__name__)
+# So many times the expected alarms are no accident of a small batch.
+MANY_TIMES = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """What to score, with which model, and how; None: what the model or its fit says."""
+
+    data: tuple[str, ...]
+    model: str
+    output: Path | None = None
+    id_columns: tuple[str, ...] = ()
+    missing_values: tuple[str, ...] | None = None
+    alpha: float | None = None
+    explain: Literal["flagged", "all", "none"] = "flagged"
+    top: int | None = 5
+    chunk_rows: int = 65_536
+    threads: int | None = None
+    overwrite: bool = False
+    tracking_uri: str | None = None
+
+
+def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
+    """Score rows and write them with their manifest.
+
+    Raises NotCalibrated for an ``alpha`` finer than the calibration allows, SchemaMismatch before anything is read when columns of the
+    model are missing, OutputError for an output that exists and is not the one of this very request.
+    """
+    output = _output(request)
+    opened = open_model(request.model, uri=request.tracking_uri)
+    detector = opened.detector
+    threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
+    missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
+    source = tables.open_source(request.data, missing_values=missing)
+    _refuse_input_as_output(output, source)
+    ignored = _check_columns(detector, source, request.id_columns)
+    made_from = _made_from(source, opened, threshold.alpha, missing, request)
+    counts = _done_before(output, made_from, overwrite=request.overwrite)
+    unchanged = counts is not None
+    began = time.monotonic()
+    if counts is None:
+        with manifest.started(output, made_from):
+            counts = _write(output, source, opened, threshold, request, tell)
+            manifest.complete(output, made_from, asdict(counts))
+    seconds = time.monotonic() - began
+    return ScoreResult(
+        output=str(output),
+        unchanged=unchanged,
+        counts=counts,
+        seconds=seconds,
+        rows_per_second=None if unchanged else counts.rows / max(seconds, 1e-9),
+        alpha=threshold.alpha,
+        threshold=threshold.value,
+        ignored_columns=ignored,
+        model=opened.name,
+        next_steps=_next_steps(counts, output),
+    )
+
+
+def _output(request: ScoreRequest) -> Path:
+    """Where the scores go. Raises ConfigError when that has to be said."""
+    if request.output is None and len(request.data) > 1:
+        raise ConfigError(f"{len(request.data)} inputs have no one place for their scores beside them; name it with -o.")
+    output = tables.default_output(request.data[0]) if request.output is None else request.output
+    output_format(output)
+    return output
+
+
+def _refuse_input_as_output(output: Path, source: tables.Source) -> None:
+    for file in source.files:
+        if str(output.absolute()) == file.location:
+            raise OutputError(f"{output} is itself an input; name another output with -o.")
+
+
+def _check_columns(detector: Detector, source: tables.Source, id_columns: Sequence[str]) -> tuple[str, ...]:
+    """Refuse missing columns and warn once of those that the model does not know; returns the latter."""
+    check_present(detector.schema, source.names, source.files[0].path)
+    ignored = tuple(name for name in unknown_columns(detector.schema, source.names) if name not in id_columns)
+    if ignored:
+        logger.warning("ignored, because the model does not know them: %s", ", ".join(map(repr, ignored)))
+    for note in source.notes:
+        logger.warning("%s", note)
+    return ignored
+
+
+def _made_from(
+    source: tables.Source, opened: Opened, alpha: float, missing: Sequence[str], request: ScoreRequest
+) -> dict[str, dict[str, Any]]:
+    """All that the bytes of the output depend on; rows in memory and threads are not among it."""
+    return {
+        "inputs": {file.location: [file.size, file.modified] for file in source.files},
+        "model": {"name": opened.name.name, "version": opened.name.version, "digest": opened.digest, "package": __version__},
+        "options": {
+            "alpha": alpha,
+            "explain": request.explain,
+            "top": request.top,
+            "id_columns": list(request.id_columns),
+            "missing_values": list(missing),
+        },
+    }
+
+
+def _done_before(output: Path, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
+    """Return the counts of an output that is what this request would write; None when it is to be written.
+
+    Raises OutputError when something else is there and may not go.
+    """
+    if overwrite or not output.exists():
+        return None
+    found = manifest.read(output)
+    if found is None:
+        raise OutputError(f"{output} exists and no manifest says what it is. Name another with -o, or give --overwrite to replace it.")
+    other = [part for part, value in made_from.items() if found.made_from.get(part) != value]
+    if other:
+        raise OutputError(
+            f"{output} exists and holds the scores of another request (other {' and '.join(other)}). "
+            "Name another with -o, or give --overwrite to replace it."
+        )
+    if not found.complete:
+        return None  # a job of the same request was killed between its output and its manifest
+    if found.bytes != output.stat().st_size:
+        raise OutputError(f"{output} was changed after it was written. Name another with -o, or give --overwrite to replace it.")
+    try:
+        return TypeAdapter(Counts).validate_python(found.counts)
+    except ValidationError:
+        return None
+
+
+def _write(output: Path, source: tables.Source, opened: Opened, threshold: Threshold, request: ScoreRequest, tell: Tell) -> Counts:
+    """Stream: read, score, write; what is counted on the way comes back."""
+    detector, ids = opened.detector, request.id_columns
+    counting = Counting(ids=ids)
+    options = ScoreOptions(
+        alpha=request.alpha,
+        explain=request.explain,
+        top=request.top,
+        id_columns=ids,
+        model=opened.name.name,
+        model_version=opened.name.version,
+        threads=request.threads or cores(),
+        where=source.files[0].path,
+    )
+    batches = source.batches(detector.schema, extra=ids, chunk_rows=request.chunk_rows)
+    scored = counting.look(score_batches(detector, batches, options, on_batch=counting.add), tell, source.rows)
+    first = next(scored)  # a source without rows has raised; the keys have the types of the input
+    tables.write_batches(output, chain([first], scored), first.schema, fmt=output_format(output))
+    return counting.done(detector, threshold.alpha)
+
+
+def _next_steps(counts: Counts, output: Path) -> tuple[str, ...]:
+    steps = [f"look at the rows of {output} where is_anomaly is true"] if counts.alarms else []
+    if counts.alarms > MANY_TIMES * max(counts.expected_alarms, 1.0):
+        steps.append("many more alarms than alpha stands for: if these rows are normal, fit again with rows like them")
+    return tuple(steps)
