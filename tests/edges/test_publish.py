@@ -114,6 +114,22 @@ def test_a_disk_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: py
     assert names(tmp_path) == ["model"]
 
 
+def test_a_replacement_that_cannot_be_named_gives_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish.publish(tmp_path / "model", writing("old"))
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial") and target.name == "model":
+            raise OSError(errno.EIO, "input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OutputError, match="input/output error"):
+        publish.publish(tmp_path / "model", writing("new"), replaces=lambda _: True)
+    assert content(tmp_path / "model") == {"a": "old", "b": "old"}
+    assert names(tmp_path) == ["model"]
+
+
 def test_an_error_of_the_writer_leaves_nothing(tmp_path: Path) -> None:
     def write(stage: Path) -> None:
         (stage / "a").write_text("half")

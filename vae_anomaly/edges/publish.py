@@ -96,7 +96,12 @@ def _swap(stage: Path, folder: Path) -> None:
     old = _old(folder)
     if folder.exists():
         folder.rename(old)
-    stage.rename(folder)
+    try:
+        stage.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     _sync(folder.parent)
     if old.exists():
         _discard(old, folder)
