@@ -65,8 +65,10 @@ def test_columns_named_in_the_config_are_left_out_with_their_reason() -> None:
     [
         (
             DataConfig(exclude=("Pressure",), label_column="clas"),
-            "columns named in the options are not in the table: 'Pressure' (did you mean 'pressure'?), 'clas' (did you mean 'class'?)."
-            " Columns there: 'pressure', 'class'.",
+            (
+                "columns named in the options are not in the table: 'Pressure' (did you mean 'pressure'?), 'clas' (did you mean 'class'?). "
+                "Columns there: 'pressure', 'class'."
+            ),
         ),
         (
             DataConfig(include=("xyz",)),
@@ -95,8 +97,10 @@ def test_options_that_name_columns_wrongly(data: DataConfig, text: str) -> None:
         ),
         (
             pa.table({"a": [None], "b": [[1]]}),
-            "no column is left to learn from ('a': all values missing; 'b': nested column (list<item: int64>))."
-            " Bring columns back with --include.",
+            (
+                "no column is left to learn from ('a': all values missing; 'b': nested column (list<item: int64>)). "
+                "Bring columns back with --include."
+            ),
         ),
         (pa.table({}), "the table has no rows; a fit needs normal rows to learn from."),
     ],

@@ -58,6 +58,8 @@ def sniff(file: TableFile, *, delimiter: str | None = None, encoding: str | None
     if not whole:
         # The last line is cut, and a cut one has too few cells.
         content = content[: content.rfind("\n") + 1] or content
+    skip = _blank_lines(content)
+    content = "".join(content.splitlines(keepends=True)[skip:])
     delimiter = delimiter or ("\t" if ".tsv" in PurePosixPath(file.location.lower()).suffixes else _delimiter(content))
     records = list(islice(_records(content, delimiter), _NUMBERS))
     if len(records) < 2:  # noqa: PLR2004
@@ -69,7 +71,7 @@ def sniff(file: TableFile, *, delimiter: str | None = None, encoding: str | None
         delimiter=delimiter,
         decimal=_decimal(records[1:], delimiter),
         encoding=encoding,
-        skip=_blank_lines(content),
+        skip=skip,
         block=min(LONGEST, max(_BLOCK, 16 * len(content) // len(records))),
         notes=notes,
     )
