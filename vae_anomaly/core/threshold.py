@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_anomaly.config import CalibrationConfig
-from vae_anomaly.errors import NotCalibrated, TooFewRows
+from vae_anomaly.errors import ConfigError, NotCalibrated, TooFewRows
 
 Method = Literal["split", "cross"]
 # Below this many rows a fifth of them is too few to calibrate on, and too many to do without.
@@ -45,12 +45,15 @@ class Threshold:
         return scores > self.value
 
     def at(self, alpha: float) -> "Threshold":
-        """Return the threshold for another false-alarm rate. Raises NotCalibrated when ``alpha`` is finer than the rows allow."""
+        """Return the threshold for another false-alarm rate.
+
+        Raises NotCalibrated when ``alpha`` is finer than the rows allow and ConfigError when it is no rate.
+        """
         n = len(self.calibration)
         if calibration_rows_needed(alpha) > n:
             msg = (
                 f"alpha {alpha:g} needs at least {calibration_rows_needed(alpha):,} calibration rows; this model has {n:,}. "
-                f"Finest alpha possible: {finest_alpha(n):.3g}. Ask for that, or calibrate on more normal rows."
+                f"Finest alpha possible: {finest_text(n)}. Ask for that, or calibrate on more normal rows."
             )
             raise NotCalibrated(msg)
         return replace(self, alpha=alpha, value=conformal_value(self.calibration, alpha))
@@ -87,8 +90,17 @@ def finest_alpha(n: int) -> float:
     return 1.0 / (n + 1)
 
 
+def finest_text(n: int) -> str:
+    """Write the finest alpha with three digits, rounded up: typed again, it is accepted."""
+    unit = 10.0 ** (math.floor(math.log10(finest_alpha(n))) - 2)
+    return f"{math.ceil(finest_alpha(n) / unit - 1e-9) * unit:.3g}"
+
+
 def calibration_rows_needed(alpha: float) -> int:
-    """Return ⌈1/alpha⌉ − 1, the fewest calibration rows that can promise ``alpha``."""
+    """Return ⌈1/alpha⌉ − 1, the fewest calibration rows that can promise ``alpha``. Raises ConfigError outside (0, 1)."""
+    if not 0.0 < alpha < 1.0:
+        msg = f"alpha must be in (0, 1); got {alpha:g}."
+        raise ConfigError(msg)
     return math.ceil(1.0 / alpha - 1e-9) - 1
 
 
@@ -123,7 +135,7 @@ def calibration_size(config: CalibrationConfig, rows: int) -> tuple[Method, int]
         part = "" if method == "cross" else f" (half of the {rows:,} rows at most)"
         msg = (
             f"alpha {config.alpha:g} needs at least {need:,} calibration rows; {most:,} given{part}. Finest alpha possible with these "
-            f"rows: {finest_alpha(most):.3g}. Use --alpha {math.ceil(1e4 * finest_alpha(most)) / 1e4:g} or more rows."
+            f"rows: {finest_text(most)}. Use --alpha {finest_text(most)} or more rows."
         )
         raise TooFewRows(msg)
     if method == "cross":
