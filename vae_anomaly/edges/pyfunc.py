@@ -5,9 +5,11 @@ the artifact folder; nothing is pickled. The code itself is not stored with the 
 process use the code of the first (mlflow#12377); the format number of the artifact says which package versions can read it.
 """
 
+import logging
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -77,9 +79,7 @@ class AnomalyModel(PythonModel):
 
 def log(folder: Path, detector: Detector) -> str:
     """Log the artifact in ``folder`` to the active run as an MLflow model; return the id of the model."""
-    with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-        # An example would be scored twice more while logging, and the signature already says what goes in.
-        warnings.filterwarnings("ignore", message=".*input example was not provided")
+    with tempfile.TemporaryDirectory() as temporary, _silence():
         code = Path(temporary, "vae_anomaly_model.py")
         code.write_text(MODEL_CODE)
         info = pyfunc.log_model(
@@ -90,6 +90,24 @@ def log(folder: Path, detector: Detector) -> str:
             pip_requirements=requirements(),
         )
     return str(info.model_id)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Hold back what MLflow says of every model that it logs.
+
+    An input example would be scored twice more while logging, and the signature already says what goes in. MLflow compares the
+    requirements with what is installed, which is where they come from; a checkout that is not installed would be called a mismatch.
+    """
+    logger = logging.getLogger("mlflow.utils.requirements_utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*input example was not provided")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 def requirements() -> list[str]:

@@ -42,6 +42,9 @@ __all__ = [
 # MLflow's limits.
 PARAM_LENGTH = 6000
 DIGEST_LENGTH = 36
+METRICS_AT_ONCE = 1000
+# Points of the learning curve that come faster than this travel together.
+SEND_SECONDS = 2.0
 FILES_SHOWN = 100
 PICTURE_DPI = 120
 
@@ -84,6 +87,7 @@ class Run:
         self._tracking = tracking
         self._client = MlflowClient()
         self._unsent: list[Any] = []
+        self._sent_at = -math.inf
         self._server_is_lost = False
 
     def log_config(self, config: Config) -> None:
@@ -106,16 +110,15 @@ class Run:
             "active_units": block.active_units,
         }
         self._keep(values, step=block.step)
-        if not self._server_is_lost:
+        if not self._server_is_lost and time.monotonic() - self._sent_at > SEND_SECONDS:
             try:
                 self._send()
             except TrackingError:
                 self._server_is_lost = True
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log final numbers, such as ``auroc``."""
+        """Log final numbers, such as ``auroc``, with the next points of the curve or the model."""
         self._keep(metrics, step=0)
-        self._send()
 
     def log_dataset(self, names: Sequence[str], *, digest: str, rows: int) -> None:
         """Record which files the rows came from, without copying them."""
@@ -162,11 +165,11 @@ class Run:
         self._unsent.extend(Metric(key, float(value), now, step) for key, value in values.items() if math.isfinite(value))
 
     def _send(self) -> None:
-        if not self._unsent:
-            return
         with store.errors("log the learning curve", self._uri):
-            self._client.log_batch(self.run_id, metrics=self._unsent)
-        self._unsent = []
+            while self._unsent:
+                self._client.log_batch(self.run_id, metrics=self._unsent[:METRICS_AT_ONCE])
+                del self._unsent[:METRICS_AT_ONCE]
+        self._sent_at = time.monotonic()
 
 
 @contextmanager
@@ -179,7 +182,7 @@ def start_run(tracking: TrackingConfig, *, name: str | None = None) -> Iterator[
     if not tracking.enabled:
         yield NoRun()
         return
-    _check_names(tracking)
+    check_names(tracking)
     with store.opened(tracking.uri) as uri:
         mlflow = store.import_mlflow()
         with store.errors("start a run", uri):
@@ -197,7 +200,7 @@ def start_run(tracking: TrackingConfig, *, name: str | None = None) -> Iterator[
             mlflow.end_run()
 
 
-def _check_names(tracking: TrackingConfig) -> None:
+def check_names(tracking: TrackingConfig) -> None:
     """Refuse before the training what MLflow would refuse after it."""
     if not tracking.register:
         return
