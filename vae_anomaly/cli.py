@@ -182,9 +182,7 @@ def score(
     terminal.show(result, lambda: "" if quiet else summary.of_score(result), as_json=as_json)
 
 
-@app.command(
-    cls=opt.GroupedHelp, epilog="Example: vae-anomaly evaluate data/labelled.parquet --label-column fault"
-)
+@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly evaluate data/labelled.parquet --label-column fault")
 def evaluate(
     data: opt.Data,
     *,

@@ -22,9 +22,7 @@ Device = Annotated[
 ]
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-Data = Annotated[
-    list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, Parquet, Arrow.", metavar="DATA", show_default=False)
-]
+Data = Annotated[list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, Parquet, Arrow.", metavar="DATA", show_default=False)]
 LabelColumn = Annotated[
     str | None,
     typer.Option(help="Column that says which rows are normal; the others are left out of the fit and used to evaluate it.",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import Comparison, FalseAlarms, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
+from vae_anomaly.core.threshold import finest_text
 from vae_anomaly.workflow.results import (
     Alarm,
     EvaluateResult,
@@ -128,7 +129,10 @@ def _labels(left_out: Mapping[str, int]) -> str:
 def _threshold(promise: Promise) -> list[tuple[str, str]]:
     method = "split, exact" if promise.exact else "cross-fitted, approximate"
     return [
-        ("threshold", f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; finest alpha possible {promise.finest_alpha:.3g})"),
+        (
+            "threshold",
+            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; finest alpha possible {finest_text(promise.calibration_rows)})",
+        ),
         ("promise", promise.words),
     ]
 

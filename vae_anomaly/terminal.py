@@ -51,7 +51,7 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
 def usage_text(error: Exception) -> str:
     """Typer's own words for a usage error, without its full stop."""
     words = error.format_message() if hasattr(error, "format_message") else str(error)
-    return str(words).rstrip(".")
+    return str(words).replace("Value error, ", "").rstrip(".")
 
 
 def _leave(text: str, code: int, *, as_json: bool) -> NoReturn:
@@ -96,8 +96,10 @@ class _LowerCaseLevel(logging.Formatter):
 
 
 def show(result: Any, text: Callable[[], str], *, as_json: bool) -> None:
-    """Print a result: ``text()`` for people, or exactly one JSON object."""
-    _print(json.dumps(plain(result), allow_nan=False, ensure_ascii=False) if as_json else text())
+    """Print a result: ``text()`` for people, nothing if that is empty, or exactly one JSON object."""
+    shown = json.dumps(plain(result), allow_nan=False, ensure_ascii=False) if as_json else text()
+    if shown:
+        _print(shown)
 
 
 def _print(text: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -30,6 +31,9 @@ from vae_anomaly.errors import ConfigError, OutputError, TrackingError
 from vae_anomaly.workflow.detection import after_fit, encoded
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.results import FitResult, ModelName
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STAGES = {"train": "training", "calibrate": "calibrating"}
 # Packages whose version can change a score.
@@ -151,6 +155,19 @@ def _log(run: Run | NoRun, detector: Detector, quality: Quality | None) -> None:
     run.log_metrics({"fit_seconds": detector.card.seconds, "threshold": detector.threshold.value, "alpha": detector.threshold.alpha})
     if quality:
         run.log_metrics({"auroc": quality.auroc, "average_precision": quality.average_precision, "recall": quality.recall})
+    if isinstance(run, Run):
+        run.log_figures(_pictures(detector))
+
+
+def _pictures(detector: Detector) -> "dict[str, Figure]":
+    from vae_anomaly.edges import figures  # --no-tracking draws nothing and needs no matplotlib
+
+    return {
+        "learning_curve": figures.learning_curve(detector.card.history),
+        "score_histogram": figures.score_histogram(detector.threshold),
+        "column_quality": figures.column_quality(detector.quality),
+        "calibration_curve": figures.calibration_curve(detector.threshold),
+    }
 
 
 def _log_model(run: Run | NoRun, detector: Detector, output: Path | None) -> ModelVersion | None:

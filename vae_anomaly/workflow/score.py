@@ -56,6 +56,8 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
     Raises NotCalibrated for an ``alpha`` finer than the calibration allows, SchemaMismatch before anything is read when columns of the
     model are missing, OutputError for an output that exists and is not the one of this very request.
     """
+    if request.alpha is not None and not 0 < request.alpha < 1:
+        raise ConfigError(f"--alpha must be in (0, 1); got {request.alpha:g}.")
     output = _output(request)
     opened = open_model(request.model, uri=request.tracking_uri)
     detector = opened.detector

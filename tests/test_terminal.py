@@ -1,0 +1,80 @@
+"""Progress that does not flood, values as JSON knows them, programs that are handed over to."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from vae_anomaly import terminal
+
+
+@dataclass(frozen=True)
+class Inner:
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    by_name: dict[str, Path]
+
+
+def test_plain_knows_what_json_knows() -> None:
+    value = Outer(inner=Inner(values=(1.0, float("nan"), float("inf"))), by_name={"x": Path("a/b")})
+    assert terminal.plain(value) == {"inner": {"values": [1.0, None, None]}, "by_name": {"x": "a/b"}}
+
+
+def test_lines_come_every_ten_seconds_at_most() -> None:
+    said: list[str] = []
+    clock = iter([0.0, 1.0, 11.0, 11.0, 12.0, 30.0, 30.0])
+    tell = terminal.lines(said.append, clock=lambda: next(clock))
+    tell("training", 1, 400)
+    tell("training", 120, 400)
+    tell("training", 130, 400)
+    tell("scoring", 1_000_000, None)
+    assert said == ["training: 120 of 400", "scoring: 1,000,000"]
+
+
+def test_progress_writes_nothing_when_quiet_or_soon_done(capfd: pytest.CaptureFixture[str]) -> None:
+    for quiet in (True, False):
+        with terminal.progress(quiet=quiet) as tell:
+            tell("training", 1, 2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    with terminal.progress(quiet=False) as tell:
+        tell("reading", 0, None)
+        tell("training", 3, 400)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "3 of 400" in said.err
+
+
+def test_a_result_without_words_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show({"a": 1}, str, as_json=False)
+    assert capsys.readouterr().out == ""
+    terminal.show({"a": "ü"}, str, as_json=True)
+    assert capsys.readouterr().out == '{"a": "ü"}\n'
+
+
+@pytest.mark.parametrize(("verbose", "quiet", "level"), [(0, False, "WARNING"), (1, False, "INFO"), (2, True, "DEBUG"), (0, True, "ERROR")])
+def test_levels(verbose: int, quiet: bool, level: str) -> None:  # noqa: FBT001  # parametrized
+    logger = logging.getLogger("vae_anomaly")
+    before = logger.handlers, logger.level, logger.propagate
+    terminal.set_logging(verbose, quiet=quiet)
+    found = logging.getLevelName(logger.level)
+    logger.handlers, logger.level, logger.propagate = before
+    assert found == level
+
+
+def test_handing_over_keeps_stdout_clean_and_the_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+    terminal.hand_over([sys.executable, "-c", "print('words')"], quiet=False)
+    assert capfd.readouterr() == ("", "words\n")
+    with pytest.raises(SystemExit, match="3"):
+        terminal.hand_over([sys.executable, "-c", "import sys; print('words'); sys.exit(3)"], quiet=True)
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,273 @@
+"""The verbs against a real store: whole or absent, again and again, and what is kept when a server is lost."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
+from vae_anomaly.edges import artifact, manifest, tracking
+from vae_anomaly.errors import ArtifactError, ConfigError, DataError, OutputError, TooFewRows, TrackingError
+from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate
+from vae_anomaly.workflow.fit import fit
+from vae_anomaly.workflow.models import info, models, ui
+from vae_anomaly.workflow.results import FitResult
+from vae_anomaly.workflow.score import ScoreRequest, score
+
+ROWS = 200
+
+
+def config(uri: str | None) -> Config:
+    return Config(
+        data=DataConfig(id_columns=("id",)),
+        model=ModelConfig(views=("standard",), members=1, hidden=(8,), latent=2, exemplars=40),
+        train=TrainConfig(steps=10, batch_rows=32, device="cpu"),
+        calibration=CalibrationConfig(alpha=0.05, method="split", share=0.3),
+        tracking=TrackingConfig(enabled=uri is not None, model_name="pump", alias="live", uri=uri),
+    )
+
+
+def table(rows: int, seed: int) -> pa.Table:
+    random = np.random.default_rng(seed)
+    a = random.normal(size=rows)
+    mode = random.choice(["on", "off"], rows)
+    return pa.table({"id": np.arange(rows), "a": a, "b": a + random.normal(scale=0.1, size=rows), "mode": mode})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def uri(store: Path) -> str:
+    return f"sqlite:///{store}/mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_store(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Artifacts of a SQLite store go to ./mlruns."""
+    monkeypatch.chdir(store)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def fitted(store: Path, uri: str) -> Iterator[FitResult]:
+    """One registered model, for all tests that change nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(store)
+        pq.write_table(table(ROWS, seed=1), store / "normal.parquet")
+        yield fit([str(store / "normal.parquet")], config(uri))
+
+
+# ── fit and the registry ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fit_is_registered_and_found_by_its_alias(fitted: FitResult, uri: str) -> None:
+    assert (fitted.model.name, fitted.model.version, fitted.model.alias) == ("pump", "1", "live")
+    assert fitted.next_steps[0] == "vae-anomaly score NEW.csv --model models:/pump@live"
+    found = info("models:/pump@live", tracking_uri=uri)
+    assert (found.model.version, found.rows, dict(found.versions)["vae-anomaly"]) == ("1", ROWS, found.versions["vae-anomaly"])
+    assert found.promise == fitted.promise
+    listed = models("pump", tracking_uri=uri).versions
+    assert [(v.version, v.aliases, v.tags["rows"]) for v in listed] == [("1", ("live",), str(ROWS))]
+
+
+def test_a_run_has_curve_figures_and_numbers(fitted: FitResult, uri: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    run = client.get_run(fitted.model.run_id)
+    assert {"train/loss", "val/reconstruction", "val/kl", "active_units", "threshold", "fit_seconds"} <= run.data.metrics.keys()
+    assert run.data.params["train.steps"] == "10"
+    assert [len(client.get_metric_history(fitted.model.run_id, name)) for name in ("train/loss", "threshold")] == [10, 1]
+    pictures = {Path(f.path).stem for f in client.list_artifacts(fitted.model.run_id, "figures")}
+    assert pictures == {"learning_curve", "score_histogram", "column_quality", "calibration_curve"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        pytest.param({"calibration": CalibrationConfig(alpha=0.001)}, TooFewRows, id="too few rows"),
+        pytest.param({"data": DataConfig(label_column="mode", normal_labels=("fine",))}, DataError, id="no normal row"),
+        pytest.param({"data": DataConfig(exclude=("nothing",))}, ConfigError, id="unknown column"),
+    ],
+)
+def test_what_is_refused_leaves_no_run_and_no_version(
+    fitted: FitResult, uri: str, change: dict[str, object], error: type[Exception]
+) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = [client.get_run(fitted.model.run_id).info.experiment_id]
+    before = len(client.search_runs(experiment)), len(models(tracking_uri=uri).versions)
+    with pytest.raises(error):
+        fit(["normal.parquet"], replace(config(uri), **change))  # type: ignore[arg-type]  # fields of Config
+    assert (len(client.search_runs(experiment)), len(models(tracking_uri=uri).versions)) == before
+
+
+def test_a_lost_server_leaves_the_model_in_a_folder(fitted: FitResult, uri: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object, **__: object) -> None:
+        raise TrackingError("MLflow could not log the model: gone.")
+
+    monkeypatch.setattr(tracking.Run, "log_model", lost)
+    with pytest.raises(TrackingError) as error:
+        fit(["normal.parquet"], config(uri))
+    kept = str(error.value).removeprefix("MLflow could not log the model: gone. The model is kept: score with --model ").removesuffix(".")
+    assert artifact.load(store / kept).card.rows == fitted.rows_used
+    assert len(models("pump", tracking_uri=uri).versions) == 1
+
+
+@pytest.mark.usefixtures("fitted")
+def test_nothing_registered_under_a_name(uri: str) -> None:
+    with pytest.raises(ArtifactError) as error:
+        models("valve", tracking_uri=uri)
+    assert str(error.value) == f"no version of 'valve' is registered in {uri}. Fit one here, or give --tracking-uri."
+
+
+@pytest.mark.usefixtures("fitted")
+def test_the_ui_runs_on_the_same_store(uri: str) -> None:
+    found = ui(host="127.0.0.1", port=5001, tracking_uri=uri)
+    assert found.url == "http://127.0.0.1:5001"
+    assert found.command[1:] == ("-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", "5001")
+
+
+def test_time_and_group_hold_back_the_last_block(tmp_path: Path) -> None:
+    rows = table(ROWS, seed=1).append_column("t", pa.array(np.arange(ROWS)[::-1])).append_column("unit", pa.array(["p", "q"] * 100))
+    pq.write_table(rows, tmp_path / "x.parquet")
+    data = DataConfig(id_columns=("id",), time_column="t", group_by="unit")
+    found = fit([str(tmp_path / "x.parquet")], replace(config(None), data=data), output=tmp_path / "m")
+    assert any("last block of each group" in note for note in found.notes)
+    assert info(str(tmp_path / "m")).training_rows < ROWS - 60
+
+
+def test_without_tracking_nothing_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(table(ROWS, seed=1), "normal.parquet")
+    found = fit(["normal.parquet"], config(None), output=Path("m"))
+    assert (found.model.folder, found.model.version, found.next_steps[0]) == ("m", "", "vae-anomaly score NEW.csv --model m")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "normal.parquet"]
+    again = fit(["normal.parquet"], config(None), output=Path("m"), overwrite=True)
+    assert again.promise == found.promise
+
+
+# ── score ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def request_(fitted: FitResult, uri: str, tmp_path: Path) -> ScoreRequest:
+    """Fifty rows: one far off, one with an unseen mode, one with nothing in it."""
+    rows = table(50, seed=2).to_pylist()
+    rows[3] |= {"b": 50.0}
+    rows[4] |= {"mode": "stuck"}
+    rows[5] |= {"a": None, "b": None, "mode": None}
+    for row in rows[6:30]:
+        row["a"] = None
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "new.parquet")
+    return ScoreRequest(data=(str(tmp_path / "new.parquet"),), model=fitted.model.uri, id_columns=("id",), tracking_uri=uri)
+
+
+def test_score_counts_what_went_by(request_: ScoreRequest) -> None:
+    found = score(replace(request_, chunk_rows=7))
+    assert (found.counts.rows, found.counts.null_scores, found.counts.unseen) == (50, 1, {"mode": 1})
+    assert found.counts.expected_alarms == pytest.approx(0.05 * 49)
+    assert found.counts.top_alarms[0].row == 3
+    assert found.counts.top_alarms[0].ids == {"id": "3"}
+    assert found.counts.top_alarms[0].reasons[0].column == "b"
+    assert [change.column for change in found.counts.missing_changes] == ["a"]
+    written = pq.read_table(found.output)
+    assert found.output.endswith("new.scores.parquet")
+    assert written["id"].to_pylist() == list(range(50))
+    assert set(written["model"].to_pylist()) == {"pump"}
+    assert sum(written["is_anomaly"].to_pylist()) == found.counts.alarms
+
+
+def test_worst_rows_come_in_the_order_of_their_scores(request_: ScoreRequest) -> None:
+    found = score(replace(request_, alpha=0.5, chunk_rows=7))
+    scores = [(alarm.score, alarm.row) for alarm in found.counts.top_alarms]
+    written = pq.read_table(found.output)
+    all_scores = [(s, i) for i, s in enumerate(written["anomaly_score"].to_pylist()) if s is not None]
+    assert scores == sorted(all_scores, key=lambda pair: (-pair[0], pair[1]))[:5]
+
+
+def test_a_job_killed_before_its_manifest_was_complete_may_run_again(request_: ScoreRequest) -> None:
+    first = score(request_)
+    path = manifest.path_of(Path(first.output))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"state": "started"}), encoding="utf-8")
+    again = score(request_)
+    assert (again.unchanged, again.counts) == (False, first.counts)
+    assert score(request_).unchanged
+
+
+def test_an_output_that_was_changed_is_not_taken_for_done(request_: ScoreRequest) -> None:
+    first = score(request_)
+    with Path(first.output).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(OutputError) as error:
+        score(request_)
+    assert str(error.value) == f"{first.output} was changed after it was written. Name another with -o, or give --overwrite to replace it."
+    assert not score(replace(request_, overwrite=True)).unchanged
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [({"top": 1}, "options"), ({"model": "folder"}, "model"), ({"alpha": 0.2, "model": "folder"}, "model and options")],
+)
+def test_another_request_is_told_apart(request_: ScoreRequest, tmp_path: Path, change: dict[str, object], what: str) -> None:
+    output = tmp_path / "out.parquet"
+    score(replace(request_, output=output))
+    changed = {"model": info(request_.model, tracking_uri=request_.tracking_uri).model.folder} if "model" in change else {}
+    with pytest.raises(OutputError, match=f"another request \\(other {what}\\)"):
+        score(replace(request_, output=output, **change | changed))  # type: ignore[arg-type]  # fields of ScoreRequest
+
+
+def test_new_input_of_the_same_name_is_another_request(request_: ScoreRequest) -> None:
+    score(request_)
+    pq.write_table(table(20, seed=3), request_.data[0])
+    with pytest.raises(OutputError, match=r"another request \(other inputs\)"):
+        score(request_)
+
+
+def test_progress_reaches_all_rows(request_: ScoreRequest) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    score(replace(request_, chunk_rows=7), tell=lambda *step: told.append(step))
+    assert told[0] == ("scoring", 0, 50)
+    assert told[-1] == ("scoring", 50, 50)
+
+
+# ── evaluate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> str:
+    broken = table(20, seed=4).set_column(2, "b", pa.array([50.0] * 20))
+    rows = pa.concat_tables([table(100, seed=5), broken]).append_column("fault", pa.array(["normal"] * 100 + ["leak"] * 12 + ["wear"] * 8))
+    pq.write_table(rows, tmp_path / "labelled.parquet")
+    return str(tmp_path / "labelled.parquet")
+
+
+@pytest.mark.usefixtures("fitted")
+def test_evaluate_lets_the_peers_learn_from_the_rows_of_the_fit(uri: str, labelled: str) -> None:
+    found = evaluate(EvaluateRequest(data=(labelled,), model="models:/pump@live", label_column="fault", tracking_uri=uri)).quality
+    assert (found.auroc, found.recall) == (1.0, 1.0)
+    assert [(f.label, f.flagged) for f in found.by_label] == [("leak", 12), ("wear", 8)]
+    assert found.comparison is not None
+    assert (found.comparison.peer_rows, found.comparison.test_rows) == (ROWS, 120)
+
+
+def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_are_gone(tmp_path: Path, labelled: str) -> None:
+    pq.write_table(table(ROWS, seed=1), tmp_path / "gone.parquet")
+    fit([str(tmp_path / "gone.parquet")], config(None), output=tmp_path / "m")
+    (tmp_path / "gone.parquet").unlink()
+    request = EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")
+    found = evaluate(request).quality.comparison
+    assert found is not None
+    assert (found.peer_rows, found.test_rows) == (50, 70)
+    again = evaluate(replace(request, reference=(labelled,))).quality.comparison
+    assert again is not None
+    assert (again.peer_rows, again.test_rows) == (120, 120)
