@@ -1,0 +1,103 @@
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from vae_anomaly.edges.columnar import ColumnarTable, open_arrow, open_parquet
+from vae_anomaly.edges.files import find_files
+from vae_anomaly.errors import DataError
+
+PUMP = pa.table({"x": [1.0, None, -999.0], "k": ["a", "?", None], "n": [1, -999, 3], "t": [dt.date(2024, 1, 1)] * 3})
+
+
+def write_arrow(path: Path, table: pa.Table) -> None:
+    with pa.ipc.new_file(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+def write_stream(path: Path, table: pa.Table) -> None:
+    with pa.ipc.new_stream(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+WRITERS: dict[str, tuple[str, Any, Any]] = {
+    "parquet": ("x.parquet", lambda path, table: pq.write_table(table, path, row_group_size=2), open_parquet),
+    "arrow": ("x.arrow", write_arrow, open_arrow),
+    "stream": ("x.arrow", write_stream, open_arrow),
+}
+
+
+def opened(tmp_path: Path, form: str, table: pa.Table) -> ColumnarTable:
+    name, write, open_table = WRITERS[form]
+    write(tmp_path / name, table)
+    return open_table(find_files([str(tmp_path / name)])[0])  # type: ignore[no-any-return]
+
+
+def streamed(table: ColumnarTable, **columns: list[str]) -> pa.Table:
+    asked: dict[str, list[str]] = {"numeric": [], "text": [], "raw": [], "missing": []} | columns
+    return pa.Table.from_batches(list(table.stream(**asked)))
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_all_rows_in_the_types_of_the_file(tmp_path: Path, form: str) -> None:
+    table = opened(tmp_path, form, PUMP)
+    assert (table.names, table.rows, table.notes) == (("x", "k", "n", "t"), 3 if form == "parquet" else None, ())
+    assert table.read(missing=[]).equals(PUMP)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_declared_missing_values_are_null_but_not_in_raw_columns(tmp_path: Path, form: str) -> None:
+    table = opened(tmp_path, form, PUMP)
+    got = streamed(table, numeric=["n", "x"], text=["k"], raw=["t"], missing=["?", "-999"])
+    assert got.drop_columns("t").to_pydict() == {"n": [1, None, 3], "x": [1.0, None, None], "k": ["a", None, None]}
+    assert got.column_names == ["n", "x", "k", "t"]
+    assert streamed(table, raw=["k", "n"], missing=["?", "-999"]).to_pydict() == {"k": ["a", "?", None], "n": [1, -999, 3]}
+    assert table.read(missing=["?"])["k"].to_pylist() == ["a", None, None]
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_names_with_dots_and_nested_columns(tmp_path: Path, form: str) -> None:
+    dotted = pa.table({"a.b": [1.0], "a": [{"b": 2.0}], "list": [[1]]})
+    table = opened(tmp_path, form, dotted)
+    assert streamed(table, numeric=["a.b"]).to_pydict() == {"a.b": [1.0]}
+    assert table.read(missing=["?"]).to_pydict() == dotted.to_pydict()
+
+
+def test_a_large_row_group_comes_in_small_batches(tmp_path: Path) -> None:
+    table = opened(tmp_path, "parquet", pa.table({"x": np.arange(5.0)}))
+    pq.write_table(pa.table({"x": np.zeros(200_000)}), tmp_path / "x.parquet", row_group_size=200_000)
+    assert max(b.num_rows for b in table.stream(numeric=["x"], text=[], raw=[], missing=[])) <= 65_536
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, form: str) -> None:
+    with pytest.raises(DataError, match=r"x\.\w+ has columns of the same name: 'a'\. Give every column its own name\.$"):
+        opened(tmp_path, form, pa.table([[1], [2]], names=["a", "a"]))
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("keep", [12, 0.5, -4], ids=["head", "half", "no end"])
+def test_a_truncated_file_is_refused(tmp_path: Path, form: str, keep: float) -> None:
+    opened(tmp_path, form, pa.table({"x": np.arange(1000.0)}))
+    path = tmp_path / WRITERS[form][0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(DataError) as caught:
+        WRITERS[form][2](find_files([str(path)])[0]).read(missing=[])
+    assert str(caught.value).startswith(f"{path} is damaged or was not copied whole: ")
+    assert str(caught.value).endswith(". Write or copy it again.")
+    assert "\n" not in str(caught.value)
+
+
+def test_damage_in_the_middle_is_found_while_streaming(tmp_path: Path) -> None:
+    table = opened(tmp_path, "parquet", pa.table({"x": np.random.default_rng(0).normal(size=50_000)}))
+    path = tmp_path / "x.parquet"
+    content = bytearray(path.read_bytes())
+    content[100:2000] = b"\xff" * 1900
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.parquet (is damaged|cannot be read)"):
+        streamed(table, numeric=["x"])

@@ -1,0 +1,210 @@
+import bz2
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vae_anomaly.edges import delimited, dialect
+from vae_anomaly.edges.delimited import DelimitedTable
+from vae_anomaly.edges.dialect import sniff
+from vae_anomaly.edges.files import find_files
+from vae_anomaly.errors import DataError
+
+Write = Callable[..., DelimitedTable]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Return a function that writes content to x.csv and opens it."""
+
+    def opened(content: str | bytes, *, name: str = "x.csv", encoding: str | None = None) -> DelimitedTable:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        (file,) = find_files([str(path)])
+        return DelimitedTable(file=file, dialect=sniff(file, encoding=encoding))
+
+    return opened
+
+
+def streamed(table: DelimitedTable, *, numeric: str = "", text: str = "", raw: str = "", missing: str = "") -> pa.Table:
+    batches = table.stream(numeric=numeric.split(), text=text.split(), raw=raw.split(), missing=missing.split())
+    return pa.Table.from_batches(list(batches))
+
+
+# ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "values"),
+    [
+        ("1 2 3", "int64", [1, 2, 3]),
+        ("1 2.5 +3", "double", [1, 2.5, 3]),
+        ("1 NA nan", "int64", [1, None, None]),
+        ("N/A null NULL #N/A NaN 7", "int64", [None] * 5 + [7]),
+        ("1 x", "string", ["1", "x"]),
+        ("1 n/a", "string", ["1", "n/a"]),
+        ("True false", "string", ["True", "false"]),
+        ("None a", "string", ["None", "a"]),
+        ("007 010", "int64", [7, 10]),
+        ("007 x", "string", ["007", "x"]),
+        ("1e5 -inf", "double", [1e5, float("-inf")]),
+        ("NA NA", "null", [None, None]),
+        ("a NA", "string", ["a", None]),
+    ],
+)
+def test_a_column_is_numeric_if_every_cell_that_is_not_missing_parses(write: Write, cells: str, kind: str, values: list[object]) -> None:
+    table = write("c,d\n" + "".join(f"{cell},1\n" for cell in cells.split())).read(missing=[])
+    assert (str(table["c"].type), table["c"].to_pylist()) == (kind, values)
+
+
+@pytest.mark.parametrize("time", ["2024-01-31", "2024-01-31 12:00:00", "2024-01-31T12:00:00Z", "31.01.2024 12:00", "2024/01/31"])
+def test_times_are_recognised(write: Write, time: str) -> None:
+    assert pa.types.is_temporal(write(f"t,x\n{time},1\n").read(missing=[])["t"].type)
+
+
+def test_declared_missing_values_leave_numbers_numbers(write: Write) -> None:
+    table = write("a,b,c\n1.5,?,-999\n?,x,-999.0\nBad,y,3\n").read(missing=["?", "Bad", "-999"])
+    assert table.to_pydict() == {"a": [1.5, None, None], "b": [None, "x", "y"], "c": [None, None, 3.0]}
+
+
+def test_columns_can_be_asked_for_as_text(write: Write) -> None:
+    assert write("a,b\n01,2\n").read(missing=[], text=["a"]).to_pydict() == {"a": ["01"], "b": [2]}
+
+
+def test_decimal_commas(write: Write) -> None:
+    table = write("a;b;c;d\n1,5;x,y;2.5;1,5\n-2,5e3;z;3,5;Bad\n").read(missing=[])
+    assert table.to_pydict() == {"a": [1.5, -2500.0], "b": ["x,y", "z"], "c": [2.5, 3.5], "d": ["1,5", "Bad"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [("x.csv.gz", gzip.compress), ("x.csv.bz2", bz2.compress), ("x.csv.zst", lambda b: pa.compress(b, codec="zstd", asbytes=True))],
+    ids=["gz", "bz2", "zst"],
+)
+def test_compressed_files(write: Write, name: str, pack: Callable[[bytes], bytes]) -> None:
+    table = write(pack(b"a,b\n1,x\n"), name=name)
+    assert table.read(missing=[]).to_pydict() == {"a": [1], "b": ["x"]}
+    assert streamed(table, numeric="a", text="b").to_pydict() == {"a": [1.0], "b": ["x"]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+def test_every_encoding_gives_the_same_rows(write: Write, encoding: str) -> None:
+    table = write('ä,b\n"two\r\nlines",ü\n\n€,2\n'.encode(encoding))
+    expected = {"ä": ["two\r\nlines", "€"], "b": ["ü", "2"]}
+    assert table.read(missing=[]).to_pydict() == expected
+    assert streamed(table, text="ä b").to_pydict() == expected
+
+
+def test_names_lose_the_blanks_around_them(write: Write) -> None:
+    table = write("\n\n a , b\n1,2\n")
+    assert table.read(missing=[]).to_pydict() == {"a": [1], "b": [2]}
+    assert streamed(table, numeric="b a").to_pydict() == {"b": [2.0], "a": [1.0]}
+
+
+# ── stream ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_the_columns_asked_for_are_streamed_in_the_types_asked_for(write: Write) -> None:
+    table = streamed(write("id,x,k,rest\n007,1,1,?\nNA,,NA,?\n,2.5,b,?\n"), numeric="x", text="k", raw="id")
+    assert table.schema == pa.schema([("x", pa.float64()), ("k", pa.string()), ("id", pa.string())])
+    assert table.to_pydict() == {"x": [1.0, None, 2.5], "k": ["1", None, "b"], "id": ["007", "NA", None]}
+
+
+def test_declared_missing_values_are_null_but_not_in_raw_columns(write: Write) -> None:
+    table = streamed(write("id,x,k\n?,?,?\n-9,-9.0,-9\n"), numeric="x", text="k", raw="id", missing="? -9")
+    assert table.to_pydict() == {"x": [None, None], "k": [None, None], "id": ["?", "-9"]}
+
+
+def test_a_bad_cell_leaves_the_text_of_its_block_for_the_caller_to_show(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "LONGEST", 1 << 16)
+    rows = [f"{i},{i}" for i in range(200_000)]
+    rows[150_000] = "n/a,150000"
+    table = write("a,b\n" + "\n".join(rows) + "\n")
+    places = []
+    seen = 0
+    for batch in table.stream(numeric=["a", "b"], text=[], raw=[], missing=[]):
+        if pa.types.is_string(batch.column("a").type):
+            places.append(seen + batch.column("a").to_pylist().index("n/a"))
+        assert batch.column("b").type == pa.float64()
+        assert batch.column("b")[0].as_py() == seen
+        seen += batch.num_rows
+    assert (places, seen) == ([150_000], 200_000)
+
+
+def test_cells_that_only_the_patient_way_can_read_are_read(write: Write) -> None:
+    # The decimal sign is a comma, and one column has points all the same.
+    table = streamed(write("a;b\n1,5;1.5\n2,5;-9\n"), numeric="a b", missing="-9")
+    assert table.to_pydict() == {"a": [1.5, 2.5], "b": [1.5, None]}
+
+
+def test_a_record_longer_than_a_block_is_read(write: Write) -> None:
+    content = "a,b\n" + "x,1\n" * 3000 + "y" * 3_000_000 + ",2\n"
+    for table in (write(content).read(missing=[]), streamed(write(content), numeric="b", text="a")):
+        assert table.num_rows == 3001
+        assert len(table["a"][3000].as_py()) == 3_000_000
+
+
+# ── malformed ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("a,b\n1,2\n3\n", "{} row 2 has 1 cells, expected 2 as in the header: '3'. Correct that row."),
+        ('a,b\n"1\n",2\n\n3,4,5\n', "{} row 2 has 3 cells, expected 2 as in the header: '3,4,5'. Correct that row."),
+        ("a,b\n" + "1,2\n" * 300_000 + "3\n", "{} row 300,001 has 1 cells, expected 2 as in the header: '3'. Correct that row."),
+        ("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n", "{} row 4 is not in the encoding of the rows before it. Save the file as UTF-8."),
+    ],
+    ids=["ragged", "ragged after a quoted newline", "ragged far below", "encoding"],
+)
+def test_malformed_rows_are_named(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes, text: str) -> None:
+    monkeypatch.setattr(dialect, "_HEAD", 7)  # the broken byte stands beyond it
+    table = write(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        streamed(table, text=" ".join(table.names))
+    assert str(caught.value) == text.format(tmp_path / "x.csv")
+
+
+def test_malformed_rows_are_named_in_a_fit_too(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialect, "_HEAD", 7)
+    with pytest.raises(DataError) as caught:
+        write("a,b\n1,2\n3\n").read(missing=[])
+    assert str(caught.value) == f"{tmp_path / 'x.csv'} row 2 has 1 cells, expected 2 as in the header: '3'. Correct that row."
+    with pytest.raises(DataError, match=r"x\.csv column 'a' is not utf-8 text\. Save the file as UTF-8\.$"):
+        write("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n").read(missing=[])
+
+
+def test_a_record_that_never_ends_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delimited, "LONGEST", 1 << 20)
+    table = write('a,b\n1,2\n"' + "x\n" * 1_500_000)
+    with pytest.raises(DataError, match=r"x\.csv has a row longer than 1 MB\. Is a quote left open\?$"):
+        streamed(table, text="a b")
+
+
+def test_a_truncated_archive_is_refused(write: Write) -> None:
+    whole = gzip.compress(b"a,b\n" + b"".join(b"%d,%d\n" % (i * i, i) for i in range(200_000)))
+    with pytest.raises(DataError, match=r"x\.csv\.gz cannot be read: Truncated compressed stream$"):
+        write(whole[: len(whole) // 2], name="x.csv.gz")
+
+
+# ── properties ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=6)
+
+
+def quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"'
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(cells, cells), min_size=1, max_size=8))
+def test_quoted_text_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
+    path = tmp_path_factory.mktemp("quoted") / "x.csv"
+    path.write_text("a,b\n" + "".join(f"{quoted(a)},{quoted(b)}\n" for a, b in rows), encoding="utf-8", newline="")
+    (file,) = find_files([str(path)])
+    table = DelimitedTable(file=file, dialect=sniff(file, delimiter=",", encoding="utf-8"))
+    assert streamed(table, raw="a b").to_pylist() == [{"a": a or None, "b": b or None} for a, b in rows]

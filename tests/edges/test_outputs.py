@@ -1,0 +1,200 @@
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import csv as pacsv
+
+from vae_anomaly.edges import outputs
+from vae_anomaly.edges.outputs import default_output, output_format, write_batches
+from vae_anomaly.errors import ConfigError, DataError, OutputError
+
+FORMATS: tuple[Literal["csv", "parquet"], ...] = ("csv", "parquet")
+FEATURE = pa.struct([("column", pa.string()), ("value", pa.string()), ("contribution", pa.float64())])
+SCORES = pa.table(
+    {
+        "row": pa.array([1, 2, 3]),
+        "anomaly_score": pa.array([0.1 + 0.2, None, 1e300]),
+        "is_anomaly": pa.array([False, None, True]),
+        "top_features": pa.array([None, None, [{"column": 'p "bar"', "value": "1,5", "contribution": 0.25}]], pa.list_(FEATURE)),
+        "model": pa.array(["pump", "pump", 'a "b",\nc']).dictionary_encode(),
+    }
+)
+
+
+def write(path: Path, table: pa.Table = SCORES, *, rows: int = 2) -> int:
+    return write_batches(path, iter(table.to_batches(max_chunksize=rows)), table.schema, fmt=output_format(path))
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_csv_is_quoted_only_where_needed_and_nested_columns_are_json(tmp_path: Path) -> None:
+    assert write(tmp_path / "s.csv") == 3
+    assert (tmp_path / "s.csv").read_text() == (
+        "row,anomaly_score,is_anomaly,top_features,model\n"
+        "1,0.30000000000000004,false,,pump\n"
+        "2,,,,pump\n"
+        '3,1e+300,true,"[{""column"": ""p \\""bar\\"""", ""value"": ""1,5"", ""contribution"": 0.25}]","a ""b"",\nc"\n'
+    )
+    back = pacsv.read_csv(tmp_path / "s.csv", parse_options=pacsv.ParseOptions(newlines_in_values=True))
+    assert back["anomaly_score"].to_pylist() == SCORES["anomaly_score"].to_pylist()
+    assert json.loads(back["top_features"][2].as_py()) == SCORES["top_features"][2].as_py()
+
+
+def test_parquet_is_read_back_as_it_was(tmp_path: Path) -> None:
+    assert write(tmp_path / "s.parquet") == 3
+    assert pq.read_table(tmp_path / "s.parquet").equals(SCORES)
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
+def test_the_bytes_do_not_depend_on_the_batches(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "_GROUP_ROWS", 1000)
+    table = pa.table({"x": [i / 7 for i in range(3500)], "k": [f"level {i % 40}" for i in range(3500)]})
+    contents = set()
+    for rows in (1, 999, 1000, 1001, 5000):
+        write(tmp_path / name, table, rows=rows)
+        contents.add((tmp_path / name).read_bytes())
+    assert len(contents) == 1
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
+def test_no_rows_still_make_a_file_with_columns(tmp_path: Path, name: str) -> None:
+    assert write(tmp_path / name, SCORES.slice(0, 0)) == 0
+    read = pacsv.read_csv if name.endswith("csv") else pq.read_table
+    assert read(tmp_path / name).column_names == SCORES.column_names
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_an_error_of_the_reader_leaves_nothing_and_stays_what_it_is(tmp_path: Path, fmt: Literal["csv", "parquet"]) -> None:
+    def broken() -> Iterator[pa.RecordBatch]:
+        yield from SCORES.to_batches()
+        raise DataError("row 4 is broken")
+
+    path = tmp_path / f"s.{fmt}"
+    path.write_text("old")
+    with pytest.raises(DataError, match=r"^row 4 is broken$"):
+        write_batches(path, broken(), SCORES.schema, fmt=fmt)
+    assert (left(tmp_path), path.read_text()) == ([path.name], "old")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "the disk is full. Free some space or write elsewhere with -o."),
+        (errno.EDQUOT, "the disk quota is used up. Free some space or write elsewhere with -o."),
+        (errno.EROFS, "the file system is read-only. Write elsewhere with -o."),
+        (errno.EACCES, "permission denied. Write elsewhere with -o."),
+        (errno.EIO, "[Errno 5] Input/output error."),
+    ],
+)
+@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_what_the_disk_says_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmt: Literal["csv", "parquet"], call: str, code: int, said: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    target: Any = os if call == "fsync" else Path
+    monkeypatch.setattr(target, call, refuse)
+    path = tmp_path / f"s.{fmt}"
+    with pytest.raises(OutputError) as caught:
+        write_batches(path, iter(SCORES.to_batches()), SCORES.schema, fmt=fmt)
+    assert str(caught.value) == f"{path} cannot be written: {said}"
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_a_really_full_disk(tmp_path: Path, fmt: Literal["csv", "parquet"]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("only Linux has a device that is always full")
+    (tmp_path / f".s.{fmt}.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="the disk is full"):
+        write_batches(tmp_path / f"s.{fmt}", iter(SCORES.to_batches()), SCORES.schema, fmt=fmt)
+    assert left(tmp_path) == []
+
+
+def test_places_where_no_file_can_be(tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").write_text("")
+    for path, said in {
+        tmp_path / "no" / "s.csv": "its folder does not exist. Make the folder or write elsewhere with -o.",
+        tmp_path / "file" / "s.csv": "its folder is a file. Write elsewhere with -o.",
+        tmp_path / "folder.csv": "it is a folder. Name a file with -o.",
+    }.items():
+        with pytest.raises(OutputError) as caught:
+            write(path)
+        assert str(caught.value) == f"{path} cannot be written: {said}"
+
+
+def test_what_a_killed_run_left_is_swept_away_but_not_what_a_living_one_writes(tmp_path: Path) -> None:
+    dead, living, other = (tmp_path / f".s.csv.{owner}.part" for owner in (2**22 + 5, os.getppid(), "x"))
+    for path in (dead, living, other):
+        path.write_text("half")
+    write(tmp_path / "s.csv")
+    assert left(tmp_path) == sorted([living.name, other.name, "s.csv"])
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("new.csv", "new.scores.csv"),
+        ("a/new.csv", "a/new.scores.csv"),
+        ("new.csv.gz", "new.scores.csv"),
+        ("New.CSV", "New.scores.csv"),
+        ("day.2024.tsv", "day.2024.scores.csv"),
+        ("no_suffix", "no_suffix.scores.csv"),
+        ("x.parquet", "x.scores.parquet"),
+        ("x.arrow", "x.scores.parquet"),
+        ("folder", "folder.scores.parquet"),
+        ("folder/", "folder.scores.parquet"),
+        ("folder/v1.0", "folder/v1.0.scores.parquet"),
+    ],
+)
+def test_where_scores_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, output: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder" / "v1.0").mkdir(parents=True)
+    assert default_output(source) == Path(output)
+
+
+def test_the_folder_we_are_in_has_its_scores_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lake").mkdir()
+    monkeypatch.chdir(tmp_path / "lake")
+    assert default_output(".") == tmp_path / "lake.scores.parquet"
+
+
+@pytest.mark.parametrize("source", ["s3://lake/x.parquet", "data/*.csv", "part-[0-9].csv"])
+def test_scores_of_what_has_no_place_need_one(source: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        default_output(source)
+    assert str(caught.value) == f"{source} has no obvious place for the scores beside it; name one with -o."
+
+
+def test_the_name_of_an_output_says_its_format() -> None:
+    assert [output_format(Path(p)) for p in ("a.csv", "a.PARQUET", "a.pq")] == ["csv", "parquet", "parquet"]
+    with pytest.raises(ConfigError, match=r"^output 'a\.xlsx' must end in \.csv or \.parquet, got '\.xlsx'\.$"):
+        output_format(Path("a.xlsx"))
+
+
+texts = st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=5)
+floats = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.lists(st.tuples(texts, floats), min_size=1, max_size=6))
+def test_csv_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str | None, float | None]]) -> None:
+    path = tmp_path_factory.mktemp("out") / "s.csv"
+    table = pa.table({"text": pa.array([r[0] for r in rows], pa.string()), "number": pa.array([r[1] for r in rows], pa.float64())})
+    write(path, table)
+    options = pacsv.ConvertOptions(column_types=table.schema, strings_can_be_null=True, null_values=[""])
+    back = pacsv.read_csv(path, parse_options=pacsv.ParseOptions(newlines_in_values=True), convert_options=options)
+    assert back.equals(table)
