@@ -14,6 +14,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vae_anomaly.config import Prior
 from vae_anomaly.core.conditional import CellBank, cell_bank, fill_missing
@@ -22,8 +23,9 @@ from vae_anomaly.core.prior import Exemplars, PriorProduct, kl_to_prior, prior_p
 from vae_anomaly.core.vae import Cells, Layout, Vae, cell_nll, gaussian_kl
 from vae_anomaly.core.views import Views, to_cells
 
-# Rows of a block: large enough for full speed of the matrix products, small enough that one row alone is cheap.
-BLOCK_ROWS = 128
+# Rows of a block: large enough for full speed of the matrix products, small enough that one row alone is cheap and that what a block
+# holds for every exemplar stays in the cache. Without exemplars there is less to hold and calls weigh more.
+BLOCK_ROWS = {"exemplar": 128, "standard": 2048}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +45,8 @@ class Constants:
     def cost(self, batch: Batch) -> Tensor:
         """Return what changed constants contribute, float64 ``[n, d]``."""
         cost = torch.zeros(len(batch), batch.observed.shape[-1], dtype=torch.float64)
+        if not len(self.numeric) and not len(self.code):
+            return cost
         d_num = batch.numeric.shape[-1]
         numbers = (batch.numeric[..., self.numeric] != self.value) & batch.observed[..., self.numeric]
         codes = (batch.codes[..., self.code] != self.level) & batch.observed[..., d_num + self.code]
@@ -101,7 +105,9 @@ class Ensemble:
         return replace(self, vae=vae, views=self.views.nets(index), exemplars=self.exemplars.nets(index), weight=self.weight[index])
 
     def reads(self, batch: Batch) -> Batch:
-        """Return the columns that the networks read."""
+        """Return the columns that the networks read; the batch itself when these are all."""
+        if len(self.numeric) + len(self.codes) == batch.observed.shape[-1]:
+            return batch
         observed = torch.cat([self.numeric, batch.numeric.shape[-1] + self.codes])
         return Batch(numeric=batch.numeric[..., self.numeric], codes=batch.codes[..., self.codes], observed=batch.observed[..., observed])
 
@@ -127,7 +133,7 @@ def net_terms(ensemble: Ensemble, cells: Cells, own: Tensor | None = None) -> tu
 
 
 def _score_block(ensemble: Ensemble, batch: Batch) -> Scores:
-    """Score exactly ``BLOCK_ROWS`` rows."""
+    """Score one block of the fixed size."""
     nll, kl = net_terms(ensemble, ensemble.cells(batch))
     weight = ensemble.weight.unsqueeze(-1)
     reconstruction = (nll.sum(-1) * weight).sum(0) + ensemble.constants.cost(batch).sum(-1)
@@ -151,7 +157,7 @@ def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Scores:
 
 
 def _over_blocks(ensemble: Ensemble, batch: Batch, threads: int) -> Iterator[Scores]:
-    blocks = list(blocks_of(batch))
+    blocks = list(blocks_of(batch, BLOCK_ROWS[ensemble.prior]))
     if threads <= 1 or len(blocks) == 1:
         yield from (_score_block(ensemble, block) for block in blocks)
         return
@@ -159,14 +165,17 @@ def _over_blocks(ensemble: Ensemble, batch: Batch, threads: int) -> Iterator[Sco
         yield from pool.map(torch.no_grad()(lambda block: _score_block(ensemble, block)), blocks)
 
 
-def blocks_of(batch: Batch, size: int = BLOCK_ROWS) -> Iterator[Batch]:
-    """Cut a batch into blocks of exactly ``size`` rows; the last is filled up with rows in which nothing is observed."""
+def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:
+    """Cut a batch into blocks of exactly ``size`` rows; the last is filled up with rows of zeros."""
     for start in range(0, len(batch), size):
         block = batch.rows(slice(start, start + size))
         short = size - len(block)
         if short:
-            filler = Batch(**{name: getattr(block, name).new_zeros(short, *getattr(block, name).shape[1:]) for name in Batch.__slots__})
-            block = Batch(**{name: torch.cat([getattr(block, name), getattr(filler, name)]) for name in Batch.__slots__})
+            block = Batch(
+                numeric=functional.pad(block.numeric, (0, 0, 0, 0, 0, short)),
+                codes=functional.pad(block.codes, (0, 0, 0, 0, 0, short)),
+                observed=functional.pad(block.observed, (0, 0, 0, 0, 0, short), value=True),
+            )
         yield block
 
 

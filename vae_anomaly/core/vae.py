@@ -138,7 +138,9 @@ def cell_nll(layout: Layout, out: Tensor, cells: Cells, *, sigma: float, unseen:
     softmax, mixed with a probability ``unseen`` for all levels never met, so a seen level costs log max p − log p(x).
     """
     numbers, booleans, categories = layout.slices()
-    parts = [(out[..., numbers] - cells.units[..., numbers]).square() / (2.0 * sigma * sigma)]
+    parts = [(out[..., numbers] - cells.units[..., numbers]).square() * (0.5 / (sigma * sigma))]
+    if not cells.target.shape[-1]:
+        return parts[0].masked_fill(~cells.observed, 0.0)
     target, count = cells.target, booleans.stop - booleans.start
     parts.append(_boolean_nll(out[..., booleans], target[..., :count], unseen))
     parts.extend(_category_nll(out[..., s], target[..., count + j], unseen).unsqueeze(-1) for j, s in enumerate(categories))
@@ -179,6 +181,8 @@ def training_loss(vae: Vae, clean: Cells, noisy_units: Tensor, noise: Tensor, *,
 def best_log_loss(layout: Layout, out: Tensor, cells: Cells) -> Tensor:
     """Return −log max p of every cell ``[g, n, w·d]``, 0 for numbers and where missing."""
     numbers, booleans, categories = layout.slices()
+    if not cells.target.shape[-1]:
+        return torch.zeros_like(out)
     parts = [torch.zeros_like(out[..., numbers]), -functional.logsigmoid(out[..., booleans].abs())]
     parts.extend(-functional.log_softmax(out[..., s], dim=-1).max(-1, keepdim=True).values for s in categories)
     return torch.cat(parts, dim=-1).masked_fill(~cells.observed, 0.0)

@@ -76,6 +76,9 @@ def _flat_observed(layout: Layout, batch: Batch) -> Tensor:
 def _codes_to_units(views: Views, layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return centred one-hot units ``[g, n, u_cat]`` (0 where missing) and targets ``[g, n, w·d_cat]``."""
     nets = views.mean.shape[0]
+    if not batch.codes.shape[-1]:
+        leading = batch.codes.shape[:2] if batch.codes.dim() > 3 else (nets, len(batch))  # noqa: PLR2004  ([g, b, w, 0])
+        return views.mean.new_zeros(*leading, 0), batch.codes.new_zeros(*leading, 0)
     booleans, categories = _split_codes(layout, batch.codes)
     flat = torch.cat([booleans, categories], dim=-1)
     flat = flat if flat.dim() == 3 else flat.expand(nets, *flat.shape)  # noqa: PLR2004  (g, n, cells)
@@ -90,9 +93,6 @@ def _codes_to_units(views: Views, layout: Layout, batch: Batch) -> tuple[Tensor,
         units.append(torch.where(seen, unit - mean, 0.0))
         target.append(goal)
         first += levels
-    if not units:
-        shape = flat.shape[:2]
-        return torch.zeros(*shape, 0, device=flat.device), flat
     return torch.cat(units, dim=-1), torch.stack(target, dim=-1)
 
 
