@@ -134,7 +134,19 @@ def test_nothing_registered_under_a_name(uri: str) -> None:
 def test_the_ui_runs_on_the_same_store(uri: str) -> None:
     found = ui(host="127.0.0.1", port=5001, tracking_uri=uri)
     assert found.url == "http://127.0.0.1:5001"
-    assert found.command[1:] == ("-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", "5001")
+    assert found.command[1:] == (
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "5001",
+        "--workers",
+        "1",
+    )
 
 
 def test_time_and_group_hold_back_the_last_block(tmp_path: Path) -> None:

@@ -1,25 +1,19 @@
-"""What a threshold promises and how well a detector does on labelled rows, as plain values and in words.
+"""What a threshold promises, how well a detector does, which columns changed: plain values, some in words.
 
-Knows scores, labels and counts: no network, table or file. Scores: higher = more anomalous. Rates are shares of 1.
+Knows counts and calibration scores: no network, table or file. Rates are shares of 1. How detection is measured: ``core.metrics``.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import beta
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.special import betaincinv
 
 from vae_anomaly.core.detector import ColumnQuality
-from vae_anomaly.core.labels import Labels
 from vae_anomaly.core.threshold import Threshold, alarms_in, finest_alpha
 
 # Share of calibrations whose long-run false-alarm rate lies inside the stated band.
 BAND = 0.99
-# Confidence of the interval around a realised rate.
-CONFIDENCE = 0.95
 # Of thousands of columns none should differ by chance, and what is too small to matter is not news.
 STANDARD_ERRORS, SMALLEST_CHANGE = 4.0, 0.01
 
@@ -63,7 +57,7 @@ def band(n: int, alpha: float) -> tuple[float, float]:
     """Return the central 99 % of Beta(j, n + 1 - j), j = ⌊(n + 1)·alpha⌋."""
     j = alarms_in(n, alpha)
     tail = (1.0 - BAND) / 2.0
-    return float(beta.ppf(tail, j, n + 1 - j)), float(beta.ppf(1.0 - tail, j, n + 1 - j))
+    return float(betaincinv(j, n + 1 - j, tail)), float(betaincinv(j, n + 1 - j, 1.0 - tail))
 
 
 def _promise_in_words(alpha: float, n: int, low: float | None, high: float | None) -> str:
@@ -138,70 +132,6 @@ class Quality:
     false_alarms: FalseAlarms | None  # None: the normal rows are those that set the threshold, so their rate says nothing
     by_label: tuple[LabelFound, ...] = ()
     comparison: Comparison | None = None
-
-
-def rank(name: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Ranking:
-    """Return area under the ROC curve and average precision of two sets of scores; ties count half in the former."""
-    scores = np.concatenate([normal, anomalous])
-    truth = np.arange(len(scores)) >= len(normal)
-    return Ranking(name=name, auroc=float(roc_auc_score(truth, scores)), average_precision=float(average_precision_score(truth, scores)))
-
-
-def measure(
-    normal: NDArray[np.float64], anomalous: NDArray[np.float64], threshold: Threshold, labels: Labels, *, calibrated_on: bool = False
-) -> Quality:
-    """Measure scores of normal rows ``[n]`` and of anomalous rows ``[a]``, both not empty and without NaN.
-
-    ``labels`` are those of the anomalous rows; ``calibrated_on`` says that the normal rows are those that set the threshold.
-    """
-    false, flags = int(threshold.flags(normal).sum()), threshold.flags(anomalous)
-    hits = int(flags.sum())
-    ranking = rank("", normal, anomalous)
-    return Quality(
-        normal_rows=len(normal),
-        anomalous_rows=len(anomalous),
-        auroc=ranking.auroc,
-        average_precision=ranking.average_precision,
-        precision=hits / (hits + false) if hits + false else None,
-        recall=hits / len(anomalous),
-        false_alarms=None if calibrated_on else _false_alarms(false, len(normal)),
-        by_label=_by_label(flags, labels),
-    )
-
-
-def _false_alarms(hits: int, rows: int) -> FalseAlarms:
-    low, high = exact_interval(hits, rows)
-    return FalseAlarms(rows=hits, rate=hits / rows, low=low, high=high)
-
-
-def exact_interval(hits: int, n: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a rate (Clopper & Pearson 1934).
-
-    >>> [round(end, 4) for end in exact_interval(0, 100)]
-    [0.0, 0.0362]
-    """
-    tail = (1.0 - CONFIDENCE) / 2.0
-    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1.0 - tail, hits + 1, n - hits)) if hits < n else 1.0
-    return low, high
-
-
-def _by_label(flags: NDArray[np.bool_], labels: Labels) -> tuple[LabelFound, ...]:
-    """How many rows of each label were flagged, the most frequent label first."""
-    flagged = labels.where(flags).counts()
-    return tuple(LabelFound(label=name, rows=count, flagged=flagged.get(name, 0)) for name, count in labels.counts().items())
-
-
-def compare(rankings: list[Ranking], ours: str, *, peer_rows: int, test_rows: int) -> Comparison:
-    """Order the detectors by AUROC and say in words whether ``ours`` earned its place."""
-    ordered = tuple(sorted(rankings, key=lambda ranking: -ranking.auroc))
-    own = next(ranking for ranking in ordered if ranking.name == ours)
-    best = ordered[0]
-    if best.auroc <= own.auroc:
-        words = f"{ours} ranks first of {len(ordered)} here (AUROC {own.auroc:.4f})"
-    else:
-        words = f"{best.name} ranks better here: AUROC {best.auroc:.4f}, {ours} {own.auroc:.4f}"
-    return Comparison(rankings=ordered, peer_rows=peer_rows, test_rows=test_rows, words=words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

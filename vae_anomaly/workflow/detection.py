@@ -13,8 +13,9 @@ import torch
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
 from vae_anomaly.core.labels import Labels
+from vae_anomaly.core.metrics import compare, measure, rank
 from vae_anomaly.core.peers import REFERENCE_ROWS, Matrix, peer_scores
-from vae_anomaly.core.report import Comparison, Quality, compare, measure, rank
+from vae_anomaly.core.report import Comparison, Quality
 from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.core.threshold import Plan
 

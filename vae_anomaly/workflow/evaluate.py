@@ -14,8 +14,9 @@ from vae_anomaly.config import DataConfig
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch, encode
 from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class
+from vae_anomaly.core.metrics import measure
 from vae_anomaly.core.peers import Matrix
-from vae_anomaly.core.report import Quality, measure, promise
+from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import absent_text
 from vae_anomaly.edges import tables
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError

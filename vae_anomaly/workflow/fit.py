@@ -28,7 +28,6 @@ from vae_anomaly.core.threshold import Plan, calibration_size, plan_rows
 from vae_anomaly.edges import artifact, tables
 from vae_anomaly.edges.tracking import ModelVersion, NoRun, Run, start_run
 from vae_anomaly.errors import ConfigError, OutputError, TrackingError
-from vae_anomaly.workflow.detection import after_fit, encoded
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.results import FitResult, ModelName
 
@@ -129,6 +128,8 @@ def _held_against(detector: Detector, plan: Plan, rows: Rows) -> Quality | None:
     """Hold the detector against the rows that the fit left out because of their labels."""
     if rows.labels is None or not rows.anomalous.num_rows:
         return None
+    from vae_anomaly.workflow.detection import after_fit, encoded  # scikit-learn is needed with labels only
+
     normal = encoded(detector.schema, rows.normal.to_batches())
     return after_fit(detector, plan, normal, encoded(detector.schema, rows.anomalous.to_batches()), rows.labels)
 

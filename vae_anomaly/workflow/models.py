@@ -68,5 +68,5 @@ def ui(*, host: str, port: int, tracking_uri: str | None = None) -> UiResult:
     """Return the command that runs MLflow's own UI on the store; a store that is not there is an ArtifactError."""
     uri = store.store_uri(tracking_uri)
     with store.opened(tracking_uri, create=False):
-        command = (sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port))
+        command = (sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1")
     return UiResult(url=f"http://{host}:{port}", store=store.shown(uri), command=command)
