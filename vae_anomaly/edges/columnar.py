@@ -74,7 +74,8 @@ def _input(file: TableFile) -> pa.NativeFile:
 
 
 def _parquet_batches(file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(_input(file), buffer_size=_BUFFER) as parquet:
+    # pre_buffer would fetch the column chunks of the whole file ahead.
+    with pq.ParquetFile(_input(file), buffer_size=_BUFFER, pre_buffer=False) as parquet:
         yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(names))
 
 
