@@ -445,6 +445,11 @@ def test_info_shows_columns_and_promise(ground: Path) -> None:
     assert (found["rows"], found["training_rows"], found["seed"], found["networks"]) == (ROWS, 144, 0, 1)
 
 
+def test_verbose_says_what_was_loaded(ground: Path) -> None:
+    shown = run("info", ground / "model", "-v")
+    assert shown.stderr.startswith(f"info: loaded {ground}/model from {ground}/model, fitted 20")
+
+
 def test_evaluate_ranks_ours_beside_others(ground: Path, here: Path) -> None:
     broken = table(20, seed=4).set_column(2, "pressure", pa.array([99.0] * 20))
     rows = pa.concat_tables([table(100, seed=5), broken]).append_column("state", pa.array([0] * 100 + [1] * 20))

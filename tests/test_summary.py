@@ -116,10 +116,13 @@ def test_a_fit_in_words() -> None:
 
 
 def test_a_detection_in_words() -> None:
-    result = EvaluateResult(rows=120, null_scores=0, promise=FIT.promise, quality=QUALITY, model=MODEL, next_steps=())
+    result = EvaluateResult(rows=120, null_scores=1, promise=FIT.promise, notes=("a note",), quality=QUALITY, model=MODEL, next_steps=())
     lines = summary.of_evaluate(result).splitlines()
     assert lines[0] == "pump version 3 on 120 labelled rows."
+    assert lines[1] == "  no score     1 rows, left out"
     assert lines[4:] == [
+        "  note         a note",
+        "",
         "Detection:",
         "  rows         100 normal, 20 anomalous",
         "  ranking      AUROC 0.9500, average precision 0.9000",

@@ -283,3 +283,11 @@ def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_are_gone(
     again = evaluate(replace(request, reference=(labelled,))).quality.comparison
     assert again is not None
     assert (again.peer_rows, again.test_rows) == (120, 120)
+
+
+def test_evaluate_on_the_rows_of_the_fit_says_so(tmp_path: Path, labelled: str) -> None:
+    data = DataConfig(id_columns=("id",), label_column="fault")
+    fit([labelled], replace(config(None), data=data, calibration=CalibrationConfig(alpha=0.1, method="split")), output=tmp_path / "m")
+    assert evaluate(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"))).notes == (
+        "the model was fitted on these very files: it has seen their normal rows, and the figures are too good",
+    )

@@ -68,7 +68,11 @@ def of_score(result: ScoreResult) -> str:
 def of_evaluate(result: EvaluateResult) -> str:
     """A model against labels."""
     head = f"{_named(result.model)} on {result.rows:,} labelled rows."
-    facts = [("no score", f"{result.null_scores:,} rows, left out" if result.null_scores else ""), *_threshold(result.promise)]
+    facts = [
+        ("no score", f"{result.null_scores:,} rows, left out" if result.null_scores else ""),
+        *_threshold(result.promise),
+        *(("note", note) for note in result.notes),
+    ]
     return _text([head, *_facts(facts), "", *_quality(result.quality), *_next(result.next_steps)])
 
 

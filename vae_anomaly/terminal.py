@@ -157,9 +157,13 @@ def lines(write: Callable[[str], object], clock: Callable[[], float] = time.mono
         nonlocal last
         if clock() - last >= SECONDS_BETWEEN_LINES:
             last = clock()
-            write(f"{stage}: {done:,}" if total is None else f"{stage}: {done:,} of {total:,}")
+            write(f"{stage}: {_units(done, total)}")
 
     return tell
+
+
+def _units(done: int, total: int | None) -> str:
+    return f"{done:,}" if total is None else f"{done:,} of {total:,}"
 
 
 @contextmanager
@@ -179,7 +183,7 @@ def _bar() -> Iterator[Tell]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
 
         def tell(stage: str, done: int, total: int | None) -> None:
-            units = f"{done:,}" if total is None else f"{done:,} of {total:,}"
+            units = _units(done, total)
             if stage not in tasks:
                 for task in tasks.values():
                     bar.update(task, visible=False)

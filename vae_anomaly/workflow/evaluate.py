@@ -25,6 +25,8 @@ from vae_anomaly.workflow.opening import cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.results import EvaluateResult
 
+SEEN = "the model was fitted on these very files: it has seen their normal rows, and the figures are too good"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateRequest:
@@ -77,6 +79,7 @@ def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateR
         rows=len(scored.batch) + scored.null_scores,
         null_scores=scored.null_scores,
         promise=promise(detector.threshold),
+        notes=(SEEN,) if source.digest() == detector.card.data_digest else (),
         quality=_quality(detector, scored, _reference(detector, request, missing)),
         model=opened.name,
         next_steps=(),

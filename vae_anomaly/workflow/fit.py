@@ -3,6 +3,7 @@
 Everything that can be refused is refused before training. Knows nothing about networks, file formats or MLflow.
 """
 
+import logging
 import platform
 import re
 import tempfile
@@ -34,6 +35,7 @@ from vae_anomaly.workflow.results import FitResult, ModelName
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
 STAGES = {"train": "training", "calibrate": "calibrating"}
 # Packages whose version can change a score.
 VERSIONED = ("torch", "numpy", "pyarrow")
@@ -63,6 +65,7 @@ def fit(data: Sequence[str], config: Config, *, output: Path | None = None, over
     rows = _read(source, config)
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows.normal.num_rows)
+    logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))
     with start_run(config.tracking) as run:
         run.log_config(config)
         run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows.normal.num_rows)

@@ -1,5 +1,6 @@
 """A model by its name: found, loaded, and ready to score. Shared by the verbs that use a fitted model."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ from vae_anomaly.core.detector import Detector
 from vae_anomaly.edges import artifact
 from vae_anomaly.edges.registry import resolve
 from vae_anomaly.workflow.results import ModelName
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,6 +25,7 @@ def open_model(model: str, *, uri: str | None = None) -> Opened:
     """Find and load a model. Raises ArtifactError, its kinds, and TrackingError."""
     found = resolve(model, uri=uri)
     detector = artifact.load(found.folder)
+    logger.info("loaded %s from %s, fitted %s", model, found.folder, detector.card.created)
     name = ModelName(name=found.name, version=found.version, folder=str(found.folder), uri=model)
     return Opened(detector=detector, name=name, digest=artifact.fingerprint(found.folder))
 

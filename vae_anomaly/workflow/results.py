@@ -102,6 +102,7 @@ class EvaluateResult:
     rows: int
     null_scores: int
     promise: Promise
+    notes: tuple[str, ...]
     quality: Quality
     model: ModelName
     next_steps: tuple[str, ...]
