@@ -48,6 +48,7 @@ def streamed(table: DelimitedTable, *, numeric: str = "", text: str = "", raw: s
         ("1 x", "string", ["1", "x"]),
         ("1 n/a", "string", ["1", "n/a"]),
         ("True false", "string", ["True", "false"]),
+        ("true true", "string", ["true", "true"]),
         ("None a", "string", ["None", "a"]),
         ("007 010", "int64", [7, 10]),
         ("007 x", "string", ["007", "x"]),

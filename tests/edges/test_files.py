@@ -69,12 +69,12 @@ def test_a_file_whose_name_looks_like_a_glob_is_that_file(folder: Path) -> None:
 
 
 def test_partition_folders_become_columns(folder: Path) -> None:
-    path = folder / "lake" / "day=2024-01-01" / "site=a%20b" / "machine=__HIVE_DEFAULT_PARTITION__" / "p.csv"
+    path = folder / "lake" / "_day=2024-01-01" / "site=a%20b" / "machine=__HIVE_DEFAULT_PARTITION__" / "p.csv"
     path.parent.mkdir(parents=True)
     path.write_text("x\n1\n")
-    expected = (("day", "2024-01-01"), ("site", "a b"), ("machine", None))
+    expected = (("_day", "2024-01-01"), ("site", "a b"), ("machine", None))
     assert find_files(["lake"])[0].partition == expected
-    assert find_files(["lake/day=*"])[0].partition == expected
+    assert find_files(["lake/_day=*"])[0].partition == expected
     # Who names the file alone means its rows, not its place.
     assert find_files([str(path)])[0].partition == ()
 

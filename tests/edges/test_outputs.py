@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv as pacsv
 
-from vae_anomaly.edges import outputs
 from vae_anomaly.edges.outputs import default_output, output_format, write_batches
 from vae_anomaly.errors import ConfigError, DataError, OutputError
 
@@ -56,11 +56,11 @@ def test_parquet_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
-def test_the_bytes_do_not_depend_on_the_batches(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "_GROUP_ROWS", 1000)
-    table = pa.table({"x": [i / 7 for i in range(3500)], "k": [f"level {i % 40}" for i in range(3500)]})
+def test_the_bytes_do_not_depend_on_the_batches(tmp_path: Path, name: str) -> None:
+    n = 150_000  # more than a row group, and enough text to outgrow a Parquet dictionary
+    table = pa.table({"x": np.arange(n) / 7, "k": [f"level {i % 40}" for i in range(n)], "id": [f"user {i * 7919}" for i in range(n)]})
     contents = set()
-    for rows in (1, 999, 1000, 1001, 5000):
+    for rows in (999, 65_536, n):
         write(tmp_path / name, table, rows=rows)
         contents.add((tmp_path / name).read_bytes())
     assert len(contents) == 1
