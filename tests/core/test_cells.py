@@ -118,3 +118,8 @@ def test_a_day_and_a_month_that_can_be_swapped_are_not_guessed() -> None:
 )
 def test_declared_missing_values_become_null(values: list[object], tokens: list[str], expected: list[object]) -> None:
     assert cells.blanked(pa.array(values), tokens).to_pylist() == expected
+
+
+def test_a_long_cell_is_cut_in_errors() -> None:
+    assert cells.shown("x" * 60) == repr("x" * 60)
+    assert cells.shown("x" * 61) == repr("x" * 59 + "…")

@@ -101,3 +101,12 @@ def test_damage_in_the_middle_is_found_while_streaming(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"x\.parquet (is damaged|cannot be read)"):
         streamed(table, numeric=["x"])
+
+
+def test_text_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
+    broken = pa.StringArray.from_buffers(2, pa.array(["ab", "cd"]).buffers()[1], pa.py_buffer(b"ab\xff\xfe"))
+    for form in WRITERS:
+        table = opened(tmp_path, form, pa.table({"k": broken}))
+        for read in (lambda t: t.read(missing=[]), lambda t: streamed(t, text=["k"])):
+            with pytest.raises(DataError, match=r"x\.\w+ is damaged or was not copied whole: .*[Ii]nvalid UTF8"):
+                read(table)

@@ -20,6 +20,8 @@ _NUMBER = r"(?i)^[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)
 # Besides ISO 8601. Unambiguous spellings only: a day and a month that can be swapped would be guessed.
 TIME_FORMATS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
 
+SHOWN = 60  # characters of a cell or name in an error
+
 
 def plain(values: pa.Array) -> pa.Array:
     """Return the values without dictionary, run-length, view or extension wrapping; text is ``string``, halves are float32."""
@@ -117,3 +119,12 @@ def boolean_texts(text: pa.Array, levels: tuple[str, ...]) -> pa.Array:
     lower = pc.utf8_lower(pc.utf8_trim_whitespace(text))
     false, true = (pc.is_in(lower, pa.array([*spellings, level.lower()])) for spellings, level in zip((FALSE, TRUE), levels, strict=True))
     return pc.if_else(false, levels[0], pc.if_else(true, levels[1], text))
+
+
+def shown(text: str) -> str:
+    """Return a name or cell as an error shows it: quoted, on one line, cut when long.
+
+    >>> shown("n/a")
+    "'n/a'"
+    """
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")

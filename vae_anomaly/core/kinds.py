@@ -51,7 +51,7 @@ def judge(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dro
     """Decide one column; ``included`` overrules every reason but 'nothing to learn from'."""
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     if pa.types.is_nested(kind):
-        return Dropped(name=name, reason=f"nested column ({kind})")
+        return Dropped(name=name, reason=f"nested column ({str(kind)[: cells.SHOWN]})")
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         return Dropped(name=name, reason=f"binary column ({kind})")
     values = cells.plain(values)
@@ -141,6 +141,6 @@ def _number_reason(counts: pa.Table, rows: int) -> str | None:
         return None
     if len(words) == 0:
         return "numbers stored as text; write them as numbers"
-    shown = ", ".join(f"{word['values']!r} ({word['counts']:,} ×)" for word in words.slice(0, WORDS_SHOWN).to_pylist())
+    shown = ", ".join(f"{cells.shown(word['values'])} ({word['counts']:,} ×)" for word in words.slice(0, WORDS_SHOWN).to_pylist())
     more = f" and {len(words) - WORDS_SHOWN:,} more" if len(words) > WORDS_SHOWN else ""
     return f"numbers with text in them: {shown}{more}; name them in --missing-values"

@@ -142,7 +142,7 @@ def check_duplicates(names: Sequence[str], where: str) -> None:
 
 def listed(names: Iterable[str]) -> str:
     """Return quoted names, the first ten and how many more."""
-    quoted = [repr(n) for n in names]
+    quoted = [cells.shown(n) for n in names]
     more = len(quoted) - NAMES_SHOWN
     return ", ".join(quoted[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -151,7 +151,7 @@ def did_you_mean(name: str, names: Sequence[str]) -> str:
     """Return ``name`` quoted, with its nearest match among ``names`` if there is one."""
     lower = {n.lower(): n for n in reversed(names)}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
-    return f"{name!r} (did you mean {lower[near[0]]!r}?)" if near else repr(name)
+    return f"{cells.shown(name)} (did you mean {cells.shown(lower[near[0]])}?)" if near else cells.shown(name)
 
 
 def absent_text(absent: Sequence[str], names: Sequence[str]) -> str:
@@ -246,7 +246,7 @@ def _parsed(column: Column, text: pa.Array, place: _Place) -> pa.Array:
     if pc.any(bad).as_py():
         index, row = place.row(bad)
         raise SchemaMismatch(
-            f"column {column.name!r} is numeric in this model but {text[index].as_py()!r} in {row}. "
+            f"column {column.name!r} is numeric in this model but {cells.shown(text[index].as_py())} in {row}. "
             "Declare it in --missing-values, or leave the column out and fit again."
         )
     return cells.numbers(text)

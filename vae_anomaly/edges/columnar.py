@@ -38,7 +38,7 @@ class ColumnarTable:
         """Return all rows in the file's types; ``text`` is for delimited files and changes nothing here."""
         del text
         with _watched(self.file.path):
-            table = pa.Table.from_batches(self.batches(self.file, self.names), self.schema)
+            table = pa.Table.from_batches(_valid(self.batches(self.file, self.names)), self.schema)
         columns = [blanked(column, missing) for column in table.columns]
         return pa.Table.from_arrays(columns, names=list(self.names))
 
@@ -48,7 +48,7 @@ class ColumnarTable:
         """Yield batches in file order with the named columns; declared missing values are null except in ``raw``."""
         names, untouched = [*numeric, *text, *raw], set(raw)
         with _watched(self.file.path):
-            for batch in self.batches(self.file, names):
+            for batch in _valid(self.batches(self.file, names)):
                 arrays = [batch.column(n) if n in untouched else blanked(batch.column(n), missing) for n in names]
                 yield pa.RecordBatch.from_arrays(arrays, names=names)
 
@@ -91,6 +91,13 @@ def _arrow_batches(file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordB
         whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
         for batch in whole:
             yield batch.select(list(names))
+
+
+def _valid(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Let nothing pass whose offsets, indices or text Arrow would stumble over later; costs little beside reading."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch
 
 
 @contextmanager
