@@ -107,6 +107,15 @@ def test_text_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
     broken = pa.StringArray.from_buffers(2, pa.array(["ab", "cd"]).buffers()[1], pa.py_buffer(b"ab\xff\xfe"))
     for form in WRITERS:
         table = opened(tmp_path, form, pa.table({"k": broken}))
-        for read in (lambda t: t.read(missing=[]), lambda t: streamed(t, text=["k"])):
-            with pytest.raises(DataError, match=r"x\.\w+ is damaged or was not copied whole: .*[Ii]nvalid UTF8"):
-                read(table)
+        with pytest.raises(DataError, match=r"x\.\w+ is damaged or was not copied whole: .*[Ii]nvalid UTF8"):
+            table.read(missing=[])
+        with pytest.raises(DataError, match=r"x\.\w+ is damaged or was not copied whole: .*[Ii]nvalid UTF8"):
+            streamed(table, text=["k"])
+
+
+def test_a_name_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
+    opened(tmp_path, "parquet", pa.table({"name_of_x": [1.0]}))
+    path = tmp_path / "x.parquet"
+    path.write_bytes(path.read_bytes().replace(b"name_of_x", b"name_\xff_x"))
+    with pytest.raises(DataError, match=r"x\.parquet is damaged or was not copied whole: "):
+        open_parquet(find_files([str(path)])[0])
