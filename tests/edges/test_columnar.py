@@ -116,6 +116,6 @@ def test_text_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
 def test_a_name_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
     opened(tmp_path, "parquet", pa.table({"name_of_x": [1.0]}))
     path = tmp_path / "x.parquet"
-    path.write_bytes(path.read_bytes().replace(b"name_of_x", b"name_\xff_x"))
+    path.write_bytes(path.read_bytes().replace(b"name_of_x", b"name_\xff\xff_x"))
     with pytest.raises(DataError, match=r"x\.parquet is damaged or was not copied whole: "):
         open_parquet(find_files([str(path)])[0])
