@@ -202,7 +202,8 @@ def test_fit_leaves_labelled_rows_out_and_is_held_against_them(ground: Path, her
     assert found["quality"]["recall"] == 1.0
     assert found["quality"]["false_alarms"] is None
     assert found["quality"]["by_label"] == [{"label": "leak", "rows": 20, "flagged": 20}]
-    assert len(found["quality"]["comparison"]["rankings"]) == 4
+    # The peers learned from the rows our networks learned from, and were tried on the calibration rows and the anomalous ones.
+    assert (found["quality"]["comparison"]["peer_rows"], found["quality"]["comparison"]["test_rows"]) == (120, 100)
 
 
 @pytest.mark.usefixtures("here")
@@ -264,6 +265,10 @@ FIT = ("fit", "new.csv", "--config", "{ground}/tiny.toml", "--no-tracking", "-o"
 TEXTS = {
     "missing column": (
         ("score", "lacks.csv", *SCORE[2:]), 3,
+        "lacks.csv lacks 1 of the model's 4 columns: 'pressure'. Columns there: 'machine', 'flow', 'power', 'mode'.",
+    ),
+    "missing column before anything else": (
+        ("score", "lacks.csv", *SCORE[2:], "-o", "old.csv"), 3,
         "lacks.csv lacks 1 of the model's 4 columns: 'pressure'. Columns there: 'machine', 'flow', 'power', 'mode'.",
     ),
     "text in a numeric column": (

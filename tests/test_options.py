@@ -12,6 +12,7 @@ from vae_anomaly.errors import ConfigError
         ("a", ("a",)),
         ("a, b", ("a", "b")),
         ('"a,b",c', ("a,b", "c")),
+        ('a, "b,c"', ("a", "b,c")),
         ("?,Bad", ("?", "Bad")),
         ("", ()),
         ("a,", ("a", "")),

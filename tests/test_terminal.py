@@ -67,9 +67,9 @@ def test_levels(verbose: int, quiet: bool, level: str) -> None:  # noqa: FBT001 
     logger = logging.getLogger("vae_anomaly")
     before = logger.handlers, logger.level, logger.propagate
     terminal.set_logging(verbose, quiet=quiet)
-    found = logging.getLevelName(logger.level)
+    found, alone = logging.getLevelName(logger.level), not logger.propagate
     logger.handlers, logger.level, logger.propagate = before
-    assert found == level
+    assert (found, alone) == (level, True)
 
 
 def test_handing_over_keeps_stdout_clean_and_the_exit_code(capfd: pytest.CaptureFixture[str]) -> None:

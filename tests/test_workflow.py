@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
+from vae_anomaly.core.stream import RESULT_FIELDS, Tally
 from vae_anomaly.edges import artifact, manifest, tracking
 from vae_anomaly.errors import ArtifactError, ConfigError, DataError, OutputError, TooFewRows, TrackingError
+from vae_anomaly.workflow.counting import Counting
 from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate
 from vae_anomaly.workflow.fit import fit
 from vae_anomaly.workflow.models import info, models, ui
@@ -207,6 +209,32 @@ def test_worst_rows_come_in_the_order_of_their_scores(request_: ScoreRequest) ->
     assert scores == sorted(all_scores, key=lambda pair: (-pair[0], pair[1]))[:5]
 
 
+def test_the_worst_of_many_batches_are_kept() -> None:
+    """Thirty rows in batches of four, scores in no order, every third flagged, the lowest of them last."""
+    scores = np.random.default_rng(0).permutation(30).astype(float)
+    scores[27] = -1.0
+    counting = Counting(ids=("id",))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for first in range(0, 30, 4):
+            some = scores[first : first + 4]
+            flags = (np.arange(first, first + len(some)) % 3 == 0).tolist()
+            counting.add(Tally(rows=len(some), alarms=sum(flags), unscored=0, unseen={"m": 1}, missing={}))
+            yield pa.record_batch({
+                "id": pa.array([f"r{i}" for i in range(first, first + len(some))]),
+                "anomaly_score": some,
+                "p_value": np.full(len(some), 0.5),
+                "is_anomaly": pa.array(flags),
+                "top_features": pa.nulls(len(some), RESULT_FIELDS[5].type),
+            })  # fmt: skip
+
+    list(counting.look(batches(), lambda *_: None, 30))
+    flagged = sorted((s, i) for i, s in enumerate(scores) if i % 3 == 0)[::-1]
+    kept = sorted(counting.worst, key=lambda entry: -entry[0])
+    assert [(score, alarm.row, alarm.ids["id"]) for score, _, alarm in kept] == [(s, i, f"r{i}") for s, i in flagged[:5]]
+    assert (counting.rows, counting.alarms, counting.unseen["m"]) == (30, 10, 8)
+
+
 def test_a_job_killed_before_its_manifest_was_complete_may_run_again(request_: ScoreRequest) -> None:
     first = score(request_)
     path = manifest.path_of(Path(first.output))
@@ -228,7 +256,13 @@ def test_an_output_that_was_changed_is_not_taken_for_done(request_: ScoreRequest
 
 @pytest.mark.parametrize(
     ("change", "what"),
-    [({"top": 1}, "options"), ({"model": "folder"}, "model"), ({"alpha": 0.2, "model": "folder"}, "model and options")],
+    [
+        ({"top": 1}, "options"),
+        ({"explain": "all"}, "options"),
+        ({"missing_values": ("?",)}, "options"),
+        ({"model": "folder"}, "model"),
+        ({"alpha": 0.2, "model": "folder"}, "model and options"),
+    ],
 )
 def test_another_request_is_told_apart(request_: ScoreRequest, tmp_path: Path, change: dict[str, object], what: str) -> None:
     output = tmp_path / "out.parquet"
