@@ -160,7 +160,9 @@ Reference = Annotated[
 
 # ── every command ────────────────────────────────────────────────────────────────────────────────────────────────────
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.", rich_help_panel="Every command")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.", rich_help_panel="Every command")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, no warnings; fit and score print no summary.", rich_help_panel="Every command")
+]
 Verbose = Annotated[
     int,
     typer.Option("--verbose", "-v", count=True, help="Say more; -vv also shows where an error came from.", show_default=False,
