@@ -99,7 +99,10 @@ def run_ours(train: Floats, test: Floats, seed: int, truth: NDArray[np.bool_]) -
     ones = torch.full_like(ensemble.weight, len(detector.config.model.views) / len(ensemble.weight))
     literal = score_rows(dataclasses.replace(ensemble, weight=ones), batch)
     named = {"ours": scores.total, "ours-literal": literal.total, "ours-reconstruction": scores.reconstruction, "ours-kl": scores.kl}
-    facts: dict[str, float] = {"calibration_rows": len(detector.threshold.calibration), "split": float(detector.threshold.method == "split")}
+    facts: dict[str, float] = {
+        "calibration_rows": len(detector.threshold.calibration),
+        "split": float(detector.threshold.method == "split"),
+    }
     for asked in (0.01, 0.05):
         possible = asked >= finest_alpha(len(detector.threshold.calibration))
         flags = detector.threshold.at(asked).flags(scores.total.numpy()) if possible else np.full(len(truth), np.nan)
@@ -190,7 +193,11 @@ def one(job: tuple[Path, int, tuple[str, ...]]) -> list[dict[str, object]]:
 def false_alarm_section(table: pd.DataFrame) -> list[str]:
     """Compare realised false alarms with the exact beta-binomial law for every pair whose rows allow it."""
     ours = table[table.method == "ours"]
-    lines = ["## Realised false alarms", "", "| calibration | alpha | pairs | refused | mean realised | above the upper 99.5 % limit | allowed |"]
+    lines = [
+        "## Realised false alarms",
+        "",
+        "| calibration | alpha | pairs | refused | mean realised | above the upper 99.5 % limit | allowed |",
+    ]
     lines.append("|---|---|---|---|---|---|---|")
     for method, part in (("split", ours[ours.split == 1]), ("cross", ours[ours.split == 0])):
         for alpha in (0.01, 0.05):
@@ -217,7 +224,13 @@ def summary(table: pd.DataFrame, command: str) -> str:
     competing = [m for m in order if m not in OURS or m == "ours"]
     ranks = {k: t[competing].rank(axis=1, ascending=False).mean() for k, t in (("auroc", auroc), ("ap", ap))}
     spent = table.groupby(["method", "set"])[["fit_s", "score_s"]].mean().groupby("method").agg({"fit_s": "mean", "score_s": "sum"})
-    lines = ["# Detection on ADBench sets", "", f"`{command}`", "", f"{auroc.shape[0]} sets, {table.seed.nunique()} seeds, {CAP:,} rows at most a set."]
+    lines = [
+        "# Detection on ADBench sets",
+        "",
+        f"`{command}`",
+        "",
+        f"{auroc.shape[0]} sets, {table.seed.nunique()} seeds, {CAP:,} rows at most a set.",
+    ]
     lines += ["", "| method | AUROC | AP | rank AUROC | rank AP | wins–losses of ours (AUROC) | (AP) | fit s a set | score s, all sets |"]
     lines.append("|---|---|---|---|---|---|---|---|---|")
     for m in order:
@@ -284,7 +297,9 @@ def main() -> None:
         for done, part in enumerate(pool.map(one, jobs), 1):
             rows += part
             ours = next((r for r in part if r["method"] == "ours"), part[0])
-            print(f"{done}/{len(jobs)} {ours['set']} seed {ours['seed']}: {ours['auroc']:.2f} {ours['ap']:.2f}", file=sys.stderr, flush=True)
+            print(
+                f"{done}/{len(jobs)} {ours['set']} seed {ours['seed']}: {ours['auroc']:.2f} {ours['ap']:.2f}", file=sys.stderr, flush=True
+            )
     table = pd.DataFrame(rows)
     args.output.mkdir(parents=True, exist_ok=True)
     table.round(4).to_csv(args.output / f"{args.name}.csv", index=False)

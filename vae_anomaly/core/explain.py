@@ -5,13 +5,15 @@ shared out by occlusion: in proportion to how much it falls when cell ``j`` is r
 other cells. Rows are worked on in blocks of one fixed size, for the same reason as in ``core.score``. Knows no threshold.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vae_anomaly.core.conditional import CellBank, unit_observed
 from vae_anomaly.core.encode import Batch
+from vae_anomaly.core.score import BLOCK_ROWS as SCORE_ROWS
 from vae_anomaly.core.score import Ensemble, blocks_of, kl_of, net_terms, single_threaded_products
 from vae_anomaly.core.vae import Cells, Layout, by_column
 
@@ -44,31 +46,37 @@ class Explanation:
 @torch.no_grad()
 def explain_rows(ensemble: Ensemble, batch: Batch) -> Explanation:
     """Explain rows of any number; deterministic, the same for a row whatever the others are."""
-    with single_threaded_products():
-        parts = [_explain_block(ensemble, block) for block in blocks_of(batch, BLOCK_ROWS)]
-    if not parts:
-        d_num, d_cat = batch.numeric.shape[-1], batch.codes.shape[-1]
-        none = torch.zeros(0, d_num + d_cat, dtype=torch.float64)
+    d_num, d_cat = batch.numeric.shape[-1], batch.codes.shape[-1]
+    places = torch.cat([ensemble.numeric, d_num + ensemble.codes])
+    none = torch.zeros(0, d_num + d_cat, dtype=torch.float64)
+    if len(batch) == 0:
         return Explanation(reconstruction=none, kl=none, number=none[:, :d_num], level=none[:, d_num:].long(), probability=none[:, d_num:])
-    joined = {f.name: torch.cat([getattr(p, f.name) for p in parts])[: len(batch)] for f in fields(Explanation)}
-    return Explanation(**joined)
+    with single_threaded_products():
+        # What adds up to the score is computed in the blocks of the score: products of another shape round otherwise.
+        cost, total_kl = _join([_terms(ensemble, block) for block in blocks_of(batch, SCORE_ROWS[ensemble.prior])], len(batch))
+        share, number, level, probability = _join([_share_and_expect(ensemble, b) for b in blocks_of(batch, BLOCK_ROWS)], len(batch))
+    reconstruction, kl = ensemble.constants.cost(batch), torch.zeros(len(batch), d_num + d_cat, dtype=torch.float64)
+    reconstruction[:, places] += cost
+    kl[:, places] = share * total_kl.unsqueeze(-1)
+    return Explanation(reconstruction=reconstruction, kl=kl, number=number, level=level, probability=probability)
 
 
-def _explain_block(ensemble: Ensemble, batch: Batch) -> Explanation:
-    cells = ensemble.cells(batch)
-    nll, kl = net_terms(ensemble, cells)
+def _join(parts: Sequence[tuple[Tensor, ...]], rows: int) -> list[Tensor]:
+    return [torch.cat(part)[:rows] for part in zip(*parts, strict=True)]
+
+
+def _terms(ensemble: Ensemble, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return what each column that the networks read costs, float64 ``[n, d]``, and the KL ``[n]``, both in weighted nats."""
+    nll, kl = net_terms(ensemble, ensemble.cells(batch))
     weight = ensemble.weight.view(-1, 1)
-    total_kl = (kl * weight).sum(0)
+    return (by_column(ensemble.layout, nll) * weight.unsqueeze(-1)).sum(0), (kl * weight).sum(0)
+
+
+def _share_and_expect(ensemble: Ensemble, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return how the KL is shared over the columns, and what was expected as number, level and probability."""
+    cells = ensemble.cells(batch)
     expected = expected_given_others(cells, ensemble.layout, ensemble.bank)
-    share = _kl_share(ensemble, cells, expected, kl, by_column(ensemble.layout, nll).shape[-1])
-    places = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes])
-    reconstruction = ensemble.constants.cost(batch)
-    reconstruction[:, places] += (by_column(ensemble.layout, nll) * weight.unsqueeze(-1)).sum(0)
-    kl_columns = torch.zeros_like(reconstruction)
-    if len(places):
-        kl_columns[:, places] = share * total_kl.unsqueeze(-1)
-    number, level, probability = _to_raw(ensemble, batch, expected)
-    return Explanation(reconstruction=reconstruction, kl=kl_columns, number=number, level=level, probability=probability)
+    return _kl_share(ensemble, cells, expected), *_to_raw(ensemble, batch, expected)
 
 
 def unit_columns(layout: Layout) -> Tensor:
@@ -94,24 +102,27 @@ def expected_given_others(cells: Cells, layout: Layout, bank: CellBank) -> Tenso
     return expected
 
 
-def _kl_share(ensemble: Ensemble, cells: Cells, expected: Tensor, kl: Tensor, columns: int) -> Tensor:
-    """Return how the KL is shared over the columns, float64 ``[n, d]``, each row adding up to 1."""
-    n = kl.shape[-1]
+def _kl_share(ensemble: Ensemble, cells: Cells, expected: Tensor) -> Tensor:
+    """Return how the KL is shared over the columns, float64 ``[n, d]``, each row adding up to 1; a missing cell has no share."""
+    observed = by_column(ensemble.layout, cells.observed.to(torch.float64)) > 0
+    n, columns = observed.shape
     if columns == 0:
         return torch.zeros(n, 0, dtype=torch.float64)
-    column = unit_columns(ensemble.layout)
+    column, weight = unit_columns(ensemble.layout), ensemble.weight.view(-1, 1)
     gap = (cells.units - expected).square().sum(0).to(torch.float64)
     distance = torch.zeros(n, columns, dtype=torch.float64).index_add_(1, column, gap)
-    candidates = distance.topk(min(CANDIDATES, columns), dim=1).indices
+    candidates = distance.masked_fill(~observed, -1.0).topk(min(CANDIDATES, columns), dim=1).indices
     fall = torch.zeros(n, columns, dtype=torch.float64)
-    weight = ensemble.weight.view(-1, 1)
+    kl = kl_of(ensemble, *ensemble.vae.encode(cells.units))
     for k in range(candidates.shape[1]):
         replaced = torch.where(column == candidates[:, k : k + 1], expected, cells.units)
-        mu, logvar = ensemble.vae.encode(replaced)
-        drop = ((kl - kl_of(ensemble, mu, logvar)) * weight).sum(0).clamp_min(0.0)
+        drop = ((kl - kl_of(ensemble, *ensemble.vae.encode(replaced))) * weight).sum(0).clamp_min(0.0)
         fall.scatter_(1, candidates[:, k : k + 1], drop.unsqueeze(1))
-    total = fall.sum(1, keepdim=True)
-    return torch.where(total > 0, fall / total.clamp_min(1e-300), 1.0 / columns)
+    fall = fall.masked_fill(~observed, 0.0)
+    # Where no replacement lowers the KL, all observed columns share alike; where none is observed, all.
+    fall = torch.where(fall.sum(1, keepdim=True) > 0, fall, observed.to(torch.float64))
+    fall = torch.where(fall.sum(1, keepdim=True) > 0, fall, 1.0)
+    return fall / fall.sum(1, keepdim=True)
 
 
 def _to_raw(ensemble: Ensemble, batch: Batch, expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
 from vae_anomaly.core.explain import Explanation, explain_rows
-from vae_anomaly.core.schema import Column, conform
+from vae_anomaly.core.schema import Column, absent_text, conform
 from vae_anomaly.core.threshold import Threshold
+from vae_anomaly.errors import SchemaMismatch
 
 # Small batches are put together up to this many rows, so that --chunk-rows 1 does not score one padded block a row.
 GATHER_ROWS = 1024
@@ -85,9 +86,13 @@ def score_batches(
 
 
 def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Put small batches together, as long as their columns have the same order and types."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
+        if rows and batch.schema != held[0].schema:
+            yield pa.concat_batches(held)
+            held, rows = [], 0
         held.append(batch)
         rows += batch.num_rows
         if rows >= GATHER_ROWS:
@@ -100,6 +105,9 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _score_one(
     detector: Detector, threshold: Threshold, raw: pa.RecordBatch, options: ScoreOptions, row: int, on_batch: Callable[[Tally], None]
 ) -> pa.RecordBatch:
+    absent = [name for name in options.id_columns if name not in raw.schema.names]
+    if absent:
+        raise SchemaMismatch(f"{options.where} lacks the id columns {absent_text(absent, raw.schema.names)}")
     batch = encode(detector.schema, conform(detector.schema, raw, where=options.where, first_row=row))
     scores = detector.scores(batch, threads=options.threads)
     total = scores.total.numpy()

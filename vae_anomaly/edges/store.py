@@ -4,15 +4,17 @@ Knows nothing of runs, detectors or the registry. MLflow is imported on first us
 (``sqlite:///mlflow.db`` and ``./mlruns`` in the current folder) unless a URI is given or ``MLFLOW_TRACKING_URI`` is set.
 """
 
+import glob
 import os
+import secrets
 import socket
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
@@ -145,15 +147,49 @@ def _refuse_absent_database(uri: str) -> None:
 
 
 def _make_tables(uri: str) -> None:
-    """Let one process at a time create or check the tables: of six at once on a new SQLite file, five died."""
+    """Make or check the tables, one process at a time: of six at once on a new SQLite file, all have died."""
+    path = sqlite_path(uri)
+    if path is None:
+        _touch(uri)
+        return
+    with _lock(path), _no_quoted_folder(uri, path):
+        if not path.exists() or path.stat().st_size == 0:
+            _create(path)
+        _touch(uri)
+
+
+def _touch(uri: str) -> None:
     from mlflow import MlflowClient
 
-    path = sqlite_path(uri)
-    with _lock(path) if path is not None else nullcontext():
-        client = MlflowClient()
-        client.search_experiments(max_results=1)
-        if path is not None:
-            client.search_registered_models(max_results=1)
+    client = MlflowClient(uri)
+    client.search_experiments(max_results=1)
+    client.search_registered_models(max_results=1)
+
+
+def _create(path: Path) -> None:
+    """Create a SQLite store aside and rename it: one whose creator was killed half-way is lost for ever, tables and all."""
+    folder = path.absolute().parent
+    for left in folder.glob(f".{glob.escape(path.name)}.*.partial*"):
+        left.unlink()
+    partial = folder / f".{path.name}.{secrets.token_hex(6)}.partial"
+    try:
+        _touch(f"sqlite:///{quote(str(partial))}")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _no_quoted_folder(uri: str, path: Path) -> Iterator[None]:
+    """Remove the empty folder ``a%20b`` that MLflow makes beside ``a b``."""
+    quoted = Path(uri.partition(":///")[2].partition("?")[0]).parent
+    made = [] if quoted == path.parent else [p for p in (quoted, *quoted.parents) if not p.exists()]
+    try:
+        yield
+    finally:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @contextmanager
