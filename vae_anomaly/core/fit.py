@@ -15,21 +15,20 @@ from torch import Tensor
 
 from vae_anomaly.config import Config, ViewName
 from vae_anomaly.core.conditional import settle_missing
-from vae_anomaly.core.detector import Card, ColumnQuality, Detector
+from vae_anomaly.core.detector import Card, Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
 from vae_anomaly.core.prior import Exemplars, equal_weights
-from vae_anomaly.core.schema import Column, Schema, conform
+from vae_anomaly.core.quality import column_quality
+from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.core.score import Constants, Ensemble, net_terms, score_rows
 from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights
-from vae_anomaly.core.vae import Cells, Layout, Vae, best_log_loss, by_column, cell_nll
-from vae_anomaly.core.views import QUANTILE_ROWS, Views, gather_cells, learn_views
+from vae_anomaly.core.vae import Layout, Vae
+from vae_anomaly.core.views import Views, gather_cells, learn_views
 from vae_anomaly.errors import TooFewRows
 
 # Training rows whose leave-one-out scores set the weight of a view.
 WEIGHING_ROWS = 2000
-# Validation rows for the quality of a column.
-QUALITY_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +94,7 @@ def fit_detector(
     on_progress(Progress(stage="calibrate", done=0, total=1))
     ensemble, threshold = _calibrate(ensemble, batch, plan, nets, config)
     card = _card(plan, config, history, constants, schema)
-    quality = column_quality(ensemble, batch, schema, nets)
+    quality = column_quality(ensemble, batch, schema, nets.validation)
     return Detector(schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card)
 
 
@@ -251,50 +250,6 @@ def _calibrate(ensemble: Ensemble, batch: Batch, plan: Plan, nets: Assignment, c
     constants = replace(ensemble.constants, penalty=float(totals.max()) + 1.0)
     totals = totals + constants.cost(batch.rows(rows)).sum(-1)[~batch.observed[rows].flatten(1).any(1).logical_not()]
     return replace(ensemble, constants=constants), calibrate(totals.numpy(), config.calibration.alpha, plan.method)
-
-
-@torch.no_grad()
-def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, nets: Assignment) -> tuple[ColumnQuality, ...]:
-    """Describe every column: reconstruction on validation rows (mean over networks) and its cells at fit."""
-    count = min(QUALITY_ROWS, *(len(v) for v in nets.validation))
-    read = ensemble.reads(batch)
-    cells = gather_cells(ensemble.views, ensemble.layout, read, torch.stack([v[:count] for v in nets.validation]))
-    explained = _explained(ensemble, settle_missing(ensemble.vae, ensemble.views, cells))
-    places = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()
-    by_place = dict(zip(places, explained.tolist(), strict=True))
-    return tuple(_describe(column, j, batch, by_place.get(j)) for j, column in enumerate(model_order(schema)))
-
-
-def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
-    """Return 1 − SSE/SST for numbers and 1 − nll/nll of the frequencies for the rest, mean over networks, float64 ``[d]``."""
-    layout = ensemble.layout
-    out = ensemble.vae.decode(ensemble.vae.encode(cells.units)[0])
-    error = (cell_nll(layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, out, cells)).double()
-    flat = torch.zeros_like(out)
-    numeric = layout.window * layout.numeric
-    flat[..., numeric:] = ensemble.views.mean.clamp(1e-6, 1 - 1e-6).unsqueeze(1).expand_as(flat[..., numeric:]).log()
-    odds = slice(numeric, numeric + layout.window * layout.booleans)
-    flat[..., odds] -= (1.0 - flat[..., odds].exp()).log()
-    seen = cells.observed[..., :numeric]
-    centre = (cells.units[..., :numeric] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp_min(1)
-    flat[..., :numeric] = centre
-    base = (cell_nll(layout, flat, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, flat, cells)).double()
-    ratio = 1.0 - error.sum(1) / base.sum(1).clamp_min(1e-12)
-    return by_column(layout, ratio.mean(0, keepdim=True)).squeeze(0) / layout.window
-
-
-def _describe(column: Column, place: int, batch: Batch, r2: float | None) -> ColumnQuality:
-    observed = batch.observed[..., place].flatten()
-    missing = 1.0 - float(observed.to(torch.float64).mean())
-    if column.kind != "numeric":
-        code = int(batch.codes[..., place - batch.numeric.shape[-1]].flatten()[int(observed.to(torch.uint8).argmax())])
-        constant = column.levels[code] if r2 is None and code < len(column.levels) else None
-        return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant)
-    values = batch.numeric[..., place].flatten()[observed]
-    step = max(1, len(values) // QUANTILE_ROWS)
-    low, middle, high = np.quantile(values[::step].numpy(), [0.01, 0.5, 0.99]).tolist() if len(values) else (None, None, None)
-    constant = f"{middle:g}" if r2 is None and middle is not None else None
-    return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant, low=low, middle=middle, high=high)
 
 
 def _card(plan: Plan, config: Config, history: History, constants: Constants, schema: Schema) -> Card:
