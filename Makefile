@@ -4,7 +4,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MODEL := vae-anomaly
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .PHONY: help demo test check bench clean
@@ -21,9 +20,9 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(READY)  ## install, fit on data/, register, score, evaluate: about three minutes the first time
-	$(BIN)/vae-anomaly fit data/normal.parquet --model-name $(MODEL)
-	$(BIN)/vae-anomaly score data/new.csv --model models:/$(MODEL)@champion --id-columns timestamp,machine_id --overwrite
-	$(BIN)/python data/show_alarms.py data/new.scores.csv
+	$(BIN)/vae-anomaly fit data/normal.parquet
+	$(BIN)/vae-anomaly score data/new.csv --id-columns timestamp,machine_id --overwrite
+	$(BIN)/vae-anomaly evaluate data/labelled.parquet --label-column fault
 
 test: $(READY)  ## the whole suite on two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

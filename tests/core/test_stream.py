@@ -50,8 +50,7 @@ def test_another_alpha_moves_the_flags_only(detector: Detector) -> None:
 
 def test_an_alpha_finer_than_the_calibration_is_refused_before_anything_is_read(detector: Detector) -> None:
     def never() -> Iterator[pa.RecordBatch]:
-        pytest.fail("read a batch")
-        yield
+        yield pytest.fail("read a batch")
 
     with pytest.raises(NotCalibrated, match=r"alpha 0\.0001 needs at least 9,999 calibration rows; this model has 72"):
         next(score_batches(detector, never(), ScoreOptions(alpha=1e-4)))
@@ -94,7 +93,7 @@ def test_reasons_say_the_value_and_what_was_expected(detector: Detector) -> None
     assert (reasons[tiny.CHANGED_NUMBER]["rated"]["value"], reasons[tiny.CHANGED_NUMBER]["rated"]["expected"]) == ("60", "50.5")
     assert reasons[tiny.CHANGED_LEVEL]["site"]["expected"] == "north (100%)"
     assert (reasons[tiny.HOLES]["flow"]["value"], reasons[tiny.HOLES]["mode"]["value"]) == (None, None)
-    assert reasons[0]["open"]["value"] in {"true", "false"}
+    assert {row["open"]["value"] for row in reasons if row} == {"true", "false", None}
 
 
 # Keys, names and order
