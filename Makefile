@@ -19,10 +19,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
 	touch $@
 
-demo: $(READY)  ## install, fit on data/, register, score, evaluate: about three minutes the first time
+demo: $(READY)  ## install, fit on data/, register, score, evaluate: a few minutes the first time
 	$(BIN)/vae-anomaly fit data/normal.parquet
 	$(BIN)/vae-anomaly score data/new.csv --id-columns timestamp,machine_id --overwrite
 	$(BIN)/vae-anomaly evaluate data/labelled.parquet --label-column fault
+	@echo
+	@echo "Look further: the scores in data/new.scores.csv, the pictures of the fit in $(BIN)/vae-anomaly ui, the columns in $(BIN)/vae-anomaly info"
 
 test: $(READY)  ## the whole suite on two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
