@@ -25,7 +25,7 @@ from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights
 from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views, gather_cells, learn_views
-from vae_anomaly.errors import TooFewRows
+from vae_anomaly.errors import DataError, TooFewRows
 
 # Training rows whose leave-one-out scores set the weight of a view.
 WEIGHING_ROWS = 2000
@@ -62,8 +62,8 @@ def fit_detector(
 ) -> Detector:
     """Fit and calibrate a detector on normal rows.
 
-    ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises TooFewRows before training when
-    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema.
+    ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises before training: TooFewRows when
+    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes.
     """
     plan = plan_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
     batch = _encode_table(schema, table)
@@ -71,6 +71,8 @@ def fit_detector(
     constants, numeric, codes = find_constants(batch, training)
     read = _readable(batch, numeric, codes)
     layout = _layout(schema, numeric, codes)
+    if not layout.units:
+        raise DataError(f"no column changes in the {len(training):,} rows to learn from. Give rows in which something happens.")
     nets = assign(plan, config)
     generator = torch.Generator().manual_seed(config.seed)
     views = learn_views(layout, read, nets.views, nets.rows)
@@ -245,10 +247,9 @@ def _calibrate(ensemble: Ensemble, batch: Batch, plan: Plan, nets: Assignment, c
             totals[here] = score_rows(replace(alone, weight=alone.weight * plan.folds), batch.rows(here)).total
     totals = totals[~totals.isnan()]
     if not len(totals):
-        msg = "no calibration row has an observed value in any model column; give rows with fewer missing values."
-        raise TooFewRows(msg)
+        raise TooFewRows("no calibration row has an observed value in any model column; give rows with fewer missing values.")
     constants = replace(ensemble.constants, penalty=float(totals.max()) + 1.0)
-    totals = totals + constants.cost(batch.rows(rows)).sum(-1)[~batch.observed[rows].flatten(1).any(1).logical_not()]
+    totals = totals + constants.cost(batch.rows(rows)).sum(-1)[batch.observed[rows].flatten(1).any(1)]
     return replace(ensemble, constants=constants), calibrate(totals.numpy(), config.calibration.alpha, plan.method)
 
 

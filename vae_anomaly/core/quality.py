@@ -19,6 +19,8 @@ from vae_anomaly.core.views import QUANTILE_ROWS, gather_cells
 
 # Validation rows for the quality of a column.
 QUALITY_ROWS = 2000
+# Nats of all these rows together, below which a column stood still.
+UNCHANGED = 1e-9
 
 
 @torch.no_grad()
@@ -34,7 +36,10 @@ def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, validation:
 
 
 def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
-    """Return 1 − SSE/SST for numbers and 1 − nll/nll of the frequencies for the rest, mean over networks, float64 ``[d]``."""
+    """Return 1 − SSE/SST for numbers and 1 − nll/nll of the frequencies for the rest, mean over networks, float64 ``[d]``.
+
+    0 where the column does not change on these rows: there was nothing to explain.
+    """
     layout = ensemble.layout
     out = ensemble.vae.decode(ensemble.vae.encode(cells.units)[0])
     error = (cell_nll(layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, out, cells)).double()
@@ -47,7 +52,8 @@ def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
     centre = (cells.units[..., :numeric] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp_min(1)
     flat[..., :numeric] = centre
     base = (cell_nll(layout, flat, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, flat, cells)).double()
-    ratio = 1.0 - error.sum(1) / base.sum(1).clamp_min(1e-12)
+    total = base.sum(1)
+    ratio = torch.where(total > UNCHANGED, 1.0 - error.sum(1) / total.clamp_min(UNCHANGED), 0.0)
     return by_column(layout, ratio.mean(0, keepdim=True)).squeeze(0) / layout.window
 
 
