@@ -129,21 +129,24 @@ def _false_alarms(seed: int, detector: Detector, normal: Floats, alarms: int) ->
 # ── line 3 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def sick_csv(source: Path, target: Path) -> None:
-    """Write the UCI file as a CSV with a header and plain labels; the cells stay as they are."""
+def sick_csv(source: Path, target: Path) -> int:
+    """Write the UCI file as a CSV with a header and plain labels, the cells as they are; return the number of rows."""
+    rows = 0
     with source.open(encoding="utf-8") as lines, target.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(SICK.split())
         for line in filter(str.strip, lines):
             cells = line.strip().split(",")
             writer.writerow([*cells[:-1], cells[-1].partition(".")[0]])
+            rows += 1
+    return rows
 
 
 def sick(args: argparse.Namespace) -> Iterator[Check]:
     """Fit and score a mixed table with two options only."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        sick_csv(args.shared / "mixed" / "sick.data", folder / "sick.csv")
+        there = sick_csv(args.shared / "mixed" / "sick.data", folder / "sick.csv")
         fit = command(folder, "fit", "sick.csv", "--missing-values", "?", "--label-column", "class", "--json")
         score = command(folder, "score", "sick.csv", "--json")
         told: dict[str, Any] = json.loads(fit.stdout) if fit.returncode == 0 else {"error": fit.stdout}
@@ -151,7 +154,7 @@ def sick(args: argparse.Namespace) -> Iterator[Check]:
         yield Check(line=3, what="fit and score of sick.csv", wanted="0, 0", measured=f"{fit.returncode}, {score.returncode}",
                     holds=fit.returncode == score.returncode == 0)  # fmt: skip
         rows = counts.get("rows"), counts.get("null_scores")
-        yield Check(line=3, what="rows scored, without a score", wanted="2,800, 0", measured=str(rows), holds=rows == (2800, 0))
+        yield Check(line=3, what="rows scored, without a score", wanted=f"({there}, 0)", measured=str(rows), holds=rows == (there, 0))
         quality = told.get("quality") or {}
         shown = {k: round(quality[k], 4) for k in ("auroc", "average_precision", "recall") if k in quality}
         kinds = [c["kind"] for c in told.get("columns", [])]
