@@ -16,6 +16,7 @@ from vae_anomaly.errors import ConfigError
         ("?,Bad", ("?", "Bad")),
         ("", ()),
         ("a,", ("a", "")),
+        ("b,a,b", ("b", "a")),
     ],
 )
 def test_names_are_a_line_of_csv(text: str | None, expected: tuple[str, ...] | None) -> None:

@@ -192,12 +192,12 @@ def _without_brackets(text: str) -> str:
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
-    """``'a,b'`` as ('a', 'b'); a name with a comma in it stands in double quotes, as in a CSV line.
+    """``'a,b'`` as ('a', 'b'), each once; a name with a comma in it stands in double quotes, as in a CSV line.
 
     >>> names('a, "b,c"')
     ('a', 'b,c')
     """
-    return None if text is None else tuple(cell.strip() for cell in next(csv.reader([text], skipinitialspace=True), []))
+    return None if text is None else tuple(dict.fromkeys(cell.strip() for cell in next(csv.reader([text], skipinitialspace=True), [])))
 
 
 def top_columns(text: str) -> int | None:

@@ -31,7 +31,7 @@ REASONS_SHOWN, TELLING = 3, 0.05
 
 def of_fit(result: FitResult) -> str:
     """What a fit did."""
-    used = f"{result.rows_used:,} rows" if result.rows_used == result.rows_read else f"{result.rows_used:,} of {result.rows_read:,} rows"
+    part = "" if result.rows_used == result.rows_read else f"{result.rows_used:,} of "
     facts = [
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
@@ -42,7 +42,7 @@ def of_fit(result: FitResult) -> str:
         *(("note", note) for note in result.notes),
         *_model(result.model),
     ]
-    head = f"Fitted on {used}, {len(result.columns):,} columns, in {result.seconds:.1f} s."
+    head = f"Fitted on {part}{_count(result.rows_read, 'row')}, {_count(len(result.columns), 'column')}, in {result.seconds:.1f} s."
     quality = ["", *_quality(result.quality)] if result.quality else []
     return _text([head, *_facts(facts), *quality, *_next(result.next_steps)])
 
@@ -50,12 +50,12 @@ def of_fit(result: FitResult) -> str:
 def of_score(result: ScoreResult) -> str:
     """What a scoring did."""
     counts = result.counts
-    head = f"Scored {counts.rows:,} rows" + (f" at {result.rows_per_second:,.0f} rows/s." if result.rows_per_second else ".")
+    head = f"Scored {_count(counts.rows, 'row')}" + (f" at {result.rows_per_second:,.0f} rows/s." if result.rows_per_second else ".")
     if result.unchanged:
         head = f"Nothing to do: {result.output} already holds the scores of these inputs, this model and these options."
     facts = [
         ("alarms", f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g})"),
-        ("no score", f"{counts.null_scores:,} rows without any observed cell" if counts.null_scores else ""),
+        ("no score", f"{_count(counts.null_scores, 'row')} without any observed cell" if counts.null_scores else ""),
         ("unseen", _cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
         ("missing", _cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
         ("ignored", _cut(result.ignored_columns)),
@@ -67,9 +67,9 @@ def of_score(result: ScoreResult) -> str:
 
 def of_evaluate(result: EvaluateResult) -> str:
     """A model against labels."""
-    head = f"{_named(result.model)} on {result.rows:,} labelled rows."
+    head = f"{_named(result.model)} on {_count(result.rows, 'labelled row')}."
     facts = [
-        ("no score", f"{result.null_scores:,} rows, left out" if result.null_scores else ""),
+        ("no score", f"{_count(result.null_scores, 'row')}, left out" if result.null_scores else ""),
         *_threshold(result.promise),
         *(("note", note) for note in result.notes),
     ]
@@ -210,6 +210,10 @@ def _range(column: ColumnQuality) -> str:
 
 
 # ── layout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _cut(names: Iterable[str], between: str = ", ") -> str:

@@ -12,12 +12,12 @@ from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import CalibrationConfig, Config
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.fit import Assignment, Progress, assign, choose_exemplars, find_constants, fit_detector
+from vae_anomaly.core.fit import Assignment, Progress, assign, choose_exemplars, find_constants, fit_detector, reachable
 from vae_anomaly.core.schema import infer_schema
 from vae_anomaly.core.score import net_terms, score_rows
 from vae_anomaly.core.threshold import Plan, plan_rows
 from vae_anomaly.core.views import gather_cells
-from vae_anomaly.errors import DataError, TooFewRows
+from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 
 SPLIT = Case(kind="mixed", size="several", method="split", prior="exemplar")
 CROSS = Case(kind="mixed", size="several", method="cross", prior="exemplar")
@@ -60,7 +60,7 @@ def test_a_table_in_which_nothing_changes_is_refused_before_training() -> None:
     config = tiny.config(SPLIT)
     with pytest.raises(DataError) as refused:
         fit_detector(table, infer_schema(table, config.data), config, on_progress=heard.append)
-    assert str(refused.value) == "no column changes in the 168 rows to learn from. Give rows in which something happens."
+    assert str(refused.value) == "no column changes in the 168 row(s) to learn from. Give rows in which something happens."
     assert heard == []
 
 
@@ -236,6 +236,15 @@ def test_too_few_rows_are_refused_before_training() -> None:
     with pytest.raises(TooFewRows, match=r"needs at least 99 calibration rows; 40 given"):
         fit_detector(rows, infer_schema(rows, config.data), config, on_progress=heard.append)
     assert heard == []
+
+
+def test_a_device_that_cannot_be_used_is_refused_before_training() -> None:
+    """PyTorch knows the name ``xla``, and computes there with a package that nobody has here; so it is with a GPU on other machines."""
+    with pytest.raises(ConfigError) as refused:
+        reachable(torch.device("xla"))
+    assert str(refused.value).startswith("train.device 'xla' cannot be used here: ")
+    assert str(refused.value).endswith(". Use auto or cpu.")
+    assert reachable(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_progress_counts_the_steps_and_then_the_calibration() -> None:

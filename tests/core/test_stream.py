@@ -9,7 +9,7 @@ from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.stream import GATHER_ROWS, REST, RESULT_FIELDS, ScoreOptions, Tally, result_schema, score_batches
-from vae_anomaly.errors import NotCalibrated, SchemaMismatch
+from vae_anomaly.errors import ConfigError, NotCalibrated, SchemaMismatch
 
 CASE = Case(kind="mixed", size="one", method="split", prior="exemplar")
 ALL = ScoreOptions(explain="all", top=None)
@@ -170,3 +170,10 @@ def test_what_a_batch_held_is_counted(detector: Detector) -> None:
     assert sum(t.unseen.get("site", 0) for t in tallies) == 1
     for name in ("flow", "mode", "open"):
         assert sum(t.missing.get(name, 0) for t in tallies) == rows[name].null_count
+
+
+@pytest.mark.parametrize(("names", "name"), [(("p_value",), "p_value"), (("when", "flow", "when"), "when")])
+def test_an_id_column_may_not_have_the_name_of_another_output_column(names: tuple[str, ...], name: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        ScoreOptions(id_columns=names)
+    assert str(refused.value) == f"{name!r} cannot be an id column: the output has a column of that name already. Rename it in the input."

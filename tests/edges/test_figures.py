@@ -90,6 +90,9 @@ def test_scores_of_any_spread_can_be_drawn(scores: NDArray[np.float64]) -> None:
     figure = figures.score_histogram(given)
     heights = [patch.get_height() for patch in figure.axes[0].patches if hasattr(patch, "get_height")][:60]
     assert sum(heights) == len(scores)
+    low, high = figure.axes[0].get_xlim()
+    ticks = [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high]
+    assert 3 <= len(ticks) <= 30, "numbers to read the scale by"
     assert drawn(figure).startswith(b"\x89PNG")
 
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_anomaly.config import Config, ViewName
+from vae_anomaly.config import Config, TrainConfig, ViewName
 from vae_anomaly.core.conditional import settle_missing
 from vae_anomaly.core.detector import Card, Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
@@ -25,7 +25,7 @@ from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights
 from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views, gather_cells, learn_views
-from vae_anomaly.errors import DataError, TooFewRows
+from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 
 # Training rows whose leave-one-out scores set the weight of a view.
 WEIGHING_ROWS = 2000
@@ -63,22 +63,24 @@ def fit_detector(
     """Fit and calibrate a detector on normal rows.
 
     ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises before training: TooFewRows when
-    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes.
+    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes,
+    ConfigError when the device cannot be used.
     """
     plan = plan_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
+    device = reachable(device_of(config.train.device))
     batch = _encode_table(schema, table)
     training = torch.from_numpy(plan.training)
     constants, numeric, codes = find_constants(batch, training)
     read = _readable(batch, numeric, codes)
     layout = _layout(schema, numeric, codes)
     if not layout.units:
-        raise DataError(f"no column changes in the {len(training):,} rows to learn from. Give rows in which something happens.")
+        raise DataError(f"no column changes in the {len(training):,} row(s) to learn from. Give rows in which something happens.")
     nets = assign(plan, config)
     generator = torch.Generator().manual_seed(config.seed)
     views = learn_views(layout, read, nets.views, nets.rows)
     unseen = 1.0 / (len(plan.training) + 1.0)
     vae = Vae(len(nets.views), layout, config.model, generator)
-    history = _train(vae, views, read, nets, config, unseen, generator, on_progress)
+    history = _train(vae, views, read, nets, config.train, device, unseen, generator, on_progress)
     exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model.exemplars, generator)
     ensemble = Ensemble(
         layout=layout,
@@ -162,18 +164,28 @@ def assign(plan: Plan, config: Config) -> Assignment:
     )
 
 
+def reachable(device: torch.device) -> torch.device:
+    """Return the device. Raises ConfigError where this installation of torch cannot compute on it."""
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"train.device {str(device)!r} cannot be used here: {why}. Use auto or cpu.") from error
+    return device
+
+
 def _train(  # noqa: PLR0913, PLR0917
     vae: Vae,
     views: Views,
     read: Batch,
     nets: Assignment,
-    config: Config,
+    config: TrainConfig,
+    device: torch.device,
     unseen: float,
     generator: torch.Generator,
     on_progress: Callable[[Progress], None],
 ) -> History:
-    """Train on the device asked for and bring the weights back."""
-    device = device_of(config.train.device)
+    """Train on the device and bring the weights back."""
     there = Batch(**{name: getattr(read, name).to(device) for name in Batch.__slots__})
     history = fit_weights(
         vae.to(device),
@@ -181,7 +193,7 @@ def _train(  # noqa: PLR0913, PLR0917
         there,
         rows=nets.rows,
         validation=nets.validation,
-        config=config.train,
+        config=config,
         unseen=unseen,
         generator=generator,
         on_step=lambda done, total: on_progress(Progress(stage="train", done=done, total=total)),
