@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from vae_anomaly import options as opt
 from vae_anomaly import terminal
+from vae_anomaly.config import DEFAULT_MODEL
 
 _EPILOG = """\b
 Start:
@@ -144,7 +145,7 @@ def score(
     id_columns: opt.IdColumns = None,
     missing_values: opt.MissingValues = None,
     alpha: opt.ScoreAlpha = None,
-    model: opt.Model = opt.DEFAULT_MODEL,
+    model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     output: opt.ScoreOutput = None,
     overwrite: opt.Overwrite = False,
@@ -190,7 +191,7 @@ def evaluate(
     normal_label: opt.NormalLabel = None,
     missing_values: opt.MissingValues = None,
     reference: opt.Reference = None,
-    model: opt.Model = opt.DEFAULT_MODEL,
+    model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     threads: opt.Threads = None,
     as_json: opt.AsJson = False,
@@ -220,7 +221,7 @@ def evaluate(
 
 @app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly info models:/vae-anomaly/3")
 def info(
-    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a folder.")] = opt.DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a folder.")] = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,

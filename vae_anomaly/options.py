@@ -14,12 +14,7 @@ from typer.core import TyperCommand
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
 
-DEFAULT_MODEL = f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}"
 Explain = Literal["flagged", "all", "none"]
-Device = Annotated[
-    str | None,
-    typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device, rich_help_panel="Training"),
-]
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 Data = Annotated[list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, Parquet, Arrow.", metavar="DATA", show_default=False)]
@@ -86,6 +81,10 @@ Steps = Annotated[
 ]
 Seed = Annotated[
     int | None, typer.Option(help="Same seed, same model.", metavar="N", show_default=f"{Config().seed}", rich_help_panel="Training")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device, rich_help_panel="Training"),
 ]
 PriorOption = Annotated[
     Prior | None,
