@@ -1,7 +1,7 @@
 import pytest
 
 from vae_anomaly import options
-from vae_anomaly.config import TrackingConfig
+from vae_anomaly.config import DEFAULT_MODEL, TrackingConfig
 from vae_anomaly.errors import ConfigError
 
 
@@ -36,4 +36,4 @@ def test_top_of_something_else(text: str) -> None:
 
 
 def test_the_model_that_is_taken_is_the_one_that_is_registered() -> None:
-    assert f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}" == options.DEFAULT_MODEL
+    assert f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}" == DEFAULT_MODEL

@@ -16,7 +16,7 @@ from torch import Tensor
 from vae_anomaly.config import Config, TrainConfig, ViewName
 from vae_anomaly.core.conditional import settle_missing
 from vae_anomaly.core.detector import Card, Detector
-from vae_anomaly.core.encode import Batch, encode, model_order
+from vae_anomaly.core.encode import Batch, encode, joined, model_order
 from vae_anomaly.core.prior import Exemplars, equal_weights
 from vae_anomaly.core.quality import column_quality
 from vae_anomaly.core.schema import Schema, conform
@@ -108,7 +108,7 @@ def _encode_table(schema: Schema, table: pa.Table) -> Batch:
     for batch in table.combine_chunks().to_batches():
         parts.append(encode(schema, conform(schema, batch, where="the training rows", first_row=first)))
         first += batch.num_rows
-    return Batch(**{name: torch.cat([getattr(p, name) for p in parts]) for name in Batch.__slots__})
+    return joined(parts)
 
 
 def find_constants(batch: Batch, training: Tensor) -> tuple[Constants, Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 
 from vae_anomaly.config import DataConfig
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, encode
+from vae_anomaly.core.encode import Batch, encode, joined
 from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class
 from vae_anomaly.core.metrics import measure
 from vae_anomaly.core.peers import Matrix
@@ -20,7 +20,7 @@ from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import absent_text
 from vae_anomaly.edges import tables
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
-from vae_anomaly.workflow.detection import Part, beside_peers, joined
+from vae_anomaly.workflow.detection import Part, beside_peers
 from vae_anomaly.workflow.opening import cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.results import EvaluateResult
