@@ -201,10 +201,18 @@ def _kl(detector: Detector, mu: Tensor, logvar: Tensor) -> Tensor:
     e = detector.ensemble
     if e.prior == "standard":
         return 0.5 * (mu.square() + logvar.exp() - 1.0 - logvar).sum(-1)
-    there, spread = e.exemplars.mu.double().unsqueeze(1), e.exemplars.logvar.double().unsqueeze(1)
-    ratio = logvar.unsqueeze(2) - spread
-    each = 0.5 * ((mu.unsqueeze(2) - there).square() / spread.exp() + ratio.exp() - 1.0 - ratio).sum(-1)
-    return -torch.logsumexp(e.exemplars.log_weight.double().unsqueeze(1) - each, dim=-1)
+    every, used = e.broad_product[1], torch.isfinite(e.exemplars.log_weight)
+    fine = _kl_to_mixture(mu, logvar, e.exemplars.mu.double(), e.exemplars.logvar.double(), used)
+    thinned, broader = e.exemplars.mu[:, ::every].double(), (e.exemplars.logvar[:, ::every].double().exp() + 1.0).log()
+    broad = _kl_to_mixture(mu, logvar, thinned, broader, used[:, ::every])
+    return (1.0 - e.broad).unsqueeze(1) * fine + e.broad.unsqueeze(1) * broad
+
+
+def _kl_to_mixture(mu: Tensor, logvar: Tensor, there: Tensor, spread: Tensor, used: Tensor) -> Tensor:
+    ratio = logvar.unsqueeze(2) - spread.unsqueeze(1)
+    gap = (mu.unsqueeze(2) - there.unsqueeze(1)).square() / spread.unsqueeze(1).exp()
+    each = 0.5 * (gap + ratio.exp() - 1.0 - ratio).sum(-1).masked_fill(~used.unsqueeze(1), torch.inf)
+    return used.sum(-1, keepdim=True).double().log() - torch.logsumexp(-each, dim=-1)
 
 
 def check_input_is_not_changed(detector: Detector, rows: pa.Table) -> None:

@@ -42,8 +42,8 @@ class DataConfig:
 class ModelConfig:
     """The networks and the score."""
 
-    views: tuple[ViewName, ...] = ("standard", "minmax")
-    members: int = 2
+    views: tuple[ViewName, ...] = ("standard", "minmax", "robust")
+    members: int = 1
     hidden: tuple[int, ...] = (96,)
     residual_blocks: int = 1
     linear_skip: bool = True
@@ -51,15 +51,17 @@ class ModelConfig:
     sigma: float = 0.1  # decoder noise in units of the view
     prior: Prior = "exemplar"
     exemplars: int = 2000
+    exemplar_share: float = 0.7  # of its rows, for each of several networks of a view: their mean then sees further
+    broad: float = 0.3  # weight of the broad prior beside the fine one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """The budget is in steps, so that the time of a fit does not grow with the rows."""
 
-    steps: int = 400
+    steps: int = 200
     batch_rows: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     input_noise: float = 0.02
     device: str = "auto"
@@ -121,6 +123,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.latent": _at_least(1),
     "model.sigma": _POSITIVE,
     "model.exemplars": _at_least(1),
+    "model.exemplar_share": (lambda value: 0 < value <= 1, "in (0, 1]"),
+    "model.broad": _at_least(0),
     "train.steps": _at_least(1),
     "train.batch_rows": _at_least(1),
     "train.learning_rate": _POSITIVE,

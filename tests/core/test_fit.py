@@ -12,11 +12,10 @@ from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import CalibrationConfig, Config
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.fit import Assignment, Progress, assign, choose_exemplars, find_constants, fit_detector, reachable
+from vae_anomaly.core.fit import Progress, assign, find_constants, fit_detector, reachable
 from vae_anomaly.core.schema import infer_schema
-from vae_anomaly.core.score import net_terms, score_rows
+from vae_anomaly.core.score import score_rows
 from vae_anomaly.core.threshold import Plan, plan_rows
-from vae_anomaly.core.views import gather_cells
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 
 SPLIT = Case(kind="mixed", size="several", method="split", prior="exemplar")
@@ -118,65 +117,6 @@ def test_under_split_nothing_is_learned_from_the_calibration_part() -> None:
     first, second = (fit_detector(t, schema, config).state()[1] for t in (rows, other))
     changed = [name for name in first if not torch.equal(first[name], second[name])]
     assert changed == ["calibration"]
-
-
-# Exemplars
-
-
-def _nets(case: Case) -> tuple[Assignment, Batch]:
-    detector = tiny.detector(case)
-    return assign(_plan(case), detector.config), detector.ensemble.reads(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
-
-
-@pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
-@pytest.mark.parametrize("limit", [1, 20, 10_000])
-def test_exemplars_are_rows_of_the_network_and_at_most_as_many_as_asked_for(case: Case, limit: int) -> None:
-    ensemble, (nets, read) = tiny.detector(case).ensemble, _nets(case)
-    exemplars, own = choose_exemplars(ensemble.vae, ensemble.views, read, nets.exemplars, limit, torch.Generator().manual_seed(0))
-    for g, allowed in enumerate(nets.exemplars):
-        chosen = own[g][own[g] >= 0].tolist()
-        assert len(chosen) == len(set(chosen)) == min(limit, len(allowed))
-        assert set(chosen) <= set(allowed.tolist())
-        weight = exemplars.log_weight[g].exp()
-        torch.testing.assert_close(weight[own[g] >= 0], torch.full((len(chosen),), 1 / len(chosen)))
-        assert weight[own[g] < 0].sum() == 0, "padding has no weight"
-    by_part = {part: own[g].tolist() for g, part in enumerate(nets.part)}
-    assert all(own[g].tolist() == by_part[part] for g, part in enumerate(nets.part)), "networks that share rows share exemplars"
-
-
-def test_complete_rows_become_exemplars_first() -> None:
-    ensemble, (nets, read) = tiny.detector(SPLIT).ensemble, _nets(SPLIT)
-    complete = read.observed.flatten(1).all(1)
-    rows = nets.exemplars[0]
-    count = int(complete[rows].sum())
-    assert 0 < count < len(rows)
-    _, own = choose_exemplars(ensemble.vae, ensemble.views, read, nets.exemplars, count, torch.Generator().manual_seed(0))
-    assert bool(complete[own].all())
-
-
-# Weights of the views
-
-
-@pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
-def test_views_speak_equally_loud_and_on_average_in_nats(case: Case) -> None:
-    """The spread of every network's leave-one-out scores, times its weight, is that of the others; the mean weight of a view is 1."""
-    detector, (nets, read) = tiny.detector(case), _nets(case)
-    e, views = detector.ensemble, len(detector.config.model.views)
-    generator = torch.Generator().manual_seed(0)
-    exemplars, own = choose_exemplars(e.vae, e.views, read, nets.exemplars, 10_000, generator)
-    fresh = replace(e, exemplars=exemplars)
-    spreads = []
-    for g, rows in enumerate(own):
-        alone = fresh.nets(torch.tensor([g]))
-        rows_ = rows[rows >= 0]
-        cells = gather_cells(alone.views, e.layout, read, rows_.unsqueeze(0))
-        nll, kl = net_terms(alone, cells, torch.arange(len(rows_)).unsqueeze(0))
-        total = (nll.sum(-1) + kl).squeeze(0).numpy()
-        spreads.append(np.quantile(total, 0.9) - np.quantile(total, 0.5))
-    loud = (e.weight.numpy() * np.array(spreads)).reshape(views, -1)
-    # The exemplars of the fit are another sample of the same rows, so that the spreads agree but roughly.
-    np.testing.assert_allclose(loud / loud.mean(0), 1.0, atol=0.5)
-    np.testing.assert_allclose(e.weight.view(views, -1).sum(0) * loud.shape[1], views, rtol=1e-12)
 
 
 # Calibration

@@ -1,11 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from vae_anomaly.core.prior import Exemplars, equal_weights, exemplar_costs, kl_to_prior, prior_product
+from vae_anomaly.core.prior import Exemplars, broadened, equal_weights, exemplar_costs, kl_to_prior, prior_product, widened
 from vae_anomaly.core.vae import gaussian_kl
 
 LATENT = 6
@@ -141,3 +142,39 @@ def test_networks_do_not_share_exemplars() -> None:
     both = kl_to_prior(mu, logvar, prior_product(e))
     alone = kl_to_prior(mu[1:], logvar[1:], prior_product(e.nets(torch.tensor([1]))))
     torch.testing.assert_close(both[1:], alone, rtol=1e-6, atol=1e-6)
+
+
+def test_exemplars_are_widened_where_their_neighbours_are_far() -> None:
+    """Against the formula in numpy, one exemplar and the padding left alone."""
+    generator = torch.Generator().manual_seed(3)
+    mu, logvar = torch.randn(2, 9, 3, generator=generator), torch.randn(2, 9, 3, generator=generator) * 0.3
+    counts = torch.tensor([9, 6])
+    given = Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(counts, 9))
+    made = widened(given)
+    for g, count in enumerate(counts.tolist()):
+        m, v = mu[g, :count].double().numpy(), logvar[g, :count].double().exp().numpy()
+        kl = 0.5 * ((m[:, None] - m) ** 2 / v + v[:, None] / v - 1 - np.log(v[:, None] / v)).sum(-1)
+        np.fill_diagonal(kl, np.inf)
+        near = np.sqrt(2 * np.sort(kl, axis=1)[:, :5]).mean(1)
+        near = near + 0.03 * np.sort(near)[(count - 1) // 2]
+        grown = 0.6 * np.log(near / np.sort(near)[(count - 1) // 2])
+        np.testing.assert_allclose((made.logvar - logvar)[g, :count].numpy(), grown[:, None].repeat(3, 1), atol=1e-4)
+        assert torch.equal(made.logvar[g, count:], logvar[g, count:])
+    assert torch.equal(made.mu, mu)
+    one = Exemplars(mu=mu[:, :1], logvar=logvar[:, :1], log_weight=torch.zeros(2, 1))
+    assert torch.equal(widened(one).logvar, one.logvar)
+
+
+@pytest.mark.parametrize("rows", [7, 500, 501, 1700])
+def test_the_broad_prior_adds_one_to_the_variances_of_at_most_500_exemplars(rows: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    given = Exemplars(
+        mu=torch.randn(1, rows, 2, generator=generator),
+        logvar=torch.randn(1, rows, 2, generator=generator),
+        log_weight=equal_weights(torch.tensor([rows]), rows),
+    )
+    broad, step = broadened(given)
+    assert broad.mu.shape[1] <= 500 < broad.mu.shape[1] * step + 500
+    assert torch.equal(broad.mu, given.mu[:, ::step])
+    torch.testing.assert_close(broad.logvar.exp(), given.logvar[:, ::step].exp() + 1.0)
+    assert float(broad.log_weight.exp().sum()) == pytest.approx(1.0)

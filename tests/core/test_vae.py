@@ -19,6 +19,7 @@ from vae_anomaly.core.vae import (
     cell_nll,
     expected_units,
     gaussian_kl,
+    start_linear,
     training_loss,
 )
 
@@ -246,3 +247,50 @@ def test_tables_of_one_kind_have_cells_of_one_kind(layout: Layout) -> None:
     target = torch.zeros(2, 4, len(layout.levels), dtype=torch.int64)
     cells = Cells(units=out, target=target, observed=torch.ones(4, layout.cells, dtype=torch.bool))
     assert cell_nll(layout, out, cells, sigma=SIGMA, unseen=UNSEEN).shape == (2, 4, layout.cells)
+
+
+@pytest.mark.parametrize("rows", [12, 400], ids=["fewer rows than units", "more rows than units"])
+def test_a_linear_start_is_the_optimum_of_a_linear_vae(rows: int) -> None:
+    """With the hidden layers silent the ELBO on the rows is that of probabilistic PCA, and no small step improves it."""
+    generator = torch.Generator().manual_seed(1)
+    units = torch.randn(rows, 3, generator=generator) @ torch.randn(3, 20, generator=generator) + 2.0
+    units += 0.05 * torch.randn(rows, 20, generator=generator)
+    layout = Layout(numeric=20, booleans=0, levels=())
+    vae = Vae(1, layout, ModelConfig(latent=5), generator)
+    start_linear(vae, 0, units, torch.zeros(0))
+    for body in (vae.encoder, vae.decoder):
+        body.out.weight.data.zero_()
+
+    def negative_elbo() -> Tensor:
+        mu, logvar = vae.encode(units.unsqueeze(0))
+        # E‖x − W z‖² in closed form: the decoder is linear here.
+        spread = (vae.decoder.skip.weight[0].square().sum(1) * logvar.exp()).sum(-1)  # type: ignore[union-attr]
+        square = (vae.decode(mu) - units).square().sum(-1) + spread
+        return (square / (2 * 0.1**2) + gaussian_kl(mu, logvar)).mean()
+
+    x = units.double() - units.double().mean(0)
+    variance = torch.linalg.svdvals(x).square() / rows
+    kept = variance[:5][variance[:5] > 0.01]
+    # −log p of PPCA with noise 0.01, less the constant log-normaliser of the Gaussian noise.
+    dropped = variance.sum() - kept.sum()
+    expected = 0.5 * (kept / 0.01).log().sum() + 0.5 * len(kept) + 0.5 * dropped / 0.01
+    assert float(negative_elbo().detach()) == pytest.approx(float(expected), rel=2e-3)
+    gradients = torch.autograd.grad(negative_elbo(), [vae.encoder.skip.weight, vae.decoder.skip.weight])  # type: ignore[union-attr]
+    assert max(float(g.abs().max()) for g in gradients) < 0.05 * float(expected)
+
+
+def test_a_linear_start_gives_categories_their_frequencies() -> None:
+    layout = Layout(numeric=0, booleans=1, levels=(3,))
+    vae = Vae(1, layout, ModelConfig(latent=2), torch.Generator().manual_seed(0))
+    frequency = torch.tensor([0.25, 0.5, 0.3, 0.2])
+    start_linear(vae, 0, torch.zeros(30, 4), frequency)
+    vae.decoder.out.weight.data.zero_()
+    torch.testing.assert_close(expected_units(layout, vae.decode(torch.zeros(1, 1, 2)))[0, 0], frequency)
+
+
+def test_a_network_without_linear_paths_starts_at_random() -> None:
+    layout = Layout(numeric=4, booleans=0, levels=())
+    vae = Vae(1, layout, ModelConfig(linear_skip=False), torch.Generator().manual_seed(0))
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    start_linear(vae, 0, torch.randn(9, 4), torch.zeros(0))
+    assert all(torch.equal(before[name], tensor) for name, tensor in vae.state_dict().items())

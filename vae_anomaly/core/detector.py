@@ -100,7 +100,7 @@ class Detector:
         tensors |= {f"views.{name}": getattr(e.views, name) for name in Views.__slots__}
         tensors |= {f"exemplars.{name}": getattr(e.exemplars, name) for name in Exemplars.__slots__}
         tensors |= {f"constants.{name}": getattr(e.constants, name) for name in ("numeric", "value", "code", "level")}
-        tensors |= {"weight": e.weight, "numeric": e.numeric, "codes": e.codes}
+        tensors |= {"weight": e.weight, "broad": e.broad, "numeric": e.numeric, "codes": e.codes}
         tensors["calibration"] = torch.from_numpy(self.threshold.calibration)
         return values, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
@@ -126,6 +126,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         views=Views(**{n: tensors[f"views.{n}"] for n in Views.__slots__}),
         exemplars=Exemplars(**{n: tensors[f"exemplars.{n}"] for n in Exemplars.__slots__}),
         weight=weight,
+        broad=tensors["broad"],
         constants=Constants(**parts, penalty=float(values["penalty"])),
         numeric=tensors["numeric"],
         codes=tensors["codes"],
@@ -167,6 +168,7 @@ def _check_shapes(e: Ensemble) -> None:
         "exemplars.mu": (e.exemplars.mu, (nets, n, e.vae.latent)),
         "exemplars.logvar": (e.exemplars.logvar, (nets, n, m)),
         "exemplars.log_weight": (e.exemplars.log_weight, (nets, n)),
+        "broad": (e.broad, (nets,)),
     }
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:

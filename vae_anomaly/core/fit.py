@@ -4,7 +4,7 @@ What each network learns, it learns from its own rows only: scaling, levels, wei
 nothing of files, MLflow or the clock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,21 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.config import Config, TrainConfig, ViewName
-from vae_anomaly.core.conditional import settle_missing
 from vae_anomaly.core.detector import Card, Detector
 from vae_anomaly.core.encode import Batch, encode, joined, model_order
-from vae_anomaly.core.prior import Exemplars, equal_weights
+from vae_anomaly.core.exemplars import choose_exemplars, view_weights
 from vae_anomaly.core.quality import column_quality
 from vae_anomaly.core.schema import Schema, conform
-from vae_anomaly.core.score import Constants, Ensemble, net_terms, score_rows
+from vae_anomaly.core.score import Constants, Ensemble, score_rows
 from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights
-from vae_anomaly.core.vae import Layout, Vae
+from vae_anomaly.core.vae import START_ROWS, Layout, Vae, start_linear
 from vae_anomaly.core.views import Views, gather_cells, learn_views
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
-
-# Training rows whose leave-one-out scores set the weight of a view.
-WEIGHING_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,21 +76,26 @@ def fit_detector(
     views = learn_views(layout, read, nets.views, nets.rows)
     unseen = 1.0 / (len(plan.training) + 1.0)
     vae = Vae(len(nets.views), layout, config.model, generator)
+    for net, rows in enumerate(nets.rows):
+        one = gather_cells(views.nets(torch.tensor([net])), layout, read, rows[:START_ROWS].unsqueeze(0))
+        start_linear(vae, net, one.units[0], views.mean[net])
     history = _train(vae, views, read, nets, config.train, device, unseen, generator, on_progress)
-    exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model.exemplars, generator)
+    exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model, generator)
     ensemble = Ensemble(
         layout=layout,
         vae=vae,
         views=views,
         exemplars=exemplars,
         weight=torch.ones(len(nets.views), dtype=torch.float64),
+        broad=torch.full((len(nets.views),), float(config.model.broad > 0), dtype=torch.float64),
         constants=constants,
         numeric=numeric,
         codes=codes,
         unseen=unseen,
         prior=config.model.prior,
     )
-    ensemble = replace(ensemble, weight=view_weights(ensemble, read, nets, own, config))
+    weight, broad = view_weights(ensemble, read, own, config.model)
+    ensemble = replace(ensemble, weight=weight, broad=broad)
     on_progress(Progress(stage="calibrate", done=0, total=1))
     ensemble, threshold = _calibrate(ensemble, batch, plan, nets, config)
     card = _card(plan, config, history, constants, schema)
@@ -200,49 +201,6 @@ def _train(  # noqa: PLR0913, PLR0917
     )
     vae.cpu().requires_grad_(requires_grad=False).eval()
     return history
-
-
-@torch.no_grad()
-def choose_exemplars(
-    vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor], limit: int, generator: torch.Generator
-) -> tuple[Exemplars, Tensor]:
-    """Return the posteriors of at most ``limit`` training rows for each network, and which rows they are, ``[g, n]``, −1 = padding.
-
-    Random rows, the same for networks that share their rows; complete rows first, because a filled cell is a guess.
-    """
-    chosen: dict[int, Tensor] = {}
-    complete = read.observed.flatten(1).all(1)
-    for index in rows:
-        if id(index) not in chosen:
-            shuffled = index[torch.randperm(len(index), generator=generator)]
-            chosen[id(index)] = shuffled[(~complete[shuffled]).to(torch.uint8).argsort(stable=True)][:limit].sort().values
-    counts = torch.tensor([len(chosen[id(index)]) for index in rows])
-    own = torch.full((len(rows), int(counts.max())), -1)
-    for g, index in enumerate(rows):
-        own[g, : counts[g]] = chosen[id(index)]
-    cells = settle_missing(vae, views, gather_cells(views, vae.layout, read, own.clamp_min(0)))
-    mu, logvar = vae.encode(cells.units)
-    return Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(counts, own.shape[1])), own
-
-
-@torch.no_grad()
-def view_weights(ensemble: Ensemble, read: Batch, nets: Assignment, own: Tensor, config: Config) -> Tensor:
-    """Return the weight of every network, w_v / members, from leave-one-out scores of its exemplar rows, float64 ``[g]``.
-
-    w_v is inverse to the spread of the view's scores (90 % quantile minus median), scaled so that the mean of w_v over views is 1: the
-    views then speak equally loud, in nats of the average view.
-    """
-    count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
-    rows = own[:, :count]
-    cells = gather_cells(ensemble.views, ensemble.layout, read, rows)
-    place = torch.arange(count).expand(len(nets.views), count)
-    nll, kl = net_terms(ensemble, cells, place)
-    total = nll.sum(-1) + kl
-    quantiles = torch.quantile(total, torch.tensor([0.5, 0.9], dtype=torch.float64), dim=-1)
-    raw = 1.0 / (quantiles[1] - quantiles[0]).clamp_min(1e-9)
-    views, members = len(config.model.views), len(nets.views) // len(config.model.views)
-    by_view = raw.view(views, members)
-    return (by_view / by_view.mean(0, keepdim=True)).flatten() / members
 
 
 def _calibrate(ensemble: Ensemble, batch: Batch, plan: Plan, nets: Assignment, config: Config) -> tuple[Ensemble, Threshold]:

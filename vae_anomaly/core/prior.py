@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 NEGLIGIBLE_NATS = -60.0
+# The broad prior: one standard deviation of N(0, I) around each of at most 500 exemplars.
+BROAD_VARIANCE, BROAD_EXEMPLARS = 1.0, 500
+# How the spread of an exemplar follows the distance to its neighbours: five of them, a power of 0.3 for lengths, and 3 % of the median
+# distance, so that twins do not make a needle.
+NEIGHBOURS, LOCAL_POWER, LEAST_SHARE = 5, 0.6, 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,6 +56,44 @@ def prior_product(exemplars: Exemplars) -> PriorProduct:
         offset=offset.to(torch.float32).unsqueeze(1),
         centre=centre.to(torch.float32),
     )
+
+
+def widened(exemplars: Exemplars) -> Exemplars:
+    """Widen every exemplar where its neighbours are far and narrow it where they are near: variances times (ρ_n / median ρ)^0.6.
+
+    ρ_n is the mean over the five nearest other exemplars of √(2 KL(q_n ‖ q_k)), a distance in posterior standard deviations. An adaptive
+    kernel (Breiman, Meisel & Purcell 1977): the same step away from the data is less of a surprise where data are sparse.
+    """
+    logvar = exemplars.logvar.clone()
+    for g, log_weight in enumerate(exemplars.log_weight):
+        used = int(torch.isfinite(log_weight).sum())
+        if used > 1:
+            one = exemplars.nets(torch.tensor([g]))
+            logvar[g, :used] += _log_spread(one, used).unsqueeze(-1)
+    return Exemplars(mu=exemplars.mu, logvar=logvar, log_weight=exemplars.log_weight)
+
+
+def _log_spread(one: Exemplars, used: int) -> Tensor:
+    costs = exemplar_costs(one.mu[:, :used], one.logvar[:, :used], prior_product(one))[0, :, :used] + one.log_weight[0, :used]
+    costs.fill_diagonal_(torch.inf)
+    near = (2.0 * costs.topk(min(NEIGHBOURS, used - 1), largest=False).values).clamp_min(0.0).sqrt().mean(-1)
+    near = near + LEAST_SHARE * near.median()
+    return LOCAL_POWER * (near / near.median().clamp_min(1e-12)).clamp_min(1e-6).log()
+
+
+def broadened(exemplars: Exemplars) -> tuple[Exemplars, int]:
+    """Return every ``step``-th exemplar with 1 added to its variances, and ``step``.
+
+    Training pulls the posteriors towards N(0, I), so one standard deviation of that is a step over the whole of the data: the KL to this
+    mixture measures in units of how the data vary, that to the fine one in units of what the decoder can tell apart.
+    """
+    step = max(1, -(-exemplars.mu.shape[1] // BROAD_EXEMPLARS))
+    log_weight = exemplars.log_weight[:, ::step]
+    return Exemplars(
+        mu=exemplars.mu[:, ::step],
+        logvar=(exemplars.logvar[:, ::step].exp() + BROAD_VARIANCE).log(),
+        log_weight=log_weight - log_weight.logsumexp(-1, keepdim=True),
+    ), step
 
 
 def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from vae_anomaly.config import Prior
 from vae_anomaly.core.conditional import CellBank, cell_bank, fill_missing
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.prior import Exemplars, PriorProduct, kl_to_prior, prior_product
+from vae_anomaly.core.prior import Exemplars, PriorProduct, broadened, kl_to_prior, prior_product
 from vae_anomaly.core.vae import Cells, Layout, Vae, cell_nll, gaussian_kl
 from vae_anomaly.core.views import Views, to_cells
 
@@ -72,7 +72,8 @@ class Scores:
 class Ensemble:
     """Everything that turns rows into scores: ``g`` networks with their views, exemplars and weights.
 
-    ``weight`` float64 ``[g]``: w_v / members, so the score is a plain weighted sum over networks. ``numeric`` and ``codes`` are the places
+    ``weight`` float64 ``[g]``: w_v / members, so the score is a plain weighted sum over networks. ``broad`` float64 ``[g]``: the
+    share of the broad prior in the KL, the rest is that of the fine one. ``numeric`` and ``codes`` are the places
     of the columns that the networks read; the others are ``constants``. ``unseen`` is the probability of a level never met.
     """
 
@@ -81,6 +82,7 @@ class Ensemble:
     views: Views
     exemplars: Exemplars
     weight: Tensor
+    broad: Tensor
     constants: Constants
     numeric: Tensor
     codes: Tensor
@@ -93,6 +95,12 @@ class Ensemble:
         return prior_product(self.exemplars)
 
     @cached_property
+    def broad_product(self) -> tuple[PriorProduct, int]:
+        """The broad prior in the same form, and how many exemplars it leaves out between two."""
+        exemplars, step = broadened(self.exemplars)
+        return prior_product(exemplars), step
+
+    @cached_property
     def bank(self) -> CellBank:
         """What the exemplars look like in the units of the networks."""
         return cell_bank(self.vae, self.views, self.exemplars)
@@ -102,7 +110,14 @@ class Ensemble:
         vae = copy.deepcopy(self.vae)
         for parameter in vae.parameters():
             parameter.data = parameter.data[index]
-        return replace(self, vae=vae, views=self.views.nets(index), exemplars=self.exemplars.nets(index), weight=self.weight[index])
+        return replace(
+            self,
+            vae=vae,
+            views=self.views.nets(index),
+            exemplars=self.exemplars.nets(index),
+            weight=self.weight[index],
+            broad=self.broad[index],
+        )
 
     def reads(self, batch: Batch) -> Batch:
         """Return the columns that the networks read; the batch itself when these are all."""
@@ -118,10 +133,21 @@ class Ensemble:
 
 
 def kl_of(ensemble: Ensemble, mu: Tensor, logvar: Tensor, own: Tensor | None = None) -> Tensor:
-    """KL of every row's posterior to the prior of its network, nats, float64 ``[g, n]``."""
+    """KL of every row's posterior to the prior of its network, nats, float64 ``[g, n]``: the mean over the fine and the broad one."""
     if ensemble.prior == "standard":
         return gaussian_kl(mu, logvar).to(torch.float64)
-    return kl_to_prior(mu, logvar, ensemble.prior_product, own).to(torch.float64)
+    fine, broad = kls_to_exemplars(ensemble, mu, logvar, own)
+    return fine if broad is None else fine + (broad - fine) * ensemble.broad.unsqueeze(-1)
+
+
+def kls_to_exemplars(ensemble: Ensemble, mu: Tensor, logvar: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """KL to the fine and to the broad mixture of exemplars, nats, float64 ``[g, n]``; None where the broad one has no share."""
+    fine = kl_to_prior(mu, logvar, ensemble.prior_product, own).to(torch.float64)
+    if not bool(ensemble.broad.any()):
+        return fine, None
+    product, step = ensemble.broad_product
+    place = None if own is None else torch.where(own % step == 0, own // step, -1)
+    return fine, kl_to_prior(mu, logvar, product, place).to(torch.float64)
 
 
 def net_terms(ensemble: Ensemble, cells: Cells, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -148,7 +174,7 @@ def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Scores:
         return Scores(reconstruction=torch.zeros(0, dtype=torch.float64), kl=torch.zeros(0, dtype=torch.float64))
     if bool(~batch.observed.all()):
         _ = ensemble.bank  # made once, before threads ask for it at the same time
-    _ = ensemble.prior_product
+    _ = ensemble.prior_product, ensemble.broad_product
     with single_threaded_products():
         parts = list(_over_blocks(ensemble, batch, threads))
     return Scores(

@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_anomaly.config import TrainConfig
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.vae import Cells, Vae, gaussian_kl, training_loss
-from vae_anomaly.core.views import Views, gather_cells
+from vae_anomaly.core.views import Views, drawn_cells, gather_cells
 from vae_anomaly.errors import VaeAnomalyError
 
 # Blocks of the learning curve.
@@ -109,11 +109,12 @@ def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
     epochs = Sampler(rows=tuple(rows), batch=config.batch_rows, generator=generator).epochs()
     blocks: list[Block] = []
     total, running = config.steps, 0.0
+    draw = drawn_cells(views, vae.layout, batch)
     ends = {round(total * (b + 1) / BLOCKS) for b in range(BLOCKS)} - {0}
     for step in range(total):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _rate(step, total)
-        loss = _step(vae, gather_cells(views, vae.layout, batch, next(epochs)), config, unseen, generator)
+        loss = _step(vae, draw(next(epochs)), config, unseen, generator)
         _clip_each(vae)
         optimizer.step()
         running += loss

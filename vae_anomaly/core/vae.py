@@ -16,10 +16,16 @@ from torch.nn import functional
 
 from vae_anomaly.config import ModelConfig
 
-# Posterior log-variances are kept in a range that float32 sums survive (REC recipe: clamp(l - 2, -8, 4)).
-LOGVAR_SHIFT, LOGVAR_MIN, LOGVAR_MAX = 2.0, -8.0, 4.0
+# Posterior log-variances are kept in a range that float32 sums survive: at sigma 0.1, a direction of variance 220 still fits.
+LOGVAR_SHIFT, LOGVAR_MIN, LOGVAR_MAX = 2.0, -10.0, 4.0
 # The second weight of a residual block starts smaller, so that a network starts near its linear part.
 RESIDUAL_START = 0.3
+# So does what the hidden layers add to a linear start.
+CURVED_START = 0.3
+# Rows that a linear start is computed from: principal axes of 2,000 rows are good enough to start at.
+START_ROWS = 2000
+# A logit moves by this much for a change of one in a probability near one half.
+LOGIT_SLOPE, RAREST = 4.0, 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +130,58 @@ class Vae(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Return means of the numbers and logits of the rest, ``[g, n, u]``."""
         return cast("Tensor", self.decoder(z))
+
+
+@torch.no_grad()
+def start_linear(vae: Vae, net: int, units: Tensor, frequency: Tensor) -> None:
+    """Start network ``net`` where the best linear VAE ends, so that training only has to bend it; needs the linear skips.
+
+    For centred ``units`` ``[n, u]`` with principal variances λ and axes v the optimum is z = v·x √(λ − σ²)/λ with posterior variance
+    σ²/λ and x̂ = v √(λ − σ²) z; an axis with λ ≤ σ² is not used (Tipping & Bishop 1999; Lucas et al. 2019). What the hidden layers add
+    starts small. Categories start at the logits of their ``frequency`` ``[u_cat]``.
+    """
+    encoder, decoder = vae.encoder.skip, vae.decoder.skip
+    if encoder is None or decoder is None or not len(units):
+        return
+    mean, variance, axes = principal_axes(units[:START_ROWS], vae.latent)
+    used, noise = len(variance), vae.sigma * vae.sigma
+    stretch = (variance - noise).clamp_min(0.0).sqrt()
+    squeeze = stretch / variance.clamp_min(noise)
+    logvar = (noise / variance.clamp_min(noise)).log()
+    for linear in (encoder, decoder):
+        linear.weight[net] = 0.0
+        linear.bias[net] = 0.0
+    encoder.weight[net, :, :used] = (axes * squeeze).float()
+    encoder.bias[net, 0, :used] = -((mean @ axes) * squeeze).float()
+    encoder.bias[net, 0, vae.latent :] = LOGVAR_SHIFT
+    encoder.bias[net, 0, vae.latent : vae.latent + used] += logvar.float()
+    decoder.weight[net, :used] = (axes * stretch).T.float()
+    decoder.bias[net, 0] = mean.float()
+    numbers = vae.layout.window * vae.layout.numeric
+    if len(frequency):
+        decoder.weight[net, :, numbers:] *= LOGIT_SLOPE
+        decoder.bias[net, 0, numbers:] = _start_logits(vae.layout, frequency)
+    vae.encoder.out.weight[net] *= CURVED_START
+    vae.decoder.out.weight[net] *= CURVED_START
+
+
+def principal_axes(rows: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean ``[u]``, at most ``most`` principal variances ``[k]``, the largest first, and their axes ``[u, k]``; float64."""
+    x = rows.to(torch.float64)
+    mean = x.mean(0)
+    x = (x - mean) / max(1, len(x)) ** 0.5
+    if len(x) < x.shape[1]:  # the smaller of the two square matrices has the same variances
+        variance, left = torch.linalg.eigh(x @ x.T)
+        axes = (x.T @ left) / variance.clamp_min(1e-12).sqrt()
+    else:
+        variance, axes = torch.linalg.eigh(x.T @ x)
+    return mean, variance.flip(0)[:most].clamp_min(0.0), axes.flip(1)[:, :most]
+
+
+def _start_logits(layout: Layout, frequency: Tensor) -> Tensor:
+    chance = frequency.clamp(RAREST, 1.0 - RAREST)
+    booleans = layout.window * layout.booleans
+    return torch.cat([torch.logit(chance[:booleans]), chance[booleans:].log()])
 
 
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ A network never sees a raw number, only ``(x − centre) / scale`` clipped to ±
 training frequencies. Knows nothing of what the networks do with it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -20,6 +20,8 @@ CLIP = 50.0
 NARROW_IQR = 0.1
 # IQR of a standard normal.
 NORMAL_IQR = 1.35
+# Numbers in memory that training scales once instead of at every step.
+SCALED_ONCE = 50_000_000
 # Quantiles and medians are taken from at most this many rows: their error is then below 0.4 % of the spread.
 QUANTILE_ROWS = 200_000
 
@@ -60,6 +62,20 @@ def gather_cells(views: Views, layout: Layout, batch: Batch, index: Tensor) -> C
     numbers = numbers.to(torch.float32).masked_fill(~observed[..., :count], 0.0)
     onehot, target = _codes_to_units(views, layout, picked)
     return Cells(units=torch.cat([numbers, onehot], dim=-1), target=target, observed=observed)
+
+
+def drawn_cells(views: Views, layout: Layout, batch: Batch) -> Callable[[Tensor], Cells]:
+    """Return a function from ``index[g, b]`` to what ``gather_cells`` gives; all rows are scaled once where that fits in 200 MB."""
+    nets = views.mean.shape[0]
+    if nets * len(batch) * layout.units > SCALED_ONCE:
+        return lambda index: gather_cells(views, layout, batch, index)
+    everything, net = to_cells(views, layout, batch), torch.arange(nets, device=batch.observed.device).unsqueeze(1)
+
+    def draw(index: Tensor) -> Cells:
+        where = (net, index.to(net.device))
+        return Cells(units=everything.units[where], target=everything.target[where], observed=everything.observed[where[1]])
+
+    return draw
 
 
 def _split_codes(layout: Layout, codes: Tensor) -> tuple[Tensor, Tensor]:
