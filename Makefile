@@ -34,9 +34,11 @@ check: $(READY)  ## ruff (ALL), formatting, mypy (strict)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## every figure of the README, with the peers in the same run
+bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH=folder of its .npz files, SHARED=folder with mixed/sick.data
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
-	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/acceptance.py $(if $(SHARED),--shared $(SHARED))
+	$(if $(ADBENCH),$(BIN)/python benchmarks/detection.py $(ADBENCH))
 
 clean:  ## remove the environment and what a run writes; keeps data/ as it was
 	rm -rf .venv mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json

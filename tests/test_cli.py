@@ -342,6 +342,10 @@ TEXTS = {
         "Give rows of both classes, or other labels with --normal-label."),
     ),
     "no label column": (("evaluate", "new.csv", *SCORE[2:]), 2, "which column holds the labels? Name it with --label-column."),
+    "nothing to look at": (
+        ("ui",), 5,
+        "no model store at sqlite:///{here}/mlflow.db: there is no such file. Fit a model in this folder, or give --tracking-uri.",
+    ),
     "nothing registered": (
         ("models",), 5,
         "no model store at sqlite:///{here}/mlflow.db: there is no such file. Fit a model in this folder, or give --tracking-uri.",

@@ -74,7 +74,7 @@ def _root(
     pass
 
 
-@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly fit data/normal.parquet --alpha 0.001 --id-columns machine_id,time")
+@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly fit data/normal.parquet --alpha 0.001 --id-columns timestamp,machine_id")
 def fit(
     data: opt.Data,
     *,
@@ -138,7 +138,7 @@ def fit(
     terminal.show(result, lambda: "" if quiet else summary.of_fit(result), as_json=as_json)
 
 
-@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly score data/new.csv --id-columns machine_id,time -o alarms.parquet")
+@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly score data/new.csv --id-columns timestamp,machine_id -o alarms.parquet")
 def score(
     data: opt.Data,
     *,

@@ -115,7 +115,7 @@ _POSITIVE = (lambda value: 0 < value < math.inf, "> 0")
 _SHARE = (lambda value: 0 < value < 1, "in (0, 1)")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**63, "in [0, 2⁶³)"),  # torch.Generator takes no more
-    "data.window": _at_least(1),
+    "data.window": (lambda value: value == 1, "1, because windows of several rows are not supported yet"),
     "model.views": (lambda value: 0 < len(set(value)) == len(value), "at least one view, each once"),
     "model.members": _at_least(1),
     "model.hidden": (lambda value: all(width >= 1 for width in value), "a list of widths ≥ 1"),
