@@ -17,6 +17,7 @@ from vae_anomaly.config import Config, ViewName
 from vae_anomaly.core.conditional import settle_missing
 from vae_anomaly.core.detector import Card, ColumnQuality, Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
+from vae_anomaly.core.explain import usual_contributions
 from vae_anomaly.core.prior import Exemplars, equal_weights
 from vae_anomaly.core.schema import Column, Schema, conform
 from vae_anomaly.core.score import Constants, Ensemble, net_terms, score_rows
@@ -96,7 +97,8 @@ def fit_detector(
     ensemble, threshold = _calibrate(ensemble, batch, plan, nets, config)
     card = _card(plan, config, history, constants, schema)
     quality = column_quality(ensemble, batch, schema, nets)
-    return Detector(schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card)
+    usual = usual_contributions(ensemble, batch, plan, nets.part)
+    return Detector(schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card, usual=usual)
 
 
 def _encode_table(schema: Schema, table: pa.Table) -> Batch:
