@@ -152,6 +152,25 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads; the scores do not depend on it.", metavar="N", show_default="all cores", rich_help_panel="Running"),
 ]
+RowNumbers = Annotated[
+    str | None,
+    typer.Option("--rows", help="Row numbers from 0, as in the output of score, separated by commas.", metavar="3,17",
+                 rich_help_panel="Rows"),
+]  # fmt: skip
+WorstRows = Annotated[
+    int | None,
+    typer.Option(
+        "--worst", min=1, help="Instead: the rows with the highest scores.", metavar="N", show_default="3", rich_help_panel="Rows"
+    ),
+]
+OrderOption = Annotated[
+    Literal["contribution", "z"],
+    typer.Option("--order", help="What puts a column first: its share of the score, or how unusual that is for the column.",
+                 rich_help_panel="Rows"),
+]  # fmt: skip
+CounterfactualOption = Annotated[
+    bool, typer.Option("--counterfactual", help="Also the smallest change that ends the alarm.", rich_help_panel="Rows")
+]
 Reference = Annotated[
     list[str] | None,
     typer.Option(help="Normal rows that the other detectors learn from.", metavar="DATA",
@@ -198,6 +217,14 @@ def names(text: str | None) -> tuple[str, ...] | None:
     ('a', 'b,c')
     """
     return None if text is None else tuple(cell.strip() for cell in next(csv.reader([text], skipinitialspace=True), []))
+
+
+def row_numbers(text: str | None) -> tuple[int, ...]:
+    """``'3,17'`` as (3, 17). Raises ConfigError for anything else."""
+    parts = [part.strip() for part in (text or "").split(",")] if text is not None else []
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"--rows must be whole numbers from 0, separated by commas; got {text!r}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def top_columns(text: str) -> int | None:

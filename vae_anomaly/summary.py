@@ -4,25 +4,29 @@ Knows results only; prints nothing. Lists are cut after ten names, so that 5,000
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import Comparison, FalseAlarms, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
 from vae_anomaly.core.threshold import finest_text
+from vae_anomaly.layout import NAMES_SHOWN, cut, facts, next_steps, table, text
 from vae_anomaly.workflow.results import (
     Alarm,
+    ColumnReason,
     EvaluateResult,
+    ExplainResult,
     FitResult,
     InfoResult,
     ModelName,
     ModelsResult,
     Reason,
+    RowExplained,
     ScoreResult,
+    SmallestChange,
     UiResult,
 )
 
-NAMES_SHOWN = 10
 # Below this the other columns say next to nothing about a column: its faults are seen only when they are gross.
 WEAK = 0.1
 # Columns of an alarm that are named, and the share of its score below which a column is no reason.
@@ -32,7 +36,7 @@ REASONS_SHOWN, TELLING = 3, 0.05
 def of_fit(result: FitResult) -> str:
     """What a fit did."""
     used = f"{result.rows_used:,} rows" if result.rows_used == result.rows_read else f"{result.rows_used:,} of {result.rows_read:,} rows"
-    facts = [
+    known = [
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
         ("labels", _labels(result.labels_left_out)),
@@ -44,7 +48,7 @@ def of_fit(result: FitResult) -> str:
     ]
     head = f"Fitted on {used}, {len(result.columns):,} columns, in {result.seconds:.1f} s."
     quality = ["", *_quality(result.quality)] if result.quality else []
-    return _text([head, *_facts(facts), *quality, *_next(result.next_steps)])
+    return text([head, *facts(known), *quality, *next_steps(result.next_steps)])
 
 
 def of_score(result: ScoreResult) -> str:
@@ -53,34 +57,40 @@ def of_score(result: ScoreResult) -> str:
     head = f"Scored {counts.rows:,} rows" + (f" at {result.rows_per_second:,.0f} rows/s." if result.rows_per_second else ".")
     if result.unchanged:
         head = f"Nothing to do: {result.output} already holds the scores of these inputs, this model and these options."
-    facts = [
+    known = [
         ("alarms", f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g})"),
         ("no score", f"{counts.null_scores:,} rows without any observed cell" if counts.null_scores else ""),
-        ("unseen", _cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
-        ("missing", _cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
-        ("ignored", _cut(result.ignored_columns)),
+        ("unseen", cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
+        ("missing", cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
+        ("ignored", cut(result.ignored_columns)),
         ("model", _named(result.model)),
         ("written", result.output),
     ]
-    return _text([head, *_facts(facts), *_alarms(counts.top_alarms), *_next(result.next_steps)])
+    return text([head, *facts(known), *_alarms(counts.top_alarms), *next_steps(result.next_steps)])
+
+
+def of_explain(result: ExplainResult) -> str:
+    """Single rows in full."""
+    head = f"{_named(result.model)}, threshold {result.threshold:.6g} at alpha {result.alpha:g}."
+    return text([head, *(line for row in result.rows for line in _row_in_full(row)), *next_steps(result.next_steps)])
 
 
 def of_evaluate(result: EvaluateResult) -> str:
     """A model against labels."""
     head = f"{_named(result.model)} on {result.rows:,} labelled rows."
-    facts = [
+    known = [
         ("no score", f"{result.null_scores:,} rows, left out" if result.null_scores else ""),
         *_threshold(result.promise),
         *(("note", note) for note in result.notes),
     ]
-    return _text([head, *_facts(facts), "", *_quality(result.quality), *_next(result.next_steps)])
+    return text([head, *facts(known), "", *_quality(result.quality), *next_steps(result.next_steps)])
 
 
 def of_info(result: InfoResult) -> str:
     """What is in a model."""
-    facts = [
+    known = [
         ("fitted", f"{result.created or 'at an unknown time'} on {result.rows:,} rows, {result.training_rows:,} of them learned from"),
-        ("data", _cut(result.source)),
+        ("data", cut(result.source)),
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
         *_threshold(result.promise),
@@ -91,7 +101,7 @@ def of_info(result: InfoResult) -> str:
         ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
         *_model(result.model),
     ]
-    return _text([_named(result.model), *_facts(facts), "", *_column_table(result.columns), *_next(result.next_steps)])
+    return text([_named(result.model), *facts(known), "", *_column_table(result.columns), *next_steps(result.next_steps)])
 
 
 def of_models(result: ModelsResult) -> str:
@@ -100,7 +110,7 @@ def of_models(result: ModelsResult) -> str:
         (v.name, v.version, ", ".join(v.aliases), v.created, v.tags.get("rows", ""), v.tags.get("alpha", ""), v.tags.get("threshold", ""))
         for v in result.versions
     ]
-    return _text(_table(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
+    return text(table(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
 
 
 def of_ui(result: UiResult) -> str:
@@ -120,14 +130,14 @@ def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> l
     """Columns that deserve a word: left out, constant, or hardly explained by the others."""
     weak = [f"{c.name} ({percent(max(c.r2, 0.0))})" for c in columns if c.r2 is not None and c.r2 < WEAK]
     return [
-        ("left out", _cut((f"{column.name} ({column.reason})" for column in left_out), "; ")),
-        ("constant", _cut(f"{column.name} = {column.constant}" for column in columns if column.constant is not None)),
-        ("weak", f"hardly reconstructed: {_cut(weak)}" if weak else ""),
+        ("left out", cut((f"{column.name} ({column.reason})" for column in left_out), "; ")),
+        ("constant", cut(f"{column.name} = {column.constant}" for column in columns if column.constant is not None)),
+        ("weak", f"hardly reconstructed: {cut(weak)}" if weak else ""),
     ]
 
 
 def _labels(left_out: Mapping[str, int]) -> str:
-    return "left out of the fit: " + _cut(f"{label!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
+    return "left out of the fit: " + cut(f"{label!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
 def _threshold(promise: Promise) -> list[tuple[str, str]]:
@@ -155,15 +165,15 @@ def _named(model: ModelName) -> str:
 
 
 def _quality(quality: Quality) -> list[str]:
-    facts = [
+    known = [
         ("rows", f"{quality.normal_rows:,} normal, {quality.anomalous_rows:,} anomalous"),
         ("ranking", f"AUROC {quality.auroc:.4f}, average precision {quality.average_precision:.4f}"),
         ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}"),
         ("false alarms", _false_alarms(quality.false_alarms) if quality.false_alarms else ""),
-        ("by label", _cut(f"{found.label} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
+        ("by label", cut(f"{found.label} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
     ]
     comparison = ["", *_comparison(quality.comparison)] if quality.comparison else []
-    return ["Detection:", *_facts(facts), *comparison]
+    return ["Detection:", *facts(known), *comparison]
 
 
 def _precision(quality: Quality) -> str:
@@ -177,7 +187,7 @@ def _false_alarms(found: FalseAlarms) -> str:
 def _comparison(comparison: Comparison) -> list[str]:
     rows = [(ranking.name, f"{ranking.auroc:.4f}", f"{ranking.average_precision:.4f}") for ranking in comparison.rankings]
     head = f"Beside others on the same {comparison.test_rows:,} rows (the others learned from {comparison.peer_rows:,} normal rows):"
-    return [head, *_table(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
+    return [head, *table(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
 
 
 def _alarms(alarms: Sequence[Alarm]) -> list[str]:
@@ -188,6 +198,41 @@ def _alarms(alarms: Sequence[Alarm]) -> list[str]:
         lines.append(f"  row {alarm.row:,}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
         lines += [f"    {r.column}: {r.value or 'missing'}, expected {r.expected}" for r in _telling(alarm)]
     return lines
+
+
+def _row_in_full(row: RowExplained) -> list[str]:
+    name = f"Row {row.row:,}" + "".join(f", {name} {value}" for name, value in row.ids.items())
+    if row.score is None or row.reconstruction is None or row.kl is None or row.p_value is None:
+        return ["", f"{name}: no score, because no cell of it is observed."]
+    verdict = "flagged" if row.is_anomaly else "not flagged"
+    parts = f"reconstruction {row.reconstruction:.4g} + KL {row.kl:.4g}"
+    cells = [
+        (c.column, c.value or "missing", c.expected, _range(c), *(f"{x:.4g}" for x in (c.contribution, c.reconstruction, c.kl)), _z(c.z))
+        for c in row.columns[: 5 * NAMES_SHOWN]
+    ]
+    more = len(row.columns) - len(cells)
+    head = ("column", "value", "expected", "usual range", "contribution", "reconstruction", "KL", "z")
+    return [
+        "",
+        f"{name}: score {row.score:.4g} = {parts}, p-value {row.p_value:.2g}, {verdict}.",
+        *table(head, cells),
+        *([f"  … {more:,} more columns; --json has them all"] if more else []),
+        *([f"  {_change(row.smallest_change)}"] if row.smallest_change else []),
+    ]
+
+
+def _z(z: float | None) -> str:
+    return "" if z is None else f"{z:.1f}"
+
+
+def _change(change: SmallestChange) -> str:
+    """The smallest change in a sentence."""
+    cells = " and ".join(f"{cell.column} were {cell.instead} instead of {cell.value}" for cell in change.cells)
+    if change.found:
+        return f"Not flagged if {cells} (score {change.score:.4g})."
+    if not change.cells:
+        return "No small change ends the alarm: no cell that becomes what is expected of it lowers the score."
+    return f"No small change ends the alarm: if {cells}, the score is still {change.score:.4g}."
 
 
 def _telling(alarm: Alarm) -> Sequence[Reason]:
@@ -202,36 +247,8 @@ def _column_table(columns: Sequence[ColumnQuality]) -> list[str]:
         for c in columns[: 5 * NAMES_SHOWN]
     ]
     more = len(columns) - len(rows)
-    return [*_table(("column", "kind", "reconstructed", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
+    return [*table(("column", "kind", "reconstructed", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
 
 
-def _range(column: ColumnQuality) -> str:
+def _range(column: ColumnQuality | ColumnReason) -> str:
     return f"{column.low:.6g} … {column.high:.6g}" if column.low is not None and column.high is not None else ""
-
-
-# ── layout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _cut(names: Iterable[str], between: str = ", ") -> str:
-    """At most ten names, and how many more there are."""
-    listed = list(names)
-    more = len(listed) - NAMES_SHOWN
-    return between.join(listed[:NAMES_SHOWN]) + (f"{between}and {more:,} more" if more > 0 else "")
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> list[str]:
-    """Lines of 'name   words'; a fact without words is left out."""
-    return [f"  {name:<13}{words}" for name, words in facts if words]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
-
-
-def _next(steps: Sequence[str]) -> list[str]:
-    return ["", "Next:", *(f"  {step}" for step in steps)] if steps else []
-
-
-def _text(lines: Iterable[str]) -> str:
-    return "\n".join(lines)

@@ -71,16 +71,21 @@ def _replacements(ensemble: Ensemble, row: Batch, done: list[int]) -> tuple[Batc
     trials, d_num = _copies(row, len(tried)), row.numeric.shape[-1]
     for i, j in enumerate(tried):
         if j < d_num:
-            trials.numeric[i, -1, j] = explanation.number[0, j]
+            trials.numeric[i, -1, j] = _expected(explanation, j)
         else:
             trials.codes[i, -1, j - d_num] = explanation.level[0, j - d_num]
     return trials, tried
 
 
+def _expected(explanation: Explanation, j: int) -> float:
+    """Return the expected number in the six digits that are shown of it."""
+    return float(f"{float(explanation.number[0, j]):.6g}")
+
+
 def _differs(row: Batch, explanation: Explanation, j: int) -> bool:
     d_num = row.numeric.shape[-1]
     if j < d_num:
-        return bool(row.numeric[0, -1, j] != explanation.number[0, j])
+        return bool(row.numeric[0, -1, j] != _expected(explanation, j))
     return bool(row.codes[0, -1, j - d_num] != explanation.level[0, j - d_num])
 
 
