@@ -133,7 +133,8 @@ def _quality(detector: Detector, scored: Scored, reference: Batch | None) -> Qua
     """Measure on all rows, and compare on those that the peers did not learn from."""
     normal, normal_scores = scored.side(normal=True)
     anomalous, anomalous_scores = scored.side(normal=False)
-    quality = measure(normal_scores, anomalous_scores, detector.threshold, scored.labels.where(~scored.labels.normal))
+    labels = scored.labels.where(~scored.labels.normal)
+    quality = measure(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
     part, tried = Part(learned=reference, tried=normal) if reference else None, normal_scores
     if part is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))
