@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from vae_anomaly import summary
+from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import Comparison, FalseAlarms, LabelFound, MissingChange, Quality, Ranking, promise
 from vae_anomaly.core.schema import Dropped
@@ -56,6 +57,8 @@ FIT = FitResult(
     active_units=7.5,
     latent_units=8,
     promise=promise(calibrate(np.arange(200.0), 0.05, "cross")),
+    blocks=Blocks(rates=(0.04, 0.06), p_value=0.5),
+    cautions=("be careful",),
     notes=("a note",),
     quality=QUALITY,
     model=MODEL,
@@ -98,17 +101,20 @@ SCORE = ScoreResult(
 
 def test_a_fit_in_words() -> None:
     lines = summary.of_fit(FIT).splitlines()
-    assert lines[:12] == [
+    assert lines[:15] == [
         "Fitted on 1,200 of 1,220 rows, 3 columns, in 1.2 s.",
         "  columns      2 numeric, 1 category",
         "  left out     " + "; ".join(f"c{i} (excluded)" for i in range(10)) + "; and 2 more",
         "  constant     site = north",
+        "  explained    49.5 % of the middle column; worst: noise (0 %), flow (99 %)",
         "  weak         hardly reconstructed: noise (0 %)",
         "  labels       left out of the fit: 'leak' (20)",
         "  latent       7.5 of 8 units in use",
         "  ended        the budget of 400 steps was used up",
         "  threshold    190 at alpha 0.05 (cross-fitted, approximate; finest alpha possible 0.00498)",
         "  promise      about 5 % of normal rows like these are flagged (cross-fitted on 200 rows: approximate, at most 10 % is proven)",
+        "  calibration  4 % to 6 % flagged in 2 consecutive parts; chance spreads them so unevenly in 50 % of all cases",
+        "  caution      be careful",
         "  note         a note",
         "  registered   pump version 3, alias live",
     ]

@@ -5,7 +5,10 @@ Knows results only; prints nothing. Lists are cut after ten names, so that 5,000
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import median
 
+from vae_anomaly.core.blocks import Blocks
+from vae_anomaly.core.cautions import WEAK
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import Comparison, FalseAlarms, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
@@ -27,8 +30,8 @@ from vae_anomaly.workflow.results import (
     UiResult,
 )
 
-# Below this the other columns say next to nothing about a column: its faults are seen only when they are gross.
-WEAK = 0.1
+# The columns that are explained worst.
+WORST_SHOWN = 3
 # Columns of an alarm that are named, and the share of its score below which a column is no reason.
 REASONS_SHOWN, TELLING = 3, 0.05
 
@@ -43,6 +46,8 @@ def of_fit(result: FitResult) -> str:
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
         ("ended", result.stopped),
         *_threshold(result.promise),
+        ("calibration", _blocks(result.blocks)),
+        *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
         *_model(result.model),
     ]
@@ -94,6 +99,8 @@ def of_info(result: InfoResult) -> str:
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
         *_threshold(result.promise),
+        ("calibration", _blocks(result.blocks)),
+        *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
         ("network", f"{result.networks} networks on the views {', '.join(result.views)}"),
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
@@ -128,12 +135,23 @@ def _kinds(columns: Sequence[ColumnQuality]) -> str:
 
 def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> list[tuple[str, str]]:
     """Columns that deserve a word: left out, constant, or hardly explained by the others."""
-    weak = [f"{c.name} ({percent(max(c.r2, 0.0))})" for c in columns if c.r2 is not None and c.r2 < WEAK]
+    known = sorted((max(c.r2, 0.0), c.name) for c in columns if c.r2 is not None)
+    weak = [f"{name} ({percent(r2)})" for r2, name in known if r2 < WEAK]
+    worst = [f"{name} ({percent(r2)})" for r2, name in known[:WORST_SHOWN]]
     return [
         ("left out", cut((f"{column.name} ({column.reason})" for column in left_out), "; ")),
         ("constant", cut(f"{column.name} = {column.constant}" for column in columns if column.constant is not None)),
+        ("explained", f"{percent(median(r2 for r2, _ in known))} of the middle column; worst: {', '.join(worst)}" if known else ""),
         ("weak", f"hardly reconstructed: {cut(weak)}" if weak else ""),
     ]
+
+
+def _blocks(blocks: Blocks | None) -> str:
+    """Whether normal rows are flagged evenly over the calibration rows; nothing where that cannot be said."""
+    if blocks is None:
+        return ""
+    span = f"{percent(min(blocks.rates))} to {percent(max(blocks.rates))} flagged in {len(blocks.rates)} consecutive parts"
+    return f"{span}; chance spreads them so unevenly in {percent(blocks.p_value)} of all cases"
 
 
 def _labels(left_out: Mapping[str, int]) -> str:

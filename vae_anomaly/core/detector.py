@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.config import Config, config_from_dict, config_to_dict
+from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.explain import Usual
 from vae_anomaly.core.prior import Exemplars
@@ -72,6 +73,7 @@ class Detector:
     quality: tuple[ColumnQuality, ...]
     card: Card
     usual: Usual | None = None  # None: fitted by a version that did not learn it
+    blocks: Blocks | None = None  # None: too few alarms to say, or cross-fitted
 
     def scores(self, batch: Batch, *, threads: int = 1) -> Scores:
         """Score encoded rows (``core.encode.encode``): reconstruction, KL and their sum, float64 ``[n]``."""
@@ -97,6 +99,7 @@ class Detector:
             "threshold": {"method": self.threshold.method, "alpha": self.threshold.alpha, "value": self.threshold.value},
             "quality": [asdict(q) for q in self.quality],
             "card": asdict(self.card),
+            "blocks": None if self.blocks is None else asdict(self.blocks),
         }
         tensors = {f"vae.{name}": tensor for name, tensor in e.vae.state_dict().items()}
         tensors |= {f"views.{name}": getattr(e.views, name) for name in Views.__slots__}
@@ -148,6 +151,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         quality=tuple(ColumnQuality(**q) for q in values["quality"]),
         card=Card(**_tuples(card), history=History(blocks=blocks, steps=history["steps"], stopped=history["stopped"])),
         usual=_usual(tensors, len(values["quality"])),
+        blocks=Blocks(**_tuples(values["blocks"])) if values.get("blocks") else None,
     )
 
 

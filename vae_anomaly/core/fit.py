@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.config import Config, ViewName
+from vae_anomaly.core.blocks import calibration_blocks
 from vae_anomaly.core.conditional import settle_missing
 from vae_anomaly.core.detector import Card, ColumnQuality, Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
@@ -98,7 +99,10 @@ def fit_detector(
     card = _card(plan, config, history, constants, schema)
     quality = column_quality(ensemble, batch, schema, nets)
     usual = usual_contributions(ensemble, batch, plan, nets.part)
-    return Detector(schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card, usual=usual)
+    blocks = calibration_blocks(ensemble, batch, plan, threshold, time)
+    return Detector(
+        schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card, usual=usual, blocks=blocks
+    )
 
 
 def _encode_table(schema: Schema, table: pa.Table) -> Batch:

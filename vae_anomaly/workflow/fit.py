@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from vae_anomaly import __version__
 from vae_anomaly.config import Config, TrackingConfig, validate
+from vae_anomaly.core.cautions import active_units, cautions
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.fit import Progress, fit_detector
 from vae_anomaly.core.labels import Labels, read_labels, refuse_without_normal
@@ -206,17 +207,13 @@ def _result(rows: Rows, detector: Detector, quality: Quality | None, model: Mode
         active_units=active_units(detector),
         latent_units=detector.ensemble.vae.latent,
         promise=promise(detector.threshold),
+        blocks=detector.blocks,
+        cautions=cautions(detector),
         notes=card.notes,
         quality=quality,
         model=model,
         next_steps=_next_steps(model),
     )
-
-
-def active_units(detector: Detector) -> float:
-    """Return the latent units in use at the end of training, mean over networks."""
-    blocks = detector.card.history.blocks
-    return blocks[-1].active_units if blocks else 0.0
 
 
 def _next_steps(model: ModelName) -> tuple[str, ...]:

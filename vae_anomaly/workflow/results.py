@@ -7,6 +7,7 @@ shares of 1, times seconds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import MissingChange, Promise, Quality
 from vae_anomaly.core.schema import Dropped
@@ -39,6 +40,8 @@ class FitResult:
     active_units: float  # latent units in use, mean over networks
     latent_units: int
     promise: Promise
+    blocks: Blocks | None  # alarms over the calibration rows in their order
+    cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
     notes: tuple[str, ...]
     quality: Quality | None  # None: no anomalous rows to hold it against
     model: ModelName
@@ -182,6 +185,8 @@ class InfoResult:
     columns: tuple[ColumnQuality, ...]
     left_out: tuple[Dropped, ...]
     promise: Promise
+    blocks: Blocks | None  # alarms over the calibration rows in their order
+    cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
     notes: tuple[str, ...]
     steps: int
     stopped: str
