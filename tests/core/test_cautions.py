@@ -35,8 +35,10 @@ def test_a_sound_model_has_no_caution(sound: Detector) -> None:
 
 def test_collapse_is_said(sound: Detector) -> None:
     assert cautions(_with_active(sound, 0.5)) == (
-        "posterior collapse: no latent unit is in use, so the model knows each column by itself and not how columns go together. "
-        "Give it more --steps; if that does not help, the columns are unrelated",
+        (
+            "posterior collapse: no latent unit is in use, so the model knows each column by itself and not how columns go together. "
+            "Give it more --steps; if that does not help, the columns are unrelated"
+        ),
     )
 
 
@@ -58,8 +60,10 @@ def test_few_rows_are_said(sound: Detector) -> None:
 def test_bursts_are_said(sound: Detector) -> None:
     assert cautions(replace(sound, blocks=Blocks(rates=(0.0, 0.01, 0.05), p_value=0.002))) == ()
     assert cautions(replace(sound, blocks=Blocks(rates=(0.0, 0.01, 0.05), p_value=4e-6))) == (
-        "alarms on normal rows come in bursts: 0 % to 5 % of the rows in 3 consecutive parts of the calibration rows, more uneven than "
-        "chance (p = 4e-06). The rate holds over long spans, not for every hour",
+        (
+            "alarms on normal rows come in bursts: 0 % to 5 % of the rows in 3 consecutive parts of the calibration rows, more uneven than "
+            "chance (p = 4e-06). The rate holds over long spans, not for every hour"
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests import tiny
 from tests.tiny import Case
+from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.threshold import calibrate
 from vae_anomaly.errors import DamagedArtifact
@@ -48,6 +49,15 @@ def test_a_state_that_does_not_say_what_is_usual_is_whole() -> None:
     values, tensors = _state()
     del tensors["usual.middle"], tensors["usual.spread"]
     assert Detector.from_state(values, tensors).usual is None
+
+
+def test_rates_of_blocks_are_kept() -> None:
+    blocks = Blocks(rates=(0.0, 0.02), p_value=0.25)
+    values, tensors = replace(tiny.detector(CASE), blocks=blocks).state()
+    values = json.loads(json.dumps(values))
+    assert Detector.from_state(values, tensors).blocks == blocks
+    del values["blocks"]
+    assert Detector.from_state(values, tensors).blocks is None
 
 
 def test_tensors_of_the_state_are_plain() -> None:

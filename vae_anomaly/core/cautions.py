@@ -52,9 +52,7 @@ def _few_rows(detector: Detector) -> str:
     need = max(ROWS_AT_LEAST, ROWS_A_COLUMN * columns)
     if rows >= need:
         return ""
-    return (
-        f"few rows: {rows:,} to learn {columns:,} columns from, {need:,} would be safer. The threshold holds; faults are missed more easily"
-    )
+    return f"few rows: {rows:,} to learn {columns:,} columns from, {need:,} are safer; the threshold holds, but more faults are missed"
 
 
 def _uneven(detector: Detector) -> str:
