@@ -184,6 +184,7 @@ def score(
 
 app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly explain data/new.csv --rows 153,154 --counterfactual")(looking.explain)
 app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly evaluate data/labelled.parquet --label-column fault")(looking.evaluate)
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly report --scores data/new.scores.csv -o report.html")(looking.report)
 app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly info models:/vae-anomaly/3")(looking.info)
 app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly models pump-station")(looking.models)
 app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly ui --port 5001")(looking.ui)

@@ -3,6 +3,7 @@
 Parse, call one verb, print what it returned. Verbs are imported inside the commands, so that ``--help`` stays fast.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -86,6 +87,29 @@ def evaluate(
     with terminal.progress(quiet=quiet) as tell:
         result = run(request, tell=tell)
     terminal.show(result, lambda: summary.of_evaluate(result), as_json=as_json)
+
+
+def report(
+    *,
+    scores: opt.ScoresFile = None,
+    output: opt.ReportOutput = Path("report.html"),
+    overwrite: opt.Overwrite = False,
+    model: opt.Model = opt.DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Write a report as one page. What the model learnt, what its threshold promises, and what it found."""
+    terminal.set_logging(verbose, quiet=quiet)
+    from vae_anomaly import summary
+    from vae_anomaly.workflow.report import ReportRequest
+    from vae_anomaly.workflow.report import report as run
+
+    request = ReportRequest(model=model, output=output, scores=scores, overwrite=overwrite, tracking_uri=tracking_uri)
+    with terminal.progress(quiet=quiet) as tell:
+        result = run(request, tell=tell)
+    terminal.show(result, lambda: "" if quiet else summary.of_report(result), as_json=as_json)
 
 
 def info(

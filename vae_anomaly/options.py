@@ -138,6 +138,19 @@ ScoreOutput = Annotated[
     typer.Option("--output", "-o", help="Where to write; the ending .csv or .parquet says how.", metavar="FILE",
                  show_default="NAME.scores.csv or .parquet beside the input", rich_help_panel="Tracking and output"),
 ]  # fmt: skip
+ScoresFile = Annotated[
+    str | None,
+    typer.Option("--scores", help="Also show what score wrote: alarms with reasons, and a time line where a key is a time.",
+                 metavar="FILE", rich_help_panel="Data"),
+]  # fmt: skip
+ReportOutput = Annotated[
+    Path, typer.Option("--output", "-o", help="Where to write the page.", metavar="FILE", rich_help_panel="Tracking and output")
+]
+EvaluateOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Also write the report as a page.", metavar="FILE.html", rich_help_panel="Tracking and output"),
+]
+LogNothing = Annotated[bool, typer.Option("--no-tracking", help="Log nothing to MLflow.", rich_help_panel="Tracking and output")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel="Tracking and output")]
 ExplainOption = Annotated[
     Explain, typer.Option("--explain", help="Which rows get their top columns named.", rich_help_panel="Tracking and output")

@@ -24,6 +24,7 @@ from vae_anomaly.workflow.results import (
     ModelName,
     ModelsResult,
     Reason,
+    ReportResult,
     RowExplained,
     ScoreResult,
     SmallestChange,
@@ -89,6 +90,18 @@ def of_evaluate(result: EvaluateResult) -> str:
         *(("note", note) for note in result.notes),
     ]
     return text([head, *facts(known), "", *_quality(result.quality), *next_steps(result.next_steps)])
+
+
+def of_report(result: ReportResult) -> str:
+    """Where a report was written."""
+    known = [
+        ("model", _named(result.model)),
+        ("rows", f"{result.rows:,} scored, {result.alarms:,} alarms" if result.rows else ""),
+        *(("caution", caution) for caution in result.cautions),
+        ("size", f"{result.bytes / 1000:,.0f} kB"),
+        ("written", result.output),
+    ]
+    return text(["Report written.", *facts(known), *next_steps(result.next_steps)])
 
 
 def of_info(result: InfoResult) -> str:

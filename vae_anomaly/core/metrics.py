@@ -9,16 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from vae_anomaly.core.labels import Labels
 from vae_anomaly.core.report import Comparison, FalseAlarms, Interval, Intervals, LabelFound, Quality, Ranking
-from vae_anomaly.core.threshold import Threshold
+from vae_anomaly.core.threshold import Threshold, finest_alpha
 
 # Confidence of the interval around a realised rate.
 CONFIDENCE = 0.95
 # Bootstrap samples: the ends of an interval are then good to about a twentieth of its width.
 SAMPLES = 500
+# Points of a curve: more cannot be seen.
+POINTS = 400
 
 
 def rank(name: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Ranking:
@@ -116,6 +118,34 @@ class _Ordered:
         average = float(((h - before) * h / np.maximum(n, 1)).sum() / all_hits)
         found, alarms = (float(x[self.flagged - 1]) if self.flagged else 0.0 for x in (hits, rows))
         return area, average, found / float(all_hits), found / alarms if alarms else math.nan, 2.0 * found / (float(all_hits) + alarms)
+
+
+def roc_points(normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points (false-alarm rate, recall) of the ROC curve ``[k, 2]``, at most some hundred."""
+    scores, truth = np.concatenate([normal, anomalous]), np.arange(len(normal) + len(anomalous)) >= len(normal)
+    false, found, _ = roc_curve(truth, scores)
+    return _thinned(np.stack([false, found], axis=1))
+
+
+def precision_recall_points(normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points (recall, precision) ``[k, 2]``, at most some hundred, from the strictest threshold to the loosest."""
+    scores, truth = np.concatenate([normal, anomalous]), np.arange(len(normal) + len(anomalous)) >= len(normal)
+    precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
+    return _thinned(np.stack([recall, precision], axis=1)[::-1])
+
+
+def realised_rates(normal: NDArray[np.float64], threshold: Threshold) -> NDArray[np.float64]:
+    """Return (alpha, share of normal rows with a p-value of at most alpha) ``[k, 2]``; on the diagonal where the promise holds."""
+    p_values = np.sort(threshold.p_values(normal))
+    asked = np.geomspace(finest_alpha(len(threshold.calibration)), 1.0, POINTS // 4)
+    return np.stack([asked, np.searchsorted(p_values, asked * (1.0 + 1e-9), side="right") / len(p_values)], axis=1)
+
+
+def _thinned(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keep at most some hundred points, the first and the last among them."""
+    if len(points) <= POINTS:
+        return points
+    return points[np.unique(np.linspace(0, len(points) - 1, POINTS).round().astype(np.int64))]
 
 
 def _false_alarms(hits: int, rows: int) -> FalseAlarms:

@@ -172,6 +172,19 @@ class EvaluateResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportResult:
+    """Where a report was written, and what it warns of."""
+
+    output: str
+    bytes: int
+    rows: int  # scored rows in it
+    alarms: int
+    cautions: tuple[str, ...]
+    model: ModelName
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InfoResult:
     """What is in a model."""
 
