@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 IDS = [path.relative_to(PACKAGE).as_posix() for path in MODULES]
 
 # The face is what people meet; each layer with what it may import from ours.
-FACE = ("cli", "looking", "options", "summary", "layout", "terminal", "__main__")
+FACE = ("cli", "looking", "options", "summary", "rows", "layout", "terminal", "__main__")
 BELOW = {
     "errors": (),
     "config": ("errors",),

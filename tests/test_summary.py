@@ -122,7 +122,18 @@ def test_a_fit_in_words() -> None:
 
 
 def test_a_detection_in_words() -> None:
-    result = EvaluateResult(rows=120, null_scores=1, promise=FIT.promise, notes=("a note",), quality=QUALITY, model=MODEL, next_steps=())
+    result = EvaluateResult(
+        rows=120,
+        null_scores=1,
+        promise=FIT.promise,
+        notes=("a note",),
+        quality=QUALITY,
+        by_label={"leak": {"flow": 0.75, "noise": 0.25}},
+        output="",
+        run_id="",
+        model=MODEL,
+        next_steps=(),
+    )
     lines = summary.of_evaluate(result).splitlines()
     assert lines[0] == "pump version 3 on 120 labelled rows."
     assert lines[1] == "  no score     1 rows, left out"
@@ -132,7 +143,7 @@ def test_a_detection_in_words() -> None:
         "Detection:",
         "  rows         100 normal, 20 anomalous",
         "  ranking      AUROC 0.9500, average precision 0.9000",
-        "  found        0 % of the anomalous rows; no row was flagged",
+        "  found        0 % of the anomalous rows; no row was flagged; F1 0.0000",
         "  false alarms 0, a rate of 0 % (exact 95 % interval 0 % to 3.6 %)",
         "  by label     leak 0 of 20",
         "",

@@ -10,31 +10,25 @@ from statistics import median
 from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.cautions import WEAK
 from vae_anomaly.core.detector import ColumnQuality
-from vae_anomaly.core.report import Comparison, FalseAlarms, Promise, Quality, percent
+from vae_anomaly.core.report import Comparison, FalseAlarms, Intervals, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
 from vae_anomaly.core.threshold import finest_text
 from vae_anomaly.layout import NAMES_SHOWN, cut, facts, next_steps, table, text
+from vae_anomaly.rows import REASONS_SHOWN, alarms, range_of, row_in_full
 from vae_anomaly.workflow.results import (
-    Alarm,
-    ColumnReason,
     EvaluateResult,
     ExplainResult,
     FitResult,
     InfoResult,
     ModelName,
     ModelsResult,
-    Reason,
     ReportResult,
-    RowExplained,
     ScoreResult,
-    SmallestChange,
     UiResult,
 )
 
 # The columns that are explained worst.
 WORST_SHOWN = 3
-# Columns of an alarm that are named, and the share of its score below which a column is no reason.
-REASONS_SHOWN, TELLING = 3, 0.05
 
 
 def of_fit(result: FitResult) -> str:
@@ -72,13 +66,13 @@ def of_score(result: ScoreResult) -> str:
         ("model", _named(result.model)),
         ("written", result.output),
     ]
-    return text([head, *facts(known), *_alarms(counts.top_alarms), *next_steps(result.next_steps)])
+    return text([head, *facts(known), *alarms(counts.top_alarms), *next_steps(result.next_steps)])
 
 
 def of_explain(result: ExplainResult) -> str:
     """Single rows in full."""
     head = f"{_named(result.model)}, threshold {result.threshold:.6g} at alpha {result.alpha:g}."
-    return text([head, *(line for row in result.rows for line in _row_in_full(row)), *next_steps(result.next_steps)])
+    return text([head, *(line for row in result.rows for line in row_in_full(row)), *next_steps(result.next_steps)])
 
 
 def of_evaluate(result: EvaluateResult) -> str:
@@ -88,8 +82,10 @@ def of_evaluate(result: EvaluateResult) -> str:
         ("no score", f"{result.null_scores:,} rows, left out" if result.null_scores else ""),
         *_threshold(result.promise),
         *(("note", note) for note in result.notes),
+        ("run", result.run_id),
+        ("written", result.output),
     ]
-    return text([head, *facts(known), "", *_quality(result.quality), *next_steps(result.next_steps)])
+    return text([head, *facts(known), "", *_quality(result.quality), *_by_label(result.by_label), *next_steps(result.next_steps)])
 
 
 def of_report(result: ReportResult) -> str:
@@ -199,7 +195,8 @@ def _quality(quality: Quality) -> list[str]:
     known = [
         ("rows", f"{quality.normal_rows:,} normal, {quality.anomalous_rows:,} anomalous"),
         ("ranking", f"AUROC {quality.auroc:.4f}, average precision {quality.average_precision:.4f}"),
-        ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}"),
+        ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}; F1 {quality.f1:.4f}"),
+        ("intervals", _intervals(quality.intervals) if quality.intervals else ""),
         ("false alarms", _false_alarms(quality.false_alarms) if quality.false_alarms else ""),
         ("by label", cut(f"{found.label} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
     ]
@@ -207,8 +204,27 @@ def _quality(quality: Quality) -> list[str]:
     return ["Detection:", *facts(known), *comparison]
 
 
+def _by_label(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The columns that make most of the score, a line for each label."""
+    rows = [
+        (name, ", ".join(f"{column} {share:.0%}" for column, share in list(columns.items())[:REASONS_SHOWN]))
+        for name, columns in shares.items()
+    ]
+    return ["", "What makes the score:", *table(("label", "columns"), rows)] if rows else []
+
+
 def _precision(quality: Quality) -> str:
     return "no row was flagged" if quality.precision is None else f"{percent(quality.precision)} of the alarms are right"
+
+
+def _intervals(found: Intervals) -> str:
+    """The bootstrap intervals in a line."""
+    ends = [("AUROC", found.auroc), ("average precision", found.average_precision), ("F1", found.f1)]
+    numbers = [f"{name} {interval.low:.4f} to {interval.high:.4f}" for name, interval in ends]
+    shares = [f"recall {percent(found.recall.low)} to {percent(found.recall.high)}"]
+    if found.precision is not None:
+        shares.append(f"precision {percent(found.precision.low)} to {percent(found.precision.high)}")
+    return f"{', '.join([*numbers, *shares])} (95 %, bootstrap)"
 
 
 def _false_alarms(found: FalseAlarms) -> str:
@@ -221,65 +237,10 @@ def _comparison(comparison: Comparison) -> list[str]:
     return [head, *table(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
 
 
-def _alarms(alarms: Sequence[Alarm]) -> list[str]:
-    """The worst rows with their reasons."""
-    lines = ["", "Worst rows:"] if alarms else []
-    for alarm in alarms:
-        ids = "".join(f", {name} {value}" for name, value in alarm.ids.items())
-        lines.append(f"  row {alarm.row:,}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
-        lines += [f"    {r.column}: {r.value or 'missing'}, expected {r.expected}" for r in _telling(alarm)]
-    return lines
-
-
-def _row_in_full(row: RowExplained) -> list[str]:
-    name = f"Row {row.row:,}" + "".join(f", {name} {value}" for name, value in row.ids.items())
-    if row.score is None or row.reconstruction is None or row.kl is None or row.p_value is None:
-        return ["", f"{name}: no score, because no cell of it is observed."]
-    verdict = "flagged" if row.is_anomaly else "not flagged"
-    parts = f"reconstruction {row.reconstruction:.4g} + KL {row.kl:.4g}"
-    cells = [
-        (c.column, c.value or "missing", c.expected, _range(c), *(f"{x:.4g}" for x in (c.contribution, c.reconstruction, c.kl)), _z(c.z))
-        for c in row.columns[: 5 * NAMES_SHOWN]
-    ]
-    more = len(row.columns) - len(cells)
-    head = ("column", "value", "expected", "usual range", "contribution", "reconstruction", "KL", "z")
-    return [
-        "",
-        f"{name}: score {row.score:.4g} = {parts}, p-value {row.p_value:.2g}, {verdict}.",
-        *table(head, cells),
-        *([f"  … {more:,} more columns; --json has them all"] if more else []),
-        *([f"  {_change(row.smallest_change)}"] if row.smallest_change else []),
-    ]
-
-
-def _z(z: float | None) -> str:
-    return "" if z is None else f"{z:.1f}"
-
-
-def _change(change: SmallestChange) -> str:
-    """The smallest change in a sentence."""
-    cells = " and ".join(f"{cell.column} were {cell.instead} instead of {cell.value}" for cell in change.cells)
-    if change.found:
-        return f"Not flagged if {cells} (score {change.score:.4g})."
-    if not change.cells:
-        return "No small change ends the alarm: no cell that becomes what is expected of it lowers the score."
-    return f"No small change ends the alarm: if {cells}, the score is still {change.score:.4g}."
-
-
-def _telling(alarm: Alarm) -> Sequence[Reason]:
-    """At least one and at most three columns, and none that did next to nothing."""
-    enough = TELLING * alarm.score
-    return [r for i, r in enumerate(alarm.reasons[:REASONS_SHOWN]) if i == 0 or r.contribution >= enough]
-
-
 def _column_table(columns: Sequence[ColumnQuality]) -> list[str]:
     rows = [
-        (c.name, c.kind, f"constant {c.constant}" if c.r2 is None else percent(max(c.r2, 0.0)), percent(c.missing), _range(c))
+        (c.name, c.kind, f"constant {c.constant}" if c.r2 is None else percent(max(c.r2, 0.0)), percent(c.missing), range_of(c))
         for c in columns[: 5 * NAMES_SHOWN]
     ]
     more = len(columns) - len(rows)
     return [*table(("column", "kind", "reconstructed", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
-
-
-def _range(column: ColumnQuality | ColumnReason) -> str:
-    return f"{column.low:.6g} … {column.high:.6g}" if column.low is not None and column.high is not None else ""

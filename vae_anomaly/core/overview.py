@@ -100,7 +100,7 @@ def overview(
         more_left_out=max(0, len(left_out) - COLUMNS_SHOWN),
         promise=promise(detector.threshold),
         blocks=detector.blocks,
-        cautions=(*notes, *_too_many(scored), *cautions(detector), *detector.card.notes),
+        cautions=(*notes, *(_too_many(scored) if quality is None else ()), *cautions(detector), *detector.card.notes),
         active_units=active_units(detector),
         latent_units=detector.ensemble.vae.latent,
         history=detector.card.history,

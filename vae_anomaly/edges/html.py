@@ -16,14 +16,12 @@ from matplotlib.figure import Figure
 
 from vae_anomaly.core.gather import Step, WorstRow
 from vae_anomaly.core.overview import Report
-from vae_anomaly.core.report import Interval, Quality, percent
+from vae_anomaly.core.report import percent
 from vae_anomaly.core.threshold import finest_text
 from vae_anomaly.edges import detection_figures, figures, report_figures
-from vae_anomaly.edges.svg import svg
+from vae_anomaly.edges.html_tables import TEXT_LENGTH, columns, cut, labels
+from vae_anomaly.edges.svg import Places, svg
 
-# Longer texts of cells and names are cut: a page has to stay small whatever is in the data.
-TEXT_LENGTH = 160
-LABELS_SHOWN = 40
 KINDS = {"rows": "scored rows", "calibration": "calibration rows"}
 UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
@@ -42,12 +40,13 @@ def render(report: Report) -> str:
         pictures=drawn,
         script=Markup(script),  # noqa: S704  # our own file
         script_hash=f"sha256-{digest}",
-        steps=[{"place": place, "words": _step_words(report, step)} for step, place in zip(report.steps, places, strict=True)],
+        steps=[{"place": place, "words": _step_words(report, step)} for step, place in zip(report.steps, places.x, strict=True)],
         chosen=chosen,
+        marker=f"top: {100 * places.top:.2f}%; bottom: {100 * places.bottom:.2f}%",
         **_threshold(report),
         **_alarms(report),
-        **_labels(report),
-        **_columns(report),
+        **labels(report.quality),
+        **columns(report),
     )
 
 
@@ -62,10 +61,6 @@ def _short(value: object) -> object:
     return value
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…"
-
-
 def _sentence(text: str) -> str:
     """Begin with a capital and end with a full stop."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
@@ -74,7 +69,7 @@ def _sentence(text: str) -> str:
 # ── pictures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _pictures(report: Report) -> tuple[dict[str, Markup], list[float]]:
+def _pictures(report: Report) -> tuple[dict[str, Markup], Places]:
     """Draw all pictures; return with them where the thresholds of the steps stand in the distribution."""
     distribution, places = report_figures.distribution(report.histogram, [step.threshold for step in report.steps])
     line = report.scored.time_line if report.scored else None
@@ -198,8 +193,8 @@ def _alarms(report: Report) -> dict[str, Any]:
 
 
 def _alarm(row: WorstRow, place: int) -> dict[str, Any]:
-    ids = "".join(f", {_cut(name)} {_cut(str(value))}" for name, value in row.ids.items())
-    label = f", label {_cut(row.label)}" if row.label else ""
+    ids = "".join(f", {cut(name)} {cut(str(value))}" for name, value in row.ids.items())
+    label = f", label {cut(row.label)}" if row.label else ""
     picture = report_figures.against_range(row.reasons)
     what = "Values and expectations against the usual range of their columns; the table has the numbers."
     return {
@@ -207,9 +202,9 @@ def _alarm(row: WorstRow, place: int) -> dict[str, Any]:
         "caption": f"Reasons for row {row.row:,}",
         "reasons": [
             (
-                _cut(r.column),
-                "missing" if r.value is None else _cut(r.value),
-                _cut(r.expected or ""),
+                cut(r.column),
+                "missing" if r.value is None else cut(r.value),
+                cut(r.expected or ""),
                 f"{r.contribution:,.4g}",
                 "" if r.z is None else f"{r.z:,.1f}",
             )
@@ -227,87 +222,4 @@ def _time_words(report: Report) -> str:
     many = line.width // seconds
     every = unit if many == 1 else f"{many:,} {unit}s"
     first, last = (datetime.fromtimestamp(s.start, UTC).strftime("%Y-%m-%d %H:%M") for s in (line.spans[0], line.spans[-1]))
-    return f"Highest score and number of alarms in every {every} of {_cut(line.column)}, {first} to {last}."
-
-
-# ── labels ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _labels(report: Report) -> dict[str, Any]:
-    quality = report.quality
-    if quality is None:
-        return {}
-    comparison = quality.comparison
-    more = len(quality.by_label) - LABELS_SHOWN
-    labels = [(_cut(f.label), f"{f.rows:,}", f"{f.flagged:,}", percent(f.flagged / f.rows)) for f in quality.by_label[:LABELS_SHOWN]]
-    return {
-        "quality_rows": _quality_rows(quality),
-        "label_rows": [*labels, *([(f"and {more:,} more", "", "", "")] if more > 0 else [])],
-        "peers_rows": [(r.name, f"{r.auroc:.4f}", f"{r.average_precision:.4f}") for r in comparison.rankings] if comparison else [],
-        "peers_caption": f"On the same {comparison.test_rows:,} rows; the others learned from {comparison.peer_rows:,} normal rows"
-        if comparison
-        else "",
-    }
-
-
-def _quality_rows(quality: Quality) -> list[tuple[str, str, str, str]]:
-    i = quality.intervals
-    drawn = "bootstrap, each class by itself"
-    rows = [
-        ("AUROC", f"{quality.auroc:.4f}", _four(i.auroc if i else None), drawn),
-        ("average precision", f"{quality.average_precision:.4f}", _four(i.average_precision if i else None), drawn),
-        ("recall", percent(quality.recall), _shares(i.recall if i else None), drawn),
-        ("precision", "no alarm" if quality.precision is None else percent(quality.precision), _shares(i.precision if i else None), drawn),
-        ("F1", f"{quality.f1:.4f}", _four(i.f1 if i else None), drawn),
-    ]
-    found = quality.false_alarms
-    if found:
-        exact = _shares(Interval(low=found.low, high=found.high))
-        rows.append(("false-alarm rate", percent(found.rate), exact, f"exact; {found.rows:,} of {quality.normal_rows:,} normal rows"))
-    return rows
-
-
-def _four(interval: Interval | None) -> str:
-    return "" if interval is None else f"{interval.low:.4f} to {interval.high:.4f}"
-
-
-def _shares(interval: Interval | None) -> str:
-    return "" if interval is None else f"{percent(interval.low)} to {percent(interval.high)}"
-
-
-# ── columns ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _columns(report: Report) -> dict[str, Any]:
-    rows = [
-        (
-            _cut(q.name),
-            q.kind,
-            _cut(f"constant {q.constant}") if q.r2 is None else percent(max(q.r2, 0.0)),
-            percent(q.missing),
-            f"{q.low:.5g} to {q.high:.5g}" if q.low is not None and q.high is not None else "",
-        )
-        for q in report.columns
-    ]
-    known = [q for q in report.columns if q.r2 is not None]
-    worst = ", ".join(f"{_cut(q.name)} ({percent(max(q.r2 or 0.0, 0.0))})" for q in known[:3])
-    return {
-        "columns_rows": rows,
-        "columns_caption": "Columns of the model, explained worst first" + _more(report.more_columns),
-        "left_out_rows": [(_cut(d.name), d.reason) for d in report.left_out],
-        "left_out_caption": "Columns left out" + _more(report.more_left_out),
-        "learnt_words": _learnt(worst),
-    }
-
-
-def _learnt(worst: str) -> str:
-    if not worst:
-        return "No column changes, so there was nothing to learn but that."
-    return (
-        "Explained is the share that the network reconstructs on rows it was not trained on: 100 % is perfect, 0 % no better than the mean "
-        f"or the commonest level. Worst: {worst}."
-    )
-
-
-def _more(count: int) -> str:
-    return f"; {count:,} more are not shown" if count else ""
+    return f"Highest score and number of alarms in every {every} of {cut(line.column)}, {first} to {last}."

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from vae_anomaly.core.gather import Histogram, Reason, TimeLine
 from vae_anomaly.edges.figures import BLUE, GREEN, GREY, ORANGE, SKY, cut_name, short_label, tidy
-from vae_anomaly.edges.svg import place_of
+from vae_anomaly.edges.svg import Places, places_of
 
 # Inches; text of ten points can then still be read on a phone.
 WIDTH = 4.8
@@ -22,8 +22,8 @@ WIDTH = 4.8
 REACH = 1.2
 
 
-def distribution(histogram: Histogram, thresholds: Sequence[float]) -> tuple[Figure, list[float]]:
-    """Draw the scores of all kinds of rows, and return also where ``thresholds`` stand, as shares of the width."""
+def distribution(histogram: Histogram, thresholds: Sequence[float]) -> tuple[Figure, Places]:
+    """Draw the scores of all kinds of rows, and return also where ``thresholds`` stand."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
     edges = np.array(histogram.edges)
@@ -52,7 +52,7 @@ def distribution(histogram: Histogram, thresholds: Sequence[float]) -> tuple[Fig
     axes.set_ylabel("rows")
     figure.legend(frameon=False, loc="outside upper left", ncols=1)
     tidy(axes)
-    return figure, place_of(axes, [float(np.clip(t, edges[0], edges[-1])) for t in thresholds])
+    return figure, places_of(axes, [float(np.clip(t, edges[0], edges[-1])) for t in thresholds])
 
 
 def time_line(line: TimeLine, threshold: float) -> Figure:

@@ -6,6 +6,8 @@ Knows nothing of what is drawn. Ids get a prefix of their own, because all pictu
 import io
 import re
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import matplotlib as mpl
@@ -50,10 +52,20 @@ def _themed(tag: str, name: str) -> str:
     return tag
 
 
-def place_of(axes: Axes, values: list[float]) -> list[float]:
-    """Return where values of the x-axis stand in the drawn figure, as shares of its width."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where things stand in a drawn figure, as shares of its width from the left and of its height from the top."""
+
+    x: tuple[float, ...]
+    top: float
+    bottom: float
+
+
+def places_of(axes: Axes, values: Sequence[float]) -> Places:
+    """Return where values of the x-axis stand, and the top and bottom of the axes."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
-    width = figure.bbox.width
-    return [float(axes.transData.transform((value, 0.0))[0]) / width for value in values]
+    box, (width, height) = axes.get_window_extent(), (figure.bbox.width, figure.bbox.height)
+    x = tuple(float(axes.transData.transform((value, 0.0))[0]) / width for value in values)
+    return Places(x=x, top=1.0 - float(box.y1) / height, bottom=float(box.y0) / height)

@@ -31,6 +31,8 @@ from vae_anomaly.edges import artifact, tables
 from vae_anomaly.edges.tracking import ModelVersion, NoRun, Run, start_run
 from vae_anomaly.errors import ConfigError, OutputError, TrackingError
 from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.report import log as log_report
+from vae_anomaly.workflow.report import of_fit as report_of_fit
 from vae_anomaly.workflow.results import FitResult, ModelName
 
 if TYPE_CHECKING:
@@ -159,9 +161,12 @@ def _log(run: Run | NoRun, detector: Detector, quality: Quality | None) -> None:
         run.log_block(block)
     run.log_metrics({"fit_seconds": detector.card.seconds, "threshold": detector.threshold.value, "alpha": detector.threshold.alpha})
     if quality:
-        run.log_metrics({"auroc": quality.auroc, "average_precision": quality.average_precision, "recall": quality.recall})
+        run.log_metrics(
+            {"auroc": quality.auroc, "average_precision": quality.average_precision, "recall": quality.recall, "f1": quality.f1}
+        )
     if isinstance(run, Run):
         run.log_figures(_pictures(detector))
+        log_report(run, report_of_fit(detector, quality))
 
 
 def _pictures(detector: Detector) -> "dict[str, Figure]":

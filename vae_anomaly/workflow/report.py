@@ -11,7 +11,7 @@ import numpy as np
 
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.gather import Gathering, WorstRow
-from vae_anomaly.core.overview import ALARMS_SHOWN, Curves, Report, overview, reasons
+from vae_anomaly.core.overview import ALARMS_SHOWN, Report, overview, reasons
 from vae_anomaly.core.report import Quality
 from vae_anomaly.edges import outputs, scores, tables
 from vae_anomaly.edges.tracking import NoRun, Run
@@ -88,9 +88,9 @@ def log(run: Run | NoRun, found: Report) -> None:
         run.log_file(Path(folder) / NAME)
 
 
-def of_fit(detector: Detector, quality: Quality | None, curves: Curves | None = None) -> Report:
+def of_fit(detector: Detector, quality: Quality | None) -> Report:
     """Return the report of a new model, which has no version yet."""
-    return overview(detector, empty(detector), title=detector.config.tracking.model_name, quality=quality, curves=curves)
+    return overview(detector, empty(detector), title=detector.config.tracking.model_name, quality=quality)
 
 
 def _gathered(detector: Detector, name: ModelName, path: str, tell: Tell) -> tuple[Gathering, tuple[str, ...]]:

@@ -167,6 +167,9 @@ class EvaluateResult:
     promise: Promise
     notes: tuple[str, ...]
     quality: Quality
+    by_label: Mapping[str, Mapping[str, float]]  # label → column → share of the mean score, the largest five
+    output: str  # the page; empty: not asked for
+    run_id: str  # empty: nothing was logged
     model: ModelName
     next_steps: tuple[str, ...]
 
