@@ -7,7 +7,7 @@ import numpy as np
 from vae_anomaly import summary
 from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import ColumnQuality
-from vae_anomaly.core.report import Comparison, FalseAlarms, LabelFound, MissingChange, Quality, Ranking, promise
+from vae_anomaly.core.report import Comparison, FalseAlarms, Interval, Intervals, LabelFound, MissingChange, Quality, Ranking, promise
 from vae_anomaly.core.schema import Dropped
 from vae_anomaly.core.threshold import calibrate
 from vae_anomaly.workflow.results import (
@@ -152,7 +152,24 @@ def test_a_detection_in_words() -> None:
         "  PCA       0.9600  0.9000",
         "  ours      0.9500  0.9000",
         "  PCA ranks better here: AUROC 0.9600, ours 0.9500.",
+        "",
+        "What makes the score:",
+        "  label  columns",
+        "  leak   flow 75%, noise 25%",
     ]
+    written = summary.of_evaluate(replace(result, run_id="r7", output="e.html")).splitlines()
+    assert written[5:7] == ["  run          r7", "  written      e.html"]
+
+
+def test_intervals_in_words() -> None:
+    ends = Interval(low=0.25, high=0.75)
+    intervals = Intervals(auroc=ends, average_precision=ends, recall=ends, precision=ends, f1=ends)
+    for found, precision in ((intervals, ", precision 25 % to 75 %"), (replace(intervals, precision=None), "")):
+        lines = summary.of_fit(replace(FIT, quality=replace(QUALITY, intervals=found))).splitlines()
+        assert (
+            "  intervals    AUROC 0.2500 to 0.7500, average precision 0.2500 to 0.7500, F1 0.2500 to 0.7500, recall 25 % to 75 %"
+            f"{precision} (95 %, bootstrap)"
+        ) in lines
 
 
 def test_a_scoring_in_words() -> None:
