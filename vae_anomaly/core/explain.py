@@ -24,8 +24,9 @@ from vae_anomaly.core.vae import Cells, Layout, by_column
 BLOCK_ROWS = 16
 # Columns of a row that are tried in turn; the KL is shared among these, the furthest from expectation.
 CANDIDATES = 32
-# Calibration rows that say how much a column usually contributes: enough for a 90 % quantile, explained in about a second.
-USUAL_ROWS = 400
+# Calibration rows that say how much a column usually contributes: enough for a 90 % quantile, and fewer of wide tables, whose rows take
+# longer to explain.
+USUAL_ROWS, FEWEST_USUAL_ROWS, USUAL_CELLS = 400, 100, 20_000
 # The 90 % quantile of a standard normal: a spread measured there reads as one standard deviation.
 NORMAL_90 = 1.2815515655446004
 # No spread is taken to be smaller than this share of the average one: a column that never contributes has a spread of 0.
@@ -68,12 +69,13 @@ class Usual:
 
 
 def usual_contributions(ensemble: Ensemble, batch: Batch, plan: Plan, part: Sequence[int]) -> Usual:
-    """Learn what columns usually contribute from at most 400 calibration rows, each explained by networks that have not seen it.
+    """Learn what columns usually contribute from a few hundred calibration rows, each explained by networks that have not seen it.
 
     ``part[g]`` is the fold of network ``g`` under ``cross``. The spread is (90 % quantile − median) / 1.28, so that a z reads as a number
     of standard deviations on the side of large contributions, which is the only side that matters and the one with a long tail.
     """
-    rows = plan.calibration[:: max(1, -(-len(plan.calibration) // USUAL_ROWS))]
+    most = min(USUAL_ROWS, max(FEWEST_USUAL_ROWS, USUAL_CELLS // max(batch.observed.shape[-1], 1)))
+    rows = plan.calibration[:: max(1, -(-len(plan.calibration) // most))]
     found = []
     for k in range(plan.folds if plan.method == "cross" else 1):
         here = rows if plan.method == "split" else rows[plan.fold[rows] == k]
