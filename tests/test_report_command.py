@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -223,3 +224,14 @@ def test_what_makes_the_score_of_each_label(uri: str, tmp_path: Path) -> None:
     expected = {name: float(m / mean.sum()) for name, m in zip(names, mean, strict=True)}
     assert dict(found.by_label["leak"]) == pytest.approx(expected, rel=1e-9)
     assert next(iter(found.by_label["leak"])) == max(expected, key=lambda name: expected[name])
+
+
+@pytest.mark.usefixtures("fitted")
+def test_rows_keep_their_numbers_where_others_have_no_score(uri: str, tmp_path: Path) -> None:
+    rows = pq.read_table("labelled.parquet").slice(90, 12).to_pylist()
+    rows[2] |= {"a": None, "b": None}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "few.parquet")
+    request = replace(_evaluation(uri), data=(str(tmp_path / "few.parquet"),), no_tracking=True, output=tmp_path / "few.html")
+    assert evaluate(request).null_scores == 1
+    flagged = re.findall(r"Row (\d+): score [^<]*, label leak", (tmp_path / "few.html").read_text(encoding="utf-8"))
+    assert sorted(flagged) == ["10", "11"]

@@ -164,7 +164,7 @@ def test_the_page_stays_small_whatever_there_is() -> None:
     assert len(_page().encode()) < 700_000
 
 
-@pytest.mark.parametrize("kind", ["model", "scored", "no alarm", "cross", "constant"])
+@pytest.mark.parametrize("kind", ["model", "scored", "no alarm", "cross", "constant", "labels at fit"])
 def test_less_to_show_makes_a_page_too(kind: str) -> None:
     report = _report(labelled=False)
     if kind == "model":
@@ -177,7 +177,12 @@ def test_less_to_show_makes_a_page_too(kind: str) -> None:
         report = overview(detector, Gathering(threshold=detector.threshold, worst_rows=1), title="pump")
     elif kind == "constant":
         report = replace(report, columns=tuple(replace(q, r2=None) for q in report.columns), left_out=(), cautions=())
+    elif kind == "labels at fit":
+        quality = _report().quality
+        assert quality is not None
+        report = replace(_report(), scored=None, curves=None, quality=replace(quality, false_alarms=None, precision=None, comparison=None))
     page = render(report)
+    assert ("Against labels" in page) == (kind == "labels at fit")
     assert page.endswith("</html>")
     assert ("No row is flagged. 3 rows have no score" in page) == (kind == "no alarm")
     assert ("approximate" in page) == (kind == "cross")
