@@ -4,7 +4,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-MODEL := vae-anomaly
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .PHONY: help demo test browser check bench clean
@@ -20,10 +19,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test,dev]'
 	touch $@
 
-demo: $(READY)  ## install, fit on data/, register, score, evaluate: about three minutes the first time
-	$(BIN)/vae-anomaly fit data/normal.parquet --model-name $(MODEL)
-	$(BIN)/vae-anomaly score data/new.csv --model models:/$(MODEL)@champion --id-columns timestamp,machine_id --overwrite
-	$(BIN)/python data/show_alarms.py data/new.scores.csv
+demo: $(READY)  ## install, fit on data/, register, score, evaluate: a few minutes the first time
+	$(BIN)/vae-anomaly fit data/normal.parquet
+	$(BIN)/vae-anomaly score data/new.csv --id-columns timestamp,machine_id --overwrite
+	$(BIN)/vae-anomaly evaluate data/labelled.parquet --label-column fault
+	@echo
+	@echo "Look further: the scores in data/new.scores.csv, the pictures of the fit in $(BIN)/vae-anomaly ui, the columns in $(BIN)/vae-anomaly info"
 
 # The tests of the report look at it in a headless browser, and skip where there is none and none can be installed.
 test: $(READY) browser  ## the whole suite on two processes

@@ -70,7 +70,7 @@ def split(data: Path, seed: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
 def standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
     """Scale both by the training rows."""
     centre, scale = train.mean(0), train.std(0)
-    scale = np.where(scale < 1e-12, 1.0, scale)  # noqa: PLR2004
+    scale = np.where(scale < 1e-12, 1.0, scale)
     return (train - centre) / scale, (test - centre) / scale
 
 
@@ -121,7 +121,7 @@ def run_peer(name: str, train: Floats, test: Floats, seed: int) -> Scored:
     return {name: np.nan_to_num(scores)}, {}, fitted - start, time.perf_counter() - fitted
 
 
-def peer(name: str, seed: int):  # type: ignore[no-untyped-def]  # noqa: ANN201, C901, PLR0911
+def peer(name: str, seed: int):  # type: ignore[no-untyped-def]  # noqa: ANN201, PLR0911
     """Return an unfitted PyOD detector."""
     if name in {"knn-mean", "knn-largest", "1-nn"}:
         from pyod.models.knn import KNN

@@ -300,6 +300,10 @@ TEXTS = {
     "top out of range": ((*SCORE, "--top", "0"), 2, "--top must be a whole number from 1 or 'all'; got '0'"),
     "ending of the output": ((*SCORE, "-o", "x.txt"), 2, "output 'x.txt' must end in .csv or .parquet, got '.txt'."),
     "output is the input": ((*SCORE, "-o", "new.csv", "--overwrite"), 7, "new.csv is itself an input; name another output with -o."),
+    "an id column like one of the output": (
+        ("score", "like.csv", *SCORE[2:], "--id-columns", "p_value"), 2,
+        "'p_value' cannot be an id column: the output has a column of that name already. Rename it in the input.",
+    ),
     "several inputs": (
         ("score", "new.csv", "lacks.csv", *SCORE[2:]), 2,
         "2 inputs have no one place for their scores beside them; name it with -o.",
@@ -338,6 +342,10 @@ TEXTS = {
         "Give rows of both classes, or other labels with --normal-label."),
     ),
     "no label column": (("evaluate", "new.csv", *SCORE[2:]), 2, "which column holds the labels? Name it with --label-column."),
+    "nothing to look at": (
+        ("ui",), 5,
+        "no model store at sqlite:///{here}/mlflow.db: there is no such file. Fit a model in this folder, or give --tracking-uri.",
+    ),
     "nothing registered": (
         ("models",), 5,
         "no model store at sqlite:///{here}/mlflow.db: there is no such file. Fit a model in this folder, or give --tracking-uri.",
@@ -349,6 +357,7 @@ TEXTS = {
 def trouble(ground: Path, here: Path) -> Path:
     """Everything that can be wrong with an input, in files."""
     rows = table(10, seed=2)
+    write(here / "like.csv", rows.append_column("p_value", rows["flow"]))
     write(here / "lacks.csv", rows.drop_columns(["pressure"]))
     write(here / "labelled.csv", rows.append_column("state", pa.array(["bad"] * 6 + ["worse"] * 4)))
     lines = (here / "new.csv").read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
 import pytest
 
 from vae_anomaly import options
-from vae_anomaly.config import TrackingConfig
+from vae_anomaly.config import DEFAULT_MODEL, TrackingConfig
 from vae_anomaly.errors import ConfigError
 
 
@@ -16,6 +16,7 @@ from vae_anomaly.errors import ConfigError
         ("?,Bad", ("?", "Bad")),
         ("", ()),
         ("a,", ("a", "")),
+        ("b,a,b", ("b", "a")),
     ],
 )
 def test_names_are_a_line_of_csv(text: str | None, expected: tuple[str, ...] | None) -> None:
@@ -35,4 +36,4 @@ def test_top_of_something_else(text: str) -> None:
 
 
 def test_the_model_that_is_taken_is_the_one_that_is_registered() -> None:
-    assert f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}" == options.DEFAULT_MODEL
+    assert f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}" == DEFAULT_MODEL

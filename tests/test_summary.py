@@ -136,7 +136,7 @@ def test_a_detection_in_words() -> None:
     )
     lines = summary.of_evaluate(result).splitlines()
     assert lines[0] == "pump version 3 on 120 labelled rows."
-    assert lines[1] == "  no score     1 rows, left out"
+    assert lines[1] == "  no score     1 row, left out"
     assert lines[4:] == [
         "  note         a note",
         "",

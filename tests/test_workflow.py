@@ -286,6 +286,21 @@ def test_progress_reaches_all_rows(request_: ScoreRequest) -> None:
     assert told[-1] == ("scoring", 50, 50)
 
 
+def test_a_manifest_whose_counts_are_of_another_version_is_written_again(request_: ScoreRequest) -> None:
+    first = score(request_)
+    path = manifest.path_of(Path(first.output))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"counts": {"rows": 50}}), encoding="utf-8")
+    again = score(request_)
+    assert (again.unchanged, again.counts) == (False, first.counts)
+
+
+def test_many_more_alarms_than_expected_are_remarked_upon(request_: ScoreRequest) -> None:
+    remark = "many more alarms than alpha stands for: if these rows are normal, fit again with rows like them"
+    assert remark not in score(request_).next_steps
+    pq.write_table(table(50, seed=2).set_column(2, "b", pa.array([50.0] * 50)), request_.data[0])
+    assert remark in score(replace(request_, overwrite=True)).next_steps
+
+
 # ── evaluate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -325,3 +340,50 @@ def test_evaluate_on_the_rows_of_the_fit_says_so(tmp_path: Path, labelled: str) 
     assert evaluate(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"))).notes == (
         "the model was fitted on these very files: it has seen their normal rows, and the figures are too good",
     )
+
+
+def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_have_changed(tmp_path: Path, labelled: str) -> None:
+    pq.write_table(table(ROWS, seed=1), tmp_path / "normal.parquet")
+    fit([str(tmp_path / "normal.parquet")], config(None), output=tmp_path / "m")
+    pq.write_table(table(ROWS + 1, seed=1), tmp_path / "normal.parquet")
+    found = evaluate(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")).quality.comparison
+    assert found is not None
+    assert found.peer_rows == 50
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """A model whose data are gone."""
+    pq.write_table(table(ROWS, seed=1), tmp_path / "gone.parquet")
+    fit([str(tmp_path / "gone.parquet")], config(None), output=tmp_path / "m")
+    (tmp_path / "gone.parquet").unlink()
+    return str(tmp_path / "m")
+
+
+def test_evaluate_refuses_rows_of_which_nothing_is_known_and_a_column_that_is_not_there(folder: str, labelled: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as absent:
+        evaluate(EvaluateRequest(data=(labelled,), model=folder, label_column="faults"))
+    assert str(absent.value) == (
+        "--label-column names a column that is not in the data: 'faults' (did you mean 'fault'?). "
+        "Columns there: 'id', 'a', 'b', 'mode', 'fault'."
+    )
+    nothing = pa.table({"a": [None, None], "b": [None, None], "mode": [None, None], "fault": ["normal", "leak"]})
+    pq.write_table(nothing, tmp_path / "nothing.parquet")
+    with pytest.raises(DataError) as empty:
+        evaluate(EvaluateRequest(data=(str(tmp_path / "nothing.parquet"),), model=folder, label_column="fault"))
+    assert str(empty.value) == f"no row of {tmp_path}/nothing.parquet has a value in any column of the model."
+
+
+def test_one_normal_row_is_too_few_for_peers(folder: str, labelled: str, tmp_path: Path) -> None:
+    pq.write_table(pq.read_table(labelled).slice(99), tmp_path / "one.parquet")
+    found = evaluate(EvaluateRequest(data=(str(tmp_path / "one.parquet"),), model=folder, label_column="fault"))
+    assert (found.quality.normal_rows, found.quality.anomalous_rows, found.quality.comparison) == (1, 20, None)
+
+
+def test_a_fit_whose_anomalous_rows_are_empty_is_held_against_nothing(tmp_path: Path) -> None:
+    rows = table(ROWS, seed=1).to_pylist()
+    rows = [row | {"fault": "normal"} for row in rows] + [{"id": 999, "a": None, "b": None, "mode": None, "fault": "leak"}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    data = DataConfig(id_columns=("id",), label_column="fault")
+    found = fit([str(tmp_path / "rows.parquet")], replace(config(None), data=data), output=tmp_path / "m")
+    assert (found.rows_read, found.rows_used, found.labels_left_out, found.quality) == (ROWS + 1, ROWS, {"leak": 1}, None)

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from vae_anomaly import looking, terminal
 from vae_anomaly import options as opt
+from vae_anomaly.config import DEFAULT_MODEL
 
 _EPILOG = """\b
 Start:
@@ -144,7 +145,7 @@ def score(
     id_columns: opt.IdColumns = None,
     missing_values: opt.MissingValues = None,
     alpha: opt.ScoreAlpha = None,
-    model: opt.Model = opt.DEFAULT_MODEL,
+    model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     output: opt.ScoreOutput = None,
     overwrite: opt.Overwrite = False,

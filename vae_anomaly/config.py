@@ -87,6 +87,10 @@ class TrackingConfig:
     uri: str | None = None
 
 
+# What every command takes when no model is named.
+DEFAULT_MODEL = f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Everything a fit can be told."""

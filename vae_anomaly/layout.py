@@ -8,6 +8,11 @@ from collections.abc import Iterable, Sequence
 NAMES_SHOWN = 10
 
 
+def count(number: int, what: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def cut(names: Iterable[str], between: str = ", ") -> str:
     """At most ten names, and how many more there are."""
     listed = list(names)

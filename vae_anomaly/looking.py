@@ -10,6 +10,7 @@ import typer
 
 from vae_anomaly import options as opt
 from vae_anomaly import terminal
+from vae_anomaly.config import DEFAULT_MODEL
 
 
 def explain(
@@ -22,7 +23,7 @@ def explain(
     id_columns: opt.IdColumns = None,
     missing_values: opt.MissingValues = None,
     alpha: opt.ScoreAlpha = None,
-    model: opt.Model = opt.DEFAULT_MODEL,
+    model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     threads: opt.Threads = None,
     as_json: opt.AsJson = False,
@@ -64,7 +65,7 @@ def evaluate(
     output: opt.EvaluateOutput = None,
     overwrite: opt.Overwrite = False,
     no_tracking: opt.LogNothing = False,
-    model: opt.Model = opt.DEFAULT_MODEL,
+    model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     threads: opt.Threads = None,
     as_json: opt.AsJson = False,
@@ -100,7 +101,7 @@ def report(
     scores: opt.ScoresFile = None,
     output: opt.ReportOutput = Path("report.html"),
     overwrite: opt.Overwrite = False,
-    model: opt.Model = opt.DEFAULT_MODEL,
+    model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
@@ -119,7 +120,7 @@ def report(
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a folder.")] = opt.DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a folder.")] = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,

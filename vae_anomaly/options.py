@@ -14,12 +14,7 @@ from typer.core import TyperCommand
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
 
-DEFAULT_MODEL = f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}"
 Explain = Literal["flagged", "all", "none"]
-Device = Annotated[
-    str | None,
-    typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device, rich_help_panel="Training"),
-]
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 Data = Annotated[list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, Parquet, Arrow.", metavar="DATA", show_default=False)]
@@ -86,6 +81,10 @@ Steps = Annotated[
 ]
 Seed = Annotated[
     int | None, typer.Option(help="Same seed, same model.", metavar="N", show_default=f"{Config().seed}", rich_help_panel="Training")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device, rich_help_panel="Training"),
 ]
 PriorOption = Annotated[
     Prior | None,
@@ -224,12 +223,12 @@ def _without_brackets(text: str) -> str:
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
-    """``'a,b'`` as ('a', 'b'); a name with a comma in it stands in double quotes, as in a CSV line.
+    """``'a,b'`` as ('a', 'b'), each once; a name with a comma in it stands in double quotes, as in a CSV line.
 
     >>> names('a, "b,c"')
     ('a', 'b,c')
     """
-    return None if text is None else tuple(cell.strip() for cell in next(csv.reader([text], skipinitialspace=True), []))
+    return None if text is None else tuple(dict.fromkeys(cell.strip() for cell in next(csv.reader([text], skipinitialspace=True), [])))
 
 
 def row_numbers(text: str | None) -> tuple[int, ...]:

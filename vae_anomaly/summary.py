@@ -13,7 +13,7 @@ from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import Comparison, FalseAlarms, Intervals, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
 from vae_anomaly.core.threshold import finest_text
-from vae_anomaly.layout import NAMES_SHOWN, cut, facts, next_steps, table, text
+from vae_anomaly.layout import NAMES_SHOWN, count, cut, facts, next_steps, table, text
 from vae_anomaly.rows import REASONS_SHOWN, alarms, range_of, row_in_full
 from vae_anomaly.workflow.results import (
     EvaluateResult,
@@ -33,7 +33,7 @@ WORST_SHOWN = 3
 
 def of_fit(result: FitResult) -> str:
     """What a fit did."""
-    used = f"{result.rows_used:,} rows" if result.rows_used == result.rows_read else f"{result.rows_used:,} of {result.rows_read:,} rows"
+    part = "" if result.rows_used == result.rows_read else f"{result.rows_used:,} of "
     known = [
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
@@ -46,7 +46,7 @@ def of_fit(result: FitResult) -> str:
         *(("note", note) for note in result.notes),
         *_model(result.model),
     ]
-    head = f"Fitted on {used}, {len(result.columns):,} columns, in {result.seconds:.1f} s."
+    head = f"Fitted on {part}{count(result.rows_read, 'row')}, {count(len(result.columns), 'column')}, in {result.seconds:.1f} s."
     quality = ["", *_quality(result.quality)] if result.quality else []
     return text([head, *facts(known), *quality, *next_steps(result.next_steps)])
 
@@ -54,12 +54,12 @@ def of_fit(result: FitResult) -> str:
 def of_score(result: ScoreResult) -> str:
     """What a scoring did."""
     counts = result.counts
-    head = f"Scored {counts.rows:,} rows" + (f" at {result.rows_per_second:,.0f} rows/s." if result.rows_per_second else ".")
+    head = f"Scored {count(counts.rows, 'row')}" + (f" at {result.rows_per_second:,.0f} rows/s." if result.rows_per_second else ".")
     if result.unchanged:
         head = f"Nothing to do: {result.output} already holds the scores of these inputs, this model and these options."
     known = [
         ("alarms", f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g})"),
-        ("no score", f"{counts.null_scores:,} rows without any observed cell" if counts.null_scores else ""),
+        ("no score", f"{count(counts.null_scores, 'row')} without any observed cell" if counts.null_scores else ""),
         ("unseen", cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
         ("missing", cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
         ("ignored", cut(result.ignored_columns)),
@@ -77,9 +77,9 @@ def of_explain(result: ExplainResult) -> str:
 
 def of_evaluate(result: EvaluateResult) -> str:
     """A model against labels."""
-    head = f"{_named(result.model)} on {result.rows:,} labelled rows."
+    head = f"{_named(result.model)} on {count(result.rows, 'labelled row')}."
     known = [
-        ("no score", f"{result.null_scores:,} rows, left out" if result.null_scores else ""),
+        ("no score", f"{count(result.null_scores, 'row')}, left out" if result.null_scores else ""),
         *_threshold(result.promise),
         *(("note", note) for note in result.notes),
         ("run", result.run_id),

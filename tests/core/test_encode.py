@@ -4,7 +4,7 @@ import torch
 
 from tests import tiny
 from vae_anomaly.config import DataConfig
-from vae_anomaly.core.encode import Batch, encode, model_order
+from vae_anomaly.core.encode import Batch, encode, joined, model_order
 from vae_anomaly.core.schema import Column, Schema, conform, infer_schema
 
 SCHEMA = Schema(
@@ -79,3 +79,10 @@ def test_the_batch_owns_its_memory() -> None:
     batch = encode(schema, pa.RecordBatch.from_arrays([pa.array(values)], names=["flow"]))
     batch.numeric.zero_()
     assert values.tolist() == [1.0, 2.0]
+
+
+def test_batches_are_joined_in_order() -> None:
+    detector = tiny.detector(tiny.Case(kind="mixed", size="one", method="split", prior="exemplar"))
+    whole = tiny.encoded(detector.schema, tiny.odd_rows("mixed"))
+    again = joined(whole.rows(slice(i, i + 40)) for i in range(0, len(whole), 40))
+    assert all(torch.equal(getattr(again, name), getattr(whole, name)) for name in Batch.__slots__)

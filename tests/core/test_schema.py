@@ -123,11 +123,6 @@ def test_long_lists_of_names_are_cut() -> None:
 # ── the schema as a value ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_numeric_and_categorical_columns_keep_their_order() -> None:
-    assert [c.name for c in PUMP.numeric] == ["pressure"]
-    assert [c.name for c in PUMP.categorical] == ["running", "mode"]
-
-
 def test_a_schema_survives_json() -> None:
     schema = infer_schema(pa.table({"a": [1.0], "b": ["x"], "c": [None]}), DataConfig())
     assert Schema.from_state(json.loads(json.dumps(schema.state()))) == schema

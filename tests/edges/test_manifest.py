@@ -45,7 +45,9 @@ def test_what_is_no_manifest_is_none(tmp_path: Path, text: str) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as error, manifest.started(tmp_path / "no" / "x.csv", MADE_FROM):
         pytest.fail("nothing can be written there")
-    assert str(error.value) == f"{tmp_path}/no/x.csv cannot be written: no such file or directory. Write elsewhere with -o."
+    assert (
+        str(error.value) == f"{tmp_path}/no/x.csv cannot be written: its folder does not exist. Make the folder or write elsewhere with -o."
+    )
 
 
 def test_a_manifest_is_readable(tmp_path: Path) -> None:

@@ -81,8 +81,23 @@ def test_a_store_is_opened_for_the_length_of_a_block(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", before)
     with store.opened(logged.uri) as uri:
         assert uri == mlflow.get_tracking_uri() == logged.uri
-    assert mlflow.get_tracking_uri() == before or f"sqlite:///{own_folder}/mlflow.db"
+    default = f"sqlite:///{own_folder}/mlflow.db"
+    assert mlflow.get_tracking_uri() == (before or default)
     assert os.environ.get("MLFLOW_TRACKING_URI") == before
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert mlflow.get_tracking_uri() == default, "what the environment chose was kept in the process"
+
+
+def test_a_store_chosen_by_the_caller_is_his_again(own_folder: Path, logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "of the environment")  # put back at the end
+    mlflow.set_tracking_uri(f"sqlite:///{own_folder}/mine.db")
+    try:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        with store.opened(logged.uri):
+            assert mlflow.get_tracking_uri() == logged.uri
+        assert mlflow.get_tracking_uri() == f"sqlite:///{own_folder}/mine.db"
+    finally:
+        store.import_mlflow().set_tracking_uri(None)  # typed as never None, and the only way back to the default
 
 
 @pytest.mark.parametrize(
@@ -179,7 +194,8 @@ def test_a_store_in_a_folder_without_write_access_is_read_without_a_lock(
 ) -> None:
     copy = own_folder / "mlflow.db"
     copy.write_bytes((logged.folder / "mlflow.db").read_bytes())
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != own_folder and access(path, mode))
     with FileLock(own_folder / ".mlflow.db.lock"), store.opened(f"sqlite:///{copy}", create=False):
         assert {e.name for e in mlflow.search_experiments()} == {"Default", "vae-anomaly"}
 
@@ -305,7 +321,7 @@ def test_a_scheme_that_nobody_knows_is_one_line() -> None:
 
 
 def test_our_own_errors_pass_and_others_become_one_line() -> None:
-    with pytest.raises(ConfigError, match="^ours$"), store.errors("do it", "http://a:b@c"):
+    with pytest.raises(ConfigError, match=r"^ours$"), store.errors("do it", "http://a:b@c"):
         raise ConfigError("ours")
     for error, text in {
         RuntimeError("first\nsecond"): "first",

@@ -497,7 +497,7 @@ def _wait_for(uri: str) -> None:
     from urllib.error import URLError
     from urllib.request import urlopen
 
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240  # a busy machine imports MLflow for a minute
     while True:
         try:
             with urlopen(f"{uri}/health", timeout=5):  # noqa: S310  # our own server on this machine

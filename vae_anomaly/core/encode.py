@@ -4,6 +4,7 @@ Nothing here is learned from data, and nothing knows views, networks or scores. 
 ``n`` rows, ``w`` window, ``d`` columns, ``m`` latent, ``k`` members, ``v`` views, ``g`` networks, ``u`` input units.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,12 @@ def encode(schema: Schema, batch: pa.RecordBatch) -> Batch:
         codes=torch.from_numpy(np.maximum(_stack(codes, n, np.int64), 0)).unsqueeze(1),
         observed=torch.from_numpy(_stack(observed, n, np.bool_)).unsqueeze(1),
     )
+
+
+def joined(batches: Iterable[Batch]) -> Batch:
+    """Put batches of one schema together, in order."""
+    parts = list(batches)
+    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in Batch.__slots__})
 
 
 def _stack(columns: list[np.ndarray], n: int, dtype: type[np.generic]) -> np.ndarray:

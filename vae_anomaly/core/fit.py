@@ -13,25 +13,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_anomaly.config import Config, ViewName
+from vae_anomaly.config import Config, TrainConfig, ViewName
 from vae_anomaly.core.blocks import calibration_blocks
 from vae_anomaly.core.conditional import settle_missing
-from vae_anomaly.core.detector import Card, ColumnQuality, Detector
-from vae_anomaly.core.encode import Batch, encode, model_order
+from vae_anomaly.core.detector import Card, Detector
+from vae_anomaly.core.encode import Batch, encode, joined, model_order
 from vae_anomaly.core.explain import usual_contributions
 from vae_anomaly.core.prior import Exemplars, equal_weights
-from vae_anomaly.core.schema import Column, Schema, conform
+from vae_anomaly.core.quality import column_quality
+from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.core.score import Constants, Ensemble, net_terms, score_rows
 from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights
-from vae_anomaly.core.vae import Cells, Layout, Vae, best_log_loss, by_column, cell_nll
-from vae_anomaly.core.views import QUANTILE_ROWS, Views, gather_cells, learn_views
-from vae_anomaly.errors import TooFewRows
+from vae_anomaly.core.vae import Layout, Vae
+from vae_anomaly.core.views import Views, gather_cells, learn_views
+from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 
 # Training rows whose leave-one-out scores set the weight of a view.
 WEIGHING_ROWS = 2000
-# Validation rows for the quality of a column.
-QUALITY_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +64,25 @@ def fit_detector(
 ) -> Detector:
     """Fit and calibrate a detector on normal rows.
 
-    ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises TooFewRows before training when
-    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema.
+    ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises before training: TooFewRows when
+    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes,
+    ConfigError when the device cannot be used.
     """
     plan = plan_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
+    device = reachable(device_of(config.train.device))
     batch = _encode_table(schema, table)
     training = torch.from_numpy(plan.training)
     constants, numeric, codes = find_constants(batch, training)
     read = _readable(batch, numeric, codes)
     layout = _layout(schema, numeric, codes)
+    if not layout.units:
+        raise DataError(f"no column changes in the {len(training):,} row(s) to learn from. Give rows in which something happens.")
     nets = assign(plan, config)
     generator = torch.Generator().manual_seed(config.seed)
     views = learn_views(layout, read, nets.views, nets.rows)
     unseen = 1.0 / (len(plan.training) + 1.0)
     vae = Vae(len(nets.views), layout, config.model, generator)
-    history = _train(vae, views, read, nets, config, unseen, generator, on_progress)
+    history = _train(vae, views, read, nets, config.train, device, unseen, generator, on_progress)
     exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model.exemplars, generator)
     ensemble = Ensemble(
         layout=layout,
@@ -97,7 +100,7 @@ def fit_detector(
     on_progress(Progress(stage="calibrate", done=0, total=1))
     ensemble, threshold = _calibrate(ensemble, batch, plan, nets, config)
     card = _card(plan, config, history, constants, schema)
-    quality = column_quality(ensemble, batch, schema, nets)
+    quality = column_quality(ensemble, batch, schema, nets.validation)
     usual = usual_contributions(ensemble, batch, plan, nets.part)
     blocks = calibration_blocks(ensemble, batch, plan, threshold, time)
     return Detector(
@@ -111,7 +114,7 @@ def _encode_table(schema: Schema, table: pa.Table) -> Batch:
     for batch in table.combine_chunks().to_batches():
         parts.append(encode(schema, conform(schema, batch, where="the training rows", first_row=first)))
         first += batch.num_rows
-    return Batch(**{name: torch.cat([getattr(p, name) for p in parts]) for name in Batch.__slots__})
+    return joined(parts)
 
 
 def find_constants(batch: Batch, training: Tensor) -> tuple[Constants, Tensor, Tensor]:
@@ -167,18 +170,28 @@ def assign(plan: Plan, config: Config) -> Assignment:
     )
 
 
+def reachable(device: torch.device) -> torch.device:
+    """Return the device. Raises ConfigError where this installation of torch cannot compute on it."""
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(f"train.device {str(device)!r} cannot be used here: {why}. Use auto or cpu.") from error
+    return device
+
+
 def _train(  # noqa: PLR0913, PLR0917
     vae: Vae,
     views: Views,
     read: Batch,
     nets: Assignment,
-    config: Config,
+    config: TrainConfig,
+    device: torch.device,
     unseen: float,
     generator: torch.Generator,
     on_progress: Callable[[Progress], None],
 ) -> History:
-    """Train on the device asked for and bring the weights back."""
-    device = device_of(config.train.device)
+    """Train on the device and bring the weights back."""
     there = Batch(**{name: getattr(read, name).to(device) for name in Batch.__slots__})
     history = fit_weights(
         vae.to(device),
@@ -186,7 +199,7 @@ def _train(  # noqa: PLR0913, PLR0917
         there,
         rows=nets.rows,
         validation=nets.validation,
-        config=config.train,
+        config=config,
         unseen=unseen,
         generator=generator,
         on_step=lambda done, total: on_progress(Progress(stage="train", done=done, total=total)),
@@ -252,55 +265,10 @@ def _calibrate(ensemble: Ensemble, batch: Batch, plan: Plan, nets: Assignment, c
             totals[here] = score_rows(replace(alone, weight=alone.weight * plan.folds), batch.rows(here)).total
     totals = totals[~totals.isnan()]
     if not len(totals):
-        msg = "no calibration row has an observed value in any model column; give rows with fewer missing values."
-        raise TooFewRows(msg)
+        raise TooFewRows("no calibration row has an observed value in any model column; give rows with fewer missing values.")
     constants = replace(ensemble.constants, penalty=float(totals.max()) + 1.0)
-    totals = totals + constants.cost(batch.rows(rows)).sum(-1)[~batch.observed[rows].flatten(1).any(1).logical_not()]
+    totals = totals + constants.cost(batch.rows(rows)).sum(-1)[batch.observed[rows].flatten(1).any(1)]
     return replace(ensemble, constants=constants), calibrate(totals.numpy(), config.calibration.alpha, plan.method)
-
-
-@torch.no_grad()
-def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, nets: Assignment) -> tuple[ColumnQuality, ...]:
-    """Describe every column: reconstruction on validation rows (mean over networks) and its cells at fit."""
-    count = min(QUALITY_ROWS, *(len(v) for v in nets.validation))
-    read = ensemble.reads(batch)
-    cells = gather_cells(ensemble.views, ensemble.layout, read, torch.stack([v[:count] for v in nets.validation]))
-    explained = _explained(ensemble, settle_missing(ensemble.vae, ensemble.views, cells))
-    places = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()
-    by_place = dict(zip(places, explained.tolist(), strict=True))
-    return tuple(_describe(column, j, batch, by_place.get(j)) for j, column in enumerate(model_order(schema)))
-
-
-def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
-    """Return 1 − SSE/SST for numbers and 1 − nll/nll of the frequencies for the rest, mean over networks, float64 ``[d]``."""
-    layout = ensemble.layout
-    out = ensemble.vae.decode(ensemble.vae.encode(cells.units)[0])
-    error = (cell_nll(layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, out, cells)).double()
-    flat = torch.zeros_like(out)
-    numeric = layout.window * layout.numeric
-    flat[..., numeric:] = ensemble.views.mean.clamp(1e-6, 1 - 1e-6).unsqueeze(1).expand_as(flat[..., numeric:]).log()
-    odds = slice(numeric, numeric + layout.window * layout.booleans)
-    flat[..., odds] -= (1.0 - flat[..., odds].exp()).log()
-    seen = cells.observed[..., :numeric]
-    centre = (cells.units[..., :numeric] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp_min(1)
-    flat[..., :numeric] = centre
-    base = (cell_nll(layout, flat, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, flat, cells)).double()
-    ratio = 1.0 - error.sum(1) / base.sum(1).clamp_min(1e-12)
-    return by_column(layout, ratio.mean(0, keepdim=True)).squeeze(0) / layout.window
-
-
-def _describe(column: Column, place: int, batch: Batch, r2: float | None) -> ColumnQuality:
-    observed = batch.observed[..., place].flatten()
-    missing = 1.0 - float(observed.to(torch.float64).mean())
-    if column.kind != "numeric":
-        code = int(batch.codes[..., place - batch.numeric.shape[-1]].flatten()[int(observed.to(torch.uint8).argmax())])
-        constant = column.levels[code] if r2 is None and code < len(column.levels) else None
-        return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant)
-    values = batch.numeric[..., place].flatten()[observed]
-    step = max(1, len(values) // QUANTILE_ROWS)
-    low, middle, high = np.quantile(values[::step].numpy(), [0.01, 0.5, 0.99]).tolist() if len(values) else (None, None, None)
-    constant = f"{middle:g}" if r2 is None and middle is not None else None
-    return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant, low=low, middle=middle, high=high)
 
 
 def _card(plan: Plan, config: Config, history: History, constants: Constants, schema: Schema) -> Card:

@@ -55,16 +55,6 @@ class Schema:
         return tuple(c.name for c in self.columns)
 
     @property
-    def numeric(self) -> tuple[Column, ...]:
-        """The numeric columns, in order."""
-        return tuple(c for c in self.columns if c.kind == "numeric")
-
-    @property
-    def categorical(self) -> tuple[Column, ...]:
-        """The boolean and category columns, in order."""
-        return tuple(c for c in self.columns if c.kind != "numeric")
-
-    @property
     def digest(self) -> str:
         """sha256 (hex) over all that changes how a row is read; labels and left-out columns do not."""
         state = {k: v for k, v in self.state().items() if k not in {"dropped", "label"}}

@@ -17,7 +17,7 @@ from vae_anomaly.core.encode import Batch, encode, model_order
 from vae_anomaly.core.explain import Explanation, explain_rows
 from vae_anomaly.core.schema import Column, absent_text, conform
 from vae_anomaly.core.threshold import Threshold
-from vae_anomaly.errors import SchemaMismatch
+from vae_anomaly.errors import ConfigError, SchemaMismatch
 
 # Small batches are put together up to this many rows, so that --chunk-rows 1 does not score one padded block a row.
 GATHER_ROWS = 1024
@@ -37,7 +37,10 @@ REST = "(other)"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOptions:
-    """How to score: another ``alpha``, which rows to explain with how many columns (``top`` None = all), what to copy through."""
+    """How to score: another ``alpha``, which rows to explain with how many columns (``top`` None = all), what to copy through.
+
+    Raises ConfigError for id columns that the output could not tell from its own.
+    """
 
     alpha: float | None = None
     explain: Literal["flagged", "all", "none"] = "flagged"
@@ -48,6 +51,13 @@ class ScoreOptions:
     threads: int = 1
     first_row: int = 0
     where: str = "the batch"
+
+    def __post_init__(self) -> None:
+        """Refuse names that would stand twice in the output."""
+        own = [field.name for field in RESULT_FIELDS]
+        twice = [name for i, name in enumerate(self.id_columns) if name in own or name in self.id_columns[:i]]
+        if twice:
+            raise ConfigError(f"{twice[0]!r} cannot be an id column: the output has a column of that name already. Rename it in the input.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

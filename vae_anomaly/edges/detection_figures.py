@@ -5,12 +5,12 @@ Knows nothing of MLflow, files or models. Style and colours are those of ``edges
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from vae_anomaly.core.gather import Histogram
 from vae_anomaly.core.overview import Curves
 from vae_anomaly.core.report import Quality
-from vae_anomaly.edges.figures import BLUE, GREY, ORANGE, SKY, cut_name, percent_label, short_label, tidy
+from vae_anomaly.edges.figures import BLUE, GREY, ORANGE, SKY, asinh_ticks, cut_name, percent_label, short_label, tidy
 
 LABELS_SHOWN, COLUMNS_SHOWN = 12, 20
 SIZE = (4.8, 4.0)
@@ -63,6 +63,8 @@ def score_by_class(histogram: Histogram, threshold: float) -> Figure:
         axes.stairs(counts / max(counts.sum(), 1), edges, color=colour, linewidth=1.8, linestyle=style, label=f"{counts.sum():,} {kind}")
     axes.axvline(threshold, color=GREY, linewidth=1.5, linestyle=":", label=f"threshold {threshold:.4g}")
     axes.set_xscale("asinh", linear_width=histogram.linear)
+    axes.set_xticks(asinh_ticks(edges[0], edges[-1], histogram.linear), minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(short_label))
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_formatter(FuncFormatter(percent_label))

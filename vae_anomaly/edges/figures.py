@@ -4,12 +4,13 @@ Knows nothing of MLflow, files or models. Uses the object interface of matplotli
 Colours are those of Okabe & Ito (2008), told apart by everybody; nothing is said by colour alone.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from scipy.stats import beta
 
@@ -24,6 +25,7 @@ NAME_LENGTH = 32
 BAND = 0.99
 # The scale of scores is linear up to this quantile of them and logarithmic above.
 LINEAR_QUANTILE = 0.05
+MANY_DECADES, FEWEST_TICKS = 3, 3
 
 
 def learning_curve(history: History) -> Figure:
@@ -60,6 +62,8 @@ def score_histogram(threshold: Threshold) -> Figure:
     axes.axvline(threshold.value, color=ORANGE, linewidth=2, linestyle="--", label=label)
     axes.axvspan(threshold.value, edges[-1], color=ORANGE, alpha=0.1, label="flagged")
     axes.set_xscale("asinh", linear_width=_linear_up_to(scores))
+    axes.set_xticks(asinh_ticks(edges[0], edges[-1], _linear_up_to(scores)), minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(short_label))
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
@@ -145,6 +149,15 @@ def _edges(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _linear_up_to(scores: NDArray[np.float64]) -> float:
     return max(float(np.quantile(np.abs(scores), LINEAR_QUANTILE)), 1e-9)
+
+
+def asinh_ticks(low: float, high: float, linear: float) -> list[float]:
+    """Return places for numbers on an asinh scale: 1, 2 and 5 of each power of ten, or 1 alone where there are many powers."""
+    first, last = (math.floor(math.log10(max(x, 1e-300))) for x in (linear, max(high, linear)))
+    steps = (1, 2, 5) if last - first < MANY_DECADES else (1,)
+    inside = [t for t in [0.0, *(m * 10.0**k for k in range(first, last + 1) for m in steps)] if low <= t <= high]
+    # A narrow range may hold none of them.
+    return inside if len(inside) >= FEWEST_TICKS else [float(t) for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
 
 
 def short_label(value: float, _position: int) -> str:

@@ -104,8 +104,8 @@ def reading(path: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the text of an error on one line, at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """Return the text of an error on one line, at most 300 characters, without a full stop."""
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def _find(path: str) -> Iterator[TableFile]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vae_anomaly.edges.outputs import writing
 from vae_anomaly.edges.publish import write_durably
-from vae_anomaly.errors import OutputError
 
 FORMAT = 1
 # A manifest lists its inputs; 100,000 files are about 20 MB. What is larger is not ours.
@@ -75,12 +75,11 @@ def _write(output: Path, content: Mapping[str, Any]) -> None:
     path = path_of(output)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=1)
-    try:
-        temporary.unlink(missing_ok=True)
-        write_durably(temporary, f"{text}\n".encode())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {(error.strerror or str(error)).lower()}. Write elsewhere with -o.") from error
-    finally:
-        with suppress(OSError):
+    with writing(output):
+        try:
             temporary.unlink(missing_ok=True)
+            write_durably(temporary, f"{text}\n".encode())
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)

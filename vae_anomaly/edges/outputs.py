@@ -51,13 +51,13 @@ def write_batches(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Sche
         The disk is full, the folder missing, read-only or not ours to write to.
     """
     write = _write_parquet if fmt == "parquet" else _write_csv
-    with _writing(path), _whole_or_absent(path) as stream:
+    with writing(path), _whole_or_absent(path) as stream:
         return write(stream, batches, schema)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text to ``path``, replacing it in one step. Raises OutputError, and then nothing was changed."""
-    with _writing(path), _whole_or_absent(path) as stream:
+    with writing(path), _whole_or_absent(path) as stream:
         stream.write(text.encode())
 
 
@@ -101,7 +101,7 @@ def default_output(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turn what the operating system says while writing into one line; readers have translated their own errors."""
     try:
         yield

@@ -74,7 +74,8 @@ class AnomalyModel(PythonModel):
         options = _options(params or {}, model=self.detector.config.tracking.model_name, version=self.version)
         scored = list(score_batches(self.detector, [_record_batch(self.detector.schema, model_input)], options))
         table = pa.Table.from_batches(scored) if scored else pa.schema(RESULT_FIELDS).empty_table()
-        return pd.DataFrame({f.name: _values(table[f.name]) for f in RESULT_FIELDS}, index=model_input.index)
+        # The index is set, not given: pandas would look the rows up by it, and a filtered frame would get the scores of other rows.
+        return pd.DataFrame({f.name: _values(table[f.name]) for f in RESULT_FIELDS}).set_axis(model_input.index)
 
 
 def log(folder: Path, detector: Detector) -> str:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 import numpy as np
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from vae_anomaly.core.gather import Histogram, Reason, TimeLine
-from vae_anomaly.edges.figures import BLUE, GREEN, GREY, ORANGE, SKY, cut_name, short_label, tidy
+from vae_anomaly.edges.figures import BLUE, GREEN, GREY, ORANGE, SKY, asinh_ticks, cut_name, short_label, tidy
 from vae_anomaly.edges.svg import Places, places_of
 
 # Inches; text of ten points can then still be read on a phone.
@@ -43,6 +43,8 @@ def distribution(histogram: Histogram, thresholds: Sequence[float]) -> tuple[Fig
         same = calibration * bottom.sum() / max(calibration.sum(), 1.0)
         axes.stairs(same, edges, color=GREY, linewidth=1.4, label="expected if all were normal")
     axes.set_xscale("asinh", linear_width=histogram.linear)
+    axes.set_xticks(asinh_ticks(edges[0], edges[-1], histogram.linear), minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(short_label))
     axes.set_xlim(edges[0], edges[-1])
     axes.set_yscale("symlog", linthresh=1.0)

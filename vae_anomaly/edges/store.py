@@ -10,7 +10,7 @@ import secrets
 import socket
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,7 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 # How long to wait for a server to accept a connection, and for another process to create the tables of a new database.
 CONNECT_SECONDS = 5.0
 LOCK_SECONDS = 120.0
@@ -56,23 +57,35 @@ def opened(uri: str | None, *, create: bool = True) -> Iterator[str]:
     Without ``create`` a SQLite store that is not there is an ArtifactError, so that a look-up in the wrong folder leaves nothing
     behind. Raises TrackingError.
     """
-    mlflow = import_mlflow()
     wanted = store_uri(uri)
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     with errors("open the store", wanted):
         _refuse_file_store(wanted)
         _refuse_silent_server(wanted)
         if not create:
             _refuse_absent_database(wanted)
-        if uri is not None:
-            mlflow.set_tracking_uri(uri)
-    try:
+    with nullcontext() if uri is None else _tracking_uri(uri):
         with errors("open the store", wanted):
             _make_tables(wanted)
         yield wanted
+
+
+@contextmanager
+def _tracking_uri(uri: str) -> Iterator[None]:
+    """Set MLflow's tracking URI for the length of a block.
+
+    MLflow keeps it in the process and in the environment. What stood in the environment alone goes back there alone: kept in the
+    process, it would win over every later choice by the environment.
+    """
+    mlflow = import_mlflow()
+    environment = os.environ.get(URI_VARIABLE)
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
     finally:
-        if uri is not None:
-            mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(None if before == environment else before)
+        if environment is not None:
+            os.environ[URI_VARIABLE] = environment
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, encode, model_order
+from vae_anomaly.core.encode import Batch, encode, joined, model_order
 from vae_anomaly.core.labels import Labels
 from vae_anomaly.core.metrics import compare, measure, rank
 from vae_anomaly.core.peers import REFERENCE_ROWS, Matrix, peer_scores
@@ -33,12 +33,6 @@ class Part:
 def encoded(schema: Schema, batches: Iterable[pa.RecordBatch]) -> Batch:
     """Encode rows and put them together."""
     return joined(encode(schema, conform(schema, batch, where="the labelled rows")) for batch in batches)
-
-
-def joined(batches: Iterable[Batch]) -> Batch:
-    """Put batches of one schema together."""
-    parts = list(batches)
-    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in Batch.__slots__})
 
 
 def after_fit(detector: Detector, plan: Plan, normal: Batch, anomalous: Batch, labels: Labels) -> Quality | None:

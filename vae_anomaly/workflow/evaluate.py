@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.config import DataConfig
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, encode, model_order
+from vae_anomaly.core.encode import Batch, encode, joined, model_order
 from vae_anomaly.core.explain import explain_rows
 from vae_anomaly.core.gather import Gathering, WorstRow
 from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class
@@ -28,7 +28,7 @@ from vae_anomaly.core.stream import top_features
 from vae_anomaly.edges import tables
 from vae_anomaly.edges.tracking import Run, start_run
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
-from vae_anomaly.workflow.detection import Part, beside_peers, joined
+from vae_anomaly.workflow.detection import Part, beside_peers
 from vae_anomaly.workflow.opening import Opened, cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.report import log, refuse_existing, title_of, write

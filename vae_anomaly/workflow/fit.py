@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from vae_anomaly import __version__
-from vae_anomaly.config import Config, TrackingConfig, validate
+from vae_anomaly.config import DEFAULT_MODEL, Config, validate
 from vae_anomaly.core.cautions import active_units, cautions
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.fit import Progress, fit_detector
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 STAGES = {"train": "training", "calibrate": "calibrating"}
 # Packages whose version can change a score.
 VERSIONED = ("torch", "numpy", "pyarrow")
-# What the other commands take when no model is named.
-DEFAULT_MODEL = f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,267 @@
+"""Who learns from what, which columns are constant, which rows are exemplars, how views are weighed, what calibrates."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from tests import tiny
+from tests.tiny import Case
+from vae_anomaly.config import CalibrationConfig, Config
+from vae_anomaly.core.encode import Batch
+from vae_anomaly.core.fit import Assignment, Progress, assign, choose_exemplars, find_constants, fit_detector, reachable
+from vae_anomaly.core.schema import infer_schema
+from vae_anomaly.core.score import net_terms, score_rows
+from vae_anomaly.core.threshold import Plan, plan_rows
+from vae_anomaly.core.views import gather_cells
+from vae_anomaly.errors import ConfigError, DataError, TooFewRows
+
+SPLIT = Case(kind="mixed", size="several", method="split", prior="exemplar")
+CROSS = Case(kind="mixed", size="several", method="cross", prior="exemplar")
+
+
+def _plan(case: Case, rows: int = tiny.NORMAL_ROWS) -> Plan:
+    return plan_rows(tiny.config(case).calibration, rows, 0)
+
+
+def _rows(values: list[list[float | None]], codes: list[list[int | None]]) -> Batch:
+    """Rows of numbers and codes, None = missing."""
+    numeric = [[x or 0.0 for x in row] for row in values]
+    codes_ = [[x or 0 for x in row] for row in codes]
+    observed = [[x is not None for x in [*a, *b]] for a, b in zip(values, codes, strict=True)]
+    return Batch(
+        numeric=torch.tensor(numeric, dtype=torch.float64).unsqueeze(1),
+        codes=torch.tensor(codes_).unsqueeze(1),
+        observed=torch.tensor(observed).unsqueeze(1),
+    )
+
+
+# Constants
+
+
+def test_a_column_is_constant_when_its_observed_training_cells_are_all_the_same() -> None:
+    batch = _rows(
+        [[None, 1.0, 5.0, None], [7.0, 2.0, 5.0, None], [7.0, 1.0, 5.0, None], [8.0, 1.0, 5.0, None]],
+        [[1, 0], [None, 2], [1, 0], [0, 0]],
+    )
+    constants, numeric, codes = find_constants(batch, torch.tensor([0, 1, 2]))
+    assert (constants.numeric.tolist(), constants.value.tolist()) == ([0, 2, 3], [7.0, 5.0, 0.0])
+    assert (constants.code.tolist(), constants.level.tolist()) == ([0], [1])
+    assert (numeric.tolist(), codes.tolist()) == ([1], [1])
+    assert constants.penalty == 0.0, "calibration sets it"
+
+
+def test_a_table_in_which_nothing_changes_is_refused_before_training() -> None:
+    table = pa.table({"rated": [50.5] * 240, "site": ["north"] * 240})
+    heard: list[Progress] = []
+    config = tiny.config(SPLIT)
+    with pytest.raises(DataError) as refused:
+        fit_detector(table, infer_schema(table, config.data), config, on_progress=heard.append)
+    assert str(refused.value) == "no column changes in the 168 row(s) to learn from. Give rows in which something happens."
+    assert heard == []
+
+
+# Who learns from what
+
+
+@pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
+def test_a_network_never_sees_its_own_fold_nor_the_calibration_part(case: Case) -> None:
+    plan, config = _plan(case), tiny.config(case)
+    nets = assign(plan, config)
+    for learned, watched, exemplars in zip(nets.rows, nets.validation, nets.exemplars, strict=True):
+        assert not set(learned.tolist()) & set(watched.tolist())
+        assert set(learned.tolist()) | set(watched.tolist()) == set(plan.training.tolist())
+        held = set(watched.tolist()) if case.method == "cross" else set(plan.calibration.tolist())
+        assert not held & set(exemplars.tolist())
+        assert set(exemplars.tolist()) == set(plan.training.tolist()) - held
+
+
+def test_split_has_a_network_for_each_view_and_member_and_cross_for_each_view_and_fold() -> None:
+    config = tiny.config(SPLIT)
+    split, cross = assign(_plan(SPLIT), config), assign(_plan(CROSS), config)
+    assert list(zip(split.views, split.part, strict=True)) == [(v, k) for v in config.model.views for k in range(config.model.members)]
+    assert list(zip(cross.views, cross.part, strict=True)) == [(v, k) for v in config.model.views for k in range(10)]
+
+
+def _learned(state: dict[str, Tensor], index: Tensor) -> dict[str, bytes]:
+    """What belongs to single networks."""
+    names = [n for n in state if n.partition(".")[0] in {"vae", "views", "exemplars"} or n == "weight"]
+    return {name: state[name][index].numpy().tobytes() for name in names}
+
+
+def test_under_cross_everything_is_learned_without_the_fold() -> None:
+    """Other rows in one fold change nothing that the networks of this fold are made of, down to the last bit."""
+    rows, config, plan = tiny.normal_rows("mixed"), tiny.config(CROSS), _plan(CROSS)
+    schema = infer_schema(rows, config.data)
+    fold = 3
+    values = rows["flow"].to_pylist()
+    for i in np.flatnonzero(plan.fold == fold).tolist():
+        values[i] = 500.0
+    other = rows.set_column(0, "flow", pa.array(values))
+    mine = (torch.tensor(assign(plan, config).part) == fold).nonzero().flatten()
+    theirs = (torch.tensor(assign(plan, config).part) != fold).nonzero().flatten()
+    first, second = (fit_detector(t, schema, config).state()[1] for t in (rows, other))
+    assert _learned(first, mine) == _learned(second, mine)
+    assert _learned(first, theirs) != _learned(second, theirs), "the control: the others have seen the change"
+
+
+def test_under_split_nothing_is_learned_from_the_calibration_part() -> None:
+    rows, config, plan = tiny.normal_rows("mixed"), tiny.config(SPLIT), _plan(SPLIT)
+    schema = infer_schema(rows, config.data)
+    values = rows["flow"].to_pylist()
+    for i in plan.calibration.tolist():
+        values[i] = 500.0
+    other = rows.set_column(0, "flow", pa.array(values))
+    first, second = (fit_detector(t, schema, config).state()[1] for t in (rows, other))
+    changed = [name for name in first if not torch.equal(first[name], second[name])]
+    assert changed == ["calibration"]
+
+
+# Exemplars
+
+
+def _nets(case: Case) -> tuple[Assignment, Batch]:
+    detector = tiny.detector(case)
+    return assign(_plan(case), detector.config), detector.ensemble.reads(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
+
+
+@pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
+@pytest.mark.parametrize("limit", [1, 20, 10_000])
+def test_exemplars_are_rows_of_the_network_and_at_most_as_many_as_asked_for(case: Case, limit: int) -> None:
+    ensemble, (nets, read) = tiny.detector(case).ensemble, _nets(case)
+    exemplars, own = choose_exemplars(ensemble.vae, ensemble.views, read, nets.exemplars, limit, torch.Generator().manual_seed(0))
+    for g, allowed in enumerate(nets.exemplars):
+        chosen = own[g][own[g] >= 0].tolist()
+        assert len(chosen) == len(set(chosen)) == min(limit, len(allowed))
+        assert set(chosen) <= set(allowed.tolist())
+        weight = exemplars.log_weight[g].exp()
+        torch.testing.assert_close(weight[own[g] >= 0], torch.full((len(chosen),), 1 / len(chosen)))
+        assert weight[own[g] < 0].sum() == 0, "padding has no weight"
+    by_part = {part: own[g].tolist() for g, part in enumerate(nets.part)}
+    assert all(own[g].tolist() == by_part[part] for g, part in enumerate(nets.part)), "networks that share rows share exemplars"
+
+
+def test_complete_rows_become_exemplars_first() -> None:
+    ensemble, (nets, read) = tiny.detector(SPLIT).ensemble, _nets(SPLIT)
+    complete = read.observed.flatten(1).all(1)
+    rows = nets.exemplars[0]
+    count = int(complete[rows].sum())
+    assert 0 < count < len(rows)
+    _, own = choose_exemplars(ensemble.vae, ensemble.views, read, nets.exemplars, count, torch.Generator().manual_seed(0))
+    assert bool(complete[own].all())
+
+
+# Weights of the views
+
+
+@pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
+def test_views_speak_equally_loud_and_on_average_in_nats(case: Case) -> None:
+    """The spread of every network's leave-one-out scores, times its weight, is that of the others; the mean weight of a view is 1."""
+    detector, (nets, read) = tiny.detector(case), _nets(case)
+    e, views = detector.ensemble, len(detector.config.model.views)
+    generator = torch.Generator().manual_seed(0)
+    exemplars, own = choose_exemplars(e.vae, e.views, read, nets.exemplars, 10_000, generator)
+    fresh = replace(e, exemplars=exemplars)
+    spreads = []
+    for g, rows in enumerate(own):
+        alone = fresh.nets(torch.tensor([g]))
+        rows_ = rows[rows >= 0]
+        cells = gather_cells(alone.views, e.layout, read, rows_.unsqueeze(0))
+        nll, kl = net_terms(alone, cells, torch.arange(len(rows_)).unsqueeze(0))
+        total = (nll.sum(-1) + kl).squeeze(0).numpy()
+        spreads.append(np.quantile(total, 0.9) - np.quantile(total, 0.5))
+    loud = (e.weight.numpy() * np.array(spreads)).reshape(views, -1)
+    # The exemplars of the fit are another sample of the same rows, so that the spreads agree but roughly.
+    np.testing.assert_allclose(loud / loud.mean(0), 1.0, atol=0.5)
+    np.testing.assert_allclose(e.weight.view(views, -1).sum(0) * loud.shape[1], views, rtol=1e-12)
+
+
+# Calibration
+
+
+def test_under_cross_a_row_is_scored_by_the_networks_that_have_not_seen_it() -> None:
+    detector, plan = tiny.detector(CROSS), _plan(CROSS)
+    batch = tiny.encoded(detector.schema, tiny.normal_rows("mixed"))
+    part = torch.tensor(assign(plan, detector.config).part)
+    expected = []
+    for i in range(len(batch)):
+        alone = detector.ensemble.nets((part == plan.fold[i]).nonzero().flatten())
+        whole = replace(alone, weight=alone.weight * plan.folds)
+        expected.append(float(score_rows(whole, batch.rows(slice(i, i + 1))).total))
+    np.testing.assert_array_equal(detector.threshold.calibration, np.sort(expected))
+
+
+def test_under_split_the_calibration_scores_are_those_of_the_whole() -> None:
+    detector, plan = tiny.detector(SPLIT), _plan(SPLIT)
+    batch = tiny.encoded(detector.schema, tiny.normal_rows("mixed"))
+    scores = detector.scores(batch.rows(torch.from_numpy(plan.calibration))).total
+    np.testing.assert_array_equal(detector.threshold.calibration, np.sort(scores.numpy()))
+
+
+def test_a_calibration_row_in_which_a_constant_changed_scores_above_all_others() -> None:
+    rows, config, plan = tiny.normal_rows("mixed"), tiny.config(SPLIT), _plan(SPLIT)
+    values = rows["rated"].to_pylist()
+    values[int(plan.calibration[0])] = 60.0
+    detector = fit_detector(
+        rows.set_column(rows.column_names.index("rated"), "rated", pa.array(values)), infer_schema(rows, config.data), config
+    )
+    usual, highest = detector.threshold.calibration[-2:]
+    assert highest >= detector.ensemble.constants.penalty >= usual + 1.0
+
+
+def test_calibration_rows_without_any_cell_are_not_counted_and_not_all_may_be_so() -> None:
+    rows, config, plan = tiny.normal_rows("numeric"), tiny.config(replace(SPLIT, kind="numeric")), _plan(SPLIT)
+    schema = infer_schema(rows, config.data)
+    content = rows.to_pylist()
+    content[int(plan.calibration[0])] = dict.fromkeys(rows.column_names)
+    detector = fit_detector(pa.Table.from_pylist(content, schema=rows.schema), schema, config)
+    assert len(detector.threshold.calibration) == len(plan.calibration) - 1
+    for i in plan.calibration.tolist():
+        content[i] = dict.fromkeys(rows.column_names)
+    with pytest.raises(TooFewRows) as refused:
+        fit_detector(pa.Table.from_pylist(content, schema=rows.schema), schema, config)
+    assert str(refused.value) == "no calibration row has an observed value in any model column; give rows with fewer missing values."
+
+
+# The whole
+
+
+def test_too_few_rows_are_refused_before_training() -> None:
+    rows = tiny.normal_rows("numeric").slice(0, 40)
+    config = Config(calibration=CalibrationConfig(alpha=0.01))
+    heard: list[Progress] = []
+    with pytest.raises(TooFewRows, match=r"needs at least 99 calibration rows; 40 given"):
+        fit_detector(rows, infer_schema(rows, config.data), config, on_progress=heard.append)
+    assert heard == []
+
+
+def test_a_device_that_cannot_be_used_is_refused_before_training() -> None:
+    """PyTorch knows the name ``xla``, and computes there with a package that nobody has here; so it is with a GPU on other machines."""
+    with pytest.raises(ConfigError) as refused:
+        reachable(torch.device("xla"))
+    assert str(refused.value).startswith("train.device 'xla' cannot be used here: ")
+    assert str(refused.value).endswith(". Use auto or cpu.")
+    assert reachable(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_progress_counts_the_steps_and_then_the_calibration() -> None:
+    heard: list[Progress] = []
+    config = tiny.config(replace(SPLIT, kind="numeric"), steps=3)
+    rows = tiny.normal_rows("numeric")
+    fit_detector(rows, infer_schema(rows, config.data), config, on_progress=heard.append)
+    assert [(p.stage, p.done, p.total) for p in heard] == [("train", 1, 3), ("train", 2, 3), ("train", 3, 3), ("calibrate", 0, 1)]
+
+
+def test_the_card_counts_rows_and_says_what_limits_the_promise() -> None:
+    split, cross = tiny.detector(SPLIT).card, tiny.detector(CROSS).card
+    assert (split.rows, split.training_rows, split.calibration_rows) == (240, 168, 72)
+    assert (cross.rows, cross.training_rows, cross.calibration_rows) == (240, 240, 240)
+    constants = "2 constant column(s): cost nothing while unchanged; a change flags the row"
+    assert split.notes == (constants,)
+    assert cross.notes == (
+        "cross-fitted, approximate: 10 folds; the false-alarm rate is near alpha and at most twice it in theory",
+        constants,
+    )
