@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test browser check bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,8 +26,16 @@ demo: $(READY)  ## install, fit on data/, register, score, evaluate: a few minut
 	@echo
 	@echo "Look further: the scores in data/new.scores.csv, the pictures of the fit in $(BIN)/vae-anomaly ui, the columns in $(BIN)/vae-anomaly info"
 
-test: $(READY)  ## the whole suite on two processes
+# The tests of the report look at it in a headless browser, and skip where there is none and none can be installed.
+test: $(READY) browser  ## the whole suite on two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1 \
+		|| echo "no Chromium could be installed; the tests that look at the report in a browser will be skipped"; \
+	fi
 
 check: $(READY)  ## ruff (ALL), formatting, mypy (strict)
 	$(BIN)/ruff check .

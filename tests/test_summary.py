@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from vae_anomaly import summary
+from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import ColumnQuality
-from vae_anomaly.core.report import Comparison, FalseAlarms, LabelFound, MissingChange, Quality, Ranking, promise
+from vae_anomaly.core.report import Comparison, FalseAlarms, Interval, Intervals, LabelFound, MissingChange, Quality, Ranking, promise
 from vae_anomaly.core.schema import Dropped
 from vae_anomaly.core.threshold import calibrate
 from vae_anomaly.workflow.results import (
@@ -56,6 +57,8 @@ FIT = FitResult(
     active_units=7.5,
     latent_units=8,
     promise=promise(calibrate(np.arange(200.0), 0.05, "cross")),
+    blocks=Blocks(rates=(0.04, 0.06), p_value=0.5),
+    cautions=("be careful",),
     notes=("a note",),
     quality=QUALITY,
     model=MODEL,
@@ -98,17 +101,20 @@ SCORE = ScoreResult(
 
 def test_a_fit_in_words() -> None:
     lines = summary.of_fit(FIT).splitlines()
-    assert lines[:12] == [
+    assert lines[:15] == [
         "Fitted on 1,200 of 1,220 rows, 3 columns, in 1.2 s.",
         "  columns      2 numeric, 1 category",
         "  left out     " + "; ".join(f"c{i} (excluded)" for i in range(10)) + "; and 2 more",
         "  constant     site = north",
+        "  explained    49.5 % of the middle column; worst: noise (0 %), flow (99 %)",
         "  weak         hardly reconstructed: noise (0 %)",
         "  labels       left out of the fit: 'leak' (20)",
         "  latent       7.5 of 8 units in use",
         "  ended        the budget of 400 steps was used up",
         "  threshold    190 at alpha 0.05 (cross-fitted, approximate; finest alpha possible 0.00498)",
         "  promise      about 5 % of normal rows like these are flagged (cross-fitted on 200 rows: approximate, at most 10 % is proven)",
+        "  calibration  4 % to 6 % flagged in 2 consecutive parts; chance spreads them so unevenly in 50 % of all cases",
+        "  caution      be careful",
         "  note         a note",
         "  registered   pump version 3, alias live",
     ]
@@ -116,7 +122,18 @@ def test_a_fit_in_words() -> None:
 
 
 def test_a_detection_in_words() -> None:
-    result = EvaluateResult(rows=120, null_scores=1, promise=FIT.promise, notes=("a note",), quality=QUALITY, model=MODEL, next_steps=())
+    result = EvaluateResult(
+        rows=120,
+        null_scores=1,
+        promise=FIT.promise,
+        notes=("a note",),
+        quality=QUALITY,
+        by_label={"leak": {"flow": 0.75, "noise": 0.25}},
+        output="",
+        run_id="",
+        model=MODEL,
+        next_steps=(),
+    )
     lines = summary.of_evaluate(result).splitlines()
     assert lines[0] == "pump version 3 on 120 labelled rows."
     assert lines[1] == "  no score     1 row, left out"
@@ -126,7 +143,7 @@ def test_a_detection_in_words() -> None:
         "Detection:",
         "  rows         100 normal, 20 anomalous",
         "  ranking      AUROC 0.9500, average precision 0.9000",
-        "  found        0 % of the anomalous rows; no row was flagged",
+        "  found        0 % of the anomalous rows; no row was flagged; F1 0.0000",
         "  false alarms 0, a rate of 0 % (exact 95 % interval 0 % to 3.6 %)",
         "  by label     leak 0 of 20",
         "",
@@ -135,7 +152,24 @@ def test_a_detection_in_words() -> None:
         "  PCA       0.9600  0.9000",
         "  ours      0.9500  0.9000",
         "  PCA ranks better here: AUROC 0.9600, ours 0.9500.",
+        "",
+        "What makes the score:",
+        "  label  columns",
+        "  leak   flow 75%, noise 25%",
     ]
+    written = summary.of_evaluate(replace(result, run_id="r7", output="e.html")).splitlines()
+    assert written[5:7] == ["  run          r7", "  written      e.html"]
+
+
+def test_intervals_in_words() -> None:
+    ends = Interval(low=0.25, high=0.75)
+    intervals = Intervals(auroc=ends, average_precision=ends, recall=ends, precision=ends, f1=ends)
+    for found, precision in ((intervals, ", precision 25 % to 75 %"), (replace(intervals, precision=None), "")):
+        lines = summary.of_fit(replace(FIT, quality=replace(QUALITY, intervals=found))).splitlines()
+        assert (
+            "  intervals    AUROC 0.2500 to 0.7500, average precision 0.2500 to 0.7500, F1 0.2500 to 0.7500, recall 25 % to 75 %"
+            f"{precision} (95 %, bootstrap)"
+        ) in lines
 
 
 def test_a_scoring_in_words() -> None:

@@ -1,4 +1,4 @@
-"""The commands: parse, call one verb, print what it returned.
+"""The command line: the commands that make and use models, and behind them those of ``looking``, which change none.
 
 Knows nothing about tables, models or tracking: the verbs are imported inside the commands, so that ``--help`` loads none of
 torch, MLflow, pandas and scikit-learn. Errors become a line and an exit code in ``terminal.exit_codes`` alone.
@@ -10,8 +10,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from vae_anomaly import looking, terminal
 from vae_anomaly import options as opt
-from vae_anomaly import terminal
 from vae_anomaly.config import DEFAULT_MODEL
 
 _EPILOG = """\b
@@ -183,95 +183,9 @@ def score(
     terminal.show(result, lambda: "" if quiet else summary.of_score(result), as_json=as_json)
 
 
-@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly evaluate data/labelled.parquet --label-column fault")
-def evaluate(
-    data: opt.Data,
-    *,
-    label_column: opt.NeededLabelColumn = None,
-    normal_label: opt.NormalLabel = None,
-    missing_values: opt.MissingValues = None,
-    reference: opt.Reference = None,
-    model: opt.Model = DEFAULT_MODEL,
-    tracking_uri: opt.TrackingUri = None,
-    threads: opt.Threads = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Hold a model against labels. Ranking, detection, false alarms, and three other detectors on the same rows."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly import summary
-    from vae_anomaly.workflow.evaluate import EvaluateRequest
-    from vae_anomaly.workflow.evaluate import evaluate as run
-
-    request = EvaluateRequest(
-        data=tuple(data),
-        model=model,
-        label_column=label_column,
-        normal_labels=opt.names(normal_label),
-        missing_values=opt.names(missing_values),
-        reference=tuple(reference or ()),
-        threads=threads,
-        tracking_uri=tracking_uri,
-    )
-    with terminal.progress(quiet=quiet) as tell:
-        result = run(request, tell=tell)
-    terminal.show(result, lambda: summary.of_evaluate(result), as_json=as_json)
-
-
-@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly info models:/vae-anomaly/3")
-def info(
-    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a folder.")] = DEFAULT_MODEL,
-    tracking_uri: opt.TrackingUri = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Show what is in a model. Columns, the threshold and its promise, training, versions, and where it lies."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly import summary
-    from vae_anomaly.workflow.models import info as run
-
-    result = run(model, tracking_uri=tracking_uri)
-    terminal.show(result, lambda: summary.of_info(result), as_json=as_json)
-
-
-@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly models pump-station")
-def models(
-    name: Annotated[str | None, typer.Argument(help="Only versions of this registered model.", show_default="all models")] = None,
-    tracking_uri: opt.TrackingUri = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """List the registered versions, newest first."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly import summary
-    from vae_anomaly.workflow.models import models as run
-
-    result = run(name, tracking_uri=tracking_uri)
-    terminal.show(result, lambda: summary.of_models(result), as_json=as_json)
-
-
-@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly ui --port 5001")
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.", metavar="N", rich_help_panel="Running")] = 5000,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on; the default is reachable from this machine only.", metavar="ADDRESS", rich_help_panel="Running"
-        ),
-    ] = "127.0.0.1",
-    tracking_uri: opt.TrackingUri = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Open the MLflow UI on the store that fit logs to. Ctrl-C stops it."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly import summary
-    from vae_anomaly.workflow.models import ui as run
-
-    result = run(host=host, port=port, tracking_uri=tracking_uri)
-    terminal.show(result, lambda: summary.of_ui(result), as_json=as_json)
-    terminal.hand_over(result.command, quiet=quiet)
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly explain data/new.csv --rows 153,154 --counterfactual")(looking.explain)
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly evaluate data/labelled.parquet --label-column fault")(looking.evaluate)
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly report --scores data/new.scores.csv -o report.html")(looking.report)
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly info models:/vae-anomaly/3")(looking.info)
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly models pump-station")(looking.models)
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly ui --port 5001")(looking.ui)

@@ -137,6 +137,19 @@ ScoreOutput = Annotated[
     typer.Option("--output", "-o", help="Where to write; the ending .csv or .parquet says how.", metavar="FILE",
                  show_default="NAME.scores.csv or .parquet beside the input", rich_help_panel="Tracking and output"),
 ]  # fmt: skip
+ScoresFile = Annotated[
+    str | None,
+    typer.Option("--scores", help="Also show what score wrote: alarms with reasons, and a time line where a key is a time.",
+                 metavar="FILE", rich_help_panel="Data"),
+]  # fmt: skip
+ReportOutput = Annotated[
+    Path, typer.Option("--output", "-o", help="Where to write the page.", metavar="FILE", rich_help_panel="Tracking and output")
+]
+EvaluateOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Also write the report as a page.", metavar="FILE.html", rich_help_panel="Tracking and output"),
+]
+LogNothing = Annotated[bool, typer.Option("--no-tracking", help="Log nothing to MLflow.", rich_help_panel="Tracking and output")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel="Tracking and output")]
 ExplainOption = Annotated[
     Explain, typer.Option("--explain", help="Which rows get their top columns named.", rich_help_panel="Tracking and output")
@@ -150,6 +163,25 @@ ChunkRows = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads; the scores do not depend on it.", metavar="N", show_default="all cores", rich_help_panel="Running"),
+]
+RowNumbers = Annotated[
+    str | None,
+    typer.Option("--rows", help="Row numbers from 0, as in the output of score, separated by commas.", metavar="3,17",
+                 rich_help_panel="Rows"),
+]  # fmt: skip
+WorstRows = Annotated[
+    int | None,
+    typer.Option(
+        "--worst", min=1, help="Instead: the rows with the highest scores.", metavar="N", show_default="3", rich_help_panel="Rows"
+    ),
+]
+OrderOption = Annotated[
+    Literal["contribution", "z"],
+    typer.Option("--order", help="What puts a column first: its share of the score, or how unusual that is for the column.",
+                 rich_help_panel="Rows"),
+]  # fmt: skip
+CounterfactualOption = Annotated[
+    bool, typer.Option("--counterfactual", help="Also the smallest change that ends the alarm.", rich_help_panel="Rows")
 ]
 Reference = Annotated[
     list[str] | None,
@@ -197,6 +229,14 @@ def names(text: str | None) -> tuple[str, ...] | None:
     ('a', 'b,c')
     """
     return None if text is None else tuple(dict.fromkeys(cell.strip() for cell in next(csv.reader([text], skipinitialspace=True), [])))
+
+
+def row_numbers(text: str | None) -> tuple[int, ...]:
+    """``'3,17'`` as (3, 17). Raises ConfigError for anything else."""
+    parts = [part.strip() for part in (text or "").split(",")] if text is not None else []
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"--rows must be whole numbers from 0, separated by commas; got {text!r}")
+    return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 def top_columns(text: str) -> int | None:

@@ -4,86 +4,112 @@ Knows results only; prints nothing. Lists are cut after ten names, so that 5,000
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 
+from vae_anomaly.core.blocks import Blocks
+from vae_anomaly.core.cautions import WEAK
 from vae_anomaly.core.detector import ColumnQuality
-from vae_anomaly.core.report import Comparison, FalseAlarms, Promise, Quality, percent
+from vae_anomaly.core.report import Comparison, FalseAlarms, Intervals, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
 from vae_anomaly.core.threshold import finest_text
+from vae_anomaly.layout import NAMES_SHOWN, count, cut, facts, next_steps, table, text
+from vae_anomaly.rows import REASONS_SHOWN, alarms, range_of, row_in_full
 from vae_anomaly.workflow.results import (
-    Alarm,
     EvaluateResult,
+    ExplainResult,
     FitResult,
     InfoResult,
     ModelName,
     ModelsResult,
-    Reason,
+    ReportResult,
     ScoreResult,
     UiResult,
 )
 
-NAMES_SHOWN = 10
-# Below this the other columns say next to nothing about a column: its faults are seen only when they are gross.
-WEAK = 0.1
-# Columns of an alarm that are named, and the share of its score below which a column is no reason.
-REASONS_SHOWN, TELLING = 3, 0.05
+# The columns that are explained worst.
+WORST_SHOWN = 3
 
 
 def of_fit(result: FitResult) -> str:
     """What a fit did."""
     part = "" if result.rows_used == result.rows_read else f"{result.rows_used:,} of "
-    facts = [
+    known = [
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
         ("labels", _labels(result.labels_left_out)),
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
         ("ended", result.stopped),
         *_threshold(result.promise),
+        ("calibration", _blocks(result.blocks)),
+        *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
         *_model(result.model),
     ]
-    head = f"Fitted on {part}{_count(result.rows_read, 'row')}, {_count(len(result.columns), 'column')}, in {result.seconds:.1f} s."
+    head = f"Fitted on {part}{count(result.rows_read, 'row')}, {count(len(result.columns), 'column')}, in {result.seconds:.1f} s."
     quality = ["", *_quality(result.quality)] if result.quality else []
-    return _text([head, *_facts(facts), *quality, *_next(result.next_steps)])
+    return text([head, *facts(known), *quality, *next_steps(result.next_steps)])
 
 
 def of_score(result: ScoreResult) -> str:
     """What a scoring did."""
     counts = result.counts
-    head = f"Scored {_count(counts.rows, 'row')}" + (f" at {result.rows_per_second:,.0f} rows/s." if result.rows_per_second else ".")
+    head = f"Scored {count(counts.rows, 'row')}" + (f" at {result.rows_per_second:,.0f} rows/s." if result.rows_per_second else ".")
     if result.unchanged:
         head = f"Nothing to do: {result.output} already holds the scores of these inputs, this model and these options."
-    facts = [
+    known = [
         ("alarms", f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g})"),
-        ("no score", f"{_count(counts.null_scores, 'row')} without any observed cell" if counts.null_scores else ""),
-        ("unseen", _cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
-        ("missing", _cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
-        ("ignored", _cut(result.ignored_columns)),
+        ("no score", f"{count(counts.null_scores, 'row')} without any observed cell" if counts.null_scores else ""),
+        ("unseen", cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
+        ("missing", cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
+        ("ignored", cut(result.ignored_columns)),
         ("model", _named(result.model)),
         ("written", result.output),
     ]
-    return _text([head, *_facts(facts), *_alarms(counts.top_alarms), *_next(result.next_steps)])
+    return text([head, *facts(known), *alarms(counts.top_alarms), *next_steps(result.next_steps)])
+
+
+def of_explain(result: ExplainResult) -> str:
+    """Single rows in full."""
+    head = f"{_named(result.model)}, threshold {result.threshold:.6g} at alpha {result.alpha:g}."
+    return text([head, *(line for row in result.rows for line in row_in_full(row)), *next_steps(result.next_steps)])
 
 
 def of_evaluate(result: EvaluateResult) -> str:
     """A model against labels."""
-    head = f"{_named(result.model)} on {_count(result.rows, 'labelled row')}."
-    facts = [
-        ("no score", f"{_count(result.null_scores, 'row')}, left out" if result.null_scores else ""),
+    head = f"{_named(result.model)} on {count(result.rows, 'labelled row')}."
+    known = [
+        ("no score", f"{count(result.null_scores, 'row')}, left out" if result.null_scores else ""),
         *_threshold(result.promise),
         *(("note", note) for note in result.notes),
+        ("run", result.run_id),
+        ("written", result.output),
     ]
-    return _text([head, *_facts(facts), "", *_quality(result.quality), *_next(result.next_steps)])
+    return text([head, *facts(known), "", *_quality(result.quality), *_by_label(result.by_label), *next_steps(result.next_steps)])
+
+
+def of_report(result: ReportResult) -> str:
+    """Where a report was written."""
+    known = [
+        ("model", _named(result.model)),
+        ("rows", f"{result.rows:,} scored, {result.alarms:,} alarms" if result.rows else ""),
+        *(("caution", caution) for caution in result.cautions),
+        ("size", f"{result.bytes / 1000:,.0f} kB"),
+        ("written", result.output),
+    ]
+    return text(["Report written.", *facts(known), *next_steps(result.next_steps)])
 
 
 def of_info(result: InfoResult) -> str:
     """What is in a model."""
-    facts = [
+    known = [
         ("fitted", f"{result.created or 'at an unknown time'} on {result.rows:,} rows, {result.training_rows:,} of them learned from"),
-        ("data", _cut(result.source)),
+        ("data", cut(result.source)),
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
         *_threshold(result.promise),
+        ("calibration", _blocks(result.blocks)),
+        *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
         ("network", f"{result.networks} networks on the views {', '.join(result.views)}"),
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
@@ -91,7 +117,7 @@ def of_info(result: InfoResult) -> str:
         ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
         *_model(result.model),
     ]
-    return _text([_named(result.model), *_facts(facts), "", *_column_table(result.columns), *_next(result.next_steps)])
+    return text([_named(result.model), *facts(known), "", *_column_table(result.columns), *next_steps(result.next_steps)])
 
 
 def of_models(result: ModelsResult) -> str:
@@ -100,7 +126,7 @@ def of_models(result: ModelsResult) -> str:
         (v.name, v.version, ", ".join(v.aliases), v.created, v.tags.get("rows", ""), v.tags.get("alpha", ""), v.tags.get("threshold", ""))
         for v in result.versions
     ]
-    return _text(_table(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
+    return text(table(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
 
 
 def of_ui(result: UiResult) -> str:
@@ -118,16 +144,27 @@ def _kinds(columns: Sequence[ColumnQuality]) -> str:
 
 def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> list[tuple[str, str]]:
     """Columns that deserve a word: left out, constant, or hardly explained by the others."""
-    weak = [f"{c.name} ({percent(max(c.r2, 0.0))})" for c in columns if c.r2 is not None and c.r2 < WEAK]
+    known = sorted((max(c.r2, 0.0), c.name) for c in columns if c.r2 is not None)
+    weak = [f"{name} ({percent(r2)})" for r2, name in known if r2 < WEAK]
+    worst = [f"{name} ({percent(r2)})" for r2, name in known[:WORST_SHOWN]]
     return [
-        ("left out", _cut((f"{column.name} ({column.reason})" for column in left_out), "; ")),
-        ("constant", _cut(f"{column.name} = {column.constant}" for column in columns if column.constant is not None)),
-        ("weak", f"hardly reconstructed: {_cut(weak)}" if weak else ""),
+        ("left out", cut((f"{column.name} ({column.reason})" for column in left_out), "; ")),
+        ("constant", cut(f"{column.name} = {column.constant}" for column in columns if column.constant is not None)),
+        ("explained", f"{percent(median(r2 for r2, _ in known))} of the middle column; worst: {', '.join(worst)}" if known else ""),
+        ("weak", f"hardly reconstructed: {cut(weak)}" if weak else ""),
     ]
 
 
+def _blocks(blocks: Blocks | None) -> str:
+    """Whether normal rows are flagged evenly over the calibration rows; nothing where that cannot be said."""
+    if blocks is None:
+        return ""
+    span = f"{percent(min(blocks.rates))} to {percent(max(blocks.rates))} flagged in {len(blocks.rates)} consecutive parts"
+    return f"{span}; chance spreads them so unevenly in {percent(blocks.p_value)} of all cases"
+
+
 def _labels(left_out: Mapping[str, int]) -> str:
-    return "left out of the fit: " + _cut(f"{label!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
+    return "left out of the fit: " + cut(f"{label!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
 def _threshold(promise: Promise) -> list[tuple[str, str]]:
@@ -155,19 +192,39 @@ def _named(model: ModelName) -> str:
 
 
 def _quality(quality: Quality) -> list[str]:
-    facts = [
+    known = [
         ("rows", f"{quality.normal_rows:,} normal, {quality.anomalous_rows:,} anomalous"),
         ("ranking", f"AUROC {quality.auroc:.4f}, average precision {quality.average_precision:.4f}"),
-        ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}"),
+        ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}; F1 {quality.f1:.4f}"),
+        ("intervals", _intervals(quality.intervals) if quality.intervals else ""),
         ("false alarms", _false_alarms(quality.false_alarms) if quality.false_alarms else ""),
-        ("by label", _cut(f"{found.label} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
+        ("by label", cut(f"{found.label} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
     ]
     comparison = ["", *_comparison(quality.comparison)] if quality.comparison else []
-    return ["Detection:", *_facts(facts), *comparison]
+    return ["Detection:", *facts(known), *comparison]
+
+
+def _by_label(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The columns that make most of the score, a line for each label."""
+    rows = [
+        (name, ", ".join(f"{column} {share:.0%}" for column, share in list(columns.items())[:REASONS_SHOWN]))
+        for name, columns in shares.items()
+    ]
+    return ["", "What makes the score:", *table(("label", "columns"), rows)] if rows else []
 
 
 def _precision(quality: Quality) -> str:
     return "no row was flagged" if quality.precision is None else f"{percent(quality.precision)} of the alarms are right"
+
+
+def _intervals(found: Intervals) -> str:
+    """The bootstrap intervals in a line."""
+    ends = [("AUROC", found.auroc), ("average precision", found.average_precision), ("F1", found.f1)]
+    numbers = [f"{name} {interval.low:.4f} to {interval.high:.4f}" for name, interval in ends]
+    shares = [f"recall {percent(found.recall.low)} to {percent(found.recall.high)}"]
+    if found.precision is not None:
+        shares.append(f"precision {percent(found.precision.low)} to {percent(found.precision.high)}")
+    return f"{', '.join([*numbers, *shares])} (95 %, bootstrap)"
 
 
 def _false_alarms(found: FalseAlarms) -> str:
@@ -177,65 +234,13 @@ def _false_alarms(found: FalseAlarms) -> str:
 def _comparison(comparison: Comparison) -> list[str]:
     rows = [(ranking.name, f"{ranking.auroc:.4f}", f"{ranking.average_precision:.4f}") for ranking in comparison.rankings]
     head = f"Beside others on the same {comparison.test_rows:,} rows (the others learned from {comparison.peer_rows:,} normal rows):"
-    return [head, *_table(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
-
-
-def _alarms(alarms: Sequence[Alarm]) -> list[str]:
-    """The worst rows with their reasons."""
-    lines = ["", "Worst rows:"] if alarms else []
-    for alarm in alarms:
-        ids = "".join(f", {name} {value}" for name, value in alarm.ids.items())
-        lines.append(f"  row {alarm.row:,}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
-        lines += [f"    {r.column}: {r.value or 'missing'}, expected {r.expected}" for r in _telling(alarm)]
-    return lines
-
-
-def _telling(alarm: Alarm) -> Sequence[Reason]:
-    """At least one and at most three columns, and none that did next to nothing."""
-    enough = TELLING * alarm.score
-    return [r for i, r in enumerate(alarm.reasons[:REASONS_SHOWN]) if i == 0 or r.contribution >= enough]
+    return [head, *table(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
 
 
 def _column_table(columns: Sequence[ColumnQuality]) -> list[str]:
     rows = [
-        (c.name, c.kind, f"constant {c.constant}" if c.r2 is None else percent(max(c.r2, 0.0)), percent(c.missing), _range(c))
+        (c.name, c.kind, f"constant {c.constant}" if c.r2 is None else percent(max(c.r2, 0.0)), percent(c.missing), range_of(c))
         for c in columns[: 5 * NAMES_SHOWN]
     ]
     more = len(columns) - len(rows)
-    return [*_table(("column", "kind", "reconstructed", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
-
-
-def _range(column: ColumnQuality) -> str:
-    return f"{column.low:.6g} … {column.high:.6g}" if column.low is not None and column.high is not None else ""
-
-
-# ── layout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def _cut(names: Iterable[str], between: str = ", ") -> str:
-    """At most ten names, and how many more there are."""
-    listed = list(names)
-    more = len(listed) - NAMES_SHOWN
-    return between.join(listed[:NAMES_SHOWN]) + (f"{between}and {more:,} more" if more > 0 else "")
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> list[str]:
-    """Lines of 'name   words'; a fact without words is left out."""
-    return [f"  {name:<13}{words}" for name, words in facts if words]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
-
-
-def _next(steps: Sequence[str]) -> list[str]:
-    return ["", "Next:", *(f"  {step}" for step in steps)] if steps else []
-
-
-def _text(lines: Iterable[str]) -> str:
-    return "\n".join(lines)
+    return [*table(("column", "kind", "reconstructed", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]

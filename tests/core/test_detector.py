@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests import tiny
 from tests.tiny import Case
+from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.threshold import calibrate
 from vae_anomaly.errors import DamagedArtifact
@@ -38,6 +39,25 @@ def test_a_detector_is_the_same_after_a_trip_through_json_and_tensors() -> None:
         detector.threshold.value,
     )
     assert json.dumps(again.state()[0]) == json.dumps(values)
+    assert again.usual is not None
+    assert detector.usual is not None
+    assert torch.equal(again.usual.middle, detector.usual.middle)
+    assert torch.equal(again.usual.spread, detector.usual.spread)
+
+
+def test_a_state_that_does_not_say_what_is_usual_is_whole() -> None:
+    values, tensors = _state()
+    del tensors["usual.middle"], tensors["usual.spread"]
+    assert Detector.from_state(values, tensors).usual is None
+
+
+def test_rates_of_blocks_are_kept() -> None:
+    blocks = Blocks(rates=(0.0, 0.02), p_value=0.25)
+    values, tensors = replace(tiny.detector(CASE), blocks=blocks).state()
+    values = json.loads(json.dumps(values))
+    assert Detector.from_state(values, tensors).blocks == blocks
+    del values["blocks"]
+    assert Detector.from_state(values, tensors).blocks is None
 
 
 def test_tensors_of_the_state_are_plain() -> None:
@@ -71,6 +91,10 @@ DAMAGES = [
     pytest.param(
         _with("exemplars.mu", lambda t: t[..., :2]), "ValueError: exemplars.mu has shape (6, 64, 2), expected (6, 64, 4)", id="mu"
     ),
+    pytest.param(_with("usual.middle", lambda t: t[:1]), "ValueError: usual.middle is not 9 finite numbers", id="usual"),
+    pytest.param(_with("usual.middle", lambda t: t * torch.nan), "ValueError: usual.middle is not 9 finite numbers", id="usual-nan"),
+    pytest.param(_with("usual.spread", lambda t: t * 0.0), "ValueError: usual.spread is not positive", id="usual-zero"),
+    pytest.param(_without("usual.spread"), "KeyError: 'usual.spread'", id="usual-half"),
     pytest.param(_with("calibration", lambda t: t[:0]), "ValueError: the calibration scores are not finite and ascending", id="none"),
     pytest.param(_with("calibration", lambda t: t.flip(0)), "ValueError: the calibration scores are not finite and ascending", id="order"),
     pytest.param(

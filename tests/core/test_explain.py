@@ -1,9 +1,11 @@
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from tests import tiny
@@ -12,8 +14,9 @@ from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConf
 from vae_anomaly.core.conditional import conditional_units, unit_observed
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch, model_order
-from vae_anomaly.core.explain import Explanation, expected_given_others, explain_rows, unit_columns
+from vae_anomaly.core.explain import Explanation, Usual, expected_given_others, explain_rows, unit_columns
 from vae_anomaly.core.score import score_rows
+from vae_anomaly.core.threshold import plan_rows
 from vae_anomaly.core.vae import Layout
 
 CASES = [
@@ -111,6 +114,50 @@ def test_expected_levels_are_likely_ones_with_their_probability() -> None:
 def test_units_know_their_column(layout: Layout) -> None:
     one = {1: [0, 1, 2, 3, 3, 3, 4, 4], 2: [0, 1, 0, 1, 2, 2, 3, 3, 3, 4, 4, 3, 3, 3, 4, 4]}
     assert unit_columns(layout).tolist() == one[layout.window]
+
+
+# How unusual a contribution is
+
+
+def _by_numpy(contribution: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median and (90 % quantile − median) / Φ⁻¹(0.9), not below a hundredth of the average column's."""
+    middle = np.median(contribution, axis=0)
+    spread = (np.quantile(contribution, 0.9, axis=0) - middle) / norm.ppf(0.9)
+    return middle, np.maximum(spread, spread.mean() / 100)
+
+
+def test_what_is_usual_is_learned_from_the_calibration_rows() -> None:
+    detector = tiny.detector(MIXED)
+    rows = tiny.encoded(detector.schema, tiny.normal_rows("mixed"))
+    plan = plan_rows(detector.config.calibration, len(rows), detector.config.seed)
+    contribution = explain_rows(detector.ensemble, rows.rows(torch.from_numpy(plan.calibration))).contribution
+    middle, spread = _by_numpy(contribution.numpy())
+    assert detector.usual is not None
+    np.testing.assert_allclose(detector.usual.middle, middle, rtol=1e-9)
+    np.testing.assert_allclose(detector.usual.spread, spread, rtol=1e-9)
+    assert float(spread[_place(detector, "rated")]) == pytest.approx(float(spread.min()))  # it never contributed
+
+
+def test_under_cross_every_row_is_explained_by_the_networks_that_have_not_seen_it() -> None:
+    detector = tiny.detector(CASES[1])
+    rows = tiny.encoded(detector.schema, tiny.normal_rows("numeric"))
+    plan = plan_rows(detector.config.calibration, len(rows), detector.config.seed)
+    found = np.empty((len(rows), 4))
+    for k in range(plan.folds):  # one view: network k is that of fold k
+        ensemble = detector.ensemble.nets(torch.tensor([k]))
+        here = np.flatnonzero(plan.fold == k)
+        found[here] = explain_rows(
+            replace(ensemble, weight=torch.ones(1, dtype=torch.float64)), rows.rows(torch.from_numpy(here))
+        ).contribution
+    middle, spread = _by_numpy(found)
+    assert detector.usual is not None
+    np.testing.assert_allclose(detector.usual.middle, middle, rtol=1e-9)
+    np.testing.assert_allclose(detector.usual.spread, spread, rtol=1e-9)
+
+
+def test_a_heavy_column_has_no_large_z_for_being_heavy() -> None:
+    usual = Usual(middle=torch.tensor([50.0, 0.0]), spread=torch.tensor([20.0, 0.5]))
+    assert usual.z(torch.tensor([[60.0, 5.0]])).tolist() == [[0.5, 10.0]]
 
 
 # Planted faults

@@ -206,6 +206,7 @@ with tracking.start_run(TrackingConfig(enabled=False)) as run:
     run.log_metrics({"x": 1.0})
     run.log_dataset(["x"], digest="", rows=1)
     run.log_figures({})
+    run.log_tags({})
     run.log_file(None)
     assert run.log_model(None, None) is None
 print([name for name in ("mlflow", "pandas", "matplotlib") if name in sys.modules])

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.config import Config, config_from_dict, config_to_dict
+from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.encode import Batch
+from vae_anomaly.core.explain import Usual
 from vae_anomaly.core.prior import Exemplars
 from vae_anomaly.core.schema import Schema
 from vae_anomaly.core.score import Constants, Ensemble, Scores, score_rows
@@ -70,6 +72,8 @@ class Detector:
     threshold: Threshold
     quality: tuple[ColumnQuality, ...]
     card: Card
+    usual: Usual | None = None  # None: fitted by a version that did not learn it
+    blocks: Blocks | None = None  # None: too few alarms to say, or cross-fitted
 
     def scores(self, batch: Batch, *, threads: int = 1) -> Scores:
         """Score encoded rows (``core.encode.encode``): reconstruction, KL and their sum, float64 ``[n]``."""
@@ -95,6 +99,7 @@ class Detector:
             "threshold": {"method": self.threshold.method, "alpha": self.threshold.alpha, "value": self.threshold.value},
             "quality": [asdict(q) for q in self.quality],
             "card": asdict(self.card),
+            "blocks": None if self.blocks is None else asdict(self.blocks),
         }
         tensors = {f"vae.{name}": tensor for name, tensor in e.vae.state_dict().items()}
         tensors |= {f"views.{name}": getattr(e.views, name) for name in Views.__slots__}
@@ -102,6 +107,8 @@ class Detector:
         tensors |= {f"constants.{name}": getattr(e.constants, name) for name in ("numeric", "value", "code", "level")}
         tensors |= {"weight": e.weight, "broad": e.broad, "numeric": e.numeric, "codes": e.codes}
         tensors["calibration"] = torch.from_numpy(self.threshold.calibration)
+        if self.usual is not None:
+            tensors |= {f"usual.{name}": getattr(self.usual, name) for name in Usual.__slots__}
         return values, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
 
     @classmethod
@@ -144,6 +151,8 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         threshold=_threshold(values["threshold"], tensors["calibration"]),
         quality=tuple(ColumnQuality(**q) for q in values["quality"]),
         card=Card(**_tuples(card), history=History(blocks=blocks, steps=history["steps"], stopped=history["stopped"])),
+        usual=_usual(tensors, len(values["quality"])),
+        blocks=Blocks(**_tuples(values["blocks"])) if values.get("blocks") else None,
     )
 
 
@@ -182,6 +191,22 @@ def _threshold(values: Mapping[str, Any], calibration: Tensor) -> Threshold:
         msg = "the calibration scores are not finite and ascending"
         raise ValueError(msg)
     return Threshold(method=cast("Method", values["method"]), alpha=values["alpha"], value=values["value"], calibration=scores)
+
+
+def _usual(tensors: Mapping[str, Tensor], columns: int) -> Usual | None:
+    """Return what columns usually contribute; None where the model does not say. Raises ValueError for numbers that cannot be."""
+    if "usual.middle" not in tensors:
+        return None
+    usual = Usual(**{name: tensors[f"usual.{name}"] for name in Usual.__slots__})
+    for name in Usual.__slots__:
+        tensor = getattr(usual, name)
+        if tuple(tensor.shape) != (columns,) or not bool(torch.isfinite(tensor).all()):
+            msg = f"usual.{name} is not {columns} finite numbers"
+            raise ValueError(msg)
+    if not bool((usual.spread > 0).all()):
+        msg = "usual.spread is not positive"
+        raise ValueError(msg)
+    return usual
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

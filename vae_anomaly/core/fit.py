@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.config import Config, TrainConfig, ViewName
+from vae_anomaly.core.blocks import calibration_blocks
 from vae_anomaly.core.detector import Card, Detector
 from vae_anomaly.core.encode import Batch, encode, joined, model_order
 from vae_anomaly.core.exemplars import choose_exemplars, view_weights
+from vae_anomaly.core.explain import usual_contributions
 from vae_anomaly.core.quality import column_quality
 from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.core.score import Constants, Ensemble, score_rows
@@ -100,7 +102,11 @@ def fit_detector(
     ensemble, threshold = _calibrate(ensemble, batch, plan, nets, config)
     card = _card(plan, config, history, constants, schema)
     quality = column_quality(ensemble, batch, schema, nets.validation)
-    return Detector(schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card)
+    usual = usual_contributions(ensemble, batch, plan, nets.part)
+    blocks = calibration_blocks(ensemble, batch, plan, threshold, time)
+    return Detector(
+        schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card, usual=usual, blocks=blocks
+    )
 
 
 def _encode_table(schema: Schema, table: pa.Table) -> Batch:

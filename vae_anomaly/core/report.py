@@ -120,6 +120,25 @@ class FalseAlarms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A 95 % bootstrap interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intervals:
+    """Where the figures would lie with other rows of both classes, as many of each; None: no row was flagged."""
+
+    auroc: Interval
+    average_precision: Interval
+    recall: Interval
+    precision: Interval | None
+    f1: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """Detection on labelled rows."""
 
@@ -130,6 +149,8 @@ class Quality:
     precision: float | None  # None: no row was flagged
     recall: float
     false_alarms: FalseAlarms | None  # None: the normal rows are those that set the threshold, so their rate says nothing
+    f1: float = 0.0  # harmonic mean of precision and recall
+    intervals: Intervals | None = None
     by_label: tuple[LabelFound, ...] = ()
     comparison: Comparison | None = None
 

@@ -38,7 +38,7 @@ def learning_curve(history: History) -> Figure:
     top.plot(steps, reconstruction, color=BLUE, marker="o", markersize=4, label="validation reconstruction")
     top.plot(steps, [b.val_kl for b in history.blocks], color=ORANGE, marker="^", markersize=4, label="validation KL")
     top.set_yscale("symlog", linthresh=1.0)
-    top.yaxis.set_major_formatter(FuncFormatter(_short))
+    top.yaxis.set_major_formatter(FuncFormatter(short_label))
     top.set_ylabel("nats per row")
     top.set_title(f"Learning curve: {history.steps:,} steps, {history.stopped}", parse_math=False)
     top.legend(frameon=False)
@@ -47,7 +47,7 @@ def learning_curve(history: History) -> Figure:
     bottom.set_ylabel("active\nlatent units")
     bottom.set_xlabel("step")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _tidy(top, bottom)
+    tidy(top, bottom)
     return figure
 
 
@@ -62,16 +62,16 @@ def score_histogram(threshold: Threshold) -> Figure:
     axes.axvline(threshold.value, color=ORANGE, linewidth=2, linestyle="--", label=label)
     axes.axvspan(threshold.value, edges[-1], color=ORANGE, alpha=0.1, label="flagged")
     axes.set_xscale("asinh", linear_width=_linear_up_to(scores))
-    axes.set_xticks(_ticks(edges[0], edges[-1], _linear_up_to(scores)), minor=False)
+    axes.set_xticks(asinh_ticks(edges[0], edges[-1], _linear_up_to(scores)), minor=False)
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_major_formatter(FuncFormatter(short_label))
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("anomaly score, weighted nats (higher = more anomalous)")
     axes.set_ylabel("rows")
     axes.set_title("Scores of normal rows that nothing has learned from")
     axes.legend(framealpha=1.0, edgecolor="none")
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -86,7 +86,7 @@ def column_quality(quality: Sequence[ColumnQuality]) -> Figure:
         if rows:
             places, values = zip(*rows, strict=True)
             axes.barh(places, values, color=colour, hatch=hatch, edgecolor="white", height=0.75, label=kind)
-    axes.set_yticks(range(len(shown)), [_cut(q.name) for q in shown])
+    axes.set_yticks(range(len(shown)), [cut_name(q.name) for q in shown])
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
     axes.set_ylim(-0.6, max(len(shown), 1) - 0.4)
@@ -96,7 +96,7 @@ def column_quality(quality: Sequence[ColumnQuality]) -> Figure:
     axes.set_title(_quality_title(len(known), len(shown), len(quality) - len(known)))
     if shown:
         figure.legend(frameon=False, loc="outside upper right", ncols=3)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -125,12 +125,12 @@ def calibration_curve(threshold: Threshold, p_values: NDArray[np.float64] | None
     axes.set_xlim(asked[0], 1.0)
     axes.set_ylim(asked[0] / 3, 1.0)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(_percent))
+        axis.set_major_formatter(FuncFormatter(percent_label))
     axes.set_xlabel("false-alarm rate asked for (alpha)")
     axes.set_ylabel("false-alarm rate on new normal rows")
     axes.set_title("What the threshold promises")
     axes.legend(loc="upper left", framealpha=1.0, edgecolor="none")
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
@@ -151,7 +151,7 @@ def _linear_up_to(scores: NDArray[np.float64]) -> float:
     return max(float(np.quantile(np.abs(scores), LINEAR_QUANTILE)), 1e-9)
 
 
-def _ticks(low: float, high: float, linear: float) -> list[float]:
+def asinh_ticks(low: float, high: float, linear: float) -> list[float]:
     """Return places for numbers on an asinh scale: 1, 2 and 5 of each power of ten, or 1 alone where there are many powers."""
     first, last = (math.floor(math.log10(max(x, 1e-300))) for x in (linear, max(high, linear)))
     steps = (1, 2, 5) if last - first < MANY_DECADES else (1,)
@@ -160,19 +160,23 @@ def _ticks(low: float, high: float, linear: float) -> list[float]:
     return inside if len(inside) >= FEWEST_TICKS else [float(t) for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
 
 
-def _short(value: float, _position: int) -> str:
+def short_label(value: float, _position: int) -> str:
+    """Write a number on an axis in full."""
     return f"{value:,.10g}"
 
 
-def _percent(value: float, _position: int) -> str:
+def percent_label(value: float, _position: int) -> str:
+    """Write a share on an axis as per cent."""
     return f"{100 * value:.10g} %"
 
 
-def _cut(name: str) -> str:
+def cut_name(name: str) -> str:
+    """Shorten a long name."""
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
-def _tidy(*panels: Axes) -> None:
+def tidy(*panels: Axes) -> None:
+    """Take away what says nothing, and add a faint grid behind."""
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(visible=True, color="#dddddd", linewidth=0.6)

@@ -55,6 +55,12 @@ def write_batches(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Sche
         return write(stream, batches, schema)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to ``path``, replacing it in one step. Raises OutputError, and then nothing was changed."""
+    with writing(path), _whole_or_absent(path) as stream:
+        stream.write(text.encode())
+
+
 def output_format(path: Path) -> OutputFormat:
     """Return the format that the name of an output asks for.
 

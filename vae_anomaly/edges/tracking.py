@@ -63,7 +63,10 @@ class NoRun:
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int) -> None:
+    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training") -> None:
+        """Do nothing."""
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
         """Do nothing."""
 
     def log_figures(self, figures: "Mapping[str, Figure]") -> None:
@@ -120,11 +123,18 @@ class Run:
         """Log final numbers, such as ``auroc``, with the next points of the curve or the model."""
         self._keep(metrics, step=0)
 
-    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int) -> None:
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Tag the run, for instance with the model that it is about."""
+        from mlflow.entities import RunTag
+
+        with store.errors("tag the run", self._uri):
+            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training") -> None:
         """Record which files the rows came from, without copying them."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        entry = DatasetInput(Dataset(**_described(names, digest, rows)), [InputTag("mlflow.data.context", "training")])
+        entry = DatasetInput(Dataset(**_described(names, digest, rows)), [InputTag("mlflow.data.context", context)])
         with store.errors("log the data set", self._uri):
             self._client.log_inputs(self.run_id, datasets=[entry])
 

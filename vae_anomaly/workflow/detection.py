@@ -45,7 +45,7 @@ def after_fit(detector: Detector, plan: Plan, normal: Batch, anomalous: Batch, l
     if not scored.any():
         return None
     calibration = detector.threshold.calibration
-    quality = measure(calibration, scores[scored], detector.threshold, labels.where(scored), calibrated_on=True)
+    quality = measure(calibration, scores[scored], detector.threshold, labels.where(scored), seed=detector.config.seed, calibrated_on=True)
     comparison = beside_peers(detector, _parts(plan, normal), anomalous.rows(torch.from_numpy(scored)), calibration, scores[scored])
     return replace(quality, comparison=comparison)
 

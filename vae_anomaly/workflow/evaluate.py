@@ -1,30 +1,44 @@
-"""Hold a model against labelled rows, with three other detectors on the same rows.
+"""Hold a model against labelled rows, with three other detectors on the same rows; log it as a run and write it as a page.
 
 Knows nothing about networks or file formats. All labelled rows are held in memory, encoded.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from vae_anomaly.config import DataConfig
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, encode, joined
+from vae_anomaly.core.encode import Batch, encode, joined, model_order
+from vae_anomaly.core.explain import explain_rows
+from vae_anomaly.core.gather import Gathering, WorstRow
 from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class
-from vae_anomaly.core.metrics import measure
+from vae_anomaly.core.metrics import measure, precision_recall_points, realised_rates, roc_points
+from vae_anomaly.core.overview import ALARMS_SHOWN, REASONS_SHOWN, Curves, Report, overview, reasons
 from vae_anomaly.core.peers import Matrix
 from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import absent_text
+from vae_anomaly.core.stream import top_features
 from vae_anomaly.edges import tables
+from vae_anomaly.edges.tracking import Run, start_run
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
 from vae_anomaly.workflow.detection import Part, beside_peers
-from vae_anomaly.workflow.opening import cores, open_model
+from vae_anomaly.workflow.opening import Opened, cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.report import log, refuse_existing, title_of, write
 from vae_anomaly.workflow.results import EvaluateResult
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Labels, rows of each and columns of each that are looked at for what makes the score.
+LABELS_EXPLAINED, ROWS_A_LABEL, COLUMNS_A_LABEL = 13, 100, 5
 SEEN = "the model was fitted on these very files: it has seen their normal rows, and the figures are too good"
 
 
@@ -38,17 +52,21 @@ class EvaluateRequest:
     normal_labels: tuple[str, ...] | None = None
     missing_values: tuple[str, ...] | None = None
     reference: tuple[str, ...] = ()
+    output: Path | None = None
+    overwrite: bool = False
+    no_tracking: bool = False
     threads: int | None = None
     tracking_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scored:
-    """Rows that have a score, with their labels; ``null_scores`` rows had none."""
+    """Rows that have a score, with their labels and their numbers in the data; ``null_scores`` rows had none."""
 
     batch: Batch
     scores: Matrix
     labels: Labels
+    numbers: NDArray[np.int64]
     null_scores: int
 
     def side(self, *, normal: bool) -> tuple[Batch, Matrix]:
@@ -58,10 +76,13 @@ class Scored:
 
 
 def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateResult:
-    """Score labelled rows and measure ranking, detection and false alarms.
+    """Score labelled rows and measure ranking, detection and false alarms; log a run unless the model's fit or the request says no.
 
-    Raises ConfigError without a label column, DataError unless there are rows of both classes.
+    Raises ConfigError without a label column, DataError unless there are rows of both classes, OutputError for a page that exists, and
+    TrackingError.
     """
+    if request.output is not None:
+        refuse_existing(request.output, overwrite=request.overwrite)
     opened = open_model(request.model, uri=request.tracking_uri)
     detector = opened.detector
     column = request.label_column or detector.config.data.label_column
@@ -75,15 +96,125 @@ def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateR
     scored = _scored(detector, source, column, wanted, request.threads or cores(), tell)
     refuse_one_class(scored.labels, column, wanted)
     tell("other detectors", 0, None)
+    notes = (SEEN,) if source.digest() == detector.card.data_digest else ()
+    quality = _quality(detector, scored, _reference(detector, request, missing))
+    curves = _curves(detector, scored)
+    page = _page(detector, scored, source.where, title_of(opened.name), notes, quality, curves)
+    if request.output is not None:
+        write(page, request.output)
     return EvaluateResult(
         rows=len(scored.batch) + scored.null_scores,
         null_scores=scored.null_scores,
         promise=promise(detector.threshold),
-        notes=(SEEN,) if source.digest() == detector.card.data_digest else (),
-        quality=_quality(detector, scored, _reference(detector, request, missing)),
+        notes=notes,
+        quality=quality,
+        by_label=_shares(curves),
+        output="" if request.output is None else str(request.output),
+        run_id=_log(request, opened, source, scored, page),
         model=opened.name,
-        next_steps=(),
+        next_steps=(f"open {request.output} in a browser",) if request.output else (),
     )
+
+
+def _log(request: EvaluateRequest, opened: Opened, source: tables.Source, scored: Scored, page: Report) -> str:
+    """Log figures, numbers and the page as a run of the model's experiment; return the run, empty where nothing is logged."""
+    tracking = opened.detector.config.tracking
+    settings = replace(tracking, enabled=tracking.enabled and not request.no_tracking, register=False, uri=request.tracking_uri)
+    with start_run(settings, name=f"evaluate {title_of(opened.name)}") as run:
+        run.log_tags({"vae_anomaly.verb": "evaluate", "model": opened.name.name, "model_version": opened.name.version})
+        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=len(scored.batch), context="evaluation")
+        assert page.quality is not None
+        run.log_metrics(_numbers(page.quality))
+        if isinstance(run, Run):
+            run.log_figures(_figures(page))
+        log(run, page)
+    return run.run_id
+
+
+def _numbers(quality: Quality) -> dict[str, float]:
+    """Return the figures by name, with the ends of their intervals."""
+    names = ("auroc", "average_precision", "recall", "precision", "f1")
+    found = {name: getattr(quality, name) for name in names if getattr(quality, name) is not None}
+    for name in names if quality.intervals else ():
+        interval = getattr(quality.intervals, name)
+        found |= {} if interval is None else {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    if quality.false_alarms:
+        rate = quality.false_alarms
+        found |= {"false_alarm_rate": rate.rate, "false_alarm_rate_low": rate.low, "false_alarm_rate_high": rate.high}
+    return found
+
+
+def _figures(page: Report) -> "dict[str, Figure]":
+    from vae_anomaly.edges import detection_figures as figures
+
+    assert page.curves is not None
+    assert page.quality is not None
+    return {
+        "roc": figures.roc(page.curves, page.quality),
+        "precision_recall": figures.precision_recall(page.curves, page.quality),
+        "score_by_class": figures.score_by_class(page.histogram, page.promise.threshold),
+        "p_values": figures.realised(page.curves, page.promise.alpha),
+        "contributions": figures.contributions(page.curves),
+    }
+
+
+def _curves(detector: Detector, scored: Scored) -> Curves:
+    """Return the curves, and what makes the score of rows of each label."""
+    (_, normal), (_, anomalous) = scored.side(normal=True), scored.side(normal=False)
+    return Curves(
+        roc=roc_points(normal, anomalous),
+        precision_recall=precision_recall_points(normal, anomalous),
+        realised=realised_rates(normal, detector.threshold),
+        columns=tuple(column.name for column in model_order(detector.schema)),
+        by_label=_by_label(detector, scored),
+        rows=ROWS_A_LABEL,
+    )
+
+
+def _by_label(detector: Detector, scored: Scored) -> dict[str, tuple[float, ...]]:
+    """Return the mean contribution of each column over at most a hundred rows, by chance, of each of the commonest labels."""
+    random, found = np.random.default_rng([detector.config.seed, 5]), {}
+    for name in list(scored.labels.counts())[:LABELS_EXPLAINED]:
+        rows = np.flatnonzero(scored.labels.code == scored.labels.names.index(name))
+        picked = np.sort(random.permutation(rows)[:ROWS_A_LABEL])
+        explanation = explain_rows(detector.ensemble, scored.batch.rows(torch.from_numpy(picked)))
+        found[name or "(empty)"] = tuple(explanation.contribution.mean(0).tolist())
+    return found
+
+
+def _shares(curves: Curves) -> dict[str, dict[str, float]]:
+    """Return for each label the columns that make most of its mean score, with their share of it."""
+    found = {}
+    for name, means in curves.by_label.items():
+        total = sum(means) or 1.0
+        order = sorted(range(len(means)), key=lambda j: (-means[j], j))[:COLUMNS_A_LABEL]
+        found[name] = {curves.columns[j]: means[j] / total for j in order}
+    return found
+
+
+def _page(detector: Detector, scored: Scored, where: str, title: str, notes: tuple[str, ...], quality: Quality, curves: Curves) -> Report:
+    """Return what the report shows of the labelled rows."""
+    gathering = Gathering(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=where)
+    flags = detector.threshold.flags(scored.scores)
+    for kind, rows in (("normal", scored.labels.normal), ("anomalous", ~scored.labels.normal)):
+        gathering.add(scored.scores[rows], flags[rows], kind=kind)
+    flagged = np.flatnonzero(flags)
+    worst = flagged[np.argsort(-scored.scores[flagged], kind="stable")[:ALARMS_SHOWN]]
+    picked = scored.batch.rows(torch.from_numpy(worst))
+    features = top_features(detector, picked, np.arange(len(worst)), REASONS_SHOWN).to_pylist()
+    p_values = detector.threshold.p_values(scored.scores)
+    for i, shown in zip(worst.tolist(), features, strict=True):
+        gathering.offer(
+            WorstRow(
+                row=int(scored.numbers[i]),
+                ids={},
+                score=float(scored.scores[i]),
+                p_value=float(p_values[i]),
+                reasons=reasons(detector, shown),
+                label=scored.labels.names[scored.labels.code[i]],
+            )
+        )
+    return overview(detector, gathering, title=title, notes=notes, quality=quality, curves=curves)
 
 
 def _scored(detector: Detector, source: tables.Source, column: str, wanted: Sequence[str], threads: int, tell: Tell) -> Scored:
@@ -103,7 +234,8 @@ def _scored(detector: Detector, source: tables.Source, column: str, wanted: Sequ
         raise DataError(f"no row of {source.files[0].path} has a value in any column of the model.")
     found = read_labels(pa.chunked_array(labels), wanted)
     rows = joined(batches).rows(torch.from_numpy(there))
-    return Scored(batch=rows, scores=everything[there], labels=found.where(there), null_scores=int((~there).sum()))
+    numbers = np.flatnonzero(there)
+    return Scored(batch=rows, scores=everything[there], labels=found.where(there), numbers=numbers, null_scores=len(there) - len(numbers))
 
 
 def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[str]) -> Batch | None:
@@ -133,7 +265,8 @@ def _quality(detector: Detector, scored: Scored, reference: Batch | None) -> Qua
     """Measure on all rows, and compare on those that the peers did not learn from."""
     normal, normal_scores = scored.side(normal=True)
     anomalous, anomalous_scores = scored.side(normal=False)
-    quality = measure(normal_scores, anomalous_scores, detector.threshold, scored.labels.where(~scored.labels.normal))
+    labels = scored.labels.where(~scored.labels.normal)
+    quality = measure(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
     part, tried = Part(learned=reference, tried=normal) if reference else None, normal_scores
     if part is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))

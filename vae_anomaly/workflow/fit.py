@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from vae_anomaly import __version__
 from vae_anomaly.config import DEFAULT_MODEL, Config, validate
+from vae_anomaly.core.cautions import active_units, cautions
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.fit import Progress, fit_detector
 from vae_anomaly.core.labels import Labels, read_labels, refuse_without_normal
@@ -30,6 +31,8 @@ from vae_anomaly.edges import artifact, tables
 from vae_anomaly.edges.tracking import ModelVersion, NoRun, Run, start_run
 from vae_anomaly.errors import ConfigError, OutputError, TrackingError
 from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.report import log as log_report
+from vae_anomaly.workflow.report import of_fit as report_of_fit
 from vae_anomaly.workflow.results import FitResult, ModelName
 
 if TYPE_CHECKING:
@@ -156,9 +159,12 @@ def _log(run: Run | NoRun, detector: Detector, quality: Quality | None) -> None:
         run.log_block(block)
     run.log_metrics({"fit_seconds": detector.card.seconds, "threshold": detector.threshold.value, "alpha": detector.threshold.alpha})
     if quality:
-        run.log_metrics({"auroc": quality.auroc, "average_precision": quality.average_precision, "recall": quality.recall})
+        run.log_metrics(
+            {"auroc": quality.auroc, "average_precision": quality.average_precision, "recall": quality.recall, "f1": quality.f1}
+        )
     if isinstance(run, Run):
         run.log_figures(_pictures(detector))
+        log_report(run, report_of_fit(detector, quality))
 
 
 def _pictures(detector: Detector) -> "dict[str, Figure]":
@@ -204,17 +210,13 @@ def _result(rows: Rows, detector: Detector, quality: Quality | None, model: Mode
         active_units=active_units(detector),
         latent_units=detector.ensemble.vae.latent,
         promise=promise(detector.threshold),
+        blocks=detector.blocks,
+        cautions=cautions(detector),
         notes=card.notes,
         quality=quality,
         model=model,
         next_steps=_next_steps(model),
     )
-
-
-def active_units(detector: Detector) -> float:
-    """Return the latent units in use at the end of training, mean over networks."""
-    blocks = detector.card.history.blocks
-    return blocks[-1].active_units if blocks else 0.0
 
 
 def _next_steps(model: ModelName) -> tuple[str, ...]:

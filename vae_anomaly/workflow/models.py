@@ -6,11 +6,11 @@ Changes nothing. Knows nothing about data files.
 import sys
 from datetime import UTC, datetime
 
+from vae_anomaly.core.cautions import active_units, cautions
 from vae_anomaly.core.report import promise
 from vae_anomaly.edges import store
 from vae_anomaly.edges.registry import registered_versions
 from vae_anomaly.errors import ArtifactError
-from vae_anomaly.workflow.fit import active_units
 from vae_anomaly.workflow.opening import open_model
 from vae_anomaly.workflow.results import InfoResult, ModelsResult, RegisteredVersion, UiResult
 
@@ -30,6 +30,8 @@ def info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
         columns=detector.quality,
         left_out=detector.schema.dropped,
         promise=promise(detector.threshold),
+        blocks=detector.blocks,
+        cautions=cautions(detector),
         notes=card.notes,
         steps=card.history.steps,
         stopped=card.history.stopped,

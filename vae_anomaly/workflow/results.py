@@ -7,6 +7,7 @@ shares of 1, times seconds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import MissingChange, Promise, Quality
 from vae_anomaly.core.schema import Dropped
@@ -39,6 +40,8 @@ class FitResult:
     active_units: float  # latent units in use, mean over networks
     latent_units: int
     promise: Promise
+    blocks: Blocks | None  # alarms over the calibration rows in their order
+    cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
     notes: tuple[str, ...]
     quality: Quality | None  # None: no anomalous rows to hold it against
     model: ModelName
@@ -96,6 +99,66 @@ class ScoreResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnReason:
+    """One column of an explained row; the two parts add up to ``contribution``, and contributions to the score."""
+
+    column: str
+    kind: str
+    value: str | None
+    expected: str
+    contribution: float  # weighted nats
+    reconstruction: float
+    kl: float
+    z: float | None  # of the contribution against calibration rows; None: the model does not know what is usual
+    low: float | None = None  # 1 % and 99 % quantiles of the column at fit, numbers only
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellChange:
+    """A cell as it is, and what it would have to be instead."""
+
+    column: str
+    value: str | None
+    instead: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallestChange:
+    """The fewest cells that have to change for the row not to be flagged; not ``found``: the lowest score that was reached."""
+
+    found: bool
+    score: float
+    cells: tuple[CellChange, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowExplained:
+    """One row in full; no score: no cell of it is observed."""
+
+    row: int
+    ids: Mapping[str, str | None]
+    score: float | None = None
+    reconstruction: float | None = None
+    kl: float | None = None
+    p_value: float | None = None
+    is_anomaly: bool = False
+    columns: tuple[ColumnReason, ...] = ()
+    smallest_change: SmallestChange | None = None  # None: not asked for, or not flagged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainResult:
+    """Single rows in full."""
+
+    rows: tuple[RowExplained, ...]
+    alpha: float
+    threshold: float
+    model: ModelName
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateResult:
     """A model against labels."""
 
@@ -104,6 +167,22 @@ class EvaluateResult:
     promise: Promise
     notes: tuple[str, ...]
     quality: Quality
+    by_label: Mapping[str, Mapping[str, float]]  # label → column → share of the mean score, the largest five
+    output: str  # the page; empty: not asked for
+    run_id: str  # empty: nothing was logged
+    model: ModelName
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportResult:
+    """Where a report was written, and what it warns of."""
+
+    output: str
+    bytes: int
+    rows: int  # scored rows in it
+    alarms: int
+    cautions: tuple[str, ...]
     model: ModelName
     next_steps: tuple[str, ...]
 
@@ -122,6 +201,8 @@ class InfoResult:
     columns: tuple[ColumnQuality, ...]
     left_out: tuple[Dropped, ...]
     promise: Promise
+    blocks: Blocks | None  # alarms over the calibration rows in their order
+    cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
     notes: tuple[str, ...]
     steps: int
     stopped: str
