@@ -4,7 +4,7 @@ What each network learns, it learns from its own rows only: scaling, levels, wei
 nothing of files, MLflow or the clock.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,9 +78,7 @@ def fit_detector(
     views = learn_views(layout, read, nets.views, nets.rows)
     unseen = 1.0 / (len(plan.training) + 1.0)
     vae = Vae(len(nets.views), layout, config.model, generator)
-    for net, rows in enumerate(nets.rows):
-        one = gather_cells(views.nets(torch.tensor([net])), layout, read, rows[:START_ROWS].unsqueeze(0))
-        start_linear(vae, net, one.units[0], views.mean[net])
+    _start(vae, views, read, nets.rows)
     history = _train(vae, views, read, nets, config.train, device, unseen, generator, on_progress)
     exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model, generator)
     ensemble = Ensemble(
@@ -179,6 +177,13 @@ def reachable(device: torch.device) -> torch.device:
         why = str(error).partition("\n")[0].rstrip(".")
         raise ConfigError(f"train.device {str(device)!r} cannot be used here: {why}. Use auto or cpu.") from error
     return device
+
+
+def _start(vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor]) -> None:
+    """Start every network at the best linear one on the rows that it learns from."""
+    for net, index in enumerate(rows):
+        cells = gather_cells(views.nets(torch.tensor([net])), vae.layout, read, index[:START_ROWS].unsqueeze(0))
+        start_linear(vae, net, cells.units[0], views.mean[net])
 
 
 def _train(  # noqa: PLR0913, PLR0917
