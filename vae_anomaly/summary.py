@@ -1,17 +1,20 @@
 """Results in words, for people: what happened, what stands out, and what to type next.
 
-Knows results only; prints nothing. Lists are cut after ten names, so that 5,000 columns still fit on a screen.
+Knows results only; prints nothing. How they are laid out: ``layout``.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from vae_anomaly import layout
 from vae_anomaly.core.detector import ColumnQuality
+from vae_anomaly.core.ranks import rounded_up
 from vae_anomaly.core.report import Comparison, FalseAlarms, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
-from vae_anomaly.core.threshold import finest_text
 from vae_anomaly.workflow.results import (
     Alarm,
+    Counts,
+    Discovery,
     EvaluateResult,
     FitResult,
     InfoResult,
@@ -20,9 +23,9 @@ from vae_anomaly.workflow.results import (
     Reason,
     ScoreResult,
     UiResult,
+    Untypical,
 )
 
-NAMES_SHOWN = 10
 # Below this the other columns say next to nothing about a column: its faults are seen only when they are gross.
 WEAK = 0.1
 # Columns of an alarm that are named, and the share of its score below which a column is no reason.
@@ -38,13 +41,13 @@ def of_fit(result: FitResult) -> str:
         ("labels", _labels(result.labels_left_out)),
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
         ("ended", result.stopped),
-        *_threshold(result.promise),
+        *threshold(result.promise),
         *(("note", note) for note in result.notes),
-        *_model(result.model),
+        *model(result.model),
     ]
     head = f"Fitted on {used}, {len(result.columns):,} columns, in {result.seconds:.1f} s."
     quality = ["", *_quality(result.quality)] if result.quality else []
-    return _text([head, *_facts(facts), *quality, *_next(result.next_steps)])
+    return layout.text([head, *layout.facts(facts), *quality, *layout.next_steps(result.next_steps)])
 
 
 def of_score(result: ScoreResult) -> str:
@@ -54,44 +57,49 @@ def of_score(result: ScoreResult) -> str:
     if result.unchanged:
         head = f"Nothing to do: {result.output} already holds the scores of these inputs, this model and these options."
     facts = [
-        ("alarms", f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g})"),
+        ("alarms", _counted(result)),
+        ("flagged by", _discovery(counts.discovery) if counts.discovery else ""),
+        ("groups", _pooled(counts)),
+        ("typicality", _untypical(counts.typicality, result.alpha) if counts.typicality else ""),
         ("no score", f"{counts.null_scores:,} rows without any observed cell" if counts.null_scores else ""),
-        ("unseen", _cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
-        ("missing", _cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
-        ("ignored", _cut(result.ignored_columns)),
-        ("model", _named(result.model)),
+        ("unseen", layout.cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
+        ("missing", layout.cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
+        ("ignored", layout.cut(result.ignored_columns)),
+        ("model", named(result.model)),
         ("written", result.output),
     ]
-    return _text([head, *_facts(facts), *_alarms(counts.top_alarms), *_next(result.next_steps)])
+    return layout.text([head, *layout.facts(facts), *_alarms(counts.top_alarms), *layout.next_steps(result.next_steps)])
 
 
 def of_evaluate(result: EvaluateResult) -> str:
     """A model against labels."""
-    head = f"{_named(result.model)} on {result.rows:,} labelled rows."
+    head = f"{named(result.model)} on {result.rows:,} labelled rows."
     facts = [
         ("no score", f"{result.null_scores:,} rows, left out" if result.null_scores else ""),
-        *_threshold(result.promise),
+        *threshold(result.promise),
         *(("note", note) for note in result.notes),
     ]
-    return _text([head, *_facts(facts), "", *_quality(result.quality), *_next(result.next_steps)])
+    return layout.text([head, *layout.facts(facts), "", *_quality(result.quality), *layout.next_steps(result.next_steps)])
 
 
 def of_info(result: InfoResult) -> str:
     """What is in a model."""
     facts = [
         ("fitted", f"{result.created or 'at an unknown time'} on {result.rows:,} rows, {result.training_rows:,} of them learned from"),
-        ("data", _cut(result.source)),
+        ("data", layout.cut(result.source)),
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
-        *_threshold(result.promise),
+        *threshold(result.promise),
         *(("note", note) for note in result.notes),
         ("network", f"{result.networks} networks on the views {', '.join(result.views)}"),
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
         ("ended", f"{result.stopped}; seed {result.seed}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
-        *_model(result.model),
+        *model(result.model),
     ]
-    return _text([_named(result.model), *_facts(facts), "", *_column_table(result.columns), *_next(result.next_steps)])
+    return layout.text(
+        [named(result.model), *layout.facts(facts), "", *_column_table(result.columns), *layout.next_steps(result.next_steps)]
+    )
 
 
 def of_models(result: ModelsResult) -> str:
@@ -100,7 +108,7 @@ def of_models(result: ModelsResult) -> str:
         (v.name, v.version, ", ".join(v.aliases), v.created, v.tags.get("rows", ""), v.tags.get("alpha", ""), v.tags.get("threshold", ""))
         for v in result.versions
     ]
-    return _text(_table(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
+    return layout.text(layout.table(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
 
 
 def of_ui(result: UiResult) -> str:
@@ -109,6 +117,30 @@ def of_ui(result: UiResult) -> str:
 
 
 # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _counted(result: ScoreResult) -> str:
+    counts = result.counts
+    if counts.discovery is not None:
+        return f"{counts.alarms:,}" + (f"; p-value ≤ {counts.discovery.cutoff:.3g}" if counts.discovery.cutoff is not None else "")
+    likely = f", {counts.likely_alarms[0]:,} to {counts.likely_alarms[1]:,} in 95 of 100 such cases" if counts.likely_alarms else ""
+    return f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g}){likely}"
+
+
+def _discovery(found: Discovery) -> str:
+    return found.statement + ("" if found.cutoff is not None else "; no row is flagged")
+
+
+def _pooled(counts: Counts) -> str:
+    """Rows that had the threshold of all groups because theirs was not there at calibration."""
+    if counts.unseen_groups is None or not counts.pooled_rows:
+        return ""
+    named = layout.cut(f"{name!r} ({rows:,})" for name, rows in counts.unseen_groups.items())
+    return f"{counts.pooled_rows:,} rows have the pooled threshold: " + (f"not calibrated: {named}" if named else "they have no group")
+
+
+def _untypical(found: Untypical, alpha: float) -> str:
+    return f"{found.rows:,} rows at {alpha:g} or less, {found.low:,} of them because they score too low"
 
 
 def _kinds(columns: Sequence[ColumnQuality]) -> str:
@@ -120,37 +152,41 @@ def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> l
     """Columns that deserve a word: left out, constant, or hardly explained by the others."""
     weak = [f"{c.name} ({percent(max(c.r2, 0.0))})" for c in columns if c.r2 is not None and c.r2 < WEAK]
     return [
-        ("left out", _cut((f"{column.name} ({column.reason})" for column in left_out), "; ")),
-        ("constant", _cut(f"{column.name} = {column.constant}" for column in columns if column.constant is not None)),
-        ("weak", f"hardly reconstructed: {_cut(weak)}" if weak else ""),
+        ("left out", layout.cut((f"{column.name} ({column.reason})" for column in left_out), "; ")),
+        ("constant", layout.cut(f"{column.name} = {column.constant}" for column in columns if column.constant is not None)),
+        ("weak", f"hardly reconstructed: {layout.cut(weak)}" if weak else ""),
     ]
 
 
 def _labels(left_out: Mapping[str, int]) -> str:
-    return "left out of the fit: " + _cut(f"{label!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
+    return "left out of the fit: " + layout.cut(f"{label!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
-def _threshold(promise: Promise) -> list[tuple[str, str]]:
-    method = "split, exact" if promise.exact else "cross-fitted, approximate"
+def threshold(promise: Promise) -> list[tuple[str, str]]:
+    """The value of a threshold and what it promises."""
+    method = {"split": "split, exact", "cross": "cross-fitted, approximate", "gpd": "fitted tail, estimated"}[promise.method]
     return [
         (
             "threshold",
-            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; finest alpha possible {finest_text(promise.calibration_rows)})",
+            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; finest alpha possible {rounded_up(promise.finest_alpha)})",
         ),
         ("promise", promise.words),
+        ("limit", promise.statement if promise.limit is not None else ""),
     ]
 
 
-def _model(model: ModelName) -> list[tuple[str, str]]:
-    alias = f", alias {model.alias}" if model.alias else ""
+def model(found: ModelName) -> list[tuple[str, str]]:
+    """Where a model can be found again."""
+    alias = f", alias {found.alias}" if found.alias else ""
     return [
-        ("registered", f"{model.name} version {model.version}{alias}" if model.version else ""),
-        ("run", model.run_id),
-        ("folder", model.folder),
+        ("registered", f"{found.name} version {found.version}{alias}" if found.version else ""),
+        ("run", found.run_id),
+        ("folder", found.folder),
     ]
 
 
-def _named(model: ModelName) -> str:
+def named(model: ModelName) -> str:
+    """Name a model by its version, or where it lies."""
     return f"{model.name} version {model.version}" if model.version else model.uri or model.folder
 
 
@@ -160,10 +196,10 @@ def _quality(quality: Quality) -> list[str]:
         ("ranking", f"AUROC {quality.auroc:.4f}, average precision {quality.average_precision:.4f}"),
         ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}"),
         ("false alarms", _false_alarms(quality.false_alarms) if quality.false_alarms else ""),
-        ("by label", _cut(f"{found.label} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
+        ("by label", layout.cut(f"{found.label} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
     ]
     comparison = ["", *_comparison(quality.comparison)] if quality.comparison else []
-    return ["Detection:", *_facts(facts), *comparison]
+    return ["Detection:", *layout.facts(facts), *comparison]
 
 
 def _precision(quality: Quality) -> str:
@@ -177,7 +213,7 @@ def _false_alarms(found: FalseAlarms) -> str:
 def _comparison(comparison: Comparison) -> list[str]:
     rows = [(ranking.name, f"{ranking.auroc:.4f}", f"{ranking.average_precision:.4f}") for ranking in comparison.rankings]
     head = f"Beside others on the same {comparison.test_rows:,} rows (the others learned from {comparison.peer_rows:,} normal rows):"
-    return [head, *_table(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
+    return [head, *layout.table(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
 
 
 def _alarms(alarms: Sequence[Alarm]) -> list[str]:
@@ -199,39 +235,11 @@ def _telling(alarm: Alarm) -> Sequence[Reason]:
 def _column_table(columns: Sequence[ColumnQuality]) -> list[str]:
     rows = [
         (c.name, c.kind, f"constant {c.constant}" if c.r2 is None else percent(max(c.r2, 0.0)), percent(c.missing), _range(c))
-        for c in columns[: 5 * NAMES_SHOWN]
+        for c in columns[: 5 * layout.NAMES_SHOWN]
     ]
     more = len(columns) - len(rows)
-    return [*_table(("column", "kind", "reconstructed", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
+    return [*layout.table(("column", "kind", "reconstructed", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
 
 
 def _range(column: ColumnQuality) -> str:
     return f"{column.low:.6g} … {column.high:.6g}" if column.low is not None and column.high is not None else ""
-
-
-# ── layout ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _cut(names: Iterable[str], between: str = ", ") -> str:
-    """At most ten names, and how many more there are."""
-    listed = list(names)
-    more = len(listed) - NAMES_SHOWN
-    return between.join(listed[:NAMES_SHOWN]) + (f"{between}and {more:,} more" if more > 0 else "")
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> list[str]:
-    """Lines of 'name   words'; a fact without words is left out."""
-    return [f"  {name:<13}{words}" for name, words in facts if words]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
-
-
-def _next(steps: Sequence[str]) -> list[str]:
-    return ["", "Next:", *(f"  {step}" for step in steps)] if steps else []
-
-
-def _text(lines: Iterable[str]) -> str:
-    return "\n".join(lines)
