@@ -35,7 +35,7 @@ def test_a_fitted_tail_has_one_if_it_fits() -> None:
     tail = fit_tail(ordered)
     threshold = Threshold(method="gpd", alpha=tail.share, value=0.0, calibration=ordered, tail=tail).at(0.0005)
     words = statement(threshold)
-    assert words.startswith("with n = 1,000 calibration rows, 100 of them for a fitted tail, the false-alarm rate is ≤ 0.")
+    assert words.startswith("with n = 1,000 calibration rows, 80 of them for a fitted tail, the false-alarm rate is ≤ 0.")
     assert words.endswith("% with 95 % confidence over calibration samples if normal scores go on as that tail does, for exchangeable rows")
 
 

@@ -82,7 +82,7 @@ def test_p_values_fall_and_a_flag_is_a_p_value_of_at_most_alpha(ordered: NDArray
 
 def test_below_the_tail_p_values_are_ranks(ordered: NDArray[np.float64], tail: Tail) -> None:
     at = threshold(ordered, tail, 0.001)
-    scores = ordered[: ROWS - round(0.1 * ROWS)]
+    scores = ordered[: ROWS - round(0.08 * ROWS)]
     at_least = ROWS - np.searchsorted(ordered, scores, side="left")
     assert at.p_values(scores).tolist() == pytest.approx(((1 + at_least) / (ROWS + 1)).tolist())
     coarse = threshold(ordered, tail, 0.2)
@@ -93,6 +93,20 @@ def test_below_the_tail_p_values_are_ranks(ordered: NDArray[np.float64], tail: T
 def test_limits_lie_above_the_rate_and_are_wider_the_finer_it_is(ordered: NDArray[np.float64], tail: Tail) -> None:
     ratios = [threshold(ordered, tail, alpha).limit / alpha for alpha in (0.01, 0.001, 0.0001)]
     assert 1.0 < ratios[0] < ratios[1] < ratios[2]
+
+
+def test_the_law_of_a_rate_is_as_wide_as_the_posterior(ordered: NDArray[np.float64], tail: Tail) -> None:
+    """Its 5 % and 95 % limits are the 2.5 % and 97.5 % limits of the posterior rate, a little wider for the count at the start."""
+    posterior, least = weigh(ordered, [40, 80, 160]), 40
+    for alpha in (0.01, 0.002, 0.0005):
+        rates = posterior.rates(tail.value(alpha))
+        order = np.argsort(rates)
+        shares = np.cumsum(posterior.weight[order])
+        low, high = (float(rates[order][np.searchsorted(shares, share)]) for share in (0.025, 0.975))
+        law = tail.law(alpha)
+        alone = stats.gamma(1.0 / (1.0 / law.a - 1.0 / least))
+        assert alone.ppf(0.95) / alone.ppf(0.05) == pytest.approx(high / max(low, 1e-300), rel=0.05)
+        assert high <= law.upper() <= 1.3 * high
 
 
 def test_rates_much_finer_than_the_rows_are_refused(ordered: NDArray[np.float64], tail: Tail) -> None:
@@ -117,7 +131,7 @@ def test_a_poor_fit_is_refused() -> None:
     with pytest.raises(NotCalibrated) as caught:
         fit_tail(scores)
     assert str(caught.value) == (
-        "no tail fits the 100 highest of 2,000 calibration scores (Anderson-Darling p = 0.0025, at least 0.005 needed). "
+        "no tail fits the 80 highest of 2,000 calibration scores (Anderson-Darling p = 0.0025, at least 0.005 needed). "
         "Look for anomalies among the calibration rows, give more rows, or use --method conformal."
     )
 
@@ -126,9 +140,7 @@ def test_scores_that_tie_have_no_tail() -> None:
     scores = np.sort(np.concatenate([np.zeros(1900), np.full(60, 1.0), np.full(40, 2.0)]))
     with pytest.raises(NotCalibrated) as caught:
         fit_tail(scores)
-    assert str(caught.value).startswith(
-        "no tail fits the 100 highest of 2,000 calibration scores (2 different ones) (Anderson-Darling p = "
-    )
+    assert str(caught.value).startswith("no tail fits the 80 highest of 2,000 calibration scores (2 different ones) (Anderson-Darling p = ")
 
 
 def test_the_grid_of_shapes_has_the_exponential_law() -> None:

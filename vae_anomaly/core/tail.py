@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 # Fewer rows have too few excesses for a shape.
 LEAST_ROWS = 500
 # The tail begins at these shares of the rows, as far as that leaves so many excesses.
-SHARES, LEAST_EXCESSES = (0.025, 0.05, 0.1), 40
+SHARES, LEAST_EXCESSES = (0.02, 0.04, 0.08), 40
 # A fit this poor happens to one true tail in two hundred.
 POOR = 0.005
 # Rates ten times finer than 1/(n + 1) can be asked for: beyond that the limits say nothing.
@@ -218,7 +218,7 @@ def _matched(posterior: Posterior, score: float, k: int) -> tuple[float, float]:
     for _ in range(HALVINGS):
         middle = (below + above) / 2.0
         wide = gammaincinv(np.exp(middle), 0.95) * low > gammaincinv(np.exp(middle), 0.05) * high
-        below, above = (below, middle) if wide else (middle, above)
+        below, above = (middle, above) if wide else (below, middle)
     a = float(np.exp(above))
     few, many = np.log(1e-3), np.log(1e12)
     for _ in range(2 * HALVINGS):
