@@ -179,7 +179,15 @@ def test_groups_have_thresholds_of_their_own(folder: Path, tmp_path: Path) -> No
     pq.write_table(new, tmp_path / "new.parquet")
     scored = score(ScoreRequest(data=(str(tmp_path / "new.parquet"),), model=str(folder)))
     assert (scored.counts.unseen_groups, scored.counts.pooled_rows, scored.ignored_columns) == ({"U9": 2}, 3, ())
+    again = calibrate(replace(request, group_by=None, alpha=0.02))
+    assert [row.name for row in again.groups] == [row.name for row in done.groups]
     pq.write_table(new.drop_columns(["unit"]), tmp_path / "lacks.parquet")
+    with pytest.raises(VaeAnomalyError) as caught:
+        calibrate(CalibrateRequest(data=(str(tmp_path / "lacks.parquet"),), model=str(folder)))
+    assert str(caught.value) == (
+        f"this model has a threshold for each 'unit', and {tmp_path}/lacks.parquet has no such column. "
+        "Give rows with it, or --group-by '' for one threshold."
+    )
     with pytest.raises(VaeAnomalyError) as caught:
         score(ScoreRequest(data=(str(tmp_path / "lacks.parquet"),), model=str(folder)))
     assert str(caught.value) == f"{tmp_path}/lacks.parquet lacks the group column of the threshold: 'unit'. Columns there: 'a', 'b'."
@@ -189,6 +197,8 @@ def test_groups_have_thresholds_of_their_own(folder: Path, tmp_path: Path) -> No
         "--fdr needs the p-values of one exact split calibration; this model has a threshold for each group. "
         "Calibrate it on normal rows that it has not seen: vae-anomaly calibrate DATA."
     )
+    assert calibrate(replace(request, group_by="")).groups == ()
+    assert artifact.load(folder).threshold.groups is None
 
 
 def test_a_fit_by_groups_has_a_threshold_for_each(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ ThresholdMethod = Annotated[
 ]  # fmt: skip
 PerGroup = Annotated[
     str | None,
-    typer.Option("--group-by", help="Column whose groups get a threshold each; small groups borrow from the others.", metavar="COLUMN",
+    typer.Option("--group-by", help="Column whose groups get a threshold each; small groups borrow. '' for none.", metavar="COLUMN",
+                 show_default="that of the threshold so far",
                  rich_help_panel="Threshold"),
 ]  # fmt: skip
 CalibrationTime = Annotated[

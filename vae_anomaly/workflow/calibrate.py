@@ -160,9 +160,9 @@ def _keep(
         run.log_table("budget.json", [asdict(row) for row in table])
         folder = Path(temporary) / "detector"
         artifact.save(detector, folder)
+        if request.output is not None:
+            artifact.save(detector, request.output)
         made = run.log_model(folder, detector)
-    if request.output is not None:
-        artifact.save(detector, request.output)
     kept = "" if request.output is None else str(request.output)
     return ModelName(name=made.name, version=made.version, alias=made.alias, run_id=made.run_id, uri=made.uri, folder=kept)
 

@@ -96,7 +96,7 @@ def refuse_contradictions(request: CalibrateRequest) -> None:
     for name, value in (("--alpha", request.alpha), ("--anomaly-rate", request.anomaly_rate)):
         if value is not None and not 0 < value < 1:
             raise ConfigError(f"{name} must be in (0, 1); got {value:g}.")
-    if request.method == "gpd" and request.group_by is not None:
+    if request.method == "gpd" and request.group_by:
         raise ConfigError("--method gpd fits one tail to all rows; leave --group-by out, or use --method conformal.")
 
 
@@ -110,7 +110,7 @@ def columns_of(request: CalibrateRequest, detector: Detector, source: tables.Sou
         ("--time-column", request.time_column),
         ("--group-by", request.group_by),
     ):
-        if name is not None and name not in source.names:
+        if name and name not in source.names:
             raise ConfigError(f"{option} names a column that is not in the data: {absent_text([name], source.names)}")
     wish = "--maximize" if request.maximize else "--cost-miss" if request.cost_miss is not None else None
     if wish and label is None:
@@ -123,7 +123,20 @@ def columns_of(request: CalibrateRequest, detector: Detector, source: tables.Sou
             "or give --rows-per-day."
         )
     check_present(detector.schema, source.names, source.files[0].path)
-    return Columns(label=label, time=None if request.rows_per_day else time, group=request.group_by)
+    return Columns(label=label, time=None if request.rows_per_day else time, group=_group(request, detector, source))
+
+
+def _group(request: CalibrateRequest, detector: Detector, source: tables.Source) -> str | None:
+    """Return the column of the groups: that of the request, empty for none, else that of the threshold so far."""
+    before = detector.threshold.groups
+    if request.group_by is not None or before is None or request.method == "gpd":
+        return request.group_by or None
+    if before.column not in source.names:
+        raise ConfigError(
+            f"this model has a threshold for each {before.column!r}, and {source.files[0].path} has no such column. "
+            "Give rows with it, or --group-by '' for one threshold."
+        )
+    return before.column
 
 
 def refuse_training_rows(source: tables.Source, detector: Detector) -> None:
