@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from vae_anomaly import looking, terminal
+from vae_anomaly import cli_calibrate, looking, terminal
 from vae_anomaly import options as opt
 from vae_anomaly.config import DEFAULT_MODEL
 
@@ -18,6 +18,7 @@ _EPILOG = """\b
 Start:
   vae-anomaly fit data/normal.parquet          learn, calibrate, log, register
   vae-anomaly score data/new.csv               write data/new.scores.csv
+  vae-anomaly calibrate later.csv --alpha 0.001    another threshold, without a fit
   vae-anomaly evaluate data/labelled.parquet --label-column fault
   vae-anomaly ui                               look at the runs in a browser
 
@@ -138,6 +139,11 @@ def fit(
     terminal.show(result, lambda: "" if quiet else summary.of_fit(result), as_json=as_json)
 
 
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly calibrate later.parquet --alerts-per-day 20 --time-column timestamp")(
+    cli_calibrate.calibrate
+)
+
+
 @app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly score data/new.csv --id-columns timestamp,machine_id -o alarms.parquet")
 def score(
     data: opt.Data,
@@ -145,6 +151,9 @@ def score(
     id_columns: opt.IdColumns = None,
     missing_values: opt.MissingValues = None,
     alpha: opt.ScoreAlpha = None,
+    fdr: opt.Fdr = None,
+    p_values: opt.PValues = "marginal",
+    typicality: opt.Typicality = False,
     model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     output: opt.ScoreOutput = None,
@@ -171,6 +180,9 @@ def score(
         id_columns=opt.names(id_columns) or (),
         missing_values=opt.names(missing_values),
         alpha=alpha,
+        fdr=fdr,
+        p_values=p_values,
+        typicality=typicality,
         explain=explain,
         top=top_columns,
         chunk_rows=chunk_rows,

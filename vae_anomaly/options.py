@@ -53,7 +53,7 @@ TimeColumn = Annotated[
 ]
 GroupBy = Annotated[
     str | None,
-    typer.Option(help="With --time-column: column that tells the machines apart; each gives its own last part.",
+    typer.Option(help="Column that tells the machines apart: each gets its own threshold and, with --time-column, gives its own last part.",
                  metavar="COLUMN", rich_help_panel="Data"),
 ]  # fmt: skip
 
@@ -66,6 +66,21 @@ Alpha = Annotated[
 ScoreAlpha = Annotated[
     float | None,
     typer.Option(help="Another false-alarm rate than that of the fit.", metavar="RATE", show_default="that of the fit",
+                 rich_help_panel="Threshold"),
+]  # fmt: skip
+Fdr = Annotated[
+    float | None,
+    typer.Option("--fdr", help="Flag at a false-discovery rate instead: the share of the alarms that may be false.", metavar="RATE",
+                 rich_help_panel="Threshold"),
+]  # fmt: skip
+PValues = Annotated[
+    Literal["marginal", "conditional"],
+    typer.Option(help="marginal: valid on average over calibrations; conditional: larger, valid for this one with 90 % confidence.",
+                 rich_help_panel="Threshold"),
+]  # fmt: skip
+Typicality = Annotated[
+    bool,
+    typer.Option("--typicality", help="Add a two-sided p-value, small also where a row scores too low; it flags nothing.",
                  rich_help_panel="Threshold"),
 ]  # fmt: skip
 Calibration = Annotated[

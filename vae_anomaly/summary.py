@@ -1,6 +1,6 @@
 """Results in words, for people: what happened, what stands out, and what to type next.
 
-Knows results only; prints nothing. Lists are cut after ten names, so that 5,000 columns still fit on a screen.
+Knows results only; prints nothing. How they are laid out: ``layout``.
 """
 
 from collections import Counter
@@ -10,12 +10,14 @@ from statistics import median
 from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.cautions import WEAK
 from vae_anomaly.core.detector import ColumnQuality
+from vae_anomaly.core.ranks import rounded_up
 from vae_anomaly.core.report import Comparison, FalseAlarms, Intervals, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
-from vae_anomaly.core.threshold import finest_text
 from vae_anomaly.layout import NAMES_SHOWN, count, cut, facts, next_steps, table, text
 from vae_anomaly.rows import REASONS_SHOWN, alarms, range_of, row_in_full
 from vae_anomaly.workflow.results import (
+    Counts,
+    Discovery,
     EvaluateResult,
     ExplainResult,
     FitResult,
@@ -25,6 +27,7 @@ from vae_anomaly.workflow.results import (
     ReportResult,
     ScoreResult,
     UiResult,
+    Untypical,
 )
 
 # The columns that are explained worst.
@@ -40,11 +43,11 @@ def of_fit(result: FitResult) -> str:
         ("labels", _labels(result.labels_left_out)),
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
         ("ended", result.stopped),
-        *_threshold(result.promise),
+        *threshold(result.promise),
         ("calibration", _blocks(result.blocks)),
         *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
-        *_model(result.model),
+        *model(result.model),
     ]
     head = f"Fitted on {part}{count(result.rows_read, 'row')}, {count(len(result.columns), 'column')}, in {result.seconds:.1f} s."
     quality = ["", *_quality(result.quality)] if result.quality else []
@@ -58,12 +61,15 @@ def of_score(result: ScoreResult) -> str:
     if result.unchanged:
         head = f"Nothing to do: {result.output} already holds the scores of these inputs, this model and these options."
     known = [
-        ("alarms", f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g})"),
+        ("alarms", _counted(result)),
+        ("flagged by", _discovery(counts.discovery) if counts.discovery else ""),
+        ("groups", _pooled(counts)),
+        ("typicality", _untypical(counts.typicality, result.alpha) if counts.typicality else ""),
         ("no score", f"{count(counts.null_scores, 'row')} without any observed cell" if counts.null_scores else ""),
         ("unseen", cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
         ("missing", cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
         ("ignored", cut(result.ignored_columns)),
-        ("model", _named(result.model)),
+        ("model", named(result.model)),
         ("written", result.output),
     ]
     return text([head, *facts(known), *alarms(counts.top_alarms), *next_steps(result.next_steps)])
@@ -71,16 +77,16 @@ def of_score(result: ScoreResult) -> str:
 
 def of_explain(result: ExplainResult) -> str:
     """Single rows in full."""
-    head = f"{_named(result.model)}, threshold {result.threshold:.6g} at alpha {result.alpha:g}."
+    head = f"{named(result.model)}, threshold {result.threshold:.6g} at alpha {result.alpha:g}."
     return text([head, *(line for row in result.rows for line in row_in_full(row)), *next_steps(result.next_steps)])
 
 
 def of_evaluate(result: EvaluateResult) -> str:
     """A model against labels."""
-    head = f"{_named(result.model)} on {count(result.rows, 'labelled row')}."
+    head = f"{named(result.model)} on {count(result.rows, 'labelled row')}."
     known = [
         ("no score", f"{count(result.null_scores, 'row')}, left out" if result.null_scores else ""),
-        *_threshold(result.promise),
+        *threshold(result.promise),
         *(("note", note) for note in result.notes),
         ("run", result.run_id),
         ("written", result.output),
@@ -91,7 +97,7 @@ def of_evaluate(result: EvaluateResult) -> str:
 def of_report(result: ReportResult) -> str:
     """Where a report was written."""
     known = [
-        ("model", _named(result.model)),
+        ("model", named(result.model)),
         ("rows", f"{result.rows:,} scored, {result.alarms:,} alarms" if result.rows else ""),
         *(("caution", caution) for caution in result.cautions),
         ("size", f"{result.bytes / 1000:,.0f} kB"),
@@ -107,7 +113,7 @@ def of_info(result: InfoResult) -> str:
         ("data", cut(result.source)),
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
-        *_threshold(result.promise),
+        *threshold(result.promise),
         ("calibration", _blocks(result.blocks)),
         *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
@@ -115,9 +121,9 @@ def of_info(result: InfoResult) -> str:
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
         ("ended", f"{result.stopped}; seed {result.seed}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
-        *_model(result.model),
+        *model(result.model),
     ]
-    return text([_named(result.model), *facts(known), "", *_column_table(result.columns), *next_steps(result.next_steps)])
+    return text([named(result.model), *facts(known), "", *_column_table(result.columns), *next_steps(result.next_steps)])
 
 
 def of_models(result: ModelsResult) -> str:
@@ -135,6 +141,30 @@ def of_ui(result: UiResult) -> str:
 
 
 # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _counted(result: ScoreResult) -> str:
+    counts = result.counts
+    if counts.discovery is not None:
+        return f"{counts.alarms:,}" + (f"; p-value ≤ {counts.discovery.cutoff:.3g}" if counts.discovery.cutoff is not None else "")
+    likely = f", {counts.likely_alarms[0]:,} to {counts.likely_alarms[1]:,} in 95 of 100 such cases" if counts.likely_alarms else ""
+    return f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g}){likely}"
+
+
+def _discovery(found: Discovery) -> str:
+    return found.statement + ("" if found.cutoff is not None else "; no row is flagged")
+
+
+def _pooled(counts: Counts) -> str:
+    """Rows that had the threshold of all groups because theirs was not there at calibration."""
+    if counts.unseen_groups is None or not counts.pooled_rows:
+        return ""
+    unseen = cut(f"{name!r} ({rows:,})" for name, rows in counts.unseen_groups.items())
+    return f"{counts.pooled_rows:,} rows have the pooled threshold: " + (f"not calibrated: {unseen}" if unseen else "they have no group")
+
+
+def _untypical(found: Untypical, alpha: float) -> str:
+    return f"{found.rows:,} rows at {alpha:g} or less, {found.low:,} of them because they score too low"
 
 
 def _kinds(columns: Sequence[ColumnQuality]) -> str:
@@ -167,27 +197,31 @@ def _labels(left_out: Mapping[str, int]) -> str:
     return "left out of the fit: " + cut(f"{label!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
-def _threshold(promise: Promise) -> list[tuple[str, str]]:
-    method = "split, exact" if promise.exact else "cross-fitted, approximate"
+def threshold(promise: Promise) -> list[tuple[str, str]]:
+    """The value of a threshold and what it promises."""
+    method = {"split": "split, exact", "cross": "cross-fitted, approximate", "gpd": "fitted tail, estimated"}[promise.method]
     return [
         (
             "threshold",
-            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; finest alpha possible {finest_text(promise.calibration_rows)})",
+            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; finest alpha possible {rounded_up(promise.finest_alpha)})",
         ),
         ("promise", promise.words),
+        ("limit", promise.statement if promise.limit is not None else ""),
     ]
 
 
-def _model(model: ModelName) -> list[tuple[str, str]]:
-    alias = f", alias {model.alias}" if model.alias else ""
+def model(found: ModelName) -> list[tuple[str, str]]:
+    """Where a model can be found again."""
+    alias = f", alias {found.alias}" if found.alias else ""
     return [
-        ("registered", f"{model.name} version {model.version}{alias}" if model.version else ""),
-        ("run", model.run_id),
-        ("folder", model.folder),
+        ("registered", f"{found.name} version {found.version}{alias}" if found.version else ""),
+        ("run", found.run_id),
+        ("folder", found.folder),
     ]
 
 
-def _named(model: ModelName) -> str:
+def named(model: ModelName) -> str:
+    """Name a model by its version, or where it lies."""
     return f"{model.name} version {model.version}" if model.version else model.uri or model.folder
 
 

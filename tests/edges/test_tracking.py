@@ -20,6 +20,7 @@ from tests.edges.conftest import Logged
 from vae_anomaly import __version__
 from vae_anomaly.config import Config, DataConfig, TrackingConfig
 from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.statement import statement
 from vae_anomaly.core.train import Block
 from vae_anomaly.edges import artifact, tracking
 from vae_anomaly.errors import ConfigError, TrackingError
@@ -139,6 +140,7 @@ def test_the_version_is_tagged_and_is_the_champion(client: MlflowClient, logged:
         "alpha": "0.1",
         "threshold": repr(tiny_detector.threshold.value),
         "calibration": "split",
+        "statement": statement(tiny_detector.threshold),
         "calibration_rows": str(len(tiny_detector.threshold.calibration)),
         "format": "1",
         "package_version": __version__,

@@ -4,12 +4,10 @@ There is no unfitted detector: ``core.fit.fit_detector`` returns a finished one.
 ``from_state`` checks and builds. Knows nothing of folders, MLflow or the clock.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +18,8 @@ from vae_anomaly.core.explain import Usual
 from vae_anomaly.core.prior import Exemplars
 from vae_anomaly.core.schema import Schema
 from vae_anomaly.core.score import Constants, Ensemble, Scores, score_rows
-from vae_anomaly.core.threshold import Method, Threshold
+from vae_anomaly.core.stored import threshold_from, threshold_tensors, threshold_values
+from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.core.train import Block, History
 from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views
@@ -60,6 +59,10 @@ class Card:
     versions: tuple[tuple[str, str], ...] = ()
     source: tuple[str, ...] = ()
     data_digest: str = ""
+    # When a later calibration was made and from which rows; empty: the rows were those of the fit.
+    calibrated: str = ""
+    calibration_source: tuple[str, ...] = ()
+    calibration_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,8 +83,8 @@ class Detector:
         return score_rows(self.ensemble, batch, threads=threads)
 
     def recalibrated(self, threshold: Threshold) -> "Detector":
-        """Return the same model with another threshold; a changed constant column still costs more than every calibration score."""
-        penalty = float(threshold.calibration[-1]) + 1.0
+        """Return the same model with another threshold; a changed constant column still costs more than any value it can take."""
+        penalty = threshold.highest + 1.0
         constants = replace(self.ensemble.constants, penalty=penalty)
         return replace(self, threshold=threshold, ensemble=replace(self.ensemble, constants=constants))
 
@@ -96,7 +99,7 @@ class Detector:
             "unseen": e.unseen,
             "prior": e.prior,
             "penalty": e.constants.penalty,
-            "threshold": {"method": self.threshold.method, "alpha": self.threshold.alpha, "value": self.threshold.value},
+            "threshold": threshold_values(self.threshold),
             "quality": [asdict(q) for q in self.quality],
             "card": asdict(self.card),
             "blocks": None if self.blocks is None else asdict(self.blocks),
@@ -106,7 +109,7 @@ class Detector:
         tensors |= {f"exemplars.{name}": getattr(e.exemplars, name) for name in Exemplars.__slots__}
         tensors |= {f"constants.{name}": getattr(e.constants, name) for name in ("numeric", "value", "code", "level")}
         tensors |= {"weight": e.weight, "broad": e.broad, "numeric": e.numeric, "codes": e.codes}
-        tensors["calibration"] = torch.from_numpy(self.threshold.calibration)
+        tensors |= threshold_tensors(self.threshold)
         if self.usual is not None:
             tensors |= {f"usual.{name}": getattr(self.usual, name) for name in Usual.__slots__}
         return values, {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
@@ -148,7 +151,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         schema=Schema.from_state(values["schema"]),
         config=config,
         ensemble=ensemble,
-        threshold=_threshold(values["threshold"], tensors["calibration"]),
+        threshold=threshold_from(values["threshold"], tensors),
         quality=tuple(ColumnQuality(**q) for q in values["quality"]),
         card=Card(**_tuples(card), history=History(blocks=blocks, steps=history["steps"], stopped=history["stopped"])),
         usual=_usual(tensors, len(values["quality"])),
@@ -183,14 +186,6 @@ def _check_shapes(e: Ensemble) -> None:
         if tuple(tensor.shape) != shape:
             msg = f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
             raise ValueError(msg)
-
-
-def _threshold(values: Mapping[str, Any], calibration: Tensor) -> Threshold:
-    scores = calibration.numpy().astype(np.float64)
-    if not len(scores) or not np.isfinite(scores).all() or (np.diff(scores) < 0).any() or not math.isfinite(values["value"]):
-        msg = "the calibration scores are not finite and ascending"
-        raise ValueError(msg)
-    return Threshold(method=cast("Method", values["method"]), alpha=values["alpha"], value=values["value"], calibration=scores)
 
 
 def _usual(tensors: Mapping[str, Tensor], columns: int) -> Usual | None:

@@ -46,7 +46,7 @@ def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str]
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     plain = whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole
     encoded = pc.dictionary_encode(plain, null_encoding="encode")
-    texts = [_text(value) for value in encoded.dictionary.to_pylist()]
+    texts = [text_of(value) for value in encoded.dictionary.to_pylist()]
     names = tuple(dict.fromkeys(texts))
     place = np.array([names.index(text) for text in texts], dtype=np.int64)
     wanted = {label.strip().lower() for label in normal_labels}
@@ -55,7 +55,7 @@ def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str]
     return Labels(names=names, code=code, normal=is_normal[code])
 
 
-def _text(value: object) -> str:
+def text_of(value: object) -> str:
     """One label as text; NaN is a missing one."""
     if value is None or value != value:  # noqa: PLR0124  # only NaN differs from itself
         return ""

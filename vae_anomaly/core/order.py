@@ -19,13 +19,16 @@ def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
         raise DataError(
             f"time column {name!r} must have a time in every row; row {row:,} has none. Drop such rows, or leave --time-column out."
         )
-    values = _as_times(whole, name) if pa.types.is_string(whole.type) or pa.types.is_large_string(whole.type) else whole
+    values = as_times(whole, name)
     return np.unique(values.to_numpy(zero_copy_only=False), return_inverse=True)[1].astype(np.int64)
 
 
-def _as_times(texts: pa.Array, name: str) -> pa.Array:
+def as_times(values: pa.Array, name: str) -> pa.Array:
+    """Return a column with its texts read as times. Raises DataError where they are none."""
+    if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+        return values
     try:
-        return texts.cast(pa.timestamp("us"))
+        return values.cast(pa.timestamp("us"))
     except pa.ArrowInvalid as error:
         raise DataError(f"time column {name!r} must hold times such as 2025-03-03 12:00:00: {error}".splitlines()[0]) from None
 

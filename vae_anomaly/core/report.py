@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from scipy.special import betaincinv
 
 from vae_anomaly.core.detector import ColumnQuality
+from vae_anomaly.core.rates import percent
+from vae_anomaly.core.statement import statement
 from vae_anomaly.core.threshold import Threshold, alarms_in, finest_alpha
+
+__all__ = [
+    "Comparison", "FalseAlarms", "LabelFound", "MissingChange", "Promise", "Quality", "Ranking", "band", "missing_changes",
+    "percent", "promise",
+]  # fmt: skip
 
 # Share of calibrations whose long-run false-alarm rate lies inside the stated band.
 BAND = 0.99
@@ -31,6 +38,8 @@ class Promise:
     low: float | None
     high: float | None
     words: str
+    limit: float | None = None  # 95 of 100 calibrations have a rate under it; None where no limit is known for this model
+    statement: str = ""
 
 
 def promise(threshold: Threshold) -> Promise:
@@ -45,11 +54,13 @@ def promise(threshold: Threshold) -> Promise:
         method=threshold.method,
         threshold=threshold.value,
         calibration_rows=n,
-        finest_alpha=finest_alpha(n),
+        finest_alpha=finest_alpha(n) if threshold.tail is None else threshold.tail.finest,
         exact=threshold.method == "split",
         low=low,
         high=high,
-        words=_promise_in_words(threshold.alpha, n, low, high),
+        words=_promise_in_words(threshold, low, high),
+        limit=None if threshold.method == "cross" else threshold.limit,
+        statement=statement(threshold),
     )
 
 
@@ -60,7 +71,13 @@ def band(n: int, alpha: float) -> tuple[float, float]:
     return float(betaincinv(j, n + 1 - j, tail)), float(betaincinv(j, n + 1 - j, 1.0 - tail))
 
 
-def _promise_in_words(alpha: float, n: int, low: float | None, high: float | None) -> str:
+def _promise_in_words(threshold: Threshold, low: float | None, high: float | None) -> str:
+    alpha, n = threshold.alpha, len(threshold.calibration)
+    if threshold.tail is not None:
+        return (
+            f"about {percent(alpha)} of normal rows like these are flagged (estimated by a tail fitted to the "
+            f"{threshold.tail.exceedances:,} highest of {n:,} calibration rows)"
+        )
     if low is None or high is None:
         return (
             f"about {percent(alpha)} of normal rows like these are flagged "
@@ -70,15 +87,6 @@ def _promise_in_words(alpha: float, n: int, low: float | None, high: float | Non
         f"at most {percent(alpha)} of normal rows like these are flagged on average (exact for exchangeable rows); "
         f"with {n:,} calibration rows the rate of one model is {percent(low)} to {percent(high)} in 99 of 100 cases"
     )
-
-
-def percent(share: float) -> str:
-    """Write a share as per cent with three significant digits.
-
-    >>> percent(0.01), percent(0.0123456)
-    ('1 %', '1.23 %')
-    """
-    return f"{100 * share:.3g} %"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from mlflow.types.schema import Array, Object, Property
 
 from vae_anomaly import __version__
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.schema import Schema, check_duplicates
+from vae_anomaly.core.schema import check_duplicates
 from vae_anomaly.core.stream import RESULT_FIELDS, ScoreOptions, score_batches
 from vae_anomaly.edges import artifact
 from vae_anomaly.errors import ConfigError, SchemaMismatch
@@ -72,7 +72,7 @@ class AnomalyModel(PythonModel):
         What there is not is None: NaN is no JSON.
         """
         options = _options(params or {}, model=self.detector.config.tracking.model_name, version=self.version)
-        scored = list(score_batches(self.detector, [_record_batch(self.detector.schema, model_input)], options))
+        scored = list(score_batches(self.detector, [_record_batch(self.detector, model_input)], options))
         table = pa.Table.from_batches(scored) if scored else pa.schema(RESULT_FIELDS).empty_table()
         # The index is set, not given: pandas would look the rows up by it, and a filtered frame would get the scores of other rows.
         return pd.DataFrame({f.name: _values(table[f.name]) for f in RESULT_FIELDS}).set_axis(model_input.index)
@@ -119,12 +119,15 @@ def requirements() -> list[str]:
 def signature(detector: Detector) -> ModelSignature:
     """Return what goes in and comes out: numbers are ``double`` (``float`` would refuse every CSV), all else is ``string``.
 
-    A column that had missing cells at fit may be left out.
+    A column that had missing cells at fit may be left out; that of the groups of a threshold may not.
     """
     inputs: list[Any] = [
         ColSpec(DataType.double if c.kind == "numeric" else DataType.string, c.name, required=not c.nullable)
         for c in detector.schema.columns
     ]
+    groups = detector.threshold.groups
+    if groups is not None and groups.column not in detector.schema.names:
+        inputs.append(ColSpec(DataType.string, groups.column))
     params = [
         ParamSpec("alpha", DataType.double, detector.threshold.alpha),
         ParamSpec("explain", DataType.string, "flagged"),
@@ -155,11 +158,17 @@ def _options(params: Mapping[str, Any], *, model: str, version: str) -> ScoreOpt
     )
 
 
-def _record_batch(schema: Schema, frame: pd.DataFrame) -> pa.RecordBatch:
-    """Return the columns of the model; one that may be missing and is not there is all null, others are left for ``conform`` to miss."""
+def _record_batch(detector: Detector, frame: pd.DataFrame) -> pa.RecordBatch:
+    """Return the columns of the model, and that of its groups.
+
+    One that may be missing and is not there is all null, others are left for ``conform`` to miss.
+    """
     check_duplicates([str(name) for name in frame.columns], WHERE)
-    arrays = {c.name: _array(c.name, frame[c.name]) for c in schema.columns if c.name in frame.columns}
-    arrays |= {c.name: pa.nulls(len(frame)) for c in schema.columns if c.nullable and c.name not in arrays}
+    columns, groups = detector.schema.columns, detector.threshold.groups
+    arrays = {c.name: _array(c.name, frame[c.name]) for c in columns if c.name in frame.columns}
+    arrays |= {c.name: pa.nulls(len(frame)) for c in columns if c.nullable and c.name not in arrays}
+    if groups is not None and groups.column in frame.columns:
+        arrays.setdefault(groups.column, _array(groups.column, frame[groups.column]))
     return pa.RecordBatch.from_pydict(arrays)
 
 

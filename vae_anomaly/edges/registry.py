@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 from vae_anomaly import __version__
 from vae_anomaly.config import TrackingConfig
 from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.statement import statement
 from vae_anomaly.edges import artifact, store
 from vae_anomaly.errors import ArtifactError
 
@@ -256,6 +257,7 @@ def _tags(detector: Detector) -> dict[str, str]:
         "alpha": repr(threshold.alpha),
         "threshold": repr(threshold.value),
         "calibration": threshold.method,
+        "statement": statement(threshold),
         "calibration_rows": str(len(threshold.calibration)),
         "format": str(artifact.FORMAT),
         "package_version": __version__,

@@ -72,6 +72,9 @@ class NoRun:
     def log_figures(self, figures: "Mapping[str, Figure]") -> None:
         """Do nothing."""
 
+    def log_table(self, name: str, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Do nothing."""
+
     def log_file(self, path: Path) -> None:
         """Do nothing."""
 
@@ -131,7 +134,7 @@ class Run:
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training") -> None:
-        """Record which files the rows came from, without copying them."""
+        """Record which files the rows came from and what they were for, without copying them."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entry = DatasetInput(Dataset(**_described(names, digest, rows)), [InputTag("mlflow.data.context", context)])
@@ -145,6 +148,11 @@ class Run:
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             for name, figure in figures.items():
                 self._client.log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": PICTURE_DPI})
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Log rows of equal keys as a table that the MLflow UI shows and compares between runs."""
+        with store.errors("log the table", self._uri):
+            self._client.log_table(self.run_id, {key: [row[key] for row in rows] for key in rows[0]}, name)
 
     def log_file(self, path: Path) -> None:
         """Log a file as it is, at the top of the run's artifacts."""

@@ -4,6 +4,7 @@ Knows output batches and tallies of ``core.stream``, not where they go.
 """
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +16,14 @@ import pyarrow as pa
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.report import missing_changes
 from vae_anomaly.core.stream import REST, Tally
+from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.workflow.progress import Tell
-from vae_anomaly.workflow.results import Alarm, Counts, Reason
+from vae_anomaly.workflow.results import Alarm, Counts, Discovery, Reason, Untypical
 
 # Alarms shown in the summary.
 WORST = 5
+# Groups named that the calibration had not; a column of keys has millions.
+GROUPS_NAMED = 1000
 
 
 @dataclass(kw_only=True)
@@ -32,6 +36,10 @@ class Counting:
     unscored: int = 0
     unseen: Counter[str] = field(default_factory=Counter)
     missing: Counter[str] = field(default_factory=Counter)
+    untypical: int = 0
+    low: int = 0
+    pooled_rows: int = 0
+    unseen_groups: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, int, Alarm]] = field(default_factory=list)
 
     def add(self, tally: Tally) -> None:
@@ -41,6 +49,12 @@ class Counting:
         self.unscored += tally.unscored
         self.unseen.update(tally.unseen)
         self.missing.update(tally.missing)
+        self.untypical += tally.untypical
+        self.low += tally.low
+        self.pooled_rows += tally.pooled
+        for name, count in tally.unseen_groups.items():
+            if name in self.unseen_groups or len(self.unseen_groups) < GROUPS_NAMED:
+                self.unseen_groups[name] += count
 
     def look(self, batches: Iterator[pa.RecordBatch], tell: Tell, total: int | None) -> Iterator[pa.RecordBatch]:
         """Let output batches pass, keep the worst alarms and tell how far it is."""
@@ -50,12 +64,18 @@ class Counting:
             yield batch
             tell("scoring", self.rows, total)
 
-    def done(self, detector: Detector, alpha: float) -> Counts:
-        """Return what was counted."""
+    def done(self, detector: Detector, threshold: Threshold, *, typicality: bool = False, discovery: Discovery | None = None) -> Counts:
+        """Return what was counted; where a false-discovery rate set the cut-off, the alarms of normal rows alone are not foreseen."""
+        scored = self.rows - self.unscored
         return Counts(
             rows=self.rows,
             alarms=self.alarms,
-            expected_alarms=alpha * (self.rows - self.unscored),
+            expected_alarms=threshold.alpha * scored if math.isfinite(threshold.value) else 0.0,
+            likely_alarms=threshold.law.alarms(scored) if discovery is None else None,
+            typicality=Untypical(rows=self.untypical, low=self.low) if typicality else None,
+            discovery=discovery,
+            unseen_groups=None if threshold.groups is None else dict(self.unseen_groups.most_common()),
+            pooled_rows=self.pooled_rows,
             null_scores=self.unscored,
             unseen=dict(self.unseen.most_common()),
             missing_changes=missing_changes(detector.quality, detector.card.rows, self.missing, self.rows),

@@ -15,18 +15,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from vae_anomaly import __version__
 from vae_anomaly.config import DEFAULT_MODEL, Config, validate
 from vae_anomaly.core.cautions import active_units, cautions
 from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.encode import encode
 from vae_anomaly.core.fit import Progress, fit_detector
+from vae_anomaly.core.groups import make_groups
 from vae_anomaly.core.labels import Labels, read_labels, refuse_without_normal
 from vae_anomaly.core.order import group_codes, time_order
 from vae_anomaly.core.report import Quality, promise
-from vae_anomaly.core.schema import Schema, absent_text, infer_schema
-from vae_anomaly.core.threshold import Plan, calibration_size, plan_rows
+from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema
+from vae_anomaly.core.threshold import Plan, calibrate, calibration_size, plan_rows
 from vae_anomaly.edges import artifact, tables
 from vae_anomaly.edges.tracking import ModelVersion, NoRun, Run, start_run
 from vae_anomaly.errors import ConfigError, OutputError, TrackingError
@@ -111,7 +114,22 @@ def _fitted(table: pa.Table, schema: Schema, config: Config, tell: Tell) -> tupl
         tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
 
     detector = fit_detector(table, schema, config, time=order, group=group, on_progress=on_progress)
-    return detector, plan_rows(config.calibration, table.num_rows, config.seed, time=order, group=group)
+    plan = plan_rows(config.calibration, table.num_rows, config.seed, time=order, group=group)
+    return (_grouped(detector, table, plan, schema.group) if schema.group else detector), plan
+
+
+def _grouped(detector: Detector, table: pa.Table, plan: Plan, column: str) -> Detector:
+    """Return the detector with a threshold for each group of its calibration rows, which are scored again to know whose score is whose."""
+    if plan.method != "split":
+        note = "the threshold is pooled: one for each group needs split calibration, which takes 2,000 rows or --calibration split"
+        return replace(detector, card=replace(detector.card, notes=(*detector.card.notes, note)))
+    held = table.take(pa.array(plan.calibration))
+    batches = [encode(detector.schema, conform(detector.schema, batch, where="the training rows")) for batch in held.to_batches()]
+    scores = np.concatenate([detector.scores(batch).total.numpy() for batch in batches])
+    there = ~np.isnan(scores)
+    alpha = detector.threshold.alpha
+    groups = make_groups(column, held[column].filter(pa.array(there)), scores[there], alpha)
+    return detector.recalibrated(replace(calibrate(scores[there], alpha), groups=groups))
 
 
 def _with_provenance(detector: Detector, source: tables.Source, began: float) -> Detector:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vae_anomaly.core.blocks import Blocks
+from vae_anomaly.core.choice import BudgetRow, Choice
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import MissingChange, Promise, Quality
 from vae_anomaly.core.schema import Dropped
@@ -70,6 +71,23 @@ class Alarm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Untypical:
+    """Rows whose typicality is at most alpha, and those of them that score too low."""
+
+    rows: int
+    low: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discovery:
+    """How a false-discovery rate was kept: ``cutoff`` is the largest p-value that is flagged, None where none is."""
+
+    rate: float
+    cutoff: float | None
+    statement: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """What a scoring counted; kept in the manifest of the output."""
 
@@ -80,6 +98,11 @@ class Counts:
     unseen: Mapping[str, int]  # column → cells whose category the model has not seen
     missing_changes: tuple[MissingChange, ...]
     top_alarms: tuple[Alarm, ...]
+    likely_alarms: tuple[int, int] | None = None  # 95 of 100 calibrations and batches of normal rows have so many
+    typicality: Untypical | None = None  # None: not asked for
+    discovery: Discovery | None = None  # None: flagged at a false-alarm rate
+    unseen_groups: Mapping[str, int] | None = None  # group unseen at calibration → rows, the first thousand; None: there are no groups
+    pooled_rows: int = 0  # rows of such groups or without a group: they had the pooled threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +115,7 @@ class ScoreResult:
     seconds: float
     rows_per_second: float | None
     alpha: float
-    threshold: float
+    threshold: float | None  # None: no row of this batch is flagged, however high
     ignored_columns: tuple[str, ...]
     model: ModelName
     next_steps: tuple[str, ...]
@@ -154,6 +177,36 @@ class ExplainResult:
     rows: tuple[RowExplained, ...]
     alpha: float
     threshold: float
+    model: ModelName
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRow:
+    """The threshold of one group; ``lent`` is the weight of the rows of other groups: 0 none, exact; 1 the pooled threshold."""
+
+    name: str
+    rows: int
+    threshold: float
+    lent: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrateResult:
+    """What a calibration did."""
+
+    rows: int
+    calibration_rows: int
+    anomalous_rows: int
+    null_scores: int
+    rows_per_day: float | None
+    alpha_before: float
+    threshold_before: float
+    promise: Promise
+    choice: Choice | None  # None: no labels chose
+    table: tuple[BudgetRow, ...]
+    groups: tuple[GroupRow, ...]
+    fit_p_value: float | None  # of a fitted tail
     model: ModelName
     next_steps: tuple[str, ...]
 

@@ -5,23 +5,26 @@ to do. Knows nothing about networks or file formats.
 """
 
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from vae_anomaly import __version__
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.schema import check_present, unknown_columns
+from vae_anomaly.core.schema import absent_text, check_present, unknown_columns
 from vae_anomaly.core.stream import ScoreOptions, score_batches
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import manifest, tables
 from vae_anomaly.edges.outputs import output_format
-from vae_anomaly.errors import ConfigError, OutputError
+from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
+from vae_anomaly.workflow import flagging
 from vae_anomaly.workflow.counting import Counting
 from vae_anomaly.workflow.opening import Opened, cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
@@ -42,6 +45,9 @@ class ScoreRequest:
     id_columns: tuple[str, ...] = ()
     missing_values: tuple[str, ...] | None = None
     alpha: float | None = None
+    fdr: float | None = None
+    p_values: Literal["marginal", "conditional"] = "marginal"
+    typicality: bool = False
     explain: Literal["flagged", "all", "none"] = "flagged"
     top: int | None = 5
     chunk_rows: int = 65_536
@@ -53,20 +59,20 @@ class ScoreRequest:
 def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
     """Score rows and write them with their manifest.
 
-    Raises NotCalibrated for an ``alpha`` finer than the calibration allows, SchemaMismatch before anything is read when columns of the
+    Under ``fdr`` the rows are scored twice: once to find the cut-off, once to flag. Raises NotCalibrated for an ``alpha`` finer than the
+    calibration allows and for p-values that it does not have, SchemaMismatch before anything is read when columns of the
     model are missing, OutputError for an output that exists and is not the one of this very request.
     """
-    if request.alpha is not None and not 0 < request.alpha < 1:
-        raise ConfigError(f"--alpha must be in (0, 1); got {request.alpha:g}.")
+    _refuse(request)
     output = _output(request)
     opened = open_model(request.model, uri=request.tracking_uri)
     detector = opened.detector
-    threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
+    threshold = flagging.threshold_for(detector.threshold, alpha=request.alpha, fdr=request.fdr, p_values=request.p_values)
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
     source = tables.open_source(request.data, missing_values=missing)
     _refuse_input_as_output(output, source)
     ignored = _check_columns(detector, source, request.id_columns)
-    made_from = _made_from(source, opened, threshold.alpha, missing, request)
+    made_from = _made_from(source, opened, threshold.alpha if request.fdr is None else None, missing, request)
     counts = _done_before(output, made_from, overwrite=request.overwrite)
     unchanged = counts is not None
     began = time.monotonic()
@@ -75,6 +81,8 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
             counts = _write(output, source, opened, threshold, request, tell)
             manifest.complete(output, made_from, asdict(counts))
     seconds = time.monotonic() - began
+    if counts.discovery is not None:
+        threshold = flagging.cut(threshold, counts.discovery.cutoff)
     return ScoreResult(
         output=str(output),
         unchanged=unchanged,
@@ -82,11 +90,20 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
         seconds=seconds,
         rows_per_second=None if unchanged else counts.rows / max(seconds, 1e-9),
         alpha=threshold.alpha,
-        threshold=threshold.value,
+        threshold=threshold.value if math.isfinite(threshold.value) else None,
         ignored_columns=ignored,
         model=opened.name,
         next_steps=_next_steps(counts, output),
     )
+
+
+def _refuse(request: ScoreRequest) -> None:
+    """Refuse rates that are none, and two at once."""
+    for name, value in (("--alpha", request.alpha), ("--fdr", request.fdr)):
+        if value is not None and not 0 < value < 1:
+            raise ConfigError(f"{name} must be in (0, 1); got {value:g}.")
+    if request.alpha is not None and request.fdr is not None:
+        raise ConfigError("--alpha flags at a false-alarm rate and --fdr at a false-discovery rate; give one of them.")
 
 
 def _output(request: ScoreRequest) -> Path:
@@ -107,7 +124,12 @@ def _refuse_input_as_output(output: Path, source: tables.Source) -> None:
 def _check_columns(detector: Detector, source: tables.Source, id_columns: Sequence[str]) -> tuple[str, ...]:
     """Refuse missing columns and warn once of those that the model does not know; returns the latter."""
     check_present(detector.schema, source.names, source.files[0].path)
-    ignored = tuple(name for name in unknown_columns(detector.schema, source.names) if name not in id_columns)
+    groups = detector.threshold.groups
+    if groups is not None and groups.column not in source.names:
+        absent = absent_text([groups.column], source.names)
+        raise SchemaMismatch(f"{source.files[0].path} lacks the group column of the threshold: {absent}")
+    known = {*id_columns, *([groups.column] if groups else [])}
+    ignored = tuple(name for name in unknown_columns(detector.schema, source.names) if name not in known)
     if ignored:
         logger.warning("ignored, because the model does not know them: %s", ", ".join(map(repr, ignored)))
     for note in source.notes:
@@ -116,7 +138,7 @@ def _check_columns(detector: Detector, source: tables.Source, id_columns: Sequen
 
 
 def _made_from(
-    source: tables.Source, opened: Opened, alpha: float, missing: Sequence[str], request: ScoreRequest
+    source: tables.Source, opened: Opened, alpha: float | None, missing: Sequence[str], request: ScoreRequest
 ) -> dict[str, dict[str, Any]]:
     """All that the bytes of the output depend on; rows in memory and threads are not among it."""
     return {
@@ -124,6 +146,9 @@ def _made_from(
         "model": {"name": opened.name.name, "version": opened.name.version, "digest": opened.digest, "package": __version__},
         "options": {
             "alpha": alpha,
+            "fdr": request.fdr,
+            "p_values": request.p_values,
+            "typicality": request.typicality,
             "explain": request.explain,
             "top": request.top,
             "id_columns": list(request.id_columns),
@@ -161,9 +186,9 @@ def _done_before(output: Path, made_from: Mapping[str, Any], *, overwrite: bool)
 def _write(output: Path, source: tables.Source, opened: Opened, threshold: Threshold, request: ScoreRequest, tell: Tell) -> Counts:
     """Stream: read, score, write; what is counted on the way comes back."""
     detector, ids = opened.detector, request.id_columns
-    counting = Counting(ids=ids)
+    extra = [*ids, *([threshold.groups.column] if threshold.groups else [])]
     options = ScoreOptions(
-        alpha=request.alpha,
+        typicality=request.typicality,
         explain=request.explain,
         top=request.top,
         id_columns=ids,
@@ -172,15 +197,23 @@ def _write(output: Path, source: tables.Source, opened: Opened, threshold: Thres
         threads=request.threads or cores(),
         where=source.files[0].path,
     )
-    batches = source.batches(detector.schema, extra=ids, chunk_rows=request.chunk_rows)
-    scored = counting.look(score_batches(detector, batches, options, on_batch=counting.add), tell, source.rows)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        return source.batches(detector.schema, extra=extra, chunk_rows=request.chunk_rows)
+
+    discovery = None
+    if request.fdr is not None:
+        discovery = flagging.discover(detector, threshold, batches(), options, request.fdr, lambda done: tell("ranking", done, source.rows))
+        threshold = flagging.cut(threshold, discovery.cutoff)
+    counting = Counting(ids=ids)
+    scored = counting.look(score_batches(detector, batches(), options, threshold=threshold, on_batch=counting.add), tell, source.rows)
     first = next(scored)  # a source without rows has raised; the keys have the types of the input
     tables.write_batches(output, chain([first], scored), first.schema, fmt=output_format(output))
-    return counting.done(detector, threshold.alpha)
+    return counting.done(detector, threshold, typicality=request.typicality, discovery=discovery)
 
 
 def _next_steps(counts: Counts, output: Path) -> tuple[str, ...]:
     steps = [f"look at the rows of {output} where is_anomaly is true"] if counts.alarms else []
-    if counts.alarms > MANY_TIMES * max(counts.expected_alarms, 1.0):
+    if counts.discovery is None and counts.alarms > MANY_TIMES * max(counts.expected_alarms, 1.0):
         steps.append("many more alarms than alpha stands for: if these rows are normal, fit again with rows like them")
     return tuple(steps)

@@ -1,0 +1,228 @@
+"""The upper tail of calibration scores beyond what their ranks can say: a generalised Pareto tail with its uncertainty.
+
+Knows scores only. Peaks over a threshold follow a generalised Pareto law (Pickands 1975), log density −log σ − (1/ξ + 1) log(1 + ξ y/σ)
+for the excess y. Its parameters are not picked but weighed: posterior weights on a grid under the prior ξ ~ N(0, 0.5²), 1/σ, which keeps
+the shape of a few hundred excesses bearable as Coles & Dixon (1999) and Martins & Stedinger (2000) do. Where the tail begins is not known
+either, so three beginnings count alike. Of every score the posterior gives the rate of normal rows above it, with limits.
+Goodness of fit: ``core.goodness``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, gammaincinv
+
+from vae_anomaly.core.goodness import NO_BEND, fit_p_value
+from vae_anomaly.core.ranks import finest_alpha
+from vae_anomaly.core.rates import RateLaw
+from vae_anomaly.errors import NotCalibrated
+
+Floats = NDArray[np.float64]
+# Fewer rows have too few excesses for a shape.
+LEAST_ROWS = 500
+# The tail begins at these shares of the rows, as far as that leaves so many excesses.
+SHARES, LEAST_EXCESSES = (0.02, 0.04, 0.08), 40
+# A fit this poor happens to one true tail in two hundred.
+POOR = 0.005
+# Rates ten times finer than 1/(n + 1) can be asked for: beyond that the limits say nothing.
+FINER = 0.1
+# The grid of shapes, and of scales above the smallest possible one in units of the largest excess.
+SHAPES = np.linspace(-1.0, 1.0, 51)
+STEPS = np.linspace(np.log(3e-4), np.log(8.0), 90)
+PRIOR_SPREAD = 0.5
+# Weights below this share of the largest are left out.
+SLIGHT = 1e-6
+# The rate above a threshold is not allowed to be a fifth of what was asked, or nothing, with a chance of more than one in twenty.
+SHORTFALL, SHORTFALL_CHANCE = 5.0, 0.05
+# Limits of the posterior that count as the 5 % and the 95 % limit of the rate.
+WIDENED = 0.025
+KNOTS = 40
+HALVINGS = 45
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tail:
+    """A fitted tail. ``curve`` float64 ``[4, m]``: ascending scores, the falling rate above each, and the a and b of the rate's Beta law.
+
+    ``exceedances`` of the widest of the fits, ``shape`` ξ (posterior mean; below 0 the scores end), ``fit_p_value`` of its goodness of fit.
+    """
+
+    curve: Floats
+    exceedances: int
+    shape: float
+    fit_p_value: float
+
+    @property
+    def share(self) -> float:
+        """The rate at which the tail begins; coarser ones are ranks."""
+        return float(self.curve[1, 0])
+
+    @property
+    def finest(self) -> float:
+        """The finest rate that the tail can say."""
+        return float(self.curve[1, -1])
+
+    def value(self, alpha: float) -> float:
+        """Return the score above which normal rows are with the rate ``alpha``; linear in log rate between the knots."""
+        return float(np.interp(-np.log(alpha), -np.log(self.curve[1]), self.curve[0]))
+
+    def law(self, alpha: float) -> RateLaw:
+        """Return what is known of the rate of the threshold for ``alpha``."""
+        a, b = (float(np.exp(np.interp(-np.log(alpha), -np.log(self.curve[1]), np.log(row)))) for row in self.curve[2:])
+        return RateLaw(a=a, b=b)
+
+    def p_values(self, scores: Floats, ranks: Floats, *, flagged: NDArray[np.bool_], alpha: float) -> Floats:
+        """Return p-values: ``ranks`` (conformal ones) below the tail, its rates within; a flag is p ≤ ``alpha`` to the last bit."""
+        within = np.exp(np.interp(scores, self.curve[0], np.log(self.curve[1])))
+        found = np.where(scores > self.curve[0, 0], within, np.maximum(ranks, self.share))
+        return np.where(flagged, np.minimum(found, alpha), np.maximum(found, np.nextafter(alpha, 1.0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Posterior:
+    """Weighed tails: ``weight``, ``shape``, ``scale``, ``start`` and ``above`` (the share of rows above the start), float64 ``[p]``."""
+
+    weight: Floats
+    shape: Floats
+    scale: Floats
+    start: Floats
+    above: Floats
+
+    def rates(self, score: float) -> Floats:
+        """Return the share of normal rows above ``score`` under each tail; 0 beyond the end of one."""
+        return self.above * exceedance(score - self.start, self.shape, self.scale)
+
+
+def finest_with_tail(n: int) -> float:
+    """Return the finest false-alarm rate that a tail fitted to ``n`` calibration rows may be asked for."""
+    return FINER * finest_alpha(n)
+
+
+def exceedance(excess: Floats, shape: Floats, scale: Floats) -> Floats:
+    """Return P(Y > y) = (1 + ξ y/σ)^(−1/ξ) of the generalised Pareto law, exp(−y/σ) for ξ = 0; 1 below 0, 0 beyond its end."""
+    bent = np.where(np.abs(shape) < NO_BEND, NO_BEND, shape)
+    inside = 1.0 + bent * np.maximum(excess, 0.0) / scale
+    above: Floats = np.where(inside > 0.0, np.maximum(inside, 1e-300) ** (-1.0 / bent), 0.0)
+    return above
+
+
+def fit_tail(ordered: Floats) -> Tail:
+    """Fit a tail to ascending calibration scores.
+
+    Raises NotCalibrated when there are too few rows or the fit is poor, with what to do.
+    """
+    n = len(ordered)
+    if n < LEAST_ROWS:
+        raise NotCalibrated(f"--method gpd needs at least {LEAST_ROWS} calibration rows; {n:,} given. Give more normal rows.")
+    counts = [k for k in (round(share * n) for share in SHARES) if k >= LEAST_EXCESSES]
+    fit = _goodness(ordered, counts)
+    posterior = weigh(ordered, counts)
+    rates = np.geomspace((counts[0] + 1) / (n + 1), finest_with_tail(n), KNOTS)
+    scores = _scores_at(posterior, ordered, rates, counts[0])
+    laws = [_matched(posterior, score, counts[0]) for score in scores.tolist()]
+    curve = np.stack([scores, rates, *np.array(laws).T])
+    return Tail(curve=curve, exceedances=counts[-1], shape=float((posterior.weight * posterior.shape).sum()), fit_p_value=fit)
+
+
+def _goodness(ordered: Floats, counts: Sequence[int]) -> float:
+    """Return the p-value of the fit in the middle. Raises NotCalibrated when it is poor."""
+    n, k = len(ordered), counts[len(counts) // 2]
+    excess = ordered[n - k :] - ordered[n - k - 1]
+    different = len(np.unique(excess))
+    fit = fit_p_value(excess) if different > 1 else 0.0
+    if fit < POOR:
+        ties = f" ({different:,} different ones)" if different < k else ""
+        raise NotCalibrated(
+            f"no tail fits the {k:,} highest of {n:,} calibration scores{ties} (Anderson-Darling p = {fit:.2g}, at least {POOR:g} needed). "
+            "Look for anomalies among the calibration rows, give more rows, or use --method conformal."
+        )
+    return fit
+
+
+def weigh(ordered: Floats, counts: Sequence[int]) -> Posterior:
+    """Return the posterior of the tails that begin below the ``counts`` highest scores, each beginning with the same weight."""
+    n = len(ordered)
+    parts = []
+    for k in counts:
+        start = ordered[n - k - 1]
+        weight, shape, scale = _posterior(ordered[n - k :] - start)
+        count = np.ones(len(weight))
+        parts.append((weight / len(counts), shape, scale, start * count, (k + 1) / (n + 1) * count))
+    weight, shape, scale, start, above = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Posterior(weight=weight, shape=shape, scale=scale, start=start, above=above)
+
+
+def _posterior(excess: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return weights, shapes and scales of a grid; scales in steps above the smallest that lets the largest excess be."""
+    largest = excess.max()
+    unit = excess / largest
+    scale = np.maximum(-SHAPES, 0.0)[:, None] + np.exp(STEPS)
+    log_weight = np.stack([log_likelihood(unit, shape, row) for shape, row in zip(SHAPES, scale, strict=True)])
+    # Prior 1/σ dσ, in steps of log(σ − smallest).
+    log_weight += STEPS - np.log(scale) - 0.5 * (SHAPES[:, None] / PRIOR_SPREAD) ** 2
+    weight = np.exp(log_weight - log_weight.max())
+    kept = weight > SLIGHT
+    return weight[kept] / weight[kept].sum(), np.broadcast_to(SHAPES[:, None], scale.shape)[kept], scale[kept] * largest
+
+
+def log_likelihood(excess: Floats, shape: float, scale: Floats) -> Floats:
+    """Return Σ_i −log σ − (1/ξ + 1) log(1 + ξ y_i/σ) for every ``scale`` ``[s]``; −log σ − y/σ for ξ = 0."""
+    k = len(excess)
+    logs = excess.sum() / scale if abs(shape) < NO_BEND else (1.0 / shape + 1.0) * np.log1p(shape * excess / scale[:, None]).sum(-1)
+    likelihood: Floats = -k * np.log(scale) - logs
+    return likelihood
+
+
+def _scores_at(posterior: Posterior, ordered: Floats, rates: Floats, k: int) -> Floats:
+    """Return the score at which each rate is reached, ascending, from the start of the tail on."""
+    start = float(ordered[len(ordered) - k - 1])
+    low, high = np.full(len(rates), start), np.full(len(rates), start + 100.0 * (float(ordered[-1]) - start))
+    floor = rates[-1] / 100.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2.0
+        above = np.array([_rate(posterior, score, floor) for score in middle.tolist()]) > rates
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    # Equal scores would make the curve ambiguous.
+    steps = np.arange(len(rates)) * 1e-12 * max(abs(start), float(ordered[-1]) - start)
+    scores: Floats = np.maximum.accumulate(high) + steps
+    return scores
+
+
+def _rate(posterior: Posterior, score: float, floor: float) -> float:
+    """Return the rate above a score: the geometric mean of the posterior, no more than five times its lower 5 % limit.
+
+    The second keeps a threshold from lying where many of the tails have ended and nothing would ever be flagged.
+    """
+    rates = posterior.rates(score)
+    mean = float(np.exp((posterior.weight * np.log(np.maximum(rates, floor))).sum()))
+    return min(mean, SHORTFALL * _quantile(rates, posterior.weight, SHORTFALL_CHANCE))
+
+
+def _quantile(values: Floats, weight: Floats, share: float) -> float:
+    order = np.argsort(values, kind="stable")
+    return float(values[order][min(int(np.searchsorted(np.cumsum(weight[order]), share)), len(order) - 1)])
+
+
+def _matched(posterior: Posterior, score: float, k: int) -> tuple[float, float]:
+    """Return a and b of the Beta law whose 5 % and 95 % limits are the 2.5 % and 97.5 % limits of the posterior.
+
+    Wider than the posterior by a fifth, because no tail of real scores is the fitted law exactly; so widened, limits hold in simulations.
+    Rates of a tail are small, so that Beta(a, b) is Gamma(a)/b and the ratio of the limits gives a. That the share of rows above the
+    start is itself counted on ``k`` rows adds 1/k to the relative variance 1/a.
+    """
+    rates = posterior.rates(score)
+    low, high = (_quantile(rates, posterior.weight, share) for share in (WIDENED, 1.0 - WIDENED))
+    below, above = np.log(0.2), np.log(1e6)
+    for _ in range(HALVINGS):
+        middle = (below + above) / 2.0
+        wide = gammaincinv(np.exp(middle), 0.95) * low > gammaincinv(np.exp(middle), 0.05) * high
+        below, above = (middle, above) if wide else (below, middle)
+    a = float(np.exp(above))
+    few, many = np.log(1e-3), np.log(1e12)
+    for _ in range(2 * HALVINGS):
+        middle = (few + many) / 2.0
+        few, many = (middle, many) if betaincinv(a, np.exp(middle), 0.95) > high else (few, middle)
+    counted = 1.0 / (1.0 + a / k)
+    return a * counted, float(np.exp(many)) * counted

@@ -1,0 +1,62 @@
+"""Which threshold a scoring flags with: at a false-alarm rate, or at the cut-off of a false-discovery rate that a first pass finds.
+
+Knows thresholds and batches, not files. The first pass keeps one count for each p-value there can be, whatever the number of rows.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.discovery import cutoff, marginal_table, rank_counts
+from vae_anomaly.core.rates import percent
+from vae_anomaly.core.stream import ScoreOptions, score_batches
+from vae_anomaly.core.threshold import Threshold
+from vae_anomaly.workflow.results import Discovery
+
+
+def threshold_for(
+    threshold: Threshold, *, alpha: float | None, fdr: float | None, p_values: Literal["marginal", "conditional"]
+) -> Threshold:
+    """Return the threshold to start from. Raises NotCalibrated where the calibration does not have what is asked for."""
+    if fdr is not None:
+        threshold.refuse_unless_exact("--fdr")
+    if p_values == "conditional":
+        threshold = threshold.conditional()
+        return threshold if fdr is not None else threshold.at(alpha or threshold.alpha)
+    return threshold if alpha is None else threshold.at(alpha)
+
+
+def discover(
+    detector: Detector,
+    threshold: Threshold,
+    batches: Iterable[pa.RecordBatch],
+    options: ScoreOptions,
+    rate: float,
+    on_rows: Callable[[int], None],
+) -> Discovery:
+    """Score all rows, keep only how many have each rank, and return the cut-off of Benjamini and Hochberg at ``rate``."""
+    n = len(threshold.calibration)
+    counts, done = np.zeros(n + 1, dtype=np.int64), 0
+    marginal = replace(threshold, table=None)
+    plain = replace(options, explain="none", typicality=False)
+    for batch in score_batches(detector, batches, plain, threshold=marginal):
+        counts += rank_counts(batch.column("p_value").to_numpy(zero_copy_only=False), n)
+        done += batch.num_rows
+        on_rows(done)
+    table = marginal_table(n) if threshold.table is None else threshold.table
+    return Discovery(rate=rate, cutoff=cutoff(counts, table, rate), statement=_statement(threshold, rate))
+
+
+def cut(threshold: Threshold, cutoff: float | None) -> Threshold:
+    """Return the threshold that flags p-values up to ``cutoff``; one that flags nothing where there is none."""
+    return replace(threshold, value=math.inf) if cutoff is None else threshold.at(cutoff)
+
+
+def _statement(threshold: Threshold, rate: float) -> str:
+    holds = "on average over repetitions" if threshold.table is None else "for this calibration with 90 % confidence"
+    return f"rule with a false-discovery rate ≤ {percent(rate)} {holds} (independent rows, split calibration)"
