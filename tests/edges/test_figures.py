@@ -128,7 +128,7 @@ def test_of_many_columns_the_worst_are_shown() -> None:
     [
         [],
         [quality("d", r2=None)],
-        [quality("$x$ and $\\frac{")],
+        [quality("$\\frac{$ and $x$")],
         [quality("a long name " * 9)],
         [quality("<b>&\n", "category", -(10.0**12))],
     ],
@@ -155,9 +155,9 @@ def test_the_band_is_that_of_the_beta_law() -> None:
 
 
 def test_what_was_realised_is_the_share_of_small_p_values() -> None:
-    p_values = np.array([0.004, 0.02, 0.02, 0.5, np.nan, 1.0])
+    p_values = np.array([1 / 401, 0.004, 0.02, 0.02, 0.5, np.nan, 1.0])
     (axes,) = figures.calibration_curve(threshold(), p_values).axes
-    asked, realised = line(axes, "realised on 5 normal rows")
+    asked, realised = line(axes, "realised on 6 normal rows")
     for alpha, share in zip(asked, realised, strict=True):
         assert share == np.mean(p_values[~np.isnan(p_values)] <= alpha)
 
