@@ -83,7 +83,7 @@ def test_a_missing_cell_is_never_changed() -> None:
 
 def test_what_later_changes_make_needless_is_put_back() -> None:
     detector, rows = _odd()
-    row, limit = _row(tiny.OUTLIER, rows), detector.threshold.value
+    row = _row(tiny.OUTLIER, rows)
     columns = [c.name for c in model_order(detector.schema)]
     flow, power, pressure = (columns.index(name) for name in ("flow", "power", "pressure"))
     expected, numeric = explain_rows(detector.ensemble, row).number, row.numeric.clone()
@@ -91,6 +91,14 @@ def test_what_later_changes_make_needless_is_put_back() -> None:
         numeric[0, 0, j] = expected[0, j]
     now = Batch(numeric=numeric, codes=row.codes, observed=row.observed)
     assert _changed(row, now) == {flow, power, pressure}
+    # Any limit that the pressure alone brings the row under, whatever else has changed.
+    totals = []
+    for others in ((), (flow,), (power,), (flow, power)):
+        some = row.numeric.clone()
+        some[0, 0, [pressure, *others]] = numeric[0, 0, [pressure, *others]]
+        totals.append(float(detector.scores(Batch(numeric=some, codes=row.codes, observed=row.observed)).total))
+    limit = max(totals)
+    assert limit < float(detector.scores(row).total)
     back, kept = counterfactual._without_the_needless(detector.ensemble, row, now, [flow, power, pressure], limit)  # noqa: SLF001
     assert (kept, _changed(row, back)) == ([pressure], {pressure})
 
