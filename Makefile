@@ -46,6 +46,8 @@ bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/acceptance.py $(if $(SHARED),--shared $(SHARED))
+	$(BIN)/python benchmarks/reasons.py
+	$(if $(ADBENCH),$(BIN)/python benchmarks/decide.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/detection.py $(ADBENCH))
 
 clean:  ## remove the environment and what a run writes; keeps data/ as it was
