@@ -206,3 +206,11 @@ def test_the_card_counts_rows_and_says_what_limits_the_promise() -> None:
         "cross-fitted, approximate: 10 folds; the false-alarm rate is near alpha and at most twice it in theory",
         constants,
     )
+
+
+def test_a_table_of_categories_alone_is_fitted_on_every_view() -> None:
+    rows = tiny.table("mixed", tiny.NORMAL_ROWS, seed=1).select(["mode", "open", "crew"])
+    settings = tiny.config(SPLIT)
+    assert "robust" in settings.model.views
+    detector = tiny.fit(rows, settings)
+    assert bool(detector.scores(tiny.encoded(detector.schema, rows)).total.isfinite().any())

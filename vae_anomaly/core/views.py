@@ -187,6 +187,8 @@ def _minmax(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Te
 
 def _robust(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """(x − median) / (IQR / 1.35); mean and standard deviation where the IQR says little."""
+    if not values.shape[1]:  # a table of categories alone; torch has no quantile of nothing
+        return mean, deviation
     step = max(1, -(-values.shape[0] // QUANTILE_ROWS))
     quantiles = torch.nanquantile(values[::step], torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype, device=values.device), dim=0)
     spread = (quantiles[2] - quantiles[0]).nan_to_num(0.0)
