@@ -37,7 +37,14 @@ from vae_anomaly.core.schema import conform, infer_schema
 RESULTS = Path(__file__).parent / "results"
 COLUMNS, FIT_ROWS, SCORE_ROWS = 20, 20_480, 100_000
 PYOD_LAYERS = ModelConfig(
-    views=("standard",), members=1, hidden=(128, 64, 32), residual_blocks=0, linear_skip=False, latent=2, prior="standard"
+    views=("standard",),
+    members=1,
+    hidden=(128, 64, 32),
+    residual_blocks=0,
+    activation="relu",
+    linear_skip=False,
+    latent=2,
+    prior="standard",
 )
 
 

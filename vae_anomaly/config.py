@@ -19,6 +19,7 @@ from vae_anomaly.errors import ConfigError
 
 ViewName = Literal["standard", "minmax", "robust"]
 Prior = Literal["exemplar", "standard"]
+Activation = Literal["silu", "relu"]
 CalibrationMethod = Literal["auto", "split", "cross"]
 
 
@@ -46,6 +47,7 @@ class ModelConfig:
     members: int = 1
     hidden: tuple[int, ...] = (96,)
     residual_blocks: int = 1
+    activation: Activation = "silu"
     linear_skip: bool = True
     latent: int | None = None  # None: min(input units, 64)
     sigma: float = 0.1  # decoder noise in units of the view

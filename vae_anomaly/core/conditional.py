@@ -73,7 +73,7 @@ def fill_missing(cells: Cells, layout: Layout, bank: CellBank) -> Cells:
 @torch.no_grad()
 def settle_missing(vae: Vae, views: Views, cells: Cells) -> Cells:
     """Fill missing units by the network's own decoding, a few rounds of it (Rezende et al. 2014, appendix F); for exemplars."""
-    if bool(cells.observed.all()):
+    if cells.complete or bool(cells.observed.all()):
         return cells
     observed = unit_observed(cells.observed, vae.layout)
     observed = observed if observed.dim() == cells.units.dim() else observed.unsqueeze(0)

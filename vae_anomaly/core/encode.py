@@ -32,6 +32,11 @@ class Batch:
         """Return the number of rows ``n``."""
         return self.observed.shape[0]
 
+    @property
+    def complete(self) -> bool:
+        """Whether no cell is missing."""
+        return bool(self.observed.all())
+
     def rows(self, index: Tensor | slice) -> "Batch":
         """Return the rows at ``index``."""
         return Batch(numeric=self.numeric[index], codes=self.codes[index], observed=self.observed[index])

@@ -129,7 +129,7 @@ class Ensemble:
     def cells(self, batch: Batch) -> Cells:
         """Return the units of every row for each network, missing cells filled with what the exemplars say given the others."""
         cells = to_cells(self.views, self.layout, self.reads(batch))
-        return cells if bool(cells.observed.all()) else fill_missing(cells, self.layout, self.bank)
+        return cells if cells.complete else fill_missing(cells, self.layout, self.bank)
 
 
 def kl_of(ensemble: Ensemble, mu: Tensor, logvar: Tensor, own: Tensor | None = None) -> Tensor:
@@ -162,9 +162,14 @@ def _score_block(ensemble: Ensemble, batch: Batch) -> Scores:
     """Score one block of the fixed size."""
     nll, kl = net_terms(ensemble, ensemble.cells(batch))
     weight = ensemble.weight.unsqueeze(-1)
-    reconstruction = (nll.sum(-1) * weight).sum(0) + ensemble.constants.cost(batch).sum(-1)
+    scores = Scores(
+        reconstruction=(nll.sum(-1) * weight).sum(0) + ensemble.constants.cost(batch).sum(-1),
+        kl=(kl * weight).sum(0),
+    )
+    if batch.complete:
+        return scores
     empty = ~batch.observed.flatten(1).any(1)
-    return Scores(reconstruction=reconstruction.masked_fill(empty, torch.nan), kl=(kl * weight).sum(0).masked_fill(empty, torch.nan))
+    return Scores(reconstruction=scores.reconstruction.masked_fill(empty, torch.nan), kl=scores.kl.masked_fill(empty, torch.nan))
 
 
 @torch.no_grad()
@@ -172,7 +177,7 @@ def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Scores:
     """Score any number of rows; the same bits for a row whatever the others are."""
     if len(batch) == 0:
         return Scores(reconstruction=torch.zeros(0, dtype=torch.float64), kl=torch.zeros(0, dtype=torch.float64))
-    if bool(~batch.observed.all()):
+    if not batch.complete:
         _ = ensemble.bank  # made once, before threads ask for it at the same time
     _ = ensemble.prior_product, ensemble.broad_product
     with single_threaded_products():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vae_anomaly.config import ModelConfig
+from vae_anomaly.config import Activation, ModelConfig
 
 # Posterior log-variances are kept in a range that float32 sums survive: at sigma 0.1, a direction of variance 220 still fits.
 LOGVAR_SHIFT, LOGVAR_MIN, LOGVAR_MAX = 2.0, -10.0, 4.0
@@ -63,11 +63,13 @@ class Cells:
 
     ``units`` float32 ``[g, n, u]``; ``target`` int64 ``[g, n, w·d_cat]`` level codes (a level that the network has not seen: the number
     of levels; 2 for a boolean); ``observed`` bool ``[n, w·d]`` (or with a leading ``g``) in the order numbers, booleans, categories.
+    ``complete`` says that nothing is missing, for which nobody then looks again; False where nobody looked.
     """
 
     units: Tensor
     target: Tensor
     observed: Tensor
+    complete: bool = False
 
 
 class BatchedLinear(nn.Module):
@@ -85,29 +87,33 @@ class BatchedLinear(nn.Module):
 
 
 class Body(nn.Module):
-    """Hidden layers, then residual blocks ``h + W2 silu(W1 h)``, then a linear output with an optional linear skip."""
+    """Hidden layers, then residual blocks ``h + W2 act(W1 h)``, then a linear output with an optional linear skip."""
 
-    def __init__(
-        self, nets: int, widths: tuple[int, ...], blocks: int, outputs: int, *, skip: bool, generator: torch.Generator | None
-    ) -> None:
+    def __init__(self, nets: int, widths: tuple[int, ...], outputs: int, model: ModelConfig, generator: torch.Generator | None) -> None:
         super().__init__()
+        self.activation: Activation = model.activation
         pairs = pairwise(widths)
         self.layers = nn.ModuleList([BatchedLinear(nets, a, b, generator) for a, b in pairs])
         last = widths[-1]
-        self.inner = nn.ModuleList([BatchedLinear(nets, last, last, generator) for _ in range(blocks)])
-        self.outer = nn.ModuleList([BatchedLinear(nets, last, last, generator, RESIDUAL_START) for _ in range(blocks)])
+        self.inner = nn.ModuleList([BatchedLinear(nets, last, last, generator) for _ in range(model.residual_blocks)])
+        self.outer = nn.ModuleList([BatchedLinear(nets, last, last, generator, RESIDUAL_START) for _ in range(model.residual_blocks)])
         self.out = BatchedLinear(nets, last, outputs, generator)
-        self.skip = BatchedLinear(nets, widths[0], outputs, generator) if skip else None
+        self.skip = BatchedLinear(nets, widths[0], outputs, generator) if model.linear_skip else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[g, n, widths[0]]`` to ``[g, n, outputs]``."""
         h = x
         for layer in self.layers:
-            h = functional.silu(layer(h))
+            h = self._activate(layer(h))
         for inner, outer in zip(self.inner, self.outer, strict=True):
-            h = h + outer(functional.silu(inner(h)))
+            h = h + outer(self._activate(inner(h)))
         out = cast("Tensor", self.out(h))
         return out if self.skip is None else out + self.skip(x)
+
+    def _activate(self, h: Tensor) -> Tensor:
+        """Apply the activation, in place where no gradient will ask for what was there: large blocks are slow to allocate."""
+        in_place = not torch.is_grad_enabled()
+        return functional.relu(h, inplace=in_place) if self.activation == "relu" else functional.silu(h, inplace=in_place)
 
 
 class Vae(nn.Module):
@@ -118,9 +124,8 @@ class Vae(nn.Module):
         self.layout = layout
         self.sigma = model.sigma
         self.latent = model.latent or max(2, min(layout.units, 64))
-        hidden, blocks, skip = model.hidden, model.residual_blocks, model.linear_skip
-        self.encoder = Body(nets, (layout.units, *hidden), blocks, 2 * self.latent, skip=skip, generator=generator)
-        self.decoder = Body(nets, (self.latent, *hidden[::-1]), blocks, layout.units, skip=skip, generator=generator)
+        self.encoder = Body(nets, (layout.units, *model.hidden), 2 * self.latent, model, generator)
+        self.decoder = Body(nets, (self.latent, *model.hidden[::-1]), layout.units, model, generator)
 
     def encode(self, units: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance ``[g, n, m]`` of the posterior of each row."""
@@ -198,7 +203,7 @@ def cell_nll(layout: Layout, out: Tensor, cells: Cells, *, sigma: float, unseen:
     numbers, booleans, categories = layout.slices()
     parts = [(out[..., numbers] - cells.units[..., numbers]).square() * (0.5 / (sigma * sigma))]
     if not cells.target.shape[-1]:
-        return parts[0].masked_fill(~cells.observed, 0.0)
+        return parts[0] if cells.complete else parts[0].masked_fill(~cells.observed, 0.0)
     target, count = cells.target, booleans.stop - booleans.start
     parts.append(_boolean_nll(out[..., booleans], target[..., :count], unseen))
     parts.extend(_category_nll(out[..., s], target[..., count + j], unseen).unsqueeze(-1) for j, s in enumerate(categories))

@@ -45,12 +45,15 @@ class Views:
 
 def to_cells(views: Views, layout: Layout, batch: Batch) -> Cells:
     """Scale a batch for every network; missing cells get the unit 0, which is the centre of the view."""
-    observed = _flat_observed(layout, batch)
-    count = layout.window * layout.numeric
-    numbers = ((batch.numeric.flatten(1).unsqueeze(0) - views.centre.unsqueeze(1)) / views.scale.unsqueeze(1)).clamp(-CLIP, CLIP)
-    numbers = numbers.to(torch.float32).masked_fill(~observed[:, :count], 0.0)
+    observed, complete = _flat_observed(layout, batch), batch.complete
+    numbers = (batch.numeric.flatten(1).unsqueeze(0) - views.centre.unsqueeze(1)).div_(views.scale.unsqueeze(1)).clamp_(-CLIP, CLIP)
+    units = numbers.to(torch.float32)
+    if not complete:
+        units = units.masked_fill_(~observed[:, : units.shape[-1]], 0.0)
     onehot, target = _codes_to_units(views, layout, batch)
-    return Cells(units=torch.cat([numbers, onehot], dim=-1), target=target, observed=observed)
+    if onehot.shape[-1]:
+        units = torch.cat([units, onehot], dim=-1)
+    return Cells(units=units, target=target, observed=observed, complete=complete)
 
 
 def gather_cells(views: Views, layout: Layout, batch: Batch, index: Tensor) -> Cells:
@@ -73,7 +76,8 @@ def drawn_cells(views: Views, layout: Layout, batch: Batch) -> Callable[[Tensor]
 
     def draw(index: Tensor) -> Cells:
         where = (net, index.to(net.device))
-        return Cells(units=everything.units[where], target=everything.target[where], observed=everything.observed[where[1]])
+        observed = everything.observed[where[1]]
+        return Cells(units=everything.units[where], target=everything.target[where], observed=observed, complete=everything.complete)
 
     return draw
 
@@ -86,6 +90,8 @@ def _split_codes(layout: Layout, codes: Tensor) -> tuple[Tensor, Tensor]:
 def _flat_observed(layout: Layout, batch: Batch) -> Tensor:
     """Flatten ``[..., w, d]`` to ``[..., w·d]`` in the order of the cells."""
     numbers, rest = batch.observed[..., : layout.numeric].flatten(-2), batch.observed[..., layout.numeric :]
+    if not rest.shape[-1]:
+        return numbers
     return torch.cat([numbers, *_split_codes(layout, rest)], dim=-1)
 
 
