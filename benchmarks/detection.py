@@ -97,7 +97,7 @@ def run_ours(train: Floats, test: Floats, seed: int, truth: NDArray[np.bool_]) -
     scored = time.perf_counter()
     ensemble = detector.ensemble
     ones = torch.full_like(ensemble.weight, len(detector.config.model.views) / len(ensemble.weight))
-    literal = score_rows(dataclasses.replace(ensemble, weight=ones, broad=torch.zeros_like(ones)), batch)
+    literal = score_rows(dataclasses.replace(ensemble, weight=ones, balance=ones), batch)
     named = {"ours": scores.total, "ours-literal": literal.total, "ours-reconstruction": scores.reconstruction, "ours-kl": scores.kl}
     facts: dict[str, float] = {
         "calibration_rows": len(detector.threshold.calibration),

@@ -193,7 +193,9 @@ def _defined(detector: Detector, batch: Batch) -> Tensor:
     finally:
         vae.float().load_state_dict(fit32)
     wide = Cells(units=cells.units.double(), target=cells.target, observed=cells.observed)
-    cost = cell_nll(e.layout, out, wide, sigma=vae.sigma, unseen=e.unseen).sum(-1) + _kl(detector, mu, logvar)
+    noise = e.noise.double().view(-1, 1, 1)
+    cells_cost = cell_nll(e.layout, out, wide, sigma=noise, unseen=e.unseen, likelihood=e.likelihood).sum(-1)
+    cost = cells_cost * e.balance.unsqueeze(1) + _kl(detector, mu, logvar)
     return (cost * e.weight.unsqueeze(1)).sum(0) + e.constants.cost(batch).sum(-1)
 
 
@@ -201,14 +203,7 @@ def _kl(detector: Detector, mu: Tensor, logvar: Tensor) -> Tensor:
     e = detector.ensemble
     if e.prior == "standard":
         return 0.5 * (mu.square() + logvar.exp() - 1.0 - logvar).sum(-1)
-    every, used = e.broad_product[1], torch.isfinite(e.exemplars.log_weight)
-    fine = _kl_to_mixture(mu, logvar, e.exemplars.mu.double(), e.exemplars.logvar.double(), used)
-    thinned, broader = e.exemplars.mu[:, ::every].double(), (e.exemplars.logvar[:, ::every].double().exp() + 1.0).log()
-    broad = _kl_to_mixture(mu, logvar, thinned, broader, used[:, ::every])
-    return (1.0 - e.broad).unsqueeze(1) * fine + e.broad.unsqueeze(1) * broad
-
-
-def _kl_to_mixture(mu: Tensor, logvar: Tensor, there: Tensor, spread: Tensor, used: Tensor) -> Tensor:
+    there, spread, used = e.exemplars.mu.double(), e.exemplars.logvar.double(), torch.isfinite(e.exemplars.log_weight)
     ratio = logvar.unsqueeze(2) - spread.unsqueeze(1)
     gap = (mu.unsqueeze(2) - there.unsqueeze(1)).square() / spread.unsqueeze(1).exp()
     each = 0.5 * (gap + ratio.exp() - 1.0 - ratio).sum(-1).masked_fill(~used.unsqueeze(1), torch.inf)

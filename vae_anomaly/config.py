@@ -20,6 +20,7 @@ from vae_anomaly.errors import ConfigError
 ViewName = Literal["standard", "minmax", "robust"]
 Prior = Literal["exemplar", "standard"]
 Activation = Literal["silu", "relu"]
+Likelihood = Literal["student-t", "gaussian"]
 CalibrationMethod = Literal["auto", "split", "cross"]
 
 
@@ -50,11 +51,10 @@ class ModelConfig:
     activation: Activation = "silu"
     linear_skip: bool = True
     latent: int | None = None  # None: min(input units, 64)
-    sigma: float = 0.1  # decoder noise in units of the view
+    sigma: float = 0.1  # decoder noise while learning, in units of the view
+    likelihood: Likelihood = "student-t"  # of a number in the score: at its fitted noise, or "gaussian" at sigma
     prior: Prior = "exemplar"
     exemplars: int = 2000
-    exemplar_share: float = 0.7  # of its rows, for each of several networks of a view: their mean then sees further
-    broad: float = 0.3  # weight of the broad prior beside the fine one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +125,6 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.latent": _at_least(1),
     "model.sigma": _POSITIVE,
     "model.exemplars": _at_least(1),
-    "model.exemplar_share": (lambda value: 0 < value <= 1, "in (0, 1]"),
-    "model.broad": _at_least(0),
     "train.steps": _at_least(1),
     "train.batch_rows": _at_least(1),
     "train.learning_rate": _POSITIVE,

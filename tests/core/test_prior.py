@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from vae_anomaly.core.prior import Exemplars, broadened, equal_weights, exemplar_costs, kl_to_prior, prior_product, widened
+from vae_anomaly.core.prior import Exemplars, equal_weights, exemplar_costs, kl_to_prior, prior_product, widened
 from vae_anomaly.core.vae import gaussian_kl
 
 LATENT = 6
@@ -163,18 +163,3 @@ def test_exemplars_are_widened_where_their_neighbours_are_far() -> None:
     assert torch.equal(made.mu, mu)
     one = Exemplars(mu=mu[:, :1], logvar=logvar[:, :1], log_weight=torch.zeros(2, 1))
     assert torch.equal(widened(one).logvar, one.logvar)
-
-
-@pytest.mark.parametrize("rows", [7, 500, 501, 1700])
-def test_the_broad_prior_adds_one_to_the_variances_of_at_most_500_exemplars(rows: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    given = Exemplars(
-        mu=torch.randn(1, rows, 2, generator=generator),
-        logvar=torch.randn(1, rows, 2, generator=generator),
-        log_weight=equal_weights(torch.tensor([rows]), rows),
-    )
-    broad, step = broadened(given)
-    assert broad.mu.shape[1] <= 500 < broad.mu.shape[1] * step + 500
-    assert torch.equal(broad.mu, given.mu[:, ::step])
-    torch.testing.assert_close(broad.logvar.exp(), given.logvar[:, ::step].exp() + 1.0)
-    assert float(broad.log_weight.exp().sum()) == pytest.approx(1.0)

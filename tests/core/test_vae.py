@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, StudentT, kl_divergence
 
 from vae_anomaly.config import ModelConfig
 from vae_anomaly.core.vae import (
@@ -75,6 +75,16 @@ def test_a_number_costs_its_gaussian_density_below_the_peak() -> None:
     density = Normal(out[..., :2], SIGMA)
     expected = _log(density, out[..., :2]) - _log(density, cells.units[..., :2])
     torch.testing.assert_close(_nll(out, cells)[..., :2], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_number_costs_its_student_density_below_the_peak() -> None:
+    out, cells = 3.0 * _random(2, 5, LAYOUT.units), _some_cells()
+    sigma = torch.tensor([0.2, 1.7], dtype=torch.float64).view(2, 1, 1)
+    density = StudentT(8.0, loc=out[..., :2], scale=sigma)
+    expected = _log(density, out[..., :2]) - _log(density, cells.units[..., :2])
+    got = cell_nll(LAYOUT, out, cells, sigma=sigma, unseen=UNSEEN, likelihood="student-t")
+    torch.testing.assert_close(got[..., :2], expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got[..., 2:], _nll(out, cells)[..., 2:], rtol=0, atol=0)
 
 
 def test_a_boolean_costs_its_bernoulli_mass_below_that_of_the_likelier_value() -> None:

@@ -98,6 +98,7 @@ class Detector:
             "latent": e.vae.latent,
             "unseen": e.unseen,
             "prior": e.prior,
+            "likelihood": e.likelihood,
             "penalty": e.constants.penalty,
             "threshold": threshold_values(self.threshold),
             "quality": [asdict(q) for q in self.quality],
@@ -108,7 +109,7 @@ class Detector:
         tensors |= {f"views.{name}": getattr(e.views, name) for name in Views.__slots__}
         tensors |= {f"exemplars.{name}": getattr(e.exemplars, name) for name in Exemplars.__slots__}
         tensors |= {f"constants.{name}": getattr(e.constants, name) for name in ("numeric", "value", "code", "level")}
-        tensors |= {"weight": e.weight, "broad": e.broad, "numeric": e.numeric, "codes": e.codes}
+        tensors |= {"weight": e.weight, "balance": e.balance, "noise": e.noise, "numeric": e.numeric, "codes": e.codes}
         tensors |= threshold_tensors(self.threshold)
         if self.usual is not None:
             tensors |= {f"usual.{name}": getattr(self.usual, name) for name in Usual.__slots__}
@@ -136,12 +137,14 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         views=Views(**{n: tensors[f"views.{n}"] for n in Views.__slots__}),
         exemplars=Exemplars(**{n: tensors[f"exemplars.{n}"] for n in Exemplars.__slots__}),
         weight=weight,
-        broad=tensors["broad"],
+        balance=tensors["balance"],
+        noise=tensors["noise"],
         constants=Constants(**parts, penalty=float(values["penalty"])),
         numeric=tensors["numeric"],
         codes=tensors["codes"],
         unseen=float(values["unseen"]),
         prior=values["prior"],
+        likelihood=values["likelihood"],
     )
     _check_shapes(ensemble)
     card = dict(values["card"])
@@ -180,7 +183,8 @@ def _check_shapes(e: Ensemble) -> None:
         "exemplars.mu": (e.exemplars.mu, (nets, n, e.vae.latent)),
         "exemplars.logvar": (e.exemplars.logvar, (nets, n, m)),
         "exemplars.log_weight": (e.exemplars.log_weight, (nets, n)),
-        "broad": (e.broad, (nets,)),
+        "balance": (e.balance, (nets,)),
+        "noise": (e.noise, (nets,)),
     }
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:

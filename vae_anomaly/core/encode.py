@@ -41,6 +41,13 @@ class Batch:
         """Return the rows at ``index``."""
         return Batch(numeric=self.numeric[index], codes=self.codes[index], observed=self.observed[index])
 
+    def columns(self, numeric: Tensor, codes: Tensor) -> "Batch":
+        """Return the columns at these places among the numbers and among the codes; the batch itself when these are all."""
+        if len(numeric) + len(codes) == self.observed.shape[-1]:
+            return self
+        observed = torch.cat([numeric, self.numeric.shape[-1] + codes])
+        return Batch(numeric=self.numeric[..., numeric], codes=self.codes[..., codes], observed=self.observed[..., observed])
+
 
 def model_order(schema: Schema) -> tuple[Column, ...]:
     """Return the columns as tensors hold them: numbers, then booleans, then categories, each in the schema's order."""

@@ -17,7 +17,7 @@ from vae_anomaly.config import Config, TrainConfig, ViewName
 from vae_anomaly.core.blocks import calibration_blocks
 from vae_anomaly.core.detector import Card, Detector
 from vae_anomaly.core.encode import Batch, encode, joined, model_order
-from vae_anomaly.core.exemplars import choose_exemplars, view_weights
+from vae_anomaly.core.exemplars import choose_exemplars
 from vae_anomaly.core.explain import usual_contributions
 from vae_anomaly.core.quality import column_quality
 from vae_anomaly.core.schema import Schema, conform
@@ -26,6 +26,7 @@ from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights
 from vae_anomaly.core.vae import START_ROWS, Layout, Vae, start_linear
 from vae_anomaly.core.views import Views, gather_cells, learn_views
+from vae_anomaly.core.weights import unweighed, weighed
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 
 
@@ -67,12 +68,9 @@ def fit_detector(
     plan = plan_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
     device = reachable(device_of(config.train.device))
     batch = _encode_table(schema, table)
-    training = torch.from_numpy(plan.training)
-    constants, numeric, codes = find_constants(batch, training)
-    read = _readable(batch, numeric, codes)
-    layout = _layout(schema, numeric, codes)
-    if not layout.units:
-        raise DataError(f"no column changes in the {len(training):,} row(s) to learn from. Give rows in which something happens.")
+    constants, numeric, codes = find_constants(batch, torch.from_numpy(plan.training))
+    read = batch.columns(numeric, codes)
+    layout = _layout(schema, numeric, codes, len(plan.training))
     nets = assign(plan, config)
     generator = torch.Generator().manual_seed(config.seed)
     views = learn_views(layout, read, nets.views, nets.rows)
@@ -80,30 +78,32 @@ def fit_detector(
     vae = Vae(len(nets.views), layout, config.model, generator)
     _start(vae, views, read, nets.rows)
     history = _train(vae, views, read, nets, config.train, device, unseen, generator, on_progress)
-    exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model, generator)
+    exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model.exemplars, generator)
     ensemble = Ensemble(
         layout=layout,
         vae=vae,
         views=views,
         exemplars=exemplars,
-        weight=torch.ones(len(nets.views), dtype=torch.float64),
-        broad=torch.full((len(nets.views),), float(config.model.broad > 0), dtype=torch.float64),
+        **unweighed(len(nets.views), config.model.sigma),
         constants=constants,
         numeric=numeric,
         codes=codes,
         unseen=unseen,
         prior=config.model.prior,
+        likelihood=config.model.likelihood,
     )
-    weight, broad = view_weights(ensemble, read, own, config.model)
-    ensemble = replace(ensemble, weight=weight, broad=broad)
+    ensemble = weighed(ensemble, read, own, len(config.model.views), generator)
     on_progress(Progress(stage="calibrate", done=0, total=1))
     ensemble, threshold = _calibrate(ensemble, batch, plan, nets, config)
-    card = _card(plan, config, history, constants, schema)
-    quality = column_quality(ensemble, batch, schema, nets.validation)
-    usual = usual_contributions(ensemble, batch, plan, nets.part)
-    blocks = calibration_blocks(ensemble, batch, plan, threshold, time)
     return Detector(
-        schema=schema, config=config, ensemble=ensemble, threshold=threshold, quality=quality, card=card, usual=usual, blocks=blocks
+        schema=schema,
+        config=config,
+        ensemble=ensemble,
+        threshold=threshold,
+        quality=column_quality(ensemble, batch, schema, nets.validation),
+        card=_card(plan, config, history, constants, schema),
+        usual=usual_contributions(ensemble, batch, plan, nets.part),
+        blocks=calibration_blocks(ensemble, batch, plan, threshold, time),
     )
 
 
@@ -136,16 +136,14 @@ def _unchanging(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     return ((flat == value) | ~seen).all(0), value
 
 
-def _layout(schema: Schema, numeric: Tensor, codes: Tensor) -> Layout:
+def _layout(schema: Schema, numeric: Tensor, codes: Tensor, rows: int) -> Layout:
     rest = [c for c in model_order(schema) if c.kind != "numeric"]
     changing = [rest[j] for j in codes.tolist()]
     levels = tuple(len(c.levels) for c in changing if c.kind == "category")
-    return Layout(numeric=len(numeric), booleans=len(changing) - len(levels), levels=levels, window=schema.window)
-
-
-def _readable(batch: Batch, numeric: Tensor, codes: Tensor) -> Batch:
-    observed = torch.cat([numeric, batch.numeric.shape[-1] + codes])
-    return Batch(numeric=batch.numeric[..., numeric], codes=batch.codes[..., codes], observed=batch.observed[..., observed])
+    layout = Layout(numeric=len(numeric), booleans=len(changing) - len(levels), levels=levels, window=schema.window)
+    if not layout.units:
+        raise DataError(f"no column changes in the {rows:,} row(s) to learn from. Give rows in which something happens.")
+    return layout
 
 
 def assign(plan: Plan, config: Config) -> Assignment:

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 NEGLIGIBLE_NATS = -60.0
-# The broad prior: one standard deviation of N(0, I) around each of at most 500 exemplars.
-BROAD_VARIANCE, BROAD_EXEMPLARS = 1.0, 500
 # How the spread of an exemplar follows the distance to its neighbours: five of them, a power of 0.3 for lengths, and 3 % of the median
 # distance, so that twins do not make a needle.
 NEIGHBOURS, LOCAL_POWER, LEAST_SHARE = 5, 0.6, 0.03
@@ -79,21 +77,6 @@ def _log_spread(one: Exemplars, used: int) -> Tensor:
     near = (2.0 * costs.topk(min(NEIGHBOURS, used - 1), largest=False).values).clamp_min(0.0).sqrt().mean(-1)
     near = near + LEAST_SHARE * near.median()
     return LOCAL_POWER * (near / near.median().clamp_min(1e-12)).clamp_min(1e-6).log()
-
-
-def broadened(exemplars: Exemplars) -> tuple[Exemplars, int]:
-    """Return every ``step``-th exemplar with 1 added to its variances, and ``step``.
-
-    Training pulls the posteriors towards N(0, I), so one standard deviation of that is a step over the whole of the data: the KL to this
-    mixture measures in units of how the data vary, that to the fine one in units of what the decoder can tell apart.
-    """
-    step = max(1, -(-exemplars.mu.shape[1] // BROAD_EXEMPLARS))
-    log_weight = exemplars.log_weight[:, ::step]
-    return Exemplars(
-        mu=exemplars.mu[:, ::step],
-        logvar=(exemplars.logvar[:, ::step].exp() + BROAD_VARIANCE).log(),
-        log_weight=log_weight - log_weight.logsumexp(-1, keepdim=True),
-    ), step
 
 
 def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | None = None) -> Tensor:

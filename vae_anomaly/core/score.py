@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vae_anomaly.config import Prior
+from vae_anomaly.config import Likelihood, Prior
 from vae_anomaly.core.conditional import CellBank, cell_bank, fill_missing
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.prior import Exemplars, PriorProduct, broadened, kl_to_prior, prior_product
+from vae_anomaly.core.prior import Exemplars, PriorProduct, kl_to_prior, prior_product
 from vae_anomaly.core.vae import Cells, Layout, Vae, cell_nll, gaussian_kl
 from vae_anomaly.core.views import Views, to_cells
 
@@ -72,9 +72,10 @@ class Scores:
 class Ensemble:
     """Everything that turns rows into scores: ``g`` networks with their views, exemplars and weights.
 
-    ``weight`` float64 ``[g]``: w_v / members, so the score is a plain weighted sum over networks. ``broad`` float64 ``[g]``: the
-    share of the broad prior in the KL, the rest is that of the fine one. ``numeric`` and ``codes`` are the places
-    of the columns that the networks read; the others are ``constants``. ``unseen`` is the probability of a level never met.
+    ``weight`` float64 ``[g]``: w_v / members, so the score is a plain weighted sum over networks. ``balance`` float64 ``[g]``: how
+    much a nat of reconstruction counts beside a nat of KL, ≥ 1. ``noise`` float32 ``[g]``: the scale of a number around its
+    reconstruction, in units of the view. ``numeric`` and ``codes`` are the places of the columns that the
+    networks read; the others are ``constants``. ``unseen`` is the probability of a level never met.
     """
 
     layout: Layout
@@ -82,23 +83,19 @@ class Ensemble:
     views: Views
     exemplars: Exemplars
     weight: Tensor
-    broad: Tensor
+    balance: Tensor
+    noise: Tensor
     constants: Constants
     numeric: Tensor
     codes: Tensor
     unseen: float
     prior: Prior
+    likelihood: Likelihood
 
     @cached_property
     def prior_product(self) -> PriorProduct:
         """Exemplars arranged for one matrix product a block."""
         return prior_product(self.exemplars)
-
-    @cached_property
-    def broad_product(self) -> tuple[PriorProduct, int]:
-        """The broad prior in the same form, and how many exemplars it leaves out between two."""
-        exemplars, step = broadened(self.exemplars)
-        return prior_product(exemplars), step
 
     @cached_property
     def bank(self) -> CellBank:
@@ -116,15 +113,13 @@ class Ensemble:
             views=self.views.nets(index),
             exemplars=self.exemplars.nets(index),
             weight=self.weight[index],
-            broad=self.broad[index],
+            balance=self.balance[index],
+            noise=self.noise[index],
         )
 
     def reads(self, batch: Batch) -> Batch:
-        """Return the columns that the networks read; the batch itself when these are all."""
-        if len(self.numeric) + len(self.codes) == batch.observed.shape[-1]:
-            return batch
-        observed = torch.cat([self.numeric, batch.numeric.shape[-1] + self.codes])
-        return Batch(numeric=batch.numeric[..., self.numeric], codes=batch.codes[..., self.codes], observed=batch.observed[..., observed])
+        """Return the columns that the networks read."""
+        return batch.columns(self.numeric, self.codes)
 
     def cells(self, batch: Batch) -> Cells:
         """Return the units of every row for each network, missing cells filled with what the exemplars say given the others."""
@@ -133,29 +128,26 @@ class Ensemble:
 
 
 def kl_of(ensemble: Ensemble, mu: Tensor, logvar: Tensor, own: Tensor | None = None) -> Tensor:
-    """KL of every row's posterior to the prior of its network, nats, float64 ``[g, n]``: the mean over the fine and the broad one."""
+    """KL of every row's posterior to the prior of its network, nats, float64 ``[g, n]``."""
     if ensemble.prior == "standard":
         return gaussian_kl(mu, logvar).to(torch.float64)
-    fine, broad = kls_to_exemplars(ensemble, mu, logvar, own)
-    return fine if broad is None else fine + (broad - fine) * ensemble.broad.unsqueeze(-1)
-
-
-def kls_to_exemplars(ensemble: Ensemble, mu: Tensor, logvar: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """KL to the fine and to the broad mixture of exemplars, nats, float64 ``[g, n]``; None where the broad one has no share."""
-    fine = kl_to_prior(mu, logvar, ensemble.prior_product, own).to(torch.float64)
-    if not bool(ensemble.broad.any()):
-        return fine, None
-    product, step = ensemble.broad_product
-    place = None if own is None else torch.where(own % step == 0, own // step, -1)
-    return fine, kl_to_prior(mu, logvar, product, place).to(torch.float64)
+    return kl_to_prior(mu, logvar, ensemble.prior_product, own).to(torch.float64)
 
 
 def net_terms(ensemble: Ensemble, cells: Cells, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Reconstruction of every cell ``[g, n, w·d]`` and KL ``[g, n]`` for each network at the posterior mean, nats, float64."""
+    """Reconstruction of every cell ``[g, n, w·d]``, times the balance, and KL ``[g, n]`` for each network at the posterior mean, float64.
+
+    Reconstruction times ``balance`` is that of the likelihood to this power, the β-VAE's with β = 1 / balance (Higgins et al. 2017).
+    """
     mu, logvar = ensemble.vae.encode(cells.units)
-    out = ensemble.vae.decode(mu)
-    nll = cell_nll(ensemble.layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen)
-    return nll.to(torch.float64), kl_of(ensemble, mu, logvar, own)
+    nll = reconstruction_cells(ensemble, ensemble.vae.decode(mu), cells)
+    return nll.to(torch.float64) * ensemble.balance.view(-1, 1, 1), kl_of(ensemble, mu, logvar, own)
+
+
+def reconstruction_cells(ensemble: Ensemble, out: Tensor, cells: Cells) -> Tensor:
+    """Return what every cell costs ``[g, n, w·d]`` when ``out`` was decoded, nats."""
+    noise = ensemble.noise.view(-1, 1, 1)
+    return cell_nll(ensemble.layout, out, cells, sigma=noise, unseen=ensemble.unseen, likelihood=ensemble.likelihood)
 
 
 def _score_block(ensemble: Ensemble, batch: Batch) -> Scores:
@@ -179,7 +171,7 @@ def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Scores:
         return Scores(reconstruction=torch.zeros(0, dtype=torch.float64), kl=torch.zeros(0, dtype=torch.float64))
     if not batch.complete:
         _ = ensemble.bank  # made once, before threads ask for it at the same time
-    _ = ensemble.prior_product, ensemble.broad_product
+    _ = ensemble.prior_product
     with single_threaded_products():
         parts = list(_over_blocks(ensemble, batch, threads))
     return Scores(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vae_anomaly.config import Activation, ModelConfig
+from vae_anomaly.config import Activation, Likelihood, ModelConfig
 
 # Posterior log-variances are kept in a range that float32 sums survive: at sigma 0.1, a direction of variance 220 still fits.
 LOGVAR_SHIFT, LOGVAR_MIN, LOGVAR_MAX = 2.0, -10.0, 4.0
@@ -24,6 +24,8 @@ RESIDUAL_START = 0.3
 CURVED_START = 0.3
 # Rows that a linear start is computed from: principal axes of 2,000 rows are good enough to start at.
 START_ROWS = 2000
+# Degrees of freedom of the Student-t decoder: near a Gaussian for what is usual, and a rare large error costs its logarithm.
+FREEDOM = 8.0
 # A logit moves by this much for a change of one in a probability near one half.
 LOGIT_SLOPE, RAREST = 4.0, 1e-3
 
@@ -194,14 +196,21 @@ def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
     return 0.5 * (mu.square() + logvar.exp() - 1.0 - logvar).sum(-1)
 
 
-def cell_nll(layout: Layout, out: Tensor, cells: Cells, *, sigma: float, unseen: float) -> Tensor:
+def cell_nll(
+    layout: Layout, out: Tensor, cells: Cells, *, sigma: float | Tensor, unseen: float, likelihood: Likelihood = "gaussian"
+) -> Tensor:
     """Negative log-likelihood of every cell minus its minimum over that cell's values, nats, ``[g, n, w·d]``; 0 where missing.
 
-    Numbers are Gaussian with standard deviation ``sigma`` of the view: (x − x̂)²/(2 sigma²). A boolean is Bernoulli and a category
+    Numbers have the scale ``sigma`` in units of the view, one number or ``[g, 1, 1]``: Gaussian (x − x̂)²/(2 sigma²), or Student-t with
+    ν = 8 degrees of freedom ½(ν + 1) log(1 + (x − x̂)²/(ν sigma²)) (Lange, Little & Taylor 1989). A boolean is Bernoulli and a category
     softmax, mixed with a probability ``unseen`` for all levels never met, so a seen level costs log max p − log p(x).
     """
     numbers, booleans, categories = layout.slices()
-    parts = [(out[..., numbers] - cells.units[..., numbers]).square() * (0.5 / (sigma * sigma))]
+    square = (out[..., numbers] - cells.units[..., numbers]).square()
+    if likelihood == "gaussian":
+        parts = [square * (0.5 / (sigma * sigma))]
+    else:
+        parts = [torch.log1p(square * (1.0 / (FREEDOM * sigma * sigma))) * (0.5 * (FREEDOM + 1.0))]
     if not cells.target.shape[-1]:
         return parts[0] if cells.complete else parts[0].masked_fill(~cells.observed, 0.0)
     target, count = cells.target, booleans.stop - booleans.start

@@ -58,7 +58,11 @@ def to_cells(views: Views, layout: Layout, batch: Batch) -> Cells:
 
 def gather_cells(views: Views, layout: Layout, batch: Batch, index: Tensor) -> Cells:
     """Scale row ``index[g, b]`` of the batch for network ``g``; every network gets rows of its own, ``observed`` is ``[g, b, w·d]``."""
-    picked = batch.rows(index)  # [g, b, w, ·]
+    return cells_of_each(views, layout, batch.rows(index))
+
+
+def cells_of_each(views: Views, layout: Layout, picked: Batch) -> Cells:
+    """Scale rows ``[g, b, w, d]`` of which every network has its own; ``observed`` is ``[g, b, w·d]``."""
     observed = _flat_observed(layout, picked)
     count = layout.window * layout.numeric
     numbers = ((picked.numeric.flatten(2) - views.centre.unsqueeze(1)) / views.scale.unsqueeze(1)).clamp(-CLIP, CLIP)
