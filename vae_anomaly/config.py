@@ -61,7 +61,7 @@ class ModelConfig:
 class TrainConfig:
     """The budget is in steps, so that the time of a fit does not grow with the rows."""
 
-    steps: int = 200
+    steps: int | None = None  # None: 200, but no row more than 60 times
     batch_rows: int = 128
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4

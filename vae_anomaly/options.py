@@ -92,7 +92,9 @@ Calibration = Annotated[
 # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 Steps = Annotated[
     int | None,
-    typer.Option(help="Training budget in steps.", metavar="N", show_default=f"{TrainConfig().steps}", rich_help_panel="Training"),
+    typer.Option(
+        help="Training budget in steps.", metavar="N", show_default="200, but no row more than 60 times", rich_help_panel="Training"
+    ),
 ]
 Seed = Annotated[
     int | None, typer.Option(help="Same seed, same model.", metavar="N", show_default=f"{Config().seed}", rich_help_panel="Training")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vae_anomaly.config import ModelConfig, TrainConfig
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.train import BLOCKS, CLIP_NORM, Block, History, Sampler, device_of, fit_weights
+from vae_anomaly.core.train import BLOCKS, CLIP_NORM, Block, History, Sampler, budget, device_of, fit_weights
 from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views, learn_views
 from vae_anomaly.errors import VaeAnomalyError
@@ -140,6 +140,20 @@ def test_the_loss_goes_down_and_the_history_says_how_it_ended() -> None:
     assert (history.steps, history.stopped) == (100, "the budget of 100 steps was used up")
     assert all(0.0 <= block.active_units <= 3.0 for block in history.blocks)
     assert all(math.isfinite(x) for block in history.blocks for x in (block.val_kl, block.train_loss))
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "steps", "why"),
+    [
+        pytest.param(10_000, None, 200, "the budget of 200 steps was used up", id="many rows"),
+        pytest.param(100, None, 60, "every row was seen 60 times", id="all rows in a step"),
+        pytest.param(300, None, 141, "every row was seen 60 times", id="141 x 128 = 60 x 300"),
+        pytest.param(100, 1000, 1000, "the budget of 1,000 steps was used up", id="asked for"),
+    ],
+)
+def test_few_rows_end_the_training_before_the_budget(rows: int, asked: int | None, steps: int, why: str) -> None:
+    epochs = Sampler(rows=(torch.arange(rows), torch.arange(20_000)), batch=128, generator=torch.Generator()).epochs()
+    assert budget(TrainConfig(steps=asked), epochs) == (steps, why)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20, 33])

@@ -20,6 +20,8 @@ from vae_anomaly.errors import VaeAnomalyError
 
 # Blocks of the learning curve.
 BLOCKS = 20
+# The budget where none is asked for: the time of a fit does not grow with the rows.
+STEPS, MOST_EPOCHS = 200, 60
 WARM_UP_STEPS = 50
 FINAL_RATE = 0.05  # of the peak, by a cosine
 CLIP_NORM = 20.0
@@ -110,7 +112,8 @@ def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
     optimizer = torch.optim.AdamW([weights], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     epochs = Sampler(rows=tuple(rows), batch=config.batch_rows, generator=generator).epochs()
     blocks: list[Block] = []
-    total, running = config.steps, 0.0
+    total, why = budget(config, epochs)
+    running = 0.0
     draw = drawn_cells(views, vae.layout, batch)
     watched = torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in validation))] for v in validation])
     ends = {round(total * (b + 1) / BLOCKS) for b in range(BLOCKS)} - {0}
@@ -127,7 +130,20 @@ def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
             running = 0.0
         on_step(step + 1, total)
     _apart(vae)
-    return History(blocks=tuple(blocks), steps=total, stopped=f"the budget of {total:,} steps was used up")
+    return History(blocks=tuple(blocks), steps=total, stopped=why)
+
+
+def budget(config: TrainConfig, epochs: Epochs) -> tuple[int, str]:
+    """Return how many steps to train, and why no more: what was asked for, or 200 but no row more than 60 times.
+
+    Few rows are learned by heart when they are seen more often, and a step over hundreds of columns is dear.
+    """
+    if config.steps is not None:
+        return config.steps, f"the budget of {config.steps:,} steps was used up"
+    enough = -(-MOST_EPOCHS * epochs.shortest // min(epochs.sampler.batch, epochs.shortest))
+    if enough < STEPS:
+        return enough, f"every row was seen {MOST_EPOCHS} times"
+    return STEPS, f"the budget of {STEPS} steps was used up"
 
 
 def _rate(step: int, total: int) -> float:
