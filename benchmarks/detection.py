@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # a process for each core, one thread each: the same for every method
@@ -27,6 +28,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
+
+if TYPE_CHECKING:
+    from vae_anomaly.config import ModelConfig
 
 RESULTS = Path(__file__).parent / "results"
 CAP = 5000
@@ -74,11 +78,11 @@ def standardised(train: Floats, test: Floats) -> tuple[Floats, Floats]:
     return (train - centre) / scale, (test - centre) / scale
 
 
-def run_ours(train: Floats, test: Floats, seed: int, truth: NDArray[np.bool_]) -> Scored:
-    """Fit and score through the functions that the command line calls."""
+def run_ours(train: Floats, test: Floats, seed: int, truth: NDArray[np.bool_], model: "ModelConfig | None" = None) -> Scored:
+    """Fit and score through the functions that the command line calls, with defaults or another ``model``."""
     import torch
 
-    from vae_anomaly.config import CalibrationConfig, Config, DataConfig
+    from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig
     from vae_anomaly.core.encode import encode
     from vae_anomaly.core.fit import fit_detector
     from vae_anomaly.core.schema import conform, infer_schema
@@ -90,7 +94,7 @@ def run_ours(train: Floats, test: Floats, seed: int, truth: NDArray[np.bool_]) -
     schema = infer_schema(table, DataConfig())
     alpha = max(0.01, finest_alpha(len(train)))
     start = time.perf_counter()
-    detector = fit_detector(table, schema, Config(seed=seed, calibration=CalibrationConfig(alpha=alpha)))
+    detector = fit_detector(table, schema, Config(seed=seed, model=model or ModelConfig(), calibration=CalibrationConfig(alpha=alpha)))
     fitted = time.perf_counter()
     batch = encode(schema, conform(schema, new.combine_chunks().to_batches()[0], where="test"))
     scores = detector.scores(batch)
