@@ -39,7 +39,7 @@ Scored = tuple[dict[str, Floats], dict[str, float], float, float]  # scores by m
 
 OURS = {
     "ours": "the default detector",
-    "ours-literal": "the same networks, every w_v = 1, the fine prior alone",
+    "ours-literal": "the same networks, every w_v = 1 and every balance 1",
     "ours-reconstruction": "its reconstruction part alone",
     "ours-kl": "its KL part alone",
 }
