@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.config import ModelConfig, TrainConfig
+from vae_anomaly.core import train
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.train import BLOCKS, CLIP_NORM, Block, History, Sampler, budget, device_of, fit_weights
+from vae_anomaly.core.train import BLOCKS, CLIP_NORM, Block, History, Sampler, adamw_step, budget, device_of, fit_weights
 from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views, learn_views
 from vae_anomaly.errors import VaeAnomalyError
@@ -104,17 +105,32 @@ def test_a_network_does_not_feel_that_the_gradient_of_another_explodes() -> None
 def test_a_gradient_is_cut_to_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[list[float]] = []
 
-    def look(optimizer: torch.optim.AdamW) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        norms.append(torch.stack([g.square().flatten(1).sum(1) for g in gradients]).sum(0).sqrt().tolist())
+    def look(_weights: Tensor, gradient: Tensor, *_more: object, **_named: object) -> None:
+        norms.append(gradient.square().sum(1).sqrt().tolist())
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", look)
+    monkeypatch.setattr(train, "adamw_step", look)
     wild = _batch()
     wild.numeric[30:60] *= 1e3
     rows = [THIRDS[0], THIRDS[1]]
     _train(rows, views=_views(rows), batch=wild, settings=_config(steps=3))
+    assert len(norms) == 3
     assert all(norm <= CLIP_NORM * 1.0001 for step in norms for norm in step)
     assert all(step[1] == pytest.approx(CLIP_NORM) for step in norms)
+
+
+def test_a_step_is_that_of_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 5, generator=generator)
+    ours, moments = start.clone(), (torch.zeros(2, 5), torch.zeros(2, 5))
+    theirs = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.AdamW([theirs], lr=0.03, weight_decay=0.2)
+    for step in range(1, 30):
+        gradient = torch.randn(2, 5, generator=generator)
+        theirs.grad = gradient.clone()
+        optimizer.param_groups[0]["lr"] = 0.03 / step
+        optimizer.step()
+        adamw_step(ours, gradient, moments, step, rate=0.03 / step, decay=0.2)
+    torch.testing.assert_close(ours, theirs.detach())
 
 
 def test_what_stands_in_a_missing_cell_changes_no_weight() -> None:
@@ -166,7 +182,7 @@ def test_a_block_is_a_twentieth_and_the_last_one_ends_with_the_last_step(steps: 
 
 
 def test_the_train_loss_of_blocks_is_the_mean_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)  # the weights stay, so long blocks average like short ones
+    monkeypatch.setattr(train, "adamw_step", lambda *_, **__: None)  # the weights stay, so long blocks average like short ones
     short, long = (_train(THIRDS[:1], settings=_config(steps=steps))[1] for steps in (20, 40))
     pairs: list[tuple[Block, Block]] = list(zip(short.blocks[::2], short.blocks[1::2], strict=True))
     assert [b.train_loss for b in long.blocks[:10]] == pytest.approx([(a.train_loss + b.train_loss) / 2 for a, b in pairs])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_anomaly.config import TrainConfig
 from vae_anomaly.core.encode import Batch
@@ -25,6 +25,7 @@ STEPS, MOST_EPOCHS = 200, 60
 WARM_UP_STEPS = 50
 FINAL_RATE = 0.05  # of the peak, by a cosine
 CLIP_NORM = 20.0
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 # Validation rows looked at in a block: the mean of 1,000 rows is good to a few per cent.
 VALIDATION_ROWS = 1000
 # A latent unit is active when the variance of its posterior mean over rows exceeds this (Burda et al. 2016).
@@ -109,7 +110,7 @@ def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
     for the optimizer). Raises VaeAnomalyError when the loss is no longer finite.
     """
     weights = _side_by_side(vae)
-    optimizer = torch.optim.AdamW([weights], lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    moments = torch.zeros_like(weights), torch.zeros_like(weights)
     epochs = Sampler(rows=tuple(rows), batch=config.batch_rows, generator=generator).epochs()
     blocks: list[Block] = []
     total, why = budget(config, epochs)
@@ -118,11 +119,9 @@ def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
     watched = torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in validation))] for v in validation])
     ends = {round(total * (b + 1) / BLOCKS) for b in range(BLOCKS)} - {0}
     for step in range(total):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate(step, total)
         loss = _step(vae, draw(next(epochs)), config, unseen, generator)
-        _collect_clipped(vae, weights)
-        optimizer.step()
+        rate = config.learning_rate * _rate(step, total)
+        adamw_step(weights, _clipped_gradient(vae), moments, step + 1, rate=rate, decay=config.weight_decay)
         running += loss
         if step + 1 in ends:
             since = step + 1 - (blocks[-1].step if blocks else 0)
@@ -171,11 +170,11 @@ def _normal(shape: Sequence[int], generator: torch.Generator, device: torch.devi
     return torch.randn(*shape, generator=generator, device=generator.device).to(device)
 
 
-def _side_by_side(vae: Vae) -> nn.Parameter:
-    """Move the weights of every network into one row of a tensor ``[g, p]``: one update instead of dozens."""
+def _side_by_side(vae: Vae) -> Tensor:
+    """Move the weights of every network into one row of a tensor ``[g, p]`` and return it: one update instead of dozens."""
     parameters = list(vae.parameters())
-    whole = nn.Parameter(torch.cat([p.detach().flatten(1) for p in parameters], dim=1))
-    parts = torch.split(whole.detach(), [p[0].numel() for p in parameters], dim=1)
+    whole = torch.cat([p.detach().flatten(1) for p in parameters], dim=1)
+    parts = torch.split(whole, [p[0].numel() for p in parameters], dim=1)
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.data = part.view(parameter.shape)
     return whole
@@ -187,12 +186,24 @@ def _apart(vae: Vae) -> None:
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
 
-def _collect_clipped(vae: Vae, weights: nn.Parameter) -> None:
-    """Move the gradients of ``vae`` to ``weights`` ``[g, p]``, each network's norm at most 20; networks stay independent of each other."""
+def _clipped_gradient(vae: Vae) -> Tensor:
+    """Take the gradients of ``vae``, ``[g, p]``, each network's norm at most 20; networks stay independent of each other."""
     gradient = torch.cat([cast("Tensor", p.grad).flatten(1) for p in vae.parameters()], dim=1)
     for parameter in vae.parameters():
         parameter.grad = None
-    weights.grad = gradient.mul_(CLIP_NORM / torch.linalg.vector_norm(gradient, dim=1, keepdim=True).clamp_min(CLIP_NORM))
+    return gradient.mul_(CLIP_NORM / torch.linalg.vector_norm(gradient, dim=1, keepdim=True).clamp_min(CLIP_NORM))
+
+
+def adamw_step(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], step: int, *, rate: float, decay: float) -> None:
+    """Change ``weights`` and ``moments`` in place by step number ``step``, from 1, of AdamW (Loshchilov & Hutter 2019, algorithm 2).
+
+    Here and not ``torch.optim``, whose first optimizer imports a compiler for two seconds.
+    """
+    first, second = moments
+    first.lerp_(gradient, 1.0 - BETA_1)
+    second.mul_(BETA_2).addcmul_(gradient, gradient, value=1.0 - BETA_2)
+    spread = second.sqrt().div_(math.sqrt(1.0 - BETA_2**step)).add_(EPSILON)
+    weights.mul_(1.0 - rate * decay).addcdiv_(first, spread, value=-rate / (1.0 - BETA_1**step))
 
 
 @torch.no_grad()
