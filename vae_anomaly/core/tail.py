@@ -34,8 +34,11 @@ STEPS = np.linspace(np.log(3e-4), np.log(8.0), 90)
 PRIOR_SPREAD = 0.5
 # Weights below this share of the largest are left out.
 SLIGHT = 1e-6
-# The rate above a threshold is not allowed to be a fifth of what was asked, or nothing, with a chance of more than one in twenty.
-SHORTFALL, SHORTFALL_CHANCE = 5.0, 0.05
+# A threshold is meant to have a rate within a factor of five of what was asked; of the scores whose chance of that is within 0.02 of the
+# best, the one whose mean rate is nearest to it. A bounded law would otherwise get a threshold beyond its end in every tenth case.
+FACTOR, NEAR_BEST = 5.0, 0.02
+# Scores between the start of the tail and the largest, and beyond it, among which a threshold is looked for.
+INSIDE, BEYOND = 300, 200
 # Limits of the posterior that count as the 5 % and the 95 % limit of the rate.
 WIDENED = 0.025
 KNOTS = 40
@@ -176,28 +179,38 @@ def log_likelihood(excess: Floats, shape: float, scale: Floats) -> Floats:
 
 
 def _scores_at(posterior: Posterior, ordered: Floats, rates: Floats, k: int) -> Floats:
-    """Return the score at which each rate is reached, ascending, from the start of the tail on."""
-    start = float(ordered[len(ordered) - k - 1])
-    low, high = np.full(len(rates), start), np.full(len(rates), start + 100.0 * (float(ordered[-1]) - start))
-    floor = rates[-1] / 100.0
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2.0
-        above = np.array([_rate(posterior, score, floor) for score in middle.tolist()]) > rates
-        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    """Return the score for each rate, ascending, from the start of the tail on."""
+    start, largest = float(ordered[len(ordered) - k - 1]), float(ordered[-1])
+    beyond = largest + (largest - start) * np.geomspace(1e-4, 100.0, BEYOND)
+    scores = np.concatenate([np.linspace(start, largest, INSIDE), beyond])
+    means, chances = _means_and_chances(posterior, scores, rates)
+    found = np.array([_chosen(scores, means, chance, rate) for chance, rate in zip(chances.T, rates, strict=True)])
     # Equal scores would make the curve ambiguous.
-    steps = np.arange(len(rates)) * 1e-12 * max(abs(start), float(ordered[-1]) - start)
-    scores: Floats = np.maximum.accumulate(high) + steps
-    return scores
+    steps = np.arange(len(rates)) * 1e-12 * max(abs(start), largest - start)
+    ascending: Floats = np.maximum.accumulate(found) + steps
+    return ascending
 
 
-def _rate(posterior: Posterior, score: float, floor: float) -> float:
-    """Return the rate above a score: the geometric mean of the posterior, no more than five times its lower 5 % limit.
+def _means_and_chances(posterior: Posterior, scores: Floats, rates: Floats) -> tuple[Floats, Floats]:
+    """Return the geometric mean of the rate above each score ``[s]``, and the chance that it is within × 5 of each rate, ``[s, r]``."""
+    floor = float(rates[-1]) / 100.0
+    means, chances = np.empty(len(scores)), np.empty((len(scores), len(rates)))
+    for i, score in enumerate(scores.tolist()):
+        above = posterior.rates(score)
+        means[i] = np.exp((posterior.weight * np.log(np.maximum(above, floor))).sum())
+        order = np.argsort(above, kind="stable")
+        below = np.concatenate([[0.0], np.cumsum(posterior.weight[order])])
+        most = np.searchsorted(above[order], rates * FACTOR, side="right")
+        least = np.searchsorted(above[order], rates / FACTOR, side="left")
+        chances[i] = below[most] - below[least]
+    return means, chances
 
-    The second keeps a threshold from lying where many of the tails have ended and nothing would ever be flagged.
-    """
-    rates = posterior.rates(score)
-    mean = float(np.exp((posterior.weight * np.log(np.maximum(rates, floor))).sum()))
-    return min(mean, SHORTFALL * _quantile(rates, posterior.weight, SHORTFALL_CHANCE))
+
+def _chosen(scores: Floats, means: Floats, chance: Floats, rate: float) -> float:
+    """Return the score whose mean rate is ``rate``, or the nearest one that has nearly the best chance of being within × 5 of it."""
+    exact = float(np.interp(-np.log(rate), -np.log(means), scores))
+    good = scores[chance >= chance.max() - NEAR_BEST]
+    return min(max(exact, float(good[0])), float(good[-1]))
 
 
 def _quantile(values: Floats, weight: Floats, share: float) -> float:
