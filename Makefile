@@ -49,6 +49,7 @@ bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH
 	$(BIN)/python benchmarks/reasons.py
 	$(if $(ADBENCH),$(BIN)/python benchmarks/decide.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/detection.py $(ADBENCH))
+	$(if $(ADBENCH),$(BIN)/python benchmarks/contamination.py $(ADBENCH))
 
 clean:  ## remove the environment and what a run writes; keeps data/ as it was
 	rm -rf .venv mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json
