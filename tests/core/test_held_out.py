@@ -21,7 +21,9 @@ CROSS = Case(kind="mixed", size="several", method="cross", prior="exemplar")
 
 
 def _fitted(case: Case) -> Fitted:
+    """Every training row is an exemplar of every network that learned from it."""
     rows, config = tiny.normal_rows("mixed"), tiny.config(case)
+    config = replace(config, model=replace(config.model, exemplars=tiny.NORMAL_ROWS))
     return fit_rows(rows, infer_schema(rows, config.data), config)
 
 
@@ -41,19 +43,23 @@ def test_places_say_where_a_row_stands_among_the_exemplars() -> None:
 
 
 def test_under_split_a_row_is_scored_without_its_own_exemplar(split: Fitted) -> None:
-    """The control cuts the exemplar out of the tensors, so that there is one less."""
-    rows = np.concatenate([split.plan.training[:4], split.plan.calibration[:2]])
-    found = split.unseen_scores(rows)
+    """The control cuts the exemplar out of the tensors, so that each network has one less; complete rows, which nothing is filled into."""
+    complete = split.batch.observed.flatten(1).all(1).numpy()
+    rows = split.plan.training[complete[split.plan.training]][:4]
     ensemble = split.detector.ensemble
-    for row, score in zip(rows.tolist(), found.tolist(), strict=True):
-        keep = [[i for i, r in enumerate(own.tolist()) if r != row][: split.own.shape[1] - 1] for own in split.own]
-        cut = Exemplars(**{n: torch.stack([getattr(ensemble.exemplars, n)[g, k] for g, k in enumerate(keep)]) for n in Exemplars.__slots__})
-        members = [row in own.tolist() for own in split.own]
-        if all(members):
-            cut = replace(cut, log_weight=torch.full_like(cut.log_weight, -np.log(cut.log_weight.shape[1])))
-        control = replace(ensemble, exemplars=cut) if all(members) else ensemble
-        if all(members) or not any(members):
-            assert score == pytest.approx(float(score_rows(control, split.batch.rows(slice(row, row + 1))).total), rel=1e-5)
+    for row, score in zip(rows.tolist(), split.unseen_scores(rows).tolist(), strict=True):
+        keep = [(own != row).nonzero().flatten() for own in split.own]
+        assert {len(k) for k in keep} == {split.own.shape[1] - 1}
+        mu, logvar = (torch.stack([t[g, k] for g, k in enumerate(keep)]) for t in (ensemble.exemplars.mu, ensemble.exemplars.logvar))
+        cut = Exemplars(mu=mu, logvar=logvar, log_weight=torch.full(mu.shape[:2], -float(np.log(mu.shape[1]))))
+        control = score_rows(replace(ensemble, exemplars=cut), split.batch.rows(slice(row, row + 1)))
+        assert score == pytest.approx(float(control.total), rel=1e-5)
+
+
+def test_under_split_a_calibration_row_is_scored_as_any_other(split: Fitted) -> None:
+    rows = split.plan.calibration
+    expected = split.detector.scores(split.batch.rows(torch.from_numpy(rows))).total
+    np.testing.assert_allclose(split.unseen_scores(rows), expected.numpy(), rtol=1e-12)
 
 
 def test_an_exemplar_scores_higher_without_itself(split: Fitted) -> None:
