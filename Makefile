@@ -50,6 +50,7 @@ bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH
 	$(if $(ADBENCH),$(BIN)/python benchmarks/decide.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/detection.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/detection_choices.py $(ADBENCH))
+	$(if $(ADBENCH),$(BIN)/python benchmarks/contamination.py $(ADBENCH))
 
 clean:  ## remove the environment and what a run writes; keeps data/ as it was
 	rm -rf .venv mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json

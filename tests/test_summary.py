@@ -61,6 +61,7 @@ FIT = FitResult(
     cautions=("be careful",),
     notes=("a note",),
     quality=QUALITY,
+    suspicious=(),
     model=MODEL,
     next_steps=("do this",),
 )
@@ -209,3 +210,19 @@ def test_versions_as_a_table() -> None:
 
 def test_where_the_ui_is() -> None:
     assert summary.of_ui(UiResult(url="http://h:1", store="s", command=())) == "MLflow UI of s at http://h:1 (Ctrl-C stops it)"
+
+
+def test_suspicious_rows_are_named_with_reasons_and_what_to_do() -> None:
+    lines = summary.of_fit(replace(FIT, suspicious=COUNTS.top_alarms)).splitlines()
+    at = lines.index("Suspicious rows among the normal ones:")
+    assert lines[at - 1 : at + 7] == [
+        "",
+        "Suspicious rows among the normal ones:",
+        "  row 7, machine M1: score 100, p-value 0.001",
+        "    flow: missing, expected 3",
+        "    power: 1, expected 2",
+        "  If they are faults, leave them out and fit again; if there may be more of them, fit with --contamination-robust.",
+        "",
+        "Next:",
+    ]
+    assert "Suspicious" not in summary.of_fit(FIT)

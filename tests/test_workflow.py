@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -123,6 +124,26 @@ def test_a_lost_server_leaves_the_model_in_a_folder(fitted: FitResult, uri: str,
     kept = str(error.value).removeprefix("MLflow could not log the model: gone. The model is kept: score with --model ").removesuffix(".")
     assert artifact.load(store / kept).card.rows == fitted.rows_used
     assert len(models("pump", tracking_uri=uri).versions) == 1
+
+
+@pytest.mark.parametrize("method", ["split", "cross"])
+def test_a_fault_in_the_normal_file_is_listed_by_its_number_with_its_reasons(method: Literal["split", "cross"], tmp_path: Path) -> None:
+    """Row 150 of 250; every fifth row is labelled as a fault and left out, so that it is the 120th of the rows that are fitted."""
+    data = table(250, seed=3)
+    values, labels = data["b"].to_pylist(), ["fault" if i % 5 == 4 else "normal" for i in range(250)]
+    values[150] = 70.0
+    pq.write_table(data.set_column(2, "b", pa.array(values)).append_column("label", pa.array(labels)), tmp_path / "normal.parquet")
+    settings = replace(config(None), data=DataConfig(id_columns=("id",), label_column="label"))
+    settings = replace(settings, calibration=replace(settings.calibration, method=method))
+    found = fit([str(tmp_path / "normal.parquet")], settings, output=tmp_path / "model").suspicious
+    assert [(row.row, row.ids) for row in found] == [(150, {"id": "150"})]
+    assert (found[0].reasons[0].column, found[0].reasons[0].value) == ("b", "70")
+    assert found[0].score > artifact.load(tmp_path / "model").threshold.value
+    assert len(found[0].reasons) == 3
+
+
+def test_where_no_row_stands_out_none_is_listed(fitted: FitResult) -> None:
+    assert fitted.suspicious == ()
 
 
 @pytest.mark.usefixtures("fitted")

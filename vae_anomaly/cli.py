@@ -93,6 +93,7 @@ def fit(
     seed: opt.Seed = None,
     device: opt.Device = None,
     prior: opt.PriorOption = None,
+    contamination_robust: opt.ContaminationRobust = False,
     config: opt.ConfigFile = None,
     model_name: opt.ModelNameOption = None,
     alias: opt.Alias = None,
@@ -125,7 +126,7 @@ def fit(
     overrides = {
         "data": data_options,
         "calibration": {"alpha": alpha, "method": calibration},
-        "train": {"steps": steps, "device": device},
+        "train": {"steps": steps, "device": device, "contamination_robust": contamination_robust or None},
         "model": {"prior": prior},
         "tracking": {**tracking, **switches},
         "seed": seed,

@@ -67,6 +67,7 @@ class TrainConfig:
     weight_decay: float = 1e-4
     input_noise: float = 0.02
     device: str = "auto"
+    contamination_robust: bool = False  # learn less from the oddest training rows; they calibrate all the same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,13 @@ Device = Annotated[
     str | None,
     typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device, rich_help_panel="Training"),
 ]
+ContaminationRobust = Annotated[
+    bool,
+    typer.Option("--contamination-robust",
+                 help="For training rows with anomalies among them: the oddest are learned from less. They are not sorted out of the "
+                 "calibration, so the false-alarm rate holds; fewer faults are found the more anomalies there are.",
+                 rich_help_panel="Training"),
+]  # fmt: skip
 PriorOption = Annotated[
     Prior | None,
     typer.Option("--prior", help="What the KL term measures the distance to: exemplar rows, or N(0, I).", show_default="exemplar",

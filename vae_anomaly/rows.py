@@ -13,10 +13,22 @@ from vae_anomaly.workflow.results import Alarm, ColumnReason, Reason, RowExplain
 REASONS_SHOWN, TELLING = 3, 0.05
 
 
-def alarms(alarms: Sequence[Alarm]) -> list[str]:
+def alarms(found: Sequence[Alarm]) -> list[str]:
     """The worst rows with their reasons."""
-    lines = ["", "Worst rows:"] if alarms else []
-    for alarm in alarms:
+    return ["", "Worst rows:", *_with_reasons(found)] if found else []
+
+
+def suspicious(found: Sequence[Alarm]) -> list[str]:
+    """Rows that were given as normal and stand out, and what to do about them."""
+    if not found:
+        return []
+    advice = "  If they are faults, leave them out and fit again; if there may be more of them, fit with --contamination-robust."
+    return ["", "Suspicious rows among the normal ones:", *_with_reasons(found), advice]
+
+
+def _with_reasons(found: Sequence[Alarm]) -> list[str]:
+    lines = []
+    for alarm in found:
         ids = "".join(f", {name} {value}" for name, value in alarm.ids.items())
         lines.append(f"  row {alarm.row:,}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
         lines += [f"    {r.column}: {r.value or 'missing'}, expected {r.expected}" for r in _telling(alarm)]

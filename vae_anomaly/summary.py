@@ -14,7 +14,7 @@ from vae_anomaly.core.ranks import rounded_up
 from vae_anomaly.core.report import Comparison, FalseAlarms, Intervals, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
 from vae_anomaly.layout import NAMES_SHOWN, count, cut, facts, next_steps, table, text
-from vae_anomaly.rows import REASONS_SHOWN, alarms, range_of, row_in_full
+from vae_anomaly.rows import REASONS_SHOWN, alarms, range_of, row_in_full, suspicious
 from vae_anomaly.workflow.results import (
     Counts,
     Discovery,
@@ -51,7 +51,7 @@ def of_fit(result: FitResult) -> str:
     ]
     head = f"Fitted on {part}{count(result.rows_read, 'row')}, {count(len(result.columns), 'column')}, in {result.seconds:.1f} s."
     quality = ["", *_quality(result.quality)] if result.quality else []
-    return text([head, *facts(known), *quality, *next_steps(result.next_steps)])
+    return text([head, *facts(known), *quality, *suspicious(result.suspicious), *next_steps(result.next_steps)])
 
 
 def of_score(result: ScoreResult) -> str:

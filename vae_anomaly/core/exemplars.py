@@ -17,11 +17,12 @@ from vae_anomaly.core.views import Views, gather_cells
 
 @torch.no_grad()
 def choose_exemplars(
-    vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor], limit: int, generator: torch.Generator
+    vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor], limit: int, generator: torch.Generator, *, widen: bool = True
 ) -> tuple[Exemplars, Tensor]:
-    """Return the widened posteriors of the exemplars of each network, and which rows they are, ``[g, n]``, −1 = padding.
+    """Return the posteriors of the exemplars of each network, and which rows they are, ``[g, n]``, −1 = padding.
 
-    Random rows, at most ``limit`` for each network; complete rows first, because a filled cell is a guess.
+    Random rows, at most ``limit`` for each network; complete rows first, because a filled cell is a guess. Posteriors are widened where
+    neighbours are far, unless it is in doubt that lonely rows are normal.
     """
     complete = read.observed.flatten(1).all(1)
     chosen = []
@@ -34,4 +35,5 @@ def choose_exemplars(
         own[g, : counts[g]] = index
     cells = settle_missing(vae, views, gather_cells(views, vae.layout, read, own.clamp_min(0)))
     mu, logvar = vae.encode(cells.units)
-    return widened(Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(counts, own.shape[1]))), own
+    exemplars = Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(counts, own.shape[1]))
+    return widened(exemplars) if widen else exemplars, own

@@ -19,11 +19,14 @@ from vae_anomaly.core.detector import Card, Detector
 from vae_anomaly.core.encode import Batch, encode, joined, model_order
 from vae_anomaly.core.exemplars import choose_exemplars
 from vae_anomaly.core.explain import usual_contributions
+from vae_anomaly.core.fitted import Fitted
+from vae_anomaly.core.held_out import scores_across
 from vae_anomaly.core.quality import column_quality
 from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.core.score import Constants, Ensemble, score_rows
 from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights
+from vae_anomaly.core.trim import doubting, doubts, exemplar_limit, first_pass, oddness
 from vae_anomaly.core.vae import START_ROWS, Layout, Vae, start_linear
 from vae_anomaly.core.views import Views, gather_cells, learn_views
 from vae_anomaly.core.weights import unweighed, weighed
@@ -50,6 +53,16 @@ class Assignment:
     exemplars: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Learned:
+    """Networks that have learned: ``own`` int64 ``[g, n]`` are the rows that are exemplars of each, −1 = padding."""
+
+    ensemble: Ensemble
+    nets: Assignment
+    own: Tensor
+    history: History
+
+
 def fit_detector(
     table: pa.Table,
     schema: Schema,
@@ -59,15 +72,55 @@ def fit_detector(
     group: NDArray[np.int64] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Detector:
-    """Fit and calibrate a detector on normal rows.
+    """Fit and calibrate a detector on normal rows: ``fit_rows`` without what is known of the rows."""
+    return fit_rows(table, schema, config, time=time, group=group, on_progress=on_progress).detector
+
+
+def fit_rows(
+    table: pa.Table,
+    schema: Schema,
+    config: Config,
+    *,
+    time: NDArray[np.int64] | None = None,
+    group: NDArray[np.int64] | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Fitted:
+    """Fit and calibrate a detector on normal rows, and keep what is known of these.
 
     ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises before training: TooFewRows when
     ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes,
     ConfigError when the device cannot be used.
     """
     plan = plan_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
-    device = reachable(device_of(config.train.device))
+    reachable(device_of(config.train.device))
     batch = _encode_table(schema, table)
+    if config.train.contamination_robust:
+        plan = _doubting(batch, schema, plan, config, on_progress)
+    learned = _learn(batch, schema, plan, config, on_progress)
+    on_progress(Progress(stage="calibrate", done=0, total=1))
+    ensemble, threshold = _calibrate(learned.ensemble, batch, plan, learned.nets, config)
+    detector = Detector(
+        schema=schema,
+        config=config,
+        ensemble=ensemble,
+        threshold=threshold,
+        quality=column_quality(ensemble, batch, schema, learned.nets.validation),
+        card=_card(plan, config, learned.history, ensemble.constants, schema),
+        usual=usual_contributions(ensemble, batch, plan, learned.nets.part),
+        blocks=calibration_blocks(ensemble, batch, plan, threshold, time),
+    )
+    return Fitted(detector=detector, plan=plan, batch=batch, part=learned.nets.part, own=learned.own)
+
+
+def _doubting(batch: Batch, schema: Schema, plan: Plan, config: Config, on_progress: Callable[[Progress], None]) -> Plan:
+    """Return the plan that does not trust the rows that a first pass finds oddest."""
+    first = first_pass(plan, config.seed)
+    learned = _learn(batch, schema, first, config, lambda p: on_progress(replace(p, stage="first pass")))
+    return doubting(plan, oddness(learned.ensemble, batch, first, learned.nets.part, learned.nets.exemplars, config.model, config.seed))
+
+
+def _learn(batch: Batch, schema: Schema, plan: Plan, config: Config, on_progress: Callable[[Progress], None]) -> Learned:
+    """Let all networks of a plan learn from their rows; nothing is calibrated yet."""
     constants, numeric, codes = find_constants(batch, torch.from_numpy(plan.training))
     read = batch.columns(numeric, codes)
     layout = _layout(schema, numeric, codes, len(plan.training))
@@ -77,8 +130,9 @@ def fit_detector(
     unseen = 1.0 / (len(plan.training) + 1.0)
     vae = Vae(len(nets.views), layout, config.model, generator)
     _start(vae, views, read, nets.rows)
-    history = _train(vae, views, read, nets, config.train, device, unseen, generator, on_progress)
-    exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, config.model.exemplars, generator)
+    history = _train(vae, views, read, nets, config.train, unseen, generator, on_progress)
+    limit, sure = exemplar_limit(plan, config.model), plan.doubted is None
+    exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, limit, generator, widen=sure)
     ensemble = Ensemble(
         layout=layout,
         vae=vae,
@@ -93,18 +147,7 @@ def fit_detector(
         likelihood=config.model.likelihood,
     )
     ensemble = weighed(ensemble, read, own, len(config.model.views), generator)
-    on_progress(Progress(stage="calibrate", done=0, total=1))
-    ensemble, threshold = _calibrate(ensemble, batch, plan, nets, config)
-    return Detector(
-        schema=schema,
-        config=config,
-        ensemble=ensemble,
-        threshold=threshold,
-        quality=column_quality(ensemble, batch, schema, nets.validation),
-        card=_card(plan, config, history, constants, schema),
-        usual=usual_contributions(ensemble, batch, plan, nets.part),
-        blocks=calibration_blocks(ensemble, batch, plan, threshold, time),
-    )
+    return Learned(ensemble=ensemble, nets=nets, own=own, history=history)
 
 
 def _encode_table(schema: Schema, table: pa.Table) -> Batch:
@@ -153,8 +196,8 @@ def assign(plan: Plan, config: Config) -> Assignment:
     be watched on; exemplars then come from all training rows, since none of them calibrates.
     """
     folds = plan.folds if plan.method == "cross" else min(config.model.members, plan.folds)
-    learning = [torch.from_numpy(np.flatnonzero((plan.fold >= 0) & (plan.fold != k))) for k in range(folds)]
-    watched = [torch.from_numpy(np.flatnonzero(plan.fold == k)) for k in range(folds)]
+    learning = [torch.from_numpy(np.flatnonzero(plan.learning & (plan.fold != k))) for k in range(folds)]
+    watched = [torch.from_numpy(np.flatnonzero(plan.learning & (plan.fold == k))) for k in range(folds)]
     training = torch.from_numpy(plan.training)
     part = tuple(k for _ in config.model.views for k in range(folds))
     rows = tuple(learning[k] for k in part)
@@ -163,8 +206,12 @@ def assign(plan: Plan, config: Config) -> Assignment:
         part=part,
         rows=rows,
         validation=tuple(watched[k] for k in part),
-        exemplars=rows if plan.method == "cross" else (training,) * len(part),
+        exemplars=tuple(_trusted(plan, r) for r in (rows if plan.method == "cross" else (training,) * len(part))),
     )
+
+
+def _trusted(plan: Plan, rows: Tensor) -> Tensor:
+    return rows if plan.doubted is None else rows[torch.from_numpy(~plan.doubted)[rows]]
 
 
 def reachable(device: torch.device) -> torch.device:
@@ -190,12 +237,12 @@ def _train(  # noqa: PLR0913, PLR0917
     read: Batch,
     nets: Assignment,
     config: TrainConfig,
-    device: torch.device,
     unseen: float,
     generator: torch.Generator,
     on_progress: Callable[[Progress], None],
 ) -> History:
     """Train on the device and bring the weights back."""
+    device = device_of(config.device)
     there = Batch(**{name: getattr(read, name).to(device) for name in Batch.__slots__})
     history = fit_weights(
         vae.to(device),
@@ -215,15 +262,8 @@ def _train(  # noqa: PLR0913, PLR0917
 def _calibrate(ensemble: Ensemble, batch: Batch, plan: Plan, nets: Assignment, config: Config) -> tuple[Ensemble, Threshold]:
     """Score the calibration rows by networks that have not seen them, then set the cost of a changed constant above them all."""
     rows = torch.from_numpy(plan.calibration)
-    totals = torch.empty(len(rows), dtype=torch.float64)
-    if plan.method == "split":
-        totals = score_rows(ensemble, batch.rows(rows)).total
-    else:
-        part = torch.tensor(nets.part)
-        for k in range(plan.folds):
-            index, here = (part == k).nonzero().flatten(), torch.from_numpy(np.flatnonzero(plan.fold == k))
-            alone = ensemble.nets(index)
-            totals[here] = score_rows(replace(alone, weight=alone.weight * plan.folds), batch.rows(here)).total
+    whole = plan.method == "split"
+    totals = score_rows(ensemble, batch.rows(rows)).total if whole else scores_across(ensemble, batch, plan, nets.part)
     totals = totals[~totals.isnan()]
     if not len(totals):
         raise TooFewRows("no calibration row has an observed value in any model column; give rows with fewer missing values.")
@@ -236,6 +276,8 @@ def _card(plan: Plan, config: Config, history: History, constants: Constants, sc
     notes = []
     if plan.method == "cross":
         notes.append(f"cross-fitted, approximate: {plan.folds} folds; the false-alarm rate is near alpha and at most twice it in theory")
+    if plan.doubted is not None:
+        notes.append(doubts(plan))
     if schema.time is not None:
         notes.append("calibrated on the last block of each group; the promise is for exchangeable rows, which a time series is not")
     count = len(constants.numeric) + len(constants.code)

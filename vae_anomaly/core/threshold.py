@@ -200,11 +200,17 @@ def calibrate(scores: NDArray[np.float64], alpha: float, method: Method = "split
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Plan:
-    """Who learns from which rows: ``fold`` int64 ``[n]``: −1 = calibration only (``split``), −2 = left out (gap), else the fold."""
+    """Who learns from which rows: ``fold`` int64 ``[n]``: −1 = calibration only (``split``), −2 = left out (gap), else the fold.
+
+    Nothing is learned from the rows ``left_out`` bool ``[n]``, though they keep their fold, and those ``doubted`` bool ``[n]`` are no
+    exemplars; None: there are none.
+    """
 
     method: Method
     folds: int
     fold: NDArray[np.int64]
+    left_out: NDArray[np.bool_] | None = None
+    doubted: NDArray[np.bool_] | None = None
 
     @property
     def calibration(self) -> NDArray[np.int64]:
@@ -214,7 +220,13 @@ class Plan:
     @property
     def training(self) -> NDArray[np.int64]:
         """Rows that some network may learn from."""
-        return np.flatnonzero(self.fold >= 0)
+        return np.flatnonzero(self.learning)
+
+    @property
+    def learning(self) -> NDArray[np.bool_]:
+        """Whether some network may learn from a row, ``[n]``."""
+        inside: NDArray[np.bool_] = self.fold >= 0
+        return inside if self.left_out is None else inside & ~self.left_out
 
 
 def calibration_size(config: CalibrationConfig, rows: int) -> tuple[Method, int]:

@@ -55,7 +55,7 @@ def _parts(plan: Plan, normal: Batch) -> list[Part]:
     if plan.method == "split":
         pairs = [(plan.training, plan.calibration)]
     else:
-        pairs = [(np.flatnonzero(plan.fold != k), np.flatnonzero(plan.fold == k)) for k in range(plan.folds)]
+        pairs = [(np.flatnonzero(plan.learning & (plan.fold != k)), np.flatnonzero(plan.fold == k)) for k in range(plan.folds)]
     return [Part(learned=normal.rows(torch.from_numpy(a)), tried=normal.rows(torch.from_numpy(b))) for a, b in pairs]
 
 

@@ -17,41 +17,45 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from vae_anomaly import __version__
 from vae_anomaly.config import DEFAULT_MODEL, Config, validate
 from vae_anomaly.core.cautions import active_units, cautions
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import encode
-from vae_anomaly.core.fit import Progress, fit_detector
+from vae_anomaly.core.fit import Progress, fit_rows
+from vae_anomaly.core.fitted import Fitted
 from vae_anomaly.core.groups import make_groups
 from vae_anomaly.core.labels import Labels, read_labels, refuse_without_normal
 from vae_anomaly.core.order import group_codes, time_order
 from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema
-from vae_anomaly.core.threshold import Plan, calibrate, calibration_size, plan_rows
+from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
 from vae_anomaly.edges import artifact, tables
 from vae_anomaly.edges.tracking import ModelVersion, NoRun, Run, start_run
 from vae_anomaly.errors import ConfigError, OutputError, TrackingError
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.report import log as log_report
 from vae_anomaly.workflow.report import of_fit as report_of_fit
-from vae_anomaly.workflow.results import FitResult, ModelName
+from vae_anomaly.workflow.results import Alarm, FitResult, ModelName
+from vae_anomaly.workflow.suspicious import suspicious
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
-STAGES = {"train": "training", "calibrate": "calibrating"}
+STAGES = {"first pass": "first pass", "train": "training", "calibrate": "calibrating"}
 # Packages whose version can change a score.
 VERSIONED = ("torch", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
-    """The rows of a fit: what is learned from, and what its labels call anomalous, with those labels."""
+    """The rows of a fit: what is learned from, with the numbers of its rows, and what its labels call anomalous, with those labels."""
 
     normal: pa.Table
+    numbers: NDArray[np.int64]
     anomalous: pa.Table
     labels: Labels | None
 
@@ -73,11 +77,12 @@ def fit(data: Sequence[str], config: Config, *, output: Path | None = None, over
     with start_run(config.tracking) as run:
         run.log_config(config)
         run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows.normal.num_rows)
-        detector, plan = _fitted(rows.normal, schema, config, tell)
-        detector = _with_provenance(detector, source, began)
-        quality = _held_against(detector, plan, rows)
+        fitted = _fitted(rows.normal, schema, config, tell)
+        odd = suspicious(fitted, rows.normal, rows.numbers, config.data.id_columns)
+        detector = _with_provenance(fitted.detector, source, began)
+        quality = _held_against(detector, fitted.plan, rows)
         model = _keep(run, detector, quality, output, overwrite=overwrite)
-    return _result(rows, detector, quality, model)
+    return _result(rows, detector, quality, odd, model)
 
 
 def _refuse(config: Config, output: Path | None, *, overwrite: bool) -> None:
@@ -96,26 +101,29 @@ def _read(source: tables.Source, config: Config) -> Rows:
     """Read all rows and part them by their labels."""
     table, name = source.read_table(), config.data.label_column
     if name is None:
-        return Rows(normal=table, anomalous=table.slice(0, 0), labels=None)
+        return Rows(normal=table, numbers=np.arange(table.num_rows), anomalous=table.slice(0, 0), labels=None)
     if name not in table.column_names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([name], table.column_names)}")
     labels = read_labels(table[name], config.data.normal_labels)
     refuse_without_normal(labels, name, config.data.normal_labels)
-    normal = pa.array(labels.normal)
-    return Rows(normal=table.filter(normal), anomalous=table.filter(pa.array(~labels.normal)), labels=labels.where(~labels.normal))
+    return Rows(
+        normal=table.filter(pa.array(labels.normal)),
+        numbers=np.flatnonzero(labels.normal),
+        anomalous=table.filter(pa.array(~labels.normal)),
+        labels=labels.where(~labels.normal),
+    )
 
 
-def _fitted(table: pa.Table, schema: Schema, config: Config, tell: Tell) -> tuple[Detector, Plan]:
-    """Fit, and return with the detector which rows it learned from."""
+def _fitted(table: pa.Table, schema: Schema, config: Config, tell: Tell) -> Fitted:
+    """Fit, and set a threshold for each group where there are groups."""
     order = time_order(table[schema.time], schema.time) if schema.time else None
     group = group_codes(table[schema.group]) if schema.group else None
 
     def on_progress(progress: Progress) -> None:
         tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
 
-    detector = fit_detector(table, schema, config, time=order, group=group, on_progress=on_progress)
-    plan = plan_rows(config.calibration, table.num_rows, config.seed, time=order, group=group)
-    return (_grouped(detector, table, plan, schema.group) if schema.group else detector), plan
+    fitted = fit_rows(table, schema, config, time=order, group=group, on_progress=on_progress)
+    return replace(fitted, detector=_grouped(fitted.detector, table, fitted.plan, schema.group)) if schema.group else fitted
 
 
 def _grouped(detector: Detector, table: pa.Table, plan: Plan, column: str) -> Detector:
@@ -214,7 +222,7 @@ def _rescue(detector: Detector) -> Path:
     return folder
 
 
-def _result(rows: Rows, detector: Detector, quality: Quality | None, model: ModelName) -> FitResult:
+def _result(rows: Rows, detector: Detector, quality: Quality | None, odd: tuple[Alarm, ...], model: ModelName) -> FitResult:
     card = detector.card
     return FitResult(
         rows_read=rows.normal.num_rows + rows.anomalous.num_rows,
@@ -232,6 +240,7 @@ def _result(rows: Rows, detector: Detector, quality: Quality | None, model: Mode
         cautions=cautions(detector),
         notes=card.notes,
         quality=quality,
+        suspicious=odd,
         model=model,
         next_steps=_next_steps(model),
     )

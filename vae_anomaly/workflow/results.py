@@ -27,6 +27,27 @@ class ModelName:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One column of an alarm, raw units as text."""
+
+    column: str
+    value: str | None
+    expected: str | None
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """One flagged or suspicious row and the columns that did it."""
+
+    row: int  # number over all inputs, from 0, as in the output
+    ids: Mapping[str, str | None]
+    score: float
+    p_value: float
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
     """What a fit did."""
 
@@ -45,29 +66,9 @@ class FitResult:
     cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
     notes: tuple[str, ...]
     quality: Quality | None  # None: no anomalous rows to hold it against
+    suspicious: tuple[Alarm, ...]  # normal rows that stand out, the three largest reasons each
     model: ModelName
     next_steps: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """One column of an alarm, raw units as text."""
-
-    column: str
-    value: str | None
-    expected: str | None
-    contribution: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm:
-    """One flagged row and the columns that did it."""
-
-    row: int  # number over all inputs, from 0, as in the output
-    ids: Mapping[str, str | None]
-    score: float
-    p_value: float
-    reasons: tuple[Reason, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

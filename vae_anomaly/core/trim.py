@@ -1,0 +1,86 @@
+"""Which training rows a robust fit does not trust: the oddest in the eyes of the others.
+
+A first pass scores every training row by networks, exemplars and weights that were learned without its fold, so that no row vouches
+for itself. Anomalies that lie near each other still vouch for each other across folds; so a row must be near to many: its score by all
+exemplars counts, and its score by a few random ones, among which a small clump is hardly ever. A twentieth of the rows, the oddest, are
+then no exemplars. They still teach the networks, which a few rows hardly sway and which would otherwise find all rows at the rim odd;
+only rows that stand out by far, as ``core.suspects`` has it, teach nothing. In both passes exemplars are 500 at most, because in a
+small random sample a row has fewer like it nearby, anomalies above all (Sugiyama & Borgwardt 2013), and lonely ones are not widened.
+Calibration is not trimmed: that would break its promise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vae_anomaly.config import ModelConfig
+from vae_anomaly.core.encode import Batch
+from vae_anomaly.core.exemplars import choose_exemplars
+from vae_anomaly.core.held_out import scores_across
+from vae_anomaly.core.score import Ensemble
+from vae_anomaly.core.suspects import evened, outer_limit
+from vae_anomaly.core.threshold import Plan
+from vae_anomaly.core.weights import unweighed, weighed
+
+# The share of the training rows that are no exemplars, whatever is among them; folds of the first pass; exemplars that are a few, and
+# the most that a network has.
+SHARE, FOLDS, FEW, EXEMPLARS = 0.05, 5, 40, 500
+LEAST = 1e-9  # so that there is a logarithm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Oddness:
+    """Scores of rows, float64 ``[n]``, each without its fold, in units of its median, by all exemplars and by a ``few``; NaN: no score."""
+
+    near: NDArray[np.float64]
+    few: NDArray[np.float64]
+
+
+def first_pass(plan: Plan, seed: int) -> Plan:
+    """Deal the training rows of a plan out over five folds, none doubted yet; its other rows stand aside."""
+    fold = np.full(len(plan.fold), -1, dtype=np.int64)
+    folds = min(FOLDS, len(plan.training))
+    fold[np.random.default_rng([seed, 4]).permutation(plan.training)] = np.arange(len(plan.training)) % folds
+    return Plan(method="cross", folds=folds, fold=fold, doubted=np.zeros(len(fold), dtype=np.bool_))
+
+
+def oddness(
+    ensemble: Ensemble, batch: Batch, plan: Plan, part: Sequence[int], exemplars: Sequence[Tensor], config: ModelConfig, seed: int
+) -> Oddness:
+    """Score the rows of a first pass; network ``g`` has left out fold ``part[g]`` and may take exemplars from the rows ``exemplars[g]``."""
+    generator = torch.Generator().manual_seed(seed)
+    read = ensemble.reads(batch)
+    chosen, own = choose_exemplars(ensemble.vae, ensemble.views, read, exemplars, FEW, generator, widen=False)
+    flat = unweighed(len(part), config.sigma)
+    broad = replace(ensemble, exemplars=chosen, weight=flat["weight"], balance=flat["balance"], noise=flat["noise"])
+    broad = weighed(broad, read, own, len(config.views), generator)
+    near, few = (evened(scores_across(e, batch, plan, part).numpy(), plan.fold) for e in (ensemble, broad))
+    return Oddness(near=near, few=few)
+
+
+def doubting(plan: Plan, odd: Oddness) -> Plan:
+    """Return the plan that leaves out the training rows that stand out, and doubts the oddest twentieth by log near + log few."""
+    rows = plan.training
+    near, few = (np.nan_to_num(scores[rows], nan=0.0).clip(LEAST) for scores in (odd.near, odd.few))
+    left_out, doubted = np.zeros((2, len(plan.fold)), dtype=np.bool_)
+    left_out[rows] = near > outer_limit(near)
+    doubted[rows[np.argsort(-np.log(near) - np.log(few), kind="stable")[: int(SHARE * len(rows))]]] = True
+    return replace(plan, left_out=left_out, doubted=doubted & ~left_out)
+
+
+def exemplar_limit(plan: Plan, config: ModelConfig) -> int:
+    """Return the most exemplars of a network."""
+    return config.exemplars if plan.doubted is None else min(config.exemplars, EXEMPLARS)
+
+
+def doubts(plan: Plan) -> str:
+    """Say what the plan does not trust, and what this does to the promise."""
+    left_out, doubted = (0 if rows is None else int(rows.sum()) for rows in (plan.left_out, plan.doubted))
+    return (
+        f"contamination-robust: {left_out:,} training rows that stand out teach nothing, {doubted:,} odd ones are no exemplars; rows "
+        "that calibrate are not sorted out, so anomalies among them raise the threshold: fewer false alarms than alpha, fewer faults found"
+    )
