@@ -124,7 +124,7 @@ def summary(table: pd.DataFrame, command: str) -> str:
         "",
         f"`{command}`",
         "",
-        f"{len(sets)} sets with at least {ENOUGH} × the anomalies that {max(RATES):.0%} of the rows need, {table.seed.nunique()} seeds.",
+        f"{len(sets)} sets with at least {ENOUGH} × the anomalies that {max(RATES):.0%} of the rows need, {table.seed.nunique()} seed(s).",
         "So many training rows are replaced by anomalies; these leave the test, which is the same at every rate.",
         "",
         "| method | "
