@@ -39,7 +39,7 @@ Scored = tuple[dict[str, Floats], dict[str, float], float, float]  # scores by m
 
 OURS = {
     "ours": "the default detector",
-    "ours-literal": "the same networks, every w_v = 1 and every balance 1",
+    "ours-literal": "the same networks, every w_v = 1 and every beta 1",
     "ours-reconstruction": "its reconstruction part alone",
     "ours-kl": "its KL part alone",
 }
@@ -101,7 +101,7 @@ def run_ours(train: Floats, test: Floats, seed: int, truth: NDArray[np.bool_], m
     scored = time.perf_counter()
     ensemble = detector.ensemble
     ones = torch.full_like(ensemble.weight, len(detector.config.model.views) / len(ensemble.weight))
-    literal = score_rows(dataclasses.replace(ensemble, weight=ones, balance=ones), batch)
+    literal = score_rows(dataclasses.replace(ensemble, weight=ones, beta=ones), batch)
     named = {"ours": scores.total, "ours-literal": literal.total, "ours-reconstruction": scores.reconstruction, "ours-kl": scores.kl}
     facts: dict[str, float] = {
         "calibration_rows": len(detector.threshold.calibration),

@@ -195,7 +195,7 @@ def _defined(detector: Detector, batch: Batch) -> Tensor:
     wide = Cells(units=cells.units.double(), target=cells.target, observed=cells.observed)
     noise = e.noise.double().view(-1, 1, 1)
     cells_cost = cell_nll(e.layout, out, wide, sigma=noise, unseen=e.unseen, likelihood=e.likelihood).sum(-1)
-    cost = cells_cost * e.balance.unsqueeze(1) + _kl(detector, mu, logvar)
+    cost = cells_cost + e.beta.unsqueeze(1) * _kl(detector, mu, logvar)
     return (cost * e.weight.unsqueeze(1)).sum(0) + e.constants.cost(batch).sum(-1)
 
 

@@ -35,7 +35,7 @@ def _fresh(case: Case) -> tuple[Ensemble, Batch, Tensor, ModelConfig]:
     read = e.reads(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
     exemplars, own = choose_exemplars(e.vae, e.views, read, nets.exemplars, model.exemplars, torch.Generator().manual_seed(0))
     ones = torch.ones_like(e.weight)
-    return replace(e, exemplars=exemplars, weight=ones, balance=ones), read, own, model
+    return replace(e, exemplars=exemplars, weight=ones, beta=ones), read, own, model
 
 
 def _weights(e: Ensemble, read: Batch, own: Tensor, model: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -46,8 +46,8 @@ def _weights(e: Ensemble, read: Batch, own: Tensor, model: ModelConfig) -> tuple
 def test_every_network_speaks_equally_loud_and_on_average_in_nats(case: Case) -> None:
     """The 90 % quantile of what a network adds to the score of its own exemplar rows is the same for all members and views."""
     e, read, own, model = _fresh(case)
-    weight, balance = _weights(e, read, own, model)
-    done, count = replace(e, balance=balance), int((own >= 0).sum(-1).min())
+    weight, beta = _weights(e, read, own, model)
+    done, count = replace(e, beta=beta), int((own >= 0).sum(-1).min())
     loud = []
     for g, rows in enumerate(own):
         one = done.nets(torch.tensor([g]))
@@ -61,10 +61,10 @@ def test_every_network_speaks_equally_loud_and_on_average_in_nats(case: Case) ->
 
 
 @CASES
-def test_a_nat_of_reconstruction_counts_at_least_one_and_exactly_one_beside_a_standard_prior(case: Case) -> None:
-    balance = _weights(*_fresh(case))[1]
-    assert float(balance.min()) >= 1.0
-    assert (float(balance.max()) == 1.0) == (case == STANDARD)
+def test_a_nat_of_kl_counts_at_most_one_and_exactly_one_with_a_standard_prior(case: Case) -> None:
+    beta = _weights(*_fresh(case))[1]
+    assert 0.0 < float(beta.min()) <= float(beta.max()) <= 1.0
+    assert (float(beta.min()) == 1.0) == (case == STANDARD)
 
 
 def test_the_noise_is_the_root_mean_square_around_the_reconstruction() -> None:

@@ -109,7 +109,7 @@ class Detector:
         tensors |= {f"views.{name}": getattr(e.views, name) for name in Views.__slots__}
         tensors |= {f"exemplars.{name}": getattr(e.exemplars, name) for name in Exemplars.__slots__}
         tensors |= {f"constants.{name}": getattr(e.constants, name) for name in ("numeric", "value", "code", "level")}
-        tensors |= {"weight": e.weight, "balance": e.balance, "noise": e.noise, "numeric": e.numeric, "codes": e.codes}
+        tensors |= {"weight": e.weight, "beta": e.beta, "noise": e.noise, "numeric": e.numeric, "codes": e.codes}
         tensors |= threshold_tensors(self.threshold)
         if self.usual is not None:
             tensors |= {f"usual.{name}": getattr(self.usual, name) for name in Usual.__slots__}
@@ -137,7 +137,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         views=Views(**{n: tensors[f"views.{n}"] for n in Views.__slots__}),
         exemplars=Exemplars(**{n: tensors[f"exemplars.{n}"] for n in Exemplars.__slots__}),
         weight=weight,
-        balance=tensors["balance"],
+        beta=tensors["beta"],
         noise=tensors["noise"],
         constants=Constants(**parts, penalty=float(values["penalty"])),
         numeric=tensors["numeric"],
@@ -183,7 +183,7 @@ def _check_shapes(e: Ensemble) -> None:
         "exemplars.mu": (e.exemplars.mu, (nets, n, e.vae.latent)),
         "exemplars.logvar": (e.exemplars.logvar, (nets, n, m)),
         "exemplars.log_weight": (e.exemplars.log_weight, (nets, n)),
-        "balance": (e.balance, (nets,)),
+        "beta": (e.beta, (nets,)),
         "noise": (e.noise, (nets,)),
     }
     for name, (tensor, shape) in expected.items():

@@ -155,7 +155,7 @@ def _kl_share(ensemble: Ensemble, cells: Cells, expected: Tensor) -> Tensor:
     n, columns = observed.shape
     if columns == 0:
         return torch.zeros(n, 0, dtype=torch.float64)
-    column, weight = unit_columns(ensemble.layout), ensemble.weight.view(-1, 1)
+    column, weight = unit_columns(ensemble.layout), (ensemble.weight * ensemble.beta).view(-1, 1)
     gap = (cells.units - expected).square().sum(0).to(torch.float64)
     distance = torch.zeros(n, columns, dtype=torch.float64).index_add_(1, column, gap)
     candidates = distance.masked_fill(~observed, -1.0).topk(min(CANDIDATES, columns), dim=1).indices

@@ -72,8 +72,8 @@ class Scores:
 class Ensemble:
     """Everything that turns rows into scores: ``g`` networks with their views, exemplars and weights.
 
-    ``weight`` float64 ``[g]``: w_v / members, so the score is a plain weighted sum over networks. ``balance`` float64 ``[g]``: how
-    much a nat of reconstruction counts beside a nat of KL, ≥ 1. ``noise`` float32 ``[g]``: the scale of a number around its
+    ``weight`` float64 ``[g]``: w_v / members, so the score is a plain weighted sum over networks. ``beta`` float64 ``[g]``: how
+    much a nat of KL counts beside a nat of reconstruction, ≤ 1. ``noise`` float32 ``[g]``: the scale of a number around its
     reconstruction, in units of the view. ``numeric`` and ``codes`` are the places of the columns that the
     networks read; the others are ``constants``. ``unseen`` is the probability of a level never met.
     """
@@ -83,7 +83,7 @@ class Ensemble:
     views: Views
     exemplars: Exemplars
     weight: Tensor
-    balance: Tensor
+    beta: Tensor
     noise: Tensor
     constants: Constants
     numeric: Tensor
@@ -113,7 +113,7 @@ class Ensemble:
             views=self.views.nets(index),
             exemplars=self.exemplars.nets(index),
             weight=self.weight[index],
-            balance=self.balance[index],
+            beta=self.beta[index],
             noise=self.noise[index],
         )
 
@@ -135,13 +135,13 @@ def kl_of(ensemble: Ensemble, mu: Tensor, logvar: Tensor, own: Tensor | None = N
 
 
 def net_terms(ensemble: Ensemble, cells: Cells, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Reconstruction of every cell ``[g, n, w·d]``, times the balance, and KL ``[g, n]`` for each network at the posterior mean, float64.
+    """Reconstruction of every cell ``[g, n, w·d]`` and β times the KL ``[g, n]`` of each network at the posterior mean, nats, float64.
 
-    Reconstruction times ``balance`` is that of the likelihood to this power, the β-VAE's with β = 1 / balance (Higgins et al. 2017).
+    β as in the β-VAE (Higgins et al. 2017), here in the score alone.
     """
     mu, logvar = ensemble.vae.encode(cells.units)
     nll = reconstruction_cells(ensemble, ensemble.vae.decode(mu), cells)
-    return nll.to(torch.float64) * ensemble.balance.view(-1, 1, 1), kl_of(ensemble, mu, logvar, own)
+    return nll.to(torch.float64), kl_of(ensemble, mu, logvar, own) * ensemble.beta.unsqueeze(-1)
 
 
 def reconstruction_cells(ensemble: Ensemble, out: Tensor, cells: Cells) -> Tensor:

@@ -28,15 +28,15 @@ EVEN_SHARE, POWER, MOST_SHARE = 0.3, 4, 3.0
 def unweighed(nets: int, sigma: float) -> dict[str, Tensor]:
     """Return what an ensemble of ``nets`` networks has before it is weighed: the literal score, every network alike."""
     ones = torch.ones(nets, dtype=torch.float64)
-    return {"weight": ones, "balance": ones, "noise": torch.full((nets,), sigma)}
+    return {"weight": ones, "beta": ones, "noise": torch.full((nets,), sigma)}
 
 
 def weighed(ensemble: Ensemble, read: Batch, own: Tensor, views: int, generator: torch.Generator) -> Ensemble:
-    """Return an ensemble whose weights and balances were 1 with those that ``learn_weights`` finds; the noise first, they depend on it."""
+    """Return an ensemble whose weights and betas were 1 with those that ``learn_weights`` finds; the noise first, they depend on it."""
     if ensemble.likelihood == "student-t":
         ensemble = replace(ensemble, noise=learn_noise(ensemble, read, own))
-    weight, balance = learn_weights(ensemble, read, own, views, generator)
-    return replace(ensemble, weight=weight, balance=balance)
+    weight, beta = learn_weights(ensemble, read, own, views, generator)
+    return replace(ensemble, weight=weight, beta=beta)
 
 
 @torch.no_grad()
@@ -56,21 +56,22 @@ def learn_noise(ensemble: Ensemble, read: Batch, own: Tensor) -> Tensor:
 
 @torch.no_grad()
 def learn_weights(ensemble: Ensemble, read: Batch, own: Tensor, views: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the weight of every network, w_v / members, and the balance of its reconstruction, float64 ``[g]``.
+    """Return the weight of every network, w_v / members, and the beta of its KL, float64 ``[g]``.
 
-    ``ensemble`` has weights and balances of 1. ``own`` int64 ``[g, n]`` are the rows of ``read`` that are its exemplars, −1 = padding; all
+    ``ensemble`` has weights and betas of 1. ``own`` int64 ``[g, n]`` are the rows of ``read`` that are its exemplars, −1 = padding; all
     is measured on them, each leaving itself out. A weight is one over the 90 % quantile of the score of its network, scaled so that the
-    mean of w_v over the ``views`` is 1: nats of the average view. A balance is 1, the literal ELBO, and more where distances say little.
+    mean of w_v over the ``views`` is 1: nats of the average view. A beta is 1, the literal ELBO, and less where distances say little;
+    so a score stays in nats of what can be reconstructed there, which all networks of a view agree on.
     """
     count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
     picked, place = read.rows(own[:, :count]), torch.arange(count).expand(len(own), count)
     reconstruction, kl = _terms(ensemble, picked, place)
-    balance = torch.ones(len(own), dtype=torch.float64)
+    beta = torch.ones(len(own), dtype=torch.float64)
     if ensemble.prior == "exemplar" and count > 1:
         _, between = _terms(ensemble, midpoints(picked, generator), place)
-        balance += share_of_reconstruction(kl, between) * _high(kl) / _high(reconstruction)
-    loud = (1.0 / _high(balance.unsqueeze(-1) * reconstruction + kl)).view(views, -1)
-    return (loud / loud.mean(0, keepdim=True) / loud.shape[1]).flatten(), balance
+        beta = 1.0 / (1.0 + share_of_reconstruction(kl, between) * _high(kl) / _high(reconstruction))
+    loud = (1.0 / _high(reconstruction + beta.unsqueeze(-1) * kl)).view(views, -1)
+    return (loud / loud.mean(0, keepdim=True) / loud.shape[1]).flatten(), beta
 
 
 def share_of_reconstruction(kl: Tensor, between: Tensor) -> Tensor:
