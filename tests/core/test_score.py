@@ -13,7 +13,8 @@ from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConf
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.prior import kl_to_prior
-from vae_anomaly.core.score import Constants, Ensemble, blocks_of, kl_of, net_terms, score_rows, single_threaded_products
+from vae_anomaly.core.score import Constants, Ensemble, blocks_of, kl_of, net_terms, score_rows
+from vae_anomaly.core.threads import single_threaded_products
 from vae_anomaly.core.vae import gaussian_kl
 
 MIXED = Case(kind="mixed", size="several", method="split", prior="exemplar")

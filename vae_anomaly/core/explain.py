@@ -16,7 +16,8 @@ from torch import Tensor
 from vae_anomaly.core.conditional import CellBank, unit_observed
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.score import BLOCK_ROWS as SCORE_ROWS
-from vae_anomaly.core.score import Ensemble, blocks_of, kl_of, net_terms, single_threaded_products
+from vae_anomaly.core.score import Ensemble, blocks_of, kl_of, net_terms
+from vae_anomaly.core.threads import single_threaded_products
 from vae_anomaly.core.threshold import Plan
 from vae_anomaly.core.vae import Cells, Layout, by_column
 

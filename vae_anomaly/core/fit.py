@@ -24,8 +24,9 @@ from vae_anomaly.core.held_out import scores_across
 from vae_anomaly.core.quality import column_quality
 from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.core.score import Constants, Ensemble, score_rows
+from vae_anomaly.core.threads import single_threaded_products
 from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
-from vae_anomaly.core.train import History, device_of, fit_weights
+from vae_anomaly.core.train import History, device_of, fit_weights, is_small
 from vae_anomaly.core.trim import doubting, doubts, exemplar_limit, first_pass, oddness
 from vae_anomaly.core.vae import START_ROWS, Layout, Vae, start_linear
 from vae_anomaly.core.views import Views, gather_cells, learn_views
@@ -129,8 +130,9 @@ def _learn(batch: Batch, schema: Schema, plan: Plan, config: Config, on_progress
     views = learn_views(layout, read, nets.views, nets.rows)
     unseen = 1.0 / (len(plan.training) + 1.0)
     vae = Vae(len(nets.views), layout, config.model, generator)
-    _start(vae, views, read, nets.rows)
-    history = _train(vae, views, read, nets, config.train, unseen, generator, on_progress)
+    with single_threaded_products(wanted=is_small(vae, config.train.batch_rows)):
+        _start(vae, views, read, nets.rows)
+        history = _train(vae, views, read, nets, config.train, unseen, generator, on_progress)
     limit, sure = exemplar_limit(plan, config.model), plan.doubted is None
     exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, limit, generator, widen=sure)
     ensemble = Ensemble(

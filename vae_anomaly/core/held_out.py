@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.score import BLOCK_ROWS, Ensemble, blocks_of, net_terms, score_rows, single_threaded_products
+from vae_anomaly.core.score import BLOCK_ROWS, Ensemble, blocks_of, net_terms, score_rows
+from vae_anomaly.core.threads import single_threaded_products
 from vae_anomaly.core.threshold import Plan
 
 

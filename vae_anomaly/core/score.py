@@ -8,7 +8,6 @@ Knows nothing of thresholds, tables or files.
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,6 +19,7 @@ from vae_anomaly.config import Likelihood, Prior
 from vae_anomaly.core.conditional import CellBank, cell_bank, fill_missing
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.prior import Exemplars, PriorProduct, kl_to_prior, prior_product
+from vae_anomaly.core.threads import single_threaded_products
 from vae_anomaly.core.vae import Cells, Layout, Vae, cell_nll, gaussian_kl
 from vae_anomaly.core.views import Views, to_cells
 
@@ -200,14 +200,3 @@ def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:
                 observed=functional.pad(block.observed, (0, 0, 0, 0, 0, short), value=True),
             )
         yield block
-
-
-@contextmanager
-def single_threaded_products() -> Iterator[None]:
-    """Run matrix products on the calling thread only: how a product is split over threads changes its rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

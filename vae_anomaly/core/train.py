@@ -25,6 +25,8 @@ STEPS, MOST_EPOCHS = 200, 60
 WARM_UP_STEPS = 50
 FINAL_RATE = 0.05  # of the peak, by a cosine
 CLIP_NORM = 20.0
+# Operations of a step, two for each weight and row in each of three products, that one thread does in about 20 ms.
+SMALL_STEP = 1e9
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 # Validation rows looked at in a block: the mean of 1,000 rows is good to a few per cent.
 VALIDATION_ROWS = 1000
@@ -130,6 +132,11 @@ def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
         on_step(step + 1, total)
     _apart(vae)
     return History(blocks=tuple(blocks), steps=total, stopped=why)
+
+
+def is_small(vae: Vae, batch: int) -> bool:
+    """Return whether a step over ``batch`` rows for each network is too little work to split over threads."""
+    return 6 * batch * sum(p.numel() for p in vae.parameters()) < SMALL_STEP
 
 
 def budget(config: TrainConfig, epochs: Epochs) -> tuple[int, str]:
