@@ -19,15 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tiny import Case, detector, table
-from vae_anomaly.core.stream import score_batches
+from vae_anomaly.core.stream import Tally, score_batches
 from vae_anomaly.edges import artifact, manifest, resume
 from vae_anomaly.errors import DataError, OutputError, SchemaMismatch
-from vae_anomaly.workflow.results import ScoreResult
+from vae_anomaly.workflow.counting import Counting, counting_from
+from vae_anomaly.workflow.results import Alarm, Reason, ScoreResult
 from vae_anomaly.workflow.score import ScoreRequest, score
 
 ROWS = 6000
 # Batches of 1,024 rows, and a part every second one.
 BATCH, PART = 1024, 2048
+REASON = Reason(column="flow", value=None, expected="1.5", contribution=0.1 + 0.2)
 
 
 class Killed(Exception):
@@ -275,6 +277,19 @@ def test_the_same_request_again_is_nothing_to_do(request_: ScoreRequest) -> None
     again = score(request_)
     assert (again.unchanged, again.counts, again.resumed_rows, again.rows_per_second) == (True, first.counts, 0, None)
     assert content(request_) == before
+
+
+def test_counting_goes_on_where_it_was() -> None:
+    tally = Tally(rows=9, alarms=2, unscored=1, unseen={"z": 2, "a": 2}, missing={"b": 3}, pooled=4, unseen_groups={"q": 1, "p": 1})
+    alarms = [Alarm(row=i, ids={"key": None}, score=0.1 * i, p_value=0.5, reasons=(REASON,)) for i in range(5)]
+    straight = Counting(ids=("key",), worst=[(alarm.score, -alarm.row, alarm) for alarm in alarms])
+    straight.add(tally)
+    gone_on = counting_from(json.loads(json.dumps(straight.state())))
+    for counting in (straight, gone_on):
+        counting.add(replace(tally, unseen={"a": 1}, untypical=2, low=1))
+    assert gone_on == straight
+    assert [list(c) for c in (gone_on.unseen, gone_on.unseen_groups)] == [["z", "a"], ["q", "p"]]
+    assert gone_on.worst[0][2].reasons == (REASON,)
 
 
 # ── at the same time ─────────────────────────────────────────────────────────────────────────────────────────────────
