@@ -134,6 +134,15 @@ def test_the_second_claim_is_refused_and_harms_nothing(output: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_an_owner_that_has_not_said_yet_who_it_is(output: Path) -> None:
+    with resume.claimed(output):
+        (resume.folder_of(output) / "lock").write_bytes(b"")
+        with pytest.raises(OutputError) as error, resume.claimed(output):
+            pytest.fail("two at once")
+    assert str(error.value) == f"{output} is being written by another run (process unknown). Wait for it, or name another with -o."
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
 def test_the_lock_of_a_folder_that_was_removed_is_none(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first lock is got just when its owner has removed the folder; the second one counts."""
     real, opened = os.open, list[int]()

@@ -189,7 +189,7 @@ def _lock(folder: Path, output: Path) -> int:
         except FileNotFoundError:
             continue  # another process has just finished and removed the folder
         if not _alone(handle):
-            owner = os.read(handle, 20).decode("ascii", "replace")
+            owner = os.read(handle, 20).decode("ascii", "replace") or "unknown"
             os.close(handle)
             raise OutputError(f"{output} is being written by another run (process {owner}). Wait for it, or name another with -o.")
         with suppress(FileNotFoundError):
