@@ -47,10 +47,11 @@ bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/acceptance.py $(if $(SHARED),--shared $(SHARED))
 	$(BIN)/python benchmarks/reasons.py
+	$(BIN)/python benchmarks/kill.py
 	$(if $(ADBENCH),$(BIN)/python benchmarks/decide.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/detection.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/detection_choices.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/contamination.py $(ADBENCH))
 
 clean:  ## remove the environment and what a run writes; keeps data/ as it was
-	rm -rf .venv mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json
+	rm -rf .venv mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json data/.*.resume

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from vae_anomaly import __version__
 from vae_anomaly.cli import app
+from vae_anomaly.edges import resume
 
 ROOT = Path(__file__).parents[1]
 ROWS = 240
@@ -108,7 +110,8 @@ def test_help_names_and_explains_every_option(name: str) -> None:
     assert shown.exit_code == 0
     for parameter in COMMANDS[name].params:
         assert parameter.help, parameter.name
-        assert all(option in shown.stdout for option in parameter.opts if option.startswith("-")), parameter.name
+        shows = [option in shown.stdout for option in parameter.opts if option.startswith("-")]
+        assert not any(shows) if getattr(parameter, "hidden", False) else all(shows), parameter.name
     assert "Example: vae-anomaly" in shown.stdout
     assert {"--json", "--quiet", "--verbose"} <= {option for p in COMMANDS[name].params for option in p.opts}
 
@@ -400,6 +403,15 @@ def test_another_request_does_not_replace_an_output(ground: Path, here: Path) ->
     assert (here / "new.scores.csv").read_bytes() == before
     assert run("score", "new.csv", "-m", ground / "model", "--top", "1", "--explain", "all", "--overwrite").exit_code == 0
     assert (here / "new.scores.csv").read_bytes() != before
+
+
+def test_a_second_scoring_at_the_same_time_is_refused(ground: Path, here: Path) -> None:
+    with resume.claimed(here / "new.scores.csv"):
+        shown = run("score", "new.csv", "-m", ground / "model")
+    assert (shown.exit_code, shown.stderr) == (7, (
+        f"error: new.scores.csv is being written by another run (process {os.getpid()}). Wait for it, or name another with -o.\n"
+    ))  # fmt: skip
+    assert files(here) == ["new.csv"]
 
 
 def test_a_failed_replacement_leaves_output_and_manifest_as_they_were(ground: Path, trouble: Path) -> None:

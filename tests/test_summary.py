@@ -192,6 +192,8 @@ def test_a_scoring_in_words() -> None:
 
 
 def test_a_scoring_that_was_done_before_says_so() -> None:
+    resumed = replace(SCORE, resumed_rows=600)
+    assert summary.of_score(resumed).startswith("Scored 1,000 rows at 2,000 rows/s. 600 rows had been scored by a run that was killed.\n")
     again = replace(SCORE, unchanged=True, rows_per_second=None)
     assert summary.of_score(again).startswith(
         "Nothing to do: x.csv already holds the scores of these inputs, this model and these options."

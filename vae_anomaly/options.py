@@ -184,6 +184,12 @@ Top = Annotated[
 ChunkRows = Annotated[
     int, typer.Option(min=1, help="Rows in memory at a time; the scores do not depend on it.", metavar="N", rich_help_panel="Running")
 ]
+PartRows = Annotated[
+    int,
+    typer.Option(
+        "--part-rows", min=1, help="Rows after which a killed run can go on.", metavar="N", hidden=True, rich_help_panel="Running"
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads; the scores do not depend on it.", metavar="N", show_default="all cores", rich_help_panel="Running"),

@@ -58,6 +58,8 @@ def of_score(result: ScoreResult) -> str:
     """What a scoring did."""
     counts = result.counts
     head = f"Scored {count(counts.rows, 'row')}" + (f" at {result.rows_per_second:,.0f} rows/s." if result.rows_per_second else ".")
+    if result.resumed_rows:
+        head += f" {count(result.resumed_rows, 'row')} had been scored by a run that was killed."
     if result.unchanged:
         head = f"Nothing to do: {result.output} already holds the scores of these inputs, this model and these options."
     known = [

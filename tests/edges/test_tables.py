@@ -284,6 +284,22 @@ def test_chunk_size_order_of_columns_and_cuts_into_files_change_no_row(path: str
     assert pa.Table.from_batches(batches).combine_chunks().equals(whole)
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet", "arrow"])
+@pytest.mark.parametrize("first_row", [0, 1, 5, 6, 11, 12])
+def test_reading_goes_on_at_any_row(ending: str, first_row: int) -> None:
+    source = open_source([write(f"1.{ending}", PUMP.slice(0, 5)), write(f"2.{ending}", PUMP.slice(5))])
+    whole = rows(source, extra=("id",))
+    rest = list(source.batches(SCHEMA, extra=("id",), chunk_rows=3, first_row=first_row))
+    assert pa.Table.from_batches(rest, whole.schema).combine_chunks().equals(whole.slice(first_row).combine_chunks())
+
+
+def test_a_bad_cell_is_named_by_its_place_wherever_reading_began() -> None:
+    lines = ["1.5,0,t,auto"] * 4 + ["1 bar,0,t,auto"]
+    paths = [write("1.parquet", PUMP), write("2.csv", "\n".join(["pressure,cycles,running,mode", *lines]) + "\n")]
+    said = refused(lambda: list(open_source(paths).batches(SCHEMA, first_row=14)), SchemaMismatch)
+    assert "but '1 bar' in 2.csv row 5." in said
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.none() | st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=9))
 def test_numbers_survive_csv_bit_for_bit(values: list[float | None]) -> None:

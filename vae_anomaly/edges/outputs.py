@@ -113,7 +113,7 @@ def writing(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _whole_or_absent(path: Path) -> Iterator[BinaryIO]:
     """Give a stream that becomes ``path`` if the block ends well, and vanishes otherwise."""
-    _sweep(path)
+    sweep(path)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -126,10 +126,10 @@ def _whole_or_absent(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name last; some file systems cannot, and then the file is as safe as it gets."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
@@ -139,7 +139,7 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _sweep(path: Path) -> None:
+def sweep(path: Path) -> None:
     """Remove what killed processes left of earlier attempts at the same output."""
     for left in path.parent.glob(f".{path.name}.*.part"):
         owner = re.fullmatch(r"(\d+)\.part", left.name.removeprefix(f".{path.name}."))

@@ -100,11 +100,13 @@ class Source:
             raise self._no_rows()
         return table
 
-    def batches(self, schema: Schema | None, *, extra: Sequence[str] = (), chunk_rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, schema: Schema | None, *, extra: Sequence[str] = (), chunk_rows: int = 65_536, first_row: int = 0
+    ) -> Iterator[pa.RecordBatch]:
         """Return a stream of at most ``chunk_rows`` rows a batch, in file order, memory bounded.
 
         With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (text if a file is delimited). Without: all
-        columns. Missing columns are reported before anything is read.
+        columns. The rows before ``first_row`` are passed over. Missing columns are reported before anything is read.
 
         Raises
         ------
@@ -125,13 +127,20 @@ class Source:
         if self.rows == 0:
             raise self._no_rows()
         raw = wanted if schema is not None else list(self.names)
-        return _chunked(self._stream(schema, raw, self._raw_types(raw)), chunk_rows)
+        return _chunked(self._stream(schema, raw, self._raw_types(raw), first_row), chunk_rows)
 
-    def _stream(self, schema: Schema | None, raw: Sequence[str], types: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def _stream(self, schema: Schema | None, raw: Sequence[str], types: pa.Schema, first_row: int) -> Iterator[pa.RecordBatch]:
         rows = 0
         for part in self.parts:
+            if part.rows is not None and rows + part.rows <= first_row:
+                rows += part.rows
+                continue
             first = 0
-            for batch in _raw_batches(part, schema, raw, self.missing_values):
+            for whole in _raw_batches(part, schema, raw, self.missing_values):
+                past = min(max(first_row - rows - first, 0), whole.num_rows)
+                batch, first = whole.slice(past), first + past
+                if past == whole.num_rows:
+                    continue
                 columns = [batch.column(n).cast(types.field(n).type) for n in raw]
                 if schema is not None:
                     model = conform(schema, batch, where=part.file.path, first_row=first)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.report import missing_changes
@@ -42,6 +43,10 @@ class Counting:
     unseen_groups: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, int, Alarm]] = field(default_factory=list)
 
+    def state(self) -> dict[str, Any]:
+        """Return all of it as plain values, for ``counting_from``."""
+        return dict(TypeAdapter(Counting).dump_python(self, mode="json"))
+
     def add(self, tally: Tally) -> None:
         """Add the counts of one batch."""
         self.rows += tally.rows
@@ -58,7 +63,7 @@ class Counting:
 
     def look(self, batches: Iterator[pa.RecordBatch], tell: Tell, total: int | None) -> Iterator[pa.RecordBatch]:
         """Let output batches pass, keep the worst alarms and tell how far it is."""
-        tell("scoring", 0, total)
+        tell("scoring", self.rows, total)
         for batch in batches:
             self._keep_worst(batch)
             yield batch
@@ -100,3 +105,8 @@ class Counting:
             p_value=row["p_value"],
             reasons=tuple(Reason(**feature) for feature in features),
         )
+
+
+def counting_from(state: Mapping[str, Any]) -> Counting:
+    """Return a counting that goes on where ``state`` was taken. Raises ValueError for values that are none."""
+    return TypeAdapter(Counting).validate_python(state)

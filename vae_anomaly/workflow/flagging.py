@@ -1,15 +1,17 @@
 """Which threshold a scoring flags with: at a false-alarm rate, or at the cut-off of a false-discovery rate that a first pass finds.
 
-Knows thresholds and batches, not files. The first pass keeps one count for each p-value there can be, whatever the number of rows.
+Knows thresholds and batches, not files. The first pass keeps one count for each p-value there can be, whatever the number of rows;
+from these counts it can go on.
 """
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.discovery import cutoff, marginal_table, rank_counts
@@ -17,6 +19,14 @@ from vae_anomaly.core.rates import percent
 from vae_anomaly.core.stream import ScoreOptions, score_batches
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.workflow.results import Discovery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ranks:
+    """How many of the first ``rows`` rows have each rank among n calibration scores; (n + 1,) int64."""
+
+    rows: int
+    counts: NDArray[np.int64]
 
 
 def threshold_for(
@@ -37,19 +47,23 @@ def discover(
     batches: Iterable[pa.RecordBatch],
     options: ScoreOptions,
     rate: float,
-    on_rows: Callable[[int], None],
+    on_ranks: Callable[[Ranks], None],
+    before: Ranks | None = None,
 ) -> Discovery:
-    """Score all rows, keep only how many have each rank, and return the cut-off of Benjamini and Hochberg at ``rate``."""
+    """Score all rows, keep only how many have each rank, and return the cut-off of Benjamini and Hochberg at ``rate``.
+
+    ``before``: the ranks of rows that precede those in ``batches``.
+    """
     n = len(threshold.calibration)
-    counts, done = np.zeros(n + 1, dtype=np.int64), 0
+    ranks = before or Ranks(rows=0, counts=np.zeros(n + 1, dtype=np.int64))
     marginal = replace(threshold, table=None)
     plain = replace(options, explain="none", typicality=False)
     for batch in score_batches(detector, batches, plain, threshold=marginal):
-        counts += rank_counts(batch.column("p_value").to_numpy(zero_copy_only=False), n)
-        done += batch.num_rows
-        on_rows(done)
+        more = rank_counts(batch.column("p_value").to_numpy(zero_copy_only=False), n)
+        ranks = Ranks(rows=ranks.rows + batch.num_rows, counts=ranks.counts + more)
+        on_ranks(ranks)
     table = marginal_table(n) if threshold.table is None else threshold.table
-    return Discovery(rate=rate, cutoff=cutoff(counts, table, rate), statement=_statement(threshold, rate))
+    return Discovery(rate=rate, cutoff=cutoff(ranks.counts, table, rate), statement=_statement(threshold, rate))
 
 
 def cut(threshold: Threshold, cutoff: float | None) -> Threshold:

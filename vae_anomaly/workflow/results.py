@@ -120,6 +120,7 @@ class ScoreResult:
     ignored_columns: tuple[str, ...]
     model: ModelName
     next_steps: tuple[str, ...]
+    resumed_rows: int = 0  # rows that a killed run had scored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Score rows of files with a model, and write one output row for each.
 
 The output is whole or absent, and its manifest says what it was made from: the same inputs, model and options again are nothing
-to do. Knows nothing about networks or file formats.
+to do, and a run that was killed goes on. Knows nothing about networks or file formats.
 """
 
 import logging
@@ -21,18 +21,19 @@ from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.schema import absent_text, check_present, unknown_columns
 from vae_anomaly.core.stream import ScoreOptions, score_batches
 from vae_anomaly.core.threshold import Threshold
-from vae_anomaly.edges import manifest, tables
+from vae_anomaly.edges import manifest, resume, tables
 from vae_anomaly.edges.outputs import output_format
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
-from vae_anomaly.workflow import flagging
-from vae_anomaly.workflow.counting import Counting
+from vae_anomaly.workflow import flagging, resuming
 from vae_anomaly.workflow.opening import Opened, cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
-from vae_anomaly.workflow.results import Counts, ScoreResult
+from vae_anomaly.workflow.results import Counts, Discovery, ScoreResult
 
 logger = logging.getLogger(__name__)
 # So many times the expected alarms are no accident of a small batch.
 MANY_TIMES = 3.0
+# Rows after which finished ones are kept at the latest.
+PART_ROWS = 262_144
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +52,44 @@ class ScoreRequest:
     explain: Literal["flagged", "all", "none"] = "flagged"
     top: int | None = 5
     chunk_rows: int = 65_536
+    part_rows: int = PART_ROWS
     threads: int | None = None
     overwrite: bool = False
     tracking_uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A request with everything found and opened."""
+
+    output: Path
+    made_from: Mapping[str, Any]
+    source: tables.Source
+    opened: Opened
+    threshold: Threshold
+    request: ScoreRequest
+    tell: Tell
+
+    def batches(self, first_row: int) -> Iterator[pa.RecordBatch]:
+        """Return the input from a row on."""
+        groups = self.threshold.groups
+        extra = [*self.request.id_columns, *([groups.column] if groups else [])]
+        return self.source.batches(self.opened.detector.schema, extra=extra, chunk_rows=self.request.chunk_rows, first_row=first_row)
+
+    def options(self, first_row: int) -> ScoreOptions:
+        """Return how to score from a row on."""
+        request, name = self.request, self.opened.name
+        return ScoreOptions(
+            typicality=request.typicality,
+            explain=request.explain,
+            top=request.top,
+            id_columns=request.id_columns,
+            model=name.name,
+            model_version=name.version,
+            threads=request.threads or cores(),
+            first_row=first_row,
+            where=self.source.files[0].path,
+        )
 
 
 def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
@@ -61,7 +97,7 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
 
     Under ``fdr`` the rows are scored twice: once to find the cut-off, once to flag. Raises NotCalibrated for an ``alpha`` finer than the
     calibration allows and for p-values that it does not have, SchemaMismatch before anything is read when columns of the
-    model are missing, OutputError for an output that exists and is not the one of this very request.
+    model are missing, OutputError for an output that exists and is not the one of this very request, or that another run is writing.
     """
     _refuse(request)
     output = _output(request)
@@ -74,21 +110,23 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
     ignored = _check_columns(detector, source, request.id_columns)
     made_from = _made_from(source, opened, threshold.alpha if request.fdr is None else None, missing, request)
     counts = _done_before(output, made_from, overwrite=request.overwrite)
-    unchanged = counts is not None
+    resumed: int | None = None
     began = time.monotonic()
     if counts is None:
-        with manifest.started(output, made_from):
-            counts = _write(output, source, opened, threshold, request, tell)
-            manifest.complete(output, made_from, asdict(counts))
+        job = Job(output=output, made_from=made_from, source=source, opened=opened, threshold=threshold, request=request, tell=tell)
+        counts, resumed = _make(job)
+    else:
+        resume.tidy(output)
     seconds = time.monotonic() - began
     if counts.discovery is not None:
         threshold = flagging.cut(threshold, counts.discovery.cutoff)
     return ScoreResult(
         output=str(output),
-        unchanged=unchanged,
+        unchanged=resumed is None,
         counts=counts,
         seconds=seconds,
-        rows_per_second=None if unchanged else counts.rows / max(seconds, 1e-9),
+        rows_per_second=None if resumed is None else (counts.rows - resumed) / max(seconds, 1e-9),
+        resumed_rows=resumed or 0,
         alpha=threshold.alpha,
         threshold=threshold.value if math.isfinite(threshold.value) else None,
         ignored_columns=ignored,
@@ -183,33 +221,55 @@ def _done_before(output: Path, made_from: Mapping[str, Any], *, overwrite: bool)
         return None
 
 
-def _write(output: Path, source: tables.Source, opened: Opened, threshold: Threshold, request: ScoreRequest, tell: Tell) -> Counts:
-    """Stream: read, score, write; what is counted on the way comes back."""
-    detector, ids = opened.detector, request.id_columns
-    extra = [*ids, *([threshold.groups.column] if threshold.groups else [])]
-    options = ScoreOptions(
-        typicality=request.typicality,
-        explain=request.explain,
-        top=request.top,
-        id_columns=ids,
-        model=opened.name.name,
-        model_version=opened.name.version,
-        threads=request.threads or cores(),
-        where=source.files[0].path,
-    )
+def _make(job: Job) -> tuple[Counts, int | None]:
+    """Write output and manifest; returns what was counted, and how many rows a killed run had scored; None: another run has just done it.
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        return source.batches(detector.schema, extra=extra, chunk_rows=request.chunk_rows)
+    Raises OutputError when another run is writing the same output, or has just written something else there.
+    """
+    with resume.claimed(job.output) as unfinished:
+        counts = _done_before(job.output, job.made_from, overwrite=job.request.overwrite)
+        if counts is not None:
+            return counts, None
+        parts = unfinished.begin({**job.made_from, "install": resuming.install()}, anew=job.request.overwrite)
+        with manifest.started(job.output, job.made_from):
+            counts, resumed = _write(job, unfinished, parts)
+            manifest.complete(job.output, job.made_from, asdict(counts))
+    return counts, resumed
 
+
+def _write(job: Job, unfinished: resume.Unfinished, parts: tuple[resume.Part, ...]) -> tuple[Counts, int]:
+    """Stream: read, score, write; what is counted on the way comes back, and with how many rows it began."""
+    detector, request, threshold = job.opened.detector, job.request, job.threshold
     discovery = None
     if request.fdr is not None:
-        discovery = flagging.discover(detector, threshold, batches(), options, request.fdr, lambda done: tell("ranking", done, source.rows))
+        discovery = resuming.discovery_before(unfinished) or _discover(job, unfinished, request.fdr)
         threshold = flagging.cut(threshold, discovery.cutoff)
-    counting = Counting(ids=ids)
-    scored = counting.look(score_batches(detector, batches(), options, threshold=threshold, on_batch=counting.add), tell, source.rows)
+    counting = resuming.counted_before(parts, request.id_columns)
+    resumed = counting.rows
+    if resumed:
+        logger.info("going on with %s after %s rows that a killed run had scored", job.output, f"{resumed:,}")
+    new = score_batches(detector, job.batches(resumed), job.options(resumed), threshold=threshold, on_batch=counting.add)
+    seen = counting.look(new, job.tell, job.source.rows)
+    scored = chain(resuming.kept_rows(parts), resuming.keeping(seen, counting, unfinished, request.part_rows))
     first = next(scored)  # a source without rows has raised; the keys have the types of the input
-    tables.write_batches(output, chain([first], scored), first.schema, fmt=output_format(output))
-    return counting.done(detector, threshold, typicality=request.typicality, discovery=discovery)
+    tables.write_batches(job.output, chain([first], scored), first.schema, fmt=output_format(job.output))
+    return counting.done(detector, threshold, typicality=request.typicality, discovery=discovery), resumed
+
+
+def _discover(job: Job, unfinished: resume.Unfinished, rate: float) -> Discovery:
+    """Rank all rows, from where a killed run had come, and keep the cut-off for the second pass."""
+    before = resuming.ranks_before(unfinished)
+    first_row = before.rows if before else 0
+    keep = resuming.rank_keeper(unfinished, job.request.part_rows)
+
+    def on_ranks(ranks: flagging.Ranks) -> None:
+        keep(ranks)
+        job.tell("ranking", ranks.rows, job.source.rows)
+
+    batches, options = job.batches(first_row), job.options(first_row)
+    discovery = flagging.discover(job.opened.detector, job.threshold, batches, options, rate, on_ranks, before)
+    resuming.note_discovery(unfinished, discovery)
+    return discovery
 
 
 def _next_steps(counts: Counts, output: Path) -> tuple[str, ...]:
