@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -148,6 +149,10 @@ def test_labels_choose_a_rate_and_are_reported_on_the_other_half(folder: Path) -
     assert f"whichever of {done.choice.tried} rates the labels had chosen" in done.promise.statement
     assert artifact.load(folder).threshold.tried == done.choice.tried
     assert all(row.recall is not None for row in done.table)
+    rows = pq.read_table("later.parquet")
+    near = pc.add(rows["a"], pc.multiply(pc.subtract(rows["b"], rows["a"]), pc.if_else(pc.equal(rows["state"], "leak"), 0.1, 1.0)))
+    pq.write_table(rows.set_column(3, "b", near), "near.parquet")  # faults among the normal rows, so that finding more of them costs
+    request = replace(request, data=("near.parquet",))
     costly = calibrate(replace(request, maximize=None, cost_false_alarm=1.0, cost_miss=1000.0))
     cheap = calibrate(replace(request, maximize=None, cost_false_alarm=1.0, cost_miss=1.0))
     assert cheap.promise.alpha < costly.promise.alpha

@@ -172,11 +172,14 @@ def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Scores:
     if not batch.complete:
         _ = ensemble.bank  # made once, before threads ask for it at the same time
     _ = ensemble.prior_product
+    size, n = BLOCK_ROWS[ensemble.prior], len(batch)
+    both = torch.empty(2, n, dtype=torch.float64)
     with single_threaded_products():
-        parts = list(_over_blocks(ensemble, batch, threads))
-    return Scores(
-        reconstruction=torch.cat([p.reconstruction for p in parts])[: len(batch)], kl=torch.cat([p.kl for p in parts])[: len(batch)]
-    )
+        for block, part in enumerate(_over_blocks(ensemble, batch, threads)):
+            # Copied at once: kept, a small result would pin the memory of the large ones around it.
+            place = slice(block * size, min(n, (block + 1) * size))
+            both[:, place] = torch.stack([part.reconstruction, part.kl])[:, : place.stop - place.start]
+    return Scores(reconstruction=both[0], kl=both[1])
 
 
 def _over_blocks(ensemble: Ensemble, batch: Batch, threads: int) -> Iterator[Scores]:
