@@ -98,7 +98,6 @@ class Detector:
             "latent": e.vae.latent,
             "unseen": e.unseen,
             "prior": e.prior,
-            "likelihood": e.likelihood,
             "penalty": e.constants.penalty,
             "threshold": threshold_values(self.threshold),
             "quality": [asdict(q) for q in self.quality],
@@ -144,7 +143,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         codes=tensors["codes"],
         unseen=float(values["unseen"]),
         prior=values["prior"],
-        likelihood=values["likelihood"],
+        likelihood=config.model.likelihood,
     )
     _check_shapes(ensemble)
     card = dict(values["card"])

@@ -73,7 +73,12 @@ def fit_detector(
     group: NDArray[np.int64] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Detector:
-    """Fit and calibrate a detector on normal rows: ``fit_rows`` without what is known of the rows."""
+    """Fit and calibrate a detector on normal rows.
+
+    ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises before training: TooFewRows when
+    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes,
+    ConfigError when the device cannot be used.
+    """
     return fit_rows(table, schema, config, time=time, group=group, on_progress=on_progress).detector
 
 
@@ -86,12 +91,7 @@ def fit_rows(
     group: NDArray[np.int64] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Fitted:
-    """Fit and calibrate a detector on normal rows, and keep what is known of these.
-
-    ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises before training: TooFewRows when
-    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes,
-    ConfigError when the device cannot be used.
-    """
+    """Do what ``fit_detector`` does, and keep what is known of the rows."""
     plan = plan_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
     reachable(device_of(config.train.device))
     batch = _encode_table(schema, table)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.held_out import of_fold, places, scores_across, scores_alone, without
-from vae_anomaly.core.score import Ensemble
+from vae_anomaly.core.held_out import of_fold, places, scores_across, without
+from vae_anomaly.core.score import Ensemble, score_rows
 from vae_anomaly.core.threshold import Plan
 
 
@@ -34,7 +34,7 @@ class Fitted:
         if self.plan.method == "cross":
             scores = scores_across(ensemble, batch, replace(self.plan, fold=self.plan.fold[rows]), self.part)
         else:
-            scores = scores_alone(ensemble, batch, places(self.own, len(self.batch))[:, index])
+            scores = score_rows(ensemble, batch, own=places(self.own, len(self.batch))[:, index]).total
         return scores.numpy()
 
     def fold(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

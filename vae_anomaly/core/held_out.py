@@ -9,11 +9,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.score import BLOCK_ROWS, Ensemble, blocks_of, net_terms, score_rows
-from vae_anomaly.core.threads import single_threaded_products
+from vae_anomaly.core.score import Ensemble, score_rows
 from vae_anomaly.core.threshold import Plan
 
 
@@ -39,23 +37,6 @@ def places(own: Tensor, rows: int) -> Tensor:
         used = index[index >= 0]
         place[g, used] = torch.arange(len(used))
     return place
-
-
-@torch.no_grad()
-def scores_alone(ensemble: Ensemble, batch: Batch, place: Tensor) -> Tensor:
-    """Return the score of every row with itself left out of the exemplars, float64 ``[n]``; ``place`` is that of ``places``.
-
-    NaN where no cell is observed.
-    """
-    size, found = BLOCK_ROWS[ensemble.prior], []
-    weight = ensemble.weight.unsqueeze(-1)
-    with single_threaded_products():
-        for first, block in zip(range(0, len(batch), size), blocks_of(batch, size), strict=True):
-            here = place[:, first : first + size]
-            nll, kl = net_terms(ensemble, ensemble.cells(block), functional.pad(here, (0, size - here.shape[1]), value=-1))
-            total = ((nll.sum(-1) + kl) * weight).sum(0) + ensemble.constants.cost(block).sum(-1)
-            found.append(total.masked_fill(~block.observed.flatten(1).any(1), torch.nan))
-    return torch.cat(found)[: len(batch)]
 
 
 def without(ensemble: Ensemble, place: Tensor) -> Ensemble:

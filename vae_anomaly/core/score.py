@@ -6,10 +6,11 @@ Knows nothing of thresholds, tables or files.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -150,9 +151,9 @@ def reconstruction_cells(ensemble: Ensemble, out: Tensor, cells: Cells) -> Tenso
     return cell_nll(ensemble.layout, out, cells, sigma=noise, unseen=ensemble.unseen, likelihood=ensemble.likelihood)
 
 
-def _score_block(ensemble: Ensemble, batch: Batch) -> Scores:
+def _score_block(ensemble: Ensemble, batch: Batch, own: Tensor | None = None) -> Scores:
     """Score one block of the fixed size."""
-    nll, kl = net_terms(ensemble, ensemble.cells(batch))
+    nll, kl = net_terms(ensemble, ensemble.cells(batch), own)
     weight = ensemble.weight.unsqueeze(-1)
     scores = Scores(
         reconstruction=(nll.sum(-1) * weight).sum(0) + ensemble.constants.cost(batch).sum(-1),
@@ -165,8 +166,11 @@ def _score_block(ensemble: Ensemble, batch: Batch) -> Scores:
 
 
 @torch.no_grad()
-def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Scores:
-    """Score any number of rows; the same bits for a row whatever the others are."""
+def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1, own: Tensor | None = None) -> Scores:
+    """Score any number of rows; the same bits for a row whatever the others are.
+
+    ``own`` int64 ``[g, n]`` is the place of a row among the exemplars of each network, which it leaves out, −1 = none.
+    """
     if len(batch) == 0:
         return Scores(reconstruction=torch.zeros(0, dtype=torch.float64), kl=torch.zeros(0, dtype=torch.float64))
     if not batch.complete:
@@ -175,20 +179,25 @@ def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Scores:
     size, n = BLOCK_ROWS[ensemble.prior], len(batch)
     both = torch.empty(2, n, dtype=torch.float64)
     with single_threaded_products():
-        for block, part in enumerate(_over_blocks(ensemble, batch, threads)):
+        for block, part in enumerate(_over_blocks(ensemble, batch, threads, own)):
             # Copied at once: kept, a small result would pin the memory of the large ones around it.
             place = slice(block * size, min(n, (block + 1) * size))
             both[:, place] = torch.stack([part.reconstruction, part.kl])[:, : place.stop - place.start]
     return Scores(reconstruction=both[0], kl=both[1])
 
 
-def _over_blocks(ensemble: Ensemble, batch: Batch, threads: int) -> Iterator[Scores]:
-    blocks = list(blocks_of(batch, BLOCK_ROWS[ensemble.prior]))
+def _over_blocks(ensemble: Ensemble, batch: Batch, threads: int, own: Tensor | None) -> Iterator[Scores]:
+    size = BLOCK_ROWS[ensemble.prior]
+    blocks = list(blocks_of(batch, size))
+    short = len(blocks) * size - len(batch)
+    places: Sequence[Tensor | None] = [None] * len(blocks)
+    if own is not None:
+        places = torch.split(functional.pad(own, (0, short), value=-1), size, dim=1)
     if threads <= 1 or len(blocks) == 1:
-        yield from (_score_block(ensemble, block) for block in blocks)
+        yield from map(_score_block, repeat(ensemble), blocks, places)
         return
     with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(torch.no_grad()(lambda block: _score_block(ensemble, block)), blocks)
+        yield from pool.map(torch.no_grad()(_score_block), repeat(ensemble), blocks, places)
 
 
 def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:

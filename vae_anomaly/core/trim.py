@@ -56,9 +56,9 @@ def oddness(
     read = ensemble.reads(batch)
     chosen, own = choose_exemplars(ensemble.vae, ensemble.views, read, exemplars, FEW, generator, widen=False)
     flat = unweighed(len(part), config.sigma)
-    broad = replace(ensemble, exemplars=chosen, weight=flat["weight"], beta=flat["beta"], noise=flat["noise"])
-    broad = weighed(broad, read, own, len(config.views), generator)
-    near, few = (evened(scores_across(e, batch, plan, part).numpy(), plan.fold) for e in (ensemble, broad))
+    thin = replace(ensemble, exemplars=chosen, weight=flat["weight"], beta=flat["beta"], noise=flat["noise"])
+    thin = weighed(thin, read, own, len(config.views), generator)
+    near, few = (evened(scores_across(e, batch, plan, part).numpy(), plan.fold) for e in (ensemble, thin))
     return Oddness(near=near, few=few)
 
 
