@@ -45,7 +45,7 @@ REFUSED = [
     ),
     pytest.param(
         {"model.views": ["minmx"]},
-        "model.views must be 'standard', 'minmax' or 'robust'; got 'minmx'. Did you mean 'minmax'?",
+        "model.views must be 'standard', 'minmax', 'robust' or 'percentile'; got 'minmx'. Did you mean 'minmax'?",
         id="view-misspelt",
     ),
     pytest.param({"train.steps": 0}, "train.steps must be ≥ 1; got 0.", id="steps"),

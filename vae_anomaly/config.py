@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from vae_anomaly.errors import ConfigError
 
-ViewName = Literal["standard", "minmax", "robust"]
+ViewName = Literal["standard", "minmax", "robust", "percentile"]
 Prior = Literal["exemplar", "standard"]
 Activation = Literal["silu", "relu"]
 Likelihood = Literal["student-t", "gaussian"]

@@ -15,7 +15,7 @@ from vae_anomaly.core.fit import assign, fit_rows
 from vae_anomaly.core.fitted import Fitted
 from vae_anomaly.core.schema import infer_schema
 from vae_anomaly.core.threshold import Plan, plan_rows
-from vae_anomaly.core.trim import SHARE, Oddness, doubting, doubts, exemplar_limit, first_pass
+from vae_anomaly.core.trim import SHARE, Oddness, doubting, doubts, exemplar_limit, first_pass, members
 
 SPLIT = Case(kind="numeric", size="several", method="split", prior="exemplar")
 CROSS = replace(SPLIT, method="cross")
@@ -109,11 +109,12 @@ def test_the_oddest_are_those_far_from_all_and_from_a_few() -> None:
     assert (_marked(found.left_out).tolist(), _marked(found.doubted).tolist()) == ([40], [30])
 
 
-def test_exemplars_are_fewer_where_rows_are_doubted() -> None:
+def test_exemplars_are_fewer_and_networks_more_where_rows_are_doubted() -> None:
     config, plan = Config().model, Plan(method="split", folds=10, fold=np.arange(10))
-    assert exemplar_limit(plan, config) == 2000
+    assert (exemplar_limit(plan, config), members(plan, config)) == (2000, 1)
     doubted = replace(plan, doubted=np.zeros(10, dtype=np.bool_))
-    assert (exemplar_limit(doubted, config), exemplar_limit(doubted, replace(config, exemplars=64))) == (500, 64)
+    assert (exemplar_limit(doubted, config), exemplar_limit(doubted, replace(config, exemplars=64))) == (100, 64)
+    assert (members(doubted, config), members(doubted, replace(config, members=7))) == (5, 7)
 
 
 def test_the_note_says_what_is_not_trusted_and_what_the_threshold_still_promises() -> None:

@@ -57,6 +57,20 @@ def test_minmax_is_the_minmax_scaler_centred_with_one_factor_for_all_columns() -
     assert scaled.var(0).mean() == pytest.approx(1.0)
 
 
+def test_percentile_is_minmax_between_percentiles_with_one_factor_for_all_columns() -> None:
+    x = _numbers()
+    spread = x / (np.percentile(x, 99, axis=0) - np.percentile(x, 1, axis=0))
+    expected = (spread - spread.mean(0)) / np.sqrt(spread.var(0).mean())
+    np.testing.assert_allclose(_scaled(_learn(_batch(x), ["percentile"]), x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_percentile_takes_the_whole_span_where_nearly_all_values_are_one() -> None:
+    x = _numbers()
+    x[1:, 1] = 5.0
+    percentile, minmax = (_learn(_batch(x[:, 1:2]), [n], Layout(numeric=1, booleans=0, levels=())) for n in ("percentile", "minmax"))
+    assert float(percentile.scale[0, 0]) == float(minmax.scale[0, 0])
+
+
 def test_robust_is_the_robust_scaler_with_the_iqr_of_a_normal() -> None:
     x = _numbers()
     expected = RobustScaler().fit_transform(x) * NORMAL_IQR
@@ -72,7 +86,7 @@ def test_robust_falls_back_to_the_standard_view_where_the_iqr_is_narrow() -> Non
     assert robust.scale[0, 0] != standard.scale[0, 0]
 
 
-@pytest.mark.parametrize("name", ["standard", "minmax", "robust"])
+@pytest.mark.parametrize("name", ["standard", "minmax", "robust", "percentile"])
 def test_missing_cells_teach_nothing(name: ViewName) -> None:
     x = _numbers()
     seen = np.random.default_rng(1).random((ROWS, NUMBERS)) < 0.8
@@ -80,11 +94,11 @@ def test_missing_cells_teach_nothing(name: ViewName) -> None:
     for j in range(NUMBERS):
         alone = _learn(_batch(x[seen[:, j], j : j + 1]), [name], Layout(numeric=1, booleans=0, levels=()))
         assert float(views.centre[0, j]) == pytest.approx(float(alone.centre[0, 0]), rel=1e-12)
-        if name != "minmax":  # whose factor is common to all columns
+        if name not in {"minmax", "percentile"}:  # whose factor is common to all columns
             assert float(views.scale[0, j]) == pytest.approx(float(alone.scale[0, 0]), rel=1e-9)
 
 
-@pytest.mark.parametrize("name", ["standard", "minmax", "robust"])
+@pytest.mark.parametrize("name", ["standard", "minmax", "robust", "percentile"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e9 / 3])
 def test_a_constant_column_has_a_unit_of_one(name: ViewName, value: float) -> None:
     x = _numbers()
@@ -95,7 +109,7 @@ def test_a_constant_column_has_a_unit_of_one(name: ViewName, value: float) -> No
     assert torch.isfinite(views.scale).all()
 
 
-@pytest.mark.parametrize("name", ["standard", "minmax", "robust"])
+@pytest.mark.parametrize("name", ["standard", "minmax", "robust", "percentile"])
 def test_a_column_never_observed_has_a_finite_view(name: ViewName) -> None:
     seen = np.ones((ROWS, NUMBERS), np.bool_)
     seen[:, 1] = False

@@ -27,7 +27,7 @@ from vae_anomaly.core.score import Constants, Ensemble, score_rows
 from vae_anomaly.core.threads import single_threaded_products
 from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights, is_small
-from vae_anomaly.core.trim import doubting, doubts, exemplar_limit, first_pass, oddness
+from vae_anomaly.core.trim import doubting, doubts, exemplar_limit, first_pass, members, oddness
 from vae_anomaly.core.vae import START_ROWS, Layout, Vae, start_linear
 from vae_anomaly.core.views import Views, gather_cells, learn_views
 from vae_anomaly.core.weights import unweighed, weighed
@@ -197,7 +197,7 @@ def assign(plan: Plan, config: Config) -> Assignment:
     Under ``cross`` one for every fold, which never sees that fold. Under ``split`` ``members``, each leaving one fold out of training to
     be watched on; exemplars then come from all training rows, since none of them calibrates.
     """
-    folds = plan.folds if plan.method == "cross" else min(config.model.members, plan.folds)
+    folds = plan.folds if plan.method == "cross" else min(members(plan, config.model), plan.folds)
     learning = [torch.from_numpy(np.flatnonzero(plan.learning & (plan.fold != k))) for k in range(folds)]
     watched = [torch.from_numpy(np.flatnonzero(plan.learning & (plan.fold == k))) for k in range(folds)]
     training = torch.from_numpy(plan.training)

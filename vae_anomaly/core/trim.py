@@ -4,8 +4,9 @@ A first pass scores every training row by networks, exemplars and weights that w
 for itself. Anomalies that lie near each other still vouch for each other across folds; so a row must be near to many: its score by all
 exemplars counts, and its score by a few random ones, among which a small clump is hardly ever. A twentieth of the rows, the oddest, are
 then no exemplars. They still teach the networks, which a few rows hardly sway and which would otherwise find all rows at the rim odd;
-only rows that stand out by far, as ``core.suspects`` has it, teach nothing. In both passes exemplars are 500 at most, because in a
+only rows that stand out by far, as ``core.suspects`` has it, teach nothing. In both passes exemplars are 100 at most, because in a
 small random sample a row has fewer like it nearby, anomalies above all (Sugiyama & Borgwardt 2013), and lonely ones are not widened.
+So few differ from draw to draw; every view has five networks then, each with exemplars of its own.
 Calibration is not trimmed: that would break its promise.
 """
 
@@ -26,9 +27,9 @@ from vae_anomaly.core.suspects import evened, outer_limit
 from vae_anomaly.core.threshold import Plan
 from vae_anomaly.core.weights import unweighed, weighed
 
-# The share of the training rows that are no exemplars, whatever is among them; folds of the first pass; exemplars that are a few, and
-# the most that a network has.
-SHARE, FOLDS, FEW, EXEMPLARS = 0.05, 5, 40, 500
+# The share of the training rows that are no exemplars, whatever is among them; folds of the first pass, and networks of a view;
+# exemplars that are a few, and the most that a network has.
+SHARE, FOLDS, FEW, EXEMPLARS = 0.05, 5, 40, 100
 LEAST = 1e-9  # so that there is a logarithm
 
 
@@ -75,6 +76,11 @@ def doubting(plan: Plan, odd: Oddness) -> Plan:
 def exemplar_limit(plan: Plan, config: ModelConfig) -> int:
     """Return the most exemplars of a network."""
     return config.exemplars if plan.doubted is None else min(config.exemplars, EXEMPLARS)
+
+
+def members(plan: Plan, config: ModelConfig) -> int:
+    """Return the networks of a view under ``split``."""
+    return config.members if plan.doubted is None else max(config.members, FOLDS)
 
 
 def doubts(plan: Plan) -> str:

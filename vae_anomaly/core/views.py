@@ -24,6 +24,7 @@ NORMAL_IQR = 1.35
 SCALED_ONCE = 50_000_000
 # Quantiles and medians are taken from at most this many rows: their error is then below 0.4 % of the spread.
 QUANTILE_ROWS = 200_000
+QUARTILES, PERCENTILES = (0.25, 0.5, 0.75), (0.01, 0.99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -187,23 +188,42 @@ def _standard(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, 
 
 def _minmax(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """Min-max for each column, then one common factor 1/√(mean column variance), so that the average column has variance 1."""
-    span = _reduce(values, "amax") - _reduce(values, "amin")
+    return mean, _evened(_reduce(values, "amax") - _reduce(values, "amin"), deviation)
+
+
+def _percentile(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``_minmax`` does, with the span from the first to the last percentile, unless nearly all values are one."""
+    if not values.shape[1]:
+        return mean, deviation
+    low, high = _quantiles(values, PERCENTILES)
+    span = (high - low).nan_to_num(0.0)
+    span = torch.where(span < deviation, _reduce(values, "amax") - _reduce(values, "amin"), span)
+    return mean, _evened(span, deviation)
+
+
+def _evened(span: Tensor, deviation: Tensor) -> Tensor:
+    """Return the spans times one common factor, so that the average column has variance 1."""
     span = torch.where(deviation > 0, span, 0.0)
     share = torch.where(span > 0, deviation / span.clamp_min(1e-300), 0.0)
     moving = share > 0
-    common = (share.square().sum() / moving.sum().clamp_min(1)).sqrt() if bool(moving.any()) else torch.ones((), dtype=values.dtype)
-    return mean, span * common
+    common = (share.square().sum() / moving.sum().clamp_min(1)).sqrt() if bool(moving.any()) else torch.ones((), dtype=span.dtype)
+    return span * common
 
 
 def _robust(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """(x − median) / (IQR / 1.35); mean and standard deviation where the IQR says little."""
     if not values.shape[1]:  # a table of categories alone; torch has no quantile of nothing
         return mean, deviation
-    step = max(1, -(-values.shape[0] // QUANTILE_ROWS))
-    quantiles = torch.nanquantile(values[::step], torch.tensor([0.25, 0.5, 0.75], dtype=values.dtype, device=values.device), dim=0)
-    spread = (quantiles[2] - quantiles[0]).nan_to_num(0.0)
+    low, middle, high = _quantiles(values, QUARTILES)
+    spread = (high - low).nan_to_num(0.0)
     narrow = spread < NARROW_IQR * deviation
-    return torch.where(narrow, mean, quantiles[1].nan_to_num(0.0)), torch.where(narrow, deviation, spread / NORMAL_IQR)
+    return torch.where(narrow, mean, middle.nan_to_num(0.0)), torch.where(narrow, deviation, spread / NORMAL_IQR)
+
+
+def _quantiles(values: Tensor, wanted: tuple[float, ...]) -> Tensor:
+    """Return quantiles of every column ``[len(wanted), w·d_num]`` over observed cells; not for a table without numbers."""
+    step = max(1, -(-values.shape[0] // QUANTILE_ROWS))
+    return torch.nanquantile(values[::step], torch.tensor(wanted, dtype=values.dtype, device=values.device), dim=0)
 
 
 def _reduce(values: Tensor, how: str) -> Tensor:
@@ -213,4 +233,4 @@ def _reduce(values: Tensor, how: str) -> Tensor:
     return out.masked_fill(out.isinf(), 0.0)
 
 
-_VIEWS = {"standard": _standard, "minmax": _minmax, "robust": _robust}
+_VIEWS = {"standard": _standard, "minmax": _minmax, "robust": _robust, "percentile": _percentile}
