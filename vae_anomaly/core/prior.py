@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 NEGLIGIBLE_NATS = -60.0
+# Costs that are held at once, as many networks as fit: 2 MB stay in the cache, and memory that large is not asked for anew each time.
+AT_ONCE = 500_000
 # How the spread of an exemplar follows the distance to its neighbours: five of them, a power of 0.3 for lengths, and 3 % of the median
 # distance, so that twins do not make a needle.
 NEIGHBOURS, LOCAL_POWER, LEAST_SHARE = 5, 0.6, 0.03
@@ -85,14 +87,21 @@ def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | N
     −log Σ_n π_n exp(−KL(q ‖ q_n)) (Hershey & Olsen 2007). ``own[g, n]`` is the place of the row among the exemplars, −1 where it is
     none: a training row leaves itself out, the weights of the others then sum to 1 again.
     """
-    costs = exemplar_costs(mu, logvar, prior)
+    nets = max(1, AT_ONCE // (mu.shape[1] * prior.offset.shape[-1]))
+    split = (torch.split(t, nets) for t in (_left(mu, logvar, prior), prior.right, prior.offset))
+    places = [None] * -(-len(mu) // nets) if own is None else torch.split(own, nets)
+    least = torch.cat([_soft_minimum(_without(torch.baddbmm(o, x, r), at)) for x, r, o, at in zip(*split, places, strict=True)])
+    if own is not None:
+        count = torch.isfinite(prior.offset).sum(-1).clamp_min(2).to(mu.dtype)
+        least = least - torch.where(own >= 0, (count / (count - 1.0)).log(), 0.0)
+    return least - _entropy(logvar)
+
+
+def _without(costs: Tensor, own: Tensor | None) -> Tensor:
+    """Return costs ``[g, rows, n]`` in which a row is not near to itself."""
     if own is None:
-        return _soft_minimum(costs)
-    rows = own >= 0
-    costs = costs.scatter_add(-1, own.clamp_min(0).unsqueeze(-1), torch.where(rows, torch.inf, 0.0).unsqueeze(-1))
-    count = torch.isfinite(prior.offset).sum(-1).clamp_min(2).to(mu.dtype)
-    correction = torch.where(rows, (count / (count - 1.0)).log(), 0.0)
-    return _soft_minimum(costs) - correction
+        return costs
+    return costs.scatter_add(-1, own.clamp_min(0).unsqueeze(-1), torch.where(own >= 0, torch.inf, 0.0).unsqueeze(-1))
 
 
 def _soft_minimum(costs: Tensor) -> Tensor:
@@ -108,10 +117,17 @@ def _soft_minimum(costs: Tensor) -> Tensor:
 
 def exemplar_costs(mu: Tensor, logvar: Tensor, prior: PriorProduct) -> Tensor:
     """Return KL(q ‖ q_n) − log π_n for every row and exemplar, nats, ``[g, rows, n]``."""
+    return torch.baddbmm(prior.offset, _left(mu, logvar, prior), prior.right) - _entropy(logvar).unsqueeze(-1)
+
+
+def _left(mu: Tensor, logvar: Tensor, prior: PriorProduct) -> Tensor:
     centred = mu - prior.centre
-    left = torch.cat([logvar.exp() + centred.square(), centred], dim=-1)
-    entropy = 0.5 * logvar.sum(-1, keepdim=True)
-    return torch.baddbmm(prior.offset, left, prior.right) - entropy
+    return torch.cat([logvar.exp() + centred.square(), centred], dim=-1)
+
+
+def _entropy(logvar: Tensor) -> Tensor:
+    """Return what depends on the row alone, without its constant ``[g, rows]``."""
+    return 0.5 * logvar.sum(-1)
 
 
 def equal_weights(counts: Tensor, width: int) -> Tensor:
