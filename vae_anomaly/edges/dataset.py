@@ -161,9 +161,9 @@ def part_name(file: Listed, root: str, ending: str) -> str:
     return name if same else f"{name}.{ending}"
 
 
-def common_root(files: Iterable[Listed]) -> str:
+def common_root(roots: Iterable[str]) -> str:
     """Return the folder that all folders that were named have in common, empty where there is none."""
     try:
-        return os.path.commonpath({file.root for file in files})
+        return os.path.commonpath(set(roots))
     except ValueError:
         return ""

@@ -19,7 +19,7 @@ import pyarrow.fs as pafs
 from vae_anomaly.edges.uris import one_line, redacted, resolve, said
 from vae_anomaly.errors import DataError
 
-__all__ = ["Format", "Listed", "TableFile", "digest", "find_files", "list_files", "one_line", "reading", "table_file"]
+__all__ = ["Format", "Listed", "TableFile", "digest", "find_files", "list_files", "one_line", "reading", "roots", "table_file"]
 
 Format = Literal["delimited", "parquet", "arrow"]
 
@@ -131,19 +131,36 @@ def reading(path: str) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {said(error)}") from error
 
 
+def roots(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the folders that paths name, as their file systems do: of a file that which it is in, of a glob what stands before it."""
+    return tuple(_named(str(path))[2] for path in paths)
+
+
 def _list(path: str) -> tuple[list[Listed], str | None]:
     """Return the files behind a path, and what to say where there is none yet."""
+    filesystem, info, root = _named(path)
+    shown = redacted(path)
+    with reading(shown):
+        if info.type == pafs.FileType.File:
+            return [_listed(filesystem, info, root=root, shown=shown)], None
+        if info.type == pafs.FileType.Directory:
+            return _folder(filesystem, root, shown)
+        return _glob(filesystem, info.path, root, shown)
+
+
+def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
+    """Return the file system of a path, what is there, and the folder that it names."""
     filesystem, location = resolve(path)
     shown = redacted(path)
     with reading(shown):
         info = filesystem.get_file_info(location)
-        if info.type == pafs.FileType.File:
-            return [_listed(filesystem, info, root=str(PurePosixPath(location).parent), shown=shown)], None
-        if info.type == pafs.FileType.Directory:
-            return _folder(filesystem, location, shown)
-        if re.search(r"[*?\[]", location):
-            return _glob(filesystem, location, shown)
-        raise DataError(f"{shown} does not exist{_near(shown)}.")
+    if info.type == pafs.FileType.File:
+        return filesystem, info, str(PurePosixPath(location).parent)
+    if info.type == pafs.FileType.Directory:
+        return filesystem, info, location.rstrip("/")
+    if re.search(r"[*?\[]", location):
+        return filesystem, info, re.split(r"[*?\[]", location)[0].rpartition("/")[0] or "/"
+    raise DataError(f"{shown} does not exist{_near(shown)}.")
 
 
 def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[list[Listed], str | None]:
@@ -153,9 +170,8 @@ def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[lis
     return [_listed(filesystem, i, root=location, shown=name) for i, name in zip(infos, names, strict=True)], None if infos else complaint
 
 
-def _glob(filesystem: pafs.FileSystem, location: str, path: str) -> tuple[list[Listed], str | None]:
+def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> tuple[list[Listed], str | None]:
     """Match ``*``, ``?`` and ``[…]`` within a path segment and ``**`` over several; a matched folder gives its files."""
-    plain = re.split(r"[*?\[]", location)[0].rsplit("/", 1)[0] or "/"
     pattern = re.compile(_glob_pattern(location))
     files = [i for i in _below(filesystem, plain) if pattern.match(i.path)]
     matched = [i for i in files if _by_suffix(i.path) and not hidden(i.path, plain)]

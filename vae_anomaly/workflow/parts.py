@@ -37,7 +37,7 @@ def fill(asked: Asked, make: Make) -> Done:
     """
     listed = files.list_files(asked.request.data)
     refuse_nested(asked, listed)
-    root = dataset.common_root(listed)
+    root = dataset.common_root(file.root for file in listed)
     with claimed(asked, make) as folder:
         before = {file.location for file in listed if folder.holds(file)}
         todo = [file for file in listed if file.location not in before]
