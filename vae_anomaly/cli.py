@@ -158,12 +158,16 @@ def score(
     model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
     output: opt.ScoreOutput = None,
+    part_format: opt.PartFormat = None,
     overwrite: opt.Overwrite = False,
+    watch: opt.Watch = False,
+    watch_interval: opt.WatchInterval = 10.0,
     explain: opt.ExplainOption = "flagged",
     top: opt.Top = "5",
     chunk_rows: opt.ChunkRows = 65_536,
     part_rows: opt.PartRows = 262_144,
     threads: opt.Threads = None,
+    memory_limit: opt.MemoryLimit = None,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
@@ -172,13 +176,16 @@ def score(
     terminal.set_logging(verbose, quiet=quiet)
     top_columns = opt.top_columns(top)
     from vae_anomaly import summary
+    from vae_anomaly.workflow import memory
     from vae_anomaly.workflow.score import ScoreRequest
     from vae_anomaly.workflow.score import score as run
+    from vae_anomaly.workflow.watch import watch as run_watch
 
     request = ScoreRequest(
         data=tuple(data),
         model=model,
-        output=output,
+        destination=output,
+        format=part_format,
         id_columns=opt.names(id_columns) or (),
         missing_values=opt.names(missing_values),
         alpha=alpha,
@@ -190,10 +197,13 @@ def score(
         chunk_rows=chunk_rows,
         part_rows=part_rows,
         threads=threads,
+        memory_limit=memory.size_of(memory_limit),
         overwrite=overwrite,
         tracking_uri=tracking_uri,
     )
     with terminal.progress(quiet=quiet) as tell:
+        if watch:
+            run_watch(request, interval=watch_interval, on_part=terminal.note(summary.of_part, quiet=quiet))
         result = run(request, tell=tell)
     terminal.show(result, lambda: "" if quiet else summary.of_score(result), as_json=as_json)
 

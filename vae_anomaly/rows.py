@@ -30,7 +30,8 @@ def _with_reasons(found: Sequence[Alarm]) -> list[str]:
     lines = []
     for alarm in found:
         ids = "".join(f", {name} {value}" for name, value in alarm.ids.items())
-        lines.append(f"  row {alarm.row:,}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
+        part = f" of {alarm.part}" if alarm.part else ""
+        lines.append(f"  row {alarm.row:,}{part}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
         lines += [f"    {r.column}: {r.value or 'missing'}, expected {r.expected}" for r in _telling(alarm)]
     return lines
 

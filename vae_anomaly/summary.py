@@ -72,9 +72,22 @@ def of_score(result: ScoreResult) -> str:
         ("missing", cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
         ("ignored", cut(result.ignored_columns)),
         ("model", named(result.model)),
+        ("parts", _parts(result)),
         ("written", result.output),
     ]
     return text([head, *facts(known), *alarms(counts.top_alarms), *next_steps(result.next_steps)])
+
+
+def _parts(result: ScoreResult) -> str:
+    if result.parts_made is None:
+        return ""
+    before = f", {result.parts_before:,} were there" if result.parts_before else ""
+    return f"{result.parts_made:,} new{before}"
+
+
+def of_part(name: str, counts: Counts) -> str:
+    """One part of an output folder that is being watched."""
+    return f"{name}: {count(counts.rows, 'row')}, {count(counts.alarms, 'alarm')}"
 
 
 def of_explain(result: ExplainResult) -> str:

@@ -102,6 +102,16 @@ def show(result: Any, text: Callable[[], str], *, as_json: bool) -> None:
         _print(shown)
 
 
+def note(text: Callable[..., str], *, quiet: bool) -> Callable[..., None]:
+    """Return what prints ``text(…)`` as a line on stderr: something a command did that has not come to its end."""
+
+    def tell(*values: Any) -> None:
+        if not quiet:
+            print(text(*values), file=sys.stderr, flush=True)  # noqa: T201
+
+    return tell
+
+
 def _print(text: str) -> None:
     """Print to stdout; a reader that has gone (``| head``) is no error: the work itself is done."""
     try:

@@ -158,7 +158,7 @@ def test_without_fsspec_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(MissingExtra) as caught:
         find_files(["memory://lake"])
-    assert str(caught.value) == "reading memory://lake needs more file systems: pip install 'vae-anomaly[cloud]'."
+    assert str(caught.value) == "reaching memory://lake needs more file systems: pip install 'vae-anomaly[cloud]'."
 
 
 def test_the_digest_changes_when_a_file_does(folder: Path) -> None:

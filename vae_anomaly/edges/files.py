@@ -6,7 +6,6 @@ Opens nothing but the first bytes of a file. Knows nothing about columns, rows o
 
 import fnmatch
 import hashlib
-import importlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import unquote
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
-from vae_anomaly.errors import DataError, MissingExtra
+from vae_anomaly.edges.uris import one_line, redacted, resolve, said
+from vae_anomaly.errors import DataError
+
+__all__ = ["Format", "Listed", "TableFile", "digest", "find_files", "list_files", "one_line", "reading", "roots", "table_file"]
 
 Format = Literal["delimited", "parquet", "arrow"]
 
@@ -70,6 +71,23 @@ class TableFile:
     filesystem: pafs.FileSystem = field(repr=False, compare=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A file by its name, size (bytes) and time of change (ns since 1970), not opened; ``root`` is the folder that was named."""
+
+    path: str
+    location: str
+    root: str
+    size: int
+    modified: int
+    filesystem: pafs.FileSystem = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> PurePosixPath:
+        """The path below what the user named."""
+        return PurePosixPath(self.location).relative_to(self.root)
+
+
 def find_files(paths: Sequence[str]) -> tuple[TableFile, ...]:
     """Return the data files behind paths, folders, globs and URIs, in the order given, folders and globs sorted by name.
 
@@ -78,10 +96,20 @@ def find_files(paths: Sequence[str]) -> tuple[TableFile, ...]:
     DataError
         Nothing is there, it may not be read, or it is no table.
     """
-    found = {file.path: file for path in paths for file in _find(str(path))}
-    if not found:
+    return tuple(table_file(file) for file in list_files(paths))
+
+
+def list_files(paths: Sequence[str], *, none_yet: bool = False) -> tuple[Listed, ...]:
+    """Return what ``find_files`` would open; with ``none_yet`` a folder may be empty and a glob match nothing. Raises DataError."""
+    listed: dict[str, Listed] = {}
+    for path in map(str, paths):
+        here, complaint = _list(path)
+        if complaint and not none_yet:
+            raise DataError(complaint)
+        listed |= {file.path: file for file in here}
+    if not listed and not none_yet:
         raise DataError("no data file was given; name a CSV or Parquet file, a folder or a glob.")
-    return tuple(found.values())
+    return tuple(listed.values())
 
 
 def digest(files: Iterable[TableFile]) -> str:
@@ -100,75 +128,57 @@ def reading(path: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{path} may not be read: permission denied. Give this user the right to read it.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {one_line(error)}") from error
+        raise DataError(f"{path} cannot be read: {said(error)}") from error
 
 
-def one_line(error: BaseException) -> str:
-    """Return the text of an error on one line, at most 300 characters, without a full stop."""
-    return " ".join(str(error).split())[:300].rstrip(".")
+def roots(paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the folders that paths name, as their file systems do: of a file that which it is in, of a glob what stands before it."""
+    return tuple(_named(str(path))[2] for path in paths)
 
 
-def _find(path: str) -> Iterator[TableFile]:
-    filesystem, location = _resolve(path)
-    with reading(path):
-        info = filesystem.get_file_info(location)
+def _list(path: str) -> tuple[list[Listed], str | None]:
+    """Return the files behind a path, and what to say where there is none yet."""
+    filesystem, info, root = _named(path)
+    shown = redacted(path)
+    with reading(shown):
         if info.type == pafs.FileType.File:
-            yield _table_file(filesystem, info, root=str(PurePosixPath(location).parent), shown=path)
-        elif info.type == pafs.FileType.Directory:
-            yield from _folder(filesystem, location, path)
-        elif re.search(r"[*?\[]", location):
-            yield from _glob(filesystem, location, path)
-        else:
-            raise DataError(f"{path} does not exist{_near(path)}.")
+            return [_listed(filesystem, info, root=root, shown=shown)], None
+        if info.type == pafs.FileType.Directory:
+            return _folder(filesystem, root, shown)
+        return _glob(filesystem, info.path, root, shown)
 
 
-def _resolve(path: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system of a path or URI, and the path in it."""
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
-        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
-    try:
-        filesystem, location = pafs.FileSystem.from_uri(path)
-    except pa.ArrowInvalid:
-        return _through_fsspec(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be reached: {one_line(error)}") from error
-    return filesystem, location
+def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
+    """Return the file system of a path, what is there, and the folder that it names."""
+    filesystem, location = resolve(path)
+    shown = redacted(path)
+    with reading(shown):
+        info = filesystem.get_file_info(location)
+    if info.type == pafs.FileType.File:
+        return filesystem, info, str(PurePosixPath(location).parent)
+    if info.type == pafs.FileType.Directory:
+        return filesystem, info, location.rstrip("/")
+    if re.search(r"[*?\[]", location):
+        return filesystem, info, re.split(r"[*?\[]", location)[0].rpartition("/")[0] or "/"
+    raise DataError(f"{shown} does not exist{_near(shown)}.")
 
 
-def _through_fsspec(path: str) -> tuple[pafs.FileSystem, str]:
-    """Open what Arrow has no file system for; fsspec knows many more."""
-    try:
-        url_to_fs = importlib.import_module("fsspec.core").url_to_fs
-    except ImportError:
-        raise MissingExtra(f"reading {path} needs more file systems: pip install 'vae-anomaly[cloud]'.") from None
-    try:
-        filesystem, location = url_to_fs(path)
-    except (ValueError, ImportError, OSError) as error:
-        raise DataError(f"{path} cannot be reached: {one_line(error)}") from error
-    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location
+def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[list[Listed], str | None]:
+    infos = [i for i in _below(filesystem, location) if _by_suffix(i.path) and not hidden(i.path, location)]
+    complaint = f"{shown} holds no data file; expected {', '.join(_SUFFIXES)} in it or below."
+    names = [f"{shown.rstrip('/')}/{PurePosixPath(i.path).relative_to(location)}" for i in infos]
+    return [_listed(filesystem, i, root=location, shown=name) for i, name in zip(infos, names, strict=True)], None if infos else complaint
 
 
-def _folder(filesystem: pafs.FileSystem, location: str, path: str) -> Iterator[TableFile]:
-    infos = [i for i in _listed(filesystem, location) if _by_suffix(i.path) and not _hidden(i.path, location)]
-    if not infos:
-        raise DataError(f"{path} holds no data file; expected {', '.join(_SUFFIXES)} in it or below.")
-    for info in infos:
-        key = PurePosixPath(info.path).relative_to(location)
-        yield _table_file(filesystem, info, root=location, shown=f"{path.rstrip('/')}/{key}")
-
-
-def _glob(filesystem: pafs.FileSystem, location: str, path: str) -> Iterator[TableFile]:
+def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> tuple[list[Listed], str | None]:
     """Match ``*``, ``?`` and ``[…]`` within a path segment and ``**`` over several; a matched folder gives its files."""
-    plain = re.split(r"[*?\[]", location)[0].rsplit("/", 1)[0] or "/"
     pattern = re.compile(_glob_pattern(location))
-    files = [i for i in _listed(filesystem, plain) if pattern.match(i.path)]
-    matched = [i for i in files if _by_suffix(i.path) and not _hidden(i.path, plain)]
-    if not matched:
-        raise DataError(f"{path} matches no data file.")
-    for info in matched:
-        # What was typed may lack the folder we are in, or have a scheme in front.
-        shown = path[: max(0, len(path) - len(location))] + info.path[max(0, len(location) - len(path)) :]
-        yield _table_file(filesystem, info, root=plain, shown=shown)
+    files = [i for i in _below(filesystem, plain) if pattern.match(i.path)]
+    matched = [i for i in files if _by_suffix(i.path) and not hidden(i.path, plain)]
+    # What was typed may lack the folder we are in, or have a scheme in front.
+    names = [path[: max(0, len(path) - len(location))] + i.path[max(0, len(location) - len(path)) :] for i in matched]
+    found = [_listed(filesystem, i, root=plain, shown=name) for i, name in zip(matched, names, strict=True)]
+    return found, None if matched else f"{path} matches no data file."
 
 
 def _glob_pattern(location: str) -> str:
@@ -179,13 +189,13 @@ def _glob_pattern(location: str) -> str:
     return "".join(parts).rstrip("/") + r"(?:/|$)"
 
 
-def _listed(filesystem: pafs.FileSystem, location: str) -> list[pafs.FileInfo]:
+def _below(filesystem: pafs.FileSystem, location: str) -> list[pafs.FileInfo]:
     selector = pafs.FileSelector(location, recursive=True, allow_not_found=True)
     infos = [i for i in filesystem.get_file_info(selector) if i.type == pafs.FileType.File]
     return sorted(infos, key=lambda i: str(i.path))
 
 
-def _hidden(path: str, root: str) -> bool:
+def hidden(path: str, root: str) -> bool:
     """Whether a file below ``root`` is scores of ours, or side files as Spark writes them: a dot or underscore in front."""
     return bool(_OWN.search(path)) or any(p.startswith((".", "_")) and "=" not in p for p in PurePosixPath(path).relative_to(root).parts)
 
@@ -195,20 +205,24 @@ def _by_suffix(path: str) -> Format | None:
     return _SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
-def _table_file(filesystem: pafs.FileSystem, info: pafs.FileInfo, *, root: str, shown: str) -> TableFile:
-    if info.size == 0:
-        raise DataError(f"{shown} is empty (0 bytes).")
-    key = PurePosixPath(info.path).relative_to(root)
-    pairs = [part.split("=", 1) for part in key.parts[:-1] if "=" in part]
+def _listed(filesystem: pafs.FileSystem, info: pafs.FileInfo, *, root: str, shown: str) -> Listed:
+    return Listed(path=shown, location=info.path, root=root, size=info.size, modified=info.mtime_ns or 0, filesystem=filesystem)
+
+
+def table_file(listed: Listed) -> TableFile:
+    """Look at the first bytes of a file. Raises DataError where it is empty, may not be read, or is no table."""
+    if listed.size == 0:
+        raise DataError(f"{listed.path} is empty (0 bytes).")
+    pairs = [part.split("=", 1) for part in listed.key.parts[:-1] if "=" in part]
     return TableFile(
-        path=shown,
-        location=info.path,
-        key=str(key),
-        format=_format(filesystem, info.path, shown),
-        size=info.size,
-        modified=info.mtime_ns or 0,
+        path=listed.path,
+        location=listed.location,
+        key=str(listed.key),
+        format=_format(listed.filesystem, listed.location, listed.path),
+        size=listed.size,
+        modified=listed.modified,
         partition=tuple((unquote(name), None if value == _HIVE_NULL else unquote(value)) for name, value in pairs),
-        filesystem=filesystem,
+        filesystem=listed.filesystem,
     )
 
 

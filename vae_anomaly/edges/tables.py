@@ -20,7 +20,7 @@ from vae_anomaly.edges.files import TableFile
 from vae_anomaly.edges.outputs import default_output, write_batches
 from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 
-__all__ = ["Source", "TableFile", "default_output", "open_source", "write_batches"]
+__all__ = ["Source", "TableFile", "default_output", "open_files", "open_source", "together", "write_batches"]
 
 
 class _Part(Protocol):
@@ -187,14 +187,21 @@ def open_source(
     delimiter: str | None = None,
     encoding: str | None = None,
 ) -> Source:
-    """Find and open the files behind paths, folders, globs and URIs; reads headers and footers only.
+    """Find and open the files behind paths, folders, globs and URIs, as ``open_files`` does. Raises DataError."""
+    return open_files(found.find_files(paths), missing_values=missing_values, delimiter=delimiter, encoding=encoding)
+
+
+def open_files(
+    files: Sequence[TableFile], *, missing_values: Sequence[str] = (), delimiter: str | None = None, encoding: str | None = None
+) -> Source:
+    """Open files as one table; reads headers and footers only.
 
     ``delimiter`` and ``encoding`` are found out from each file unless given.
 
     Raises
     ------
     DataError
-        Not there, not readable, not a table, empty, header only, truncated, or two columns of one name.
+        Not readable, not a table, header only, truncated, or two columns of one name.
     """
 
     def opened(file: TableFile) -> _Part:
@@ -204,10 +211,15 @@ def open_source(
 
     if delimiter is not None and len(delimiter) != 1:
         raise ConfigError(f"delimiter must be one character, got {delimiter!r}.")
-    parts = tuple(opened(file) for file in found.find_files(paths))
+    parts = tuple(opened(file) for file in files)
     # A part without columns or rows is what some engines leave behind; it says nothing about the table.
     filled = tuple(p for p in parts if p.rows != 0)
     return Source(parts=filled or parts, missing_values=tuple(missing_values))
+
+
+def together(sources: Sequence[Source]) -> Source:
+    """Return one table of the rows of all, in this order."""
+    return Source(parts=tuple(part for source in sources for part in source.parts), missing_values=sources[0].missing_values)
 
 
 def _names(part: _Part) -> tuple[str, ...]:

@@ -47,6 +47,10 @@ class Counting:
         """Return all of it as plain values, for ``counting_from``."""
         return dict(TypeAdapter(Counting).dump_python(self, mode="json"))
 
+    def counted(self) -> dict[str, Any]:
+        """Return what adds up with that of other outputs, for ``tally_from``: all but the alarms by name, and nothing that is none."""
+        return {name: value for name, value in self.state().items() if value and name not in {"ids", "worst"}}
+
     def add(self, tally: Tally) -> None:
         """Add the counts of one batch."""
         self.rows += tally.rows
@@ -110,3 +114,19 @@ class Counting:
 def counting_from(state: Mapping[str, Any]) -> Counting:
     """Return a counting that goes on where ``state`` was taken. Raises ValueError for values that are none."""
     return TypeAdapter(Counting).validate_python(state)
+
+
+def tally_from(counted: Mapping[str, Any]) -> Tally:
+    """Return what was counted over one output, to be added to others. Raises ValueError for values that are none."""
+    found = counting_from({"ids": (), **counted})
+    return Tally(
+        rows=found.rows,
+        alarms=found.alarms,
+        unscored=found.unscored,
+        unseen=found.unseen,
+        missing=found.missing,
+        untypical=found.untypical,
+        low=found.low,
+        pooled=found.pooled_rows,
+        unseen_groups=found.unseen_groups,
+    )

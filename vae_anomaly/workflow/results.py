@@ -45,6 +45,7 @@ class Alarm:
     score: float
     p_value: float
     reasons: tuple[Reason, ...]
+    part: str = ""  # of an output folder; rows are then numbered from 0 in each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,8 @@ class ScoreResult:
     model: ModelName
     next_steps: tuple[str, ...]
     resumed_rows: int = 0  # rows that a killed run had scored
+    parts_made: int | None = None  # of an output folder; None: the output is a file
+    parts_before: int | None = None  # those of the same inputs that were there already
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,184 @@
+"""Where outputs go: a file on this machine, or one at a URI that is made here and then sent there.
+
+Knows nothing about what is in them. What is at a URI is whole or absent: an object store shows an upload when it has all of it, and
+what an upload that failed may have left is removed.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import pyarrow.fs as pafs
+
+from vae_anomaly.edges import manifest, outputs
+from vae_anomaly.edges.manifest import Manifest
+from vae_anomaly.edges.uris import is_uri, redacted, resolve, said
+from vae_anomaly.errors import OutputError
+
+_PIECE = 8 << 20  # bytes read at a time while sending: more than the smallest part of a multipart upload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A file at a URI; ``shown`` is the URI without secrets."""
+
+    filesystem: pafs.FileSystem = field(repr=False)
+    location: str
+    shown: str
+
+    def below(self, name: str) -> "Remote":
+        """Return the file ``name`` in this folder."""
+        return Remote(filesystem=self.filesystem, location=f"{self.location}/{name}", shown=f"{self.shown}/{name}")
+
+    def beside(self, name: str) -> "Remote":
+        """Return the file ``name`` in the same folder."""
+        location, shown = self.location.rpartition("/")[0], self.shown.rpartition("/")[0]
+        return Remote(filesystem=self.filesystem, location=f"{location}/{name}", shown=f"{shown}/{name}")
+
+    def size(self) -> int | None:
+        """Return the bytes of the file, None where there is none. Raises OutputError."""
+        with _sending(self.shown):
+            info = self.filesystem.get_file_info(self.location)
+        return int(info.size) if info.type == pafs.FileType.File else None
+
+    def read(self, most: int) -> bytes | None:
+        """Return what is in a file of at most so many bytes; None where there is none, or a larger one. Raises OutputError."""
+        size = self.size()
+        if size is None or size > most:
+            return None
+        with _sending(self.shown), self.filesystem.open_input_stream(self.location) as stream:
+            return bytes(stream.read())
+
+    def write(self, content: bytes) -> None:
+        """Replace the file. Raises OutputError."""
+        self._replace(iter([content]), len(content))
+
+    def send(self, path: Path) -> None:
+        """Replace the file by one of this machine. Raises OutputError."""
+        with path.open("rb") as file:
+            self._replace(iter(lambda: file.read(_PIECE), b""), path.stat().st_size)
+
+    def remove(self) -> None:
+        """Remove the file if it is there. Raises OutputError."""
+        with _sending(self.shown), suppress(FileNotFoundError):
+            self.filesystem.delete_file(self.location)
+
+    def _replace(self, pieces: Iterator[bytes], size: int) -> None:
+        with _sending(self.shown):
+            folder = self.location.rpartition("/")[0]
+            if "/" in folder:  # the first name is a bucket, which is not ours to make
+                self.filesystem.create_dir(folder)
+            stream = self.filesystem.open_output_stream(self.location)
+            try:
+                for piece in pieces:
+                    stream.write(piece)
+                stream.close()
+            except BaseException:
+                # To let go of the stream would complete the upload of half a file.
+                with suppress(OSError):
+                    stream.close()
+                with suppress(OSError):
+                    self.filesystem.delete_file(self.location)
+                raise
+        if self.size() != size:
+            raise OutputError(f"{self.shown} did not arrive whole. Run the job again.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """An output: made at ``path``; where it has a ``remote``, that is the output and ``path`` only where it is made."""
+
+    path: Path
+    remote: Remote | None = None
+
+    def __str__(self) -> str:
+        """The output as texts name it."""
+        return self.remote.shown if self.remote else str(self.path)
+
+    def size(self) -> int | None:
+        """Return the bytes of the output, None where there is none."""
+        if self.remote:
+            return self.remote.size()
+        return self.path.stat().st_size if self.path.exists() else None
+
+    def is_at(self, filesystem: pafs.FileSystem, location: str) -> bool:
+        """Whether this is that file."""
+        if self.remote:
+            return self.remote.location == location and self.remote.filesystem.type_name == filesystem.type_name
+        return str(self.path.absolute()) == location
+
+    def holds(self, filesystem: pafs.FileSystem, location: str) -> bool:
+        """Whether a file lies in or below this folder."""
+        if self.remote:
+            return location.startswith(f"{self.remote.location}/") and self.remote.filesystem.type_name == filesystem.type_name
+        return location.startswith(f"{self.path.absolute()}/")
+
+    def manifest(self) -> Manifest | None:
+        """Return what the output says it was made from."""
+        if self.remote is None:
+            return manifest.read(self.path)
+        content = self.remote.beside(f"{self.path.name}{manifest.SUFFIX}").read(manifest.MAX_BYTES)
+        return None if content is None else manifest.parsed(content)
+
+    def deliver(self) -> None:
+        """Send what was made, with its manifest, and remove it here; nothing to do where the output is a file here.
+
+        The manifest says *started* until the output is there. Raises OutputError, and then what was made stays to be sent.
+        """
+        if self.remote is None:
+            return
+        made = manifest.path_of(self.path)
+        beside = self.remote.beside(made.name)
+        beside.write(manifest.as_started(made.read_bytes()))
+        self.remote.send(self.path)
+        beside.write(made.read_bytes())
+        with outputs.writing(self.path):
+            self.path.unlink()
+            made.unlink()
+
+    def below(self, name: str) -> "Place":
+        """Return the place of a file in this folder."""
+        return Place(path=self.path / name, remote=self.remote.below(name) if self.remote else None)
+
+
+def place_of(destination: str | Path) -> Place:
+    """Return the place of an output that is named by a path or a URI.
+
+    What goes to a URI is made in a folder of the user's cache that belongs to that URI alone, so that a killed job finds it again.
+    Raises OutputError and MissingExtra.
+    """
+    text = str(destination)
+    if not is_uri(text):
+        return Place(path=Path(text).expanduser())
+    filesystem, location = resolve(text, failure=OutputError)
+    shown = redacted(text).rstrip("/")
+    name = PurePosixPath(location.rstrip("/")).name
+    path = staging() / hashlib.sha256(shown.encode()).hexdigest()[:16] / name
+    with outputs.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return Place(path=path, remote=Remote(filesystem=filesystem, location=location.rstrip("/"), shown=shown))
+
+
+def staging() -> Path:
+    """Return where outputs are made that go elsewhere: ``$XDG_CACHE_HOME/vae-anomaly/outgoing``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae-anomaly" / "outgoing"
+
+
+def is_folder(destination: str | Path) -> bool:
+    """Whether a destination is a folder: it ends with a slash, exists as one here, or its name has no ending."""
+    text = str(destination)
+    name = redacted(text).rpartition("/")[2]
+    return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (not is_uri(text) and Path(text).expanduser().is_dir())
+
+
+@contextmanager
+def _sending(shown: str) -> Iterator[None]:
+    """Turn what a store says into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{shown} cannot be written: {said(error)}. Correct that or write elsewhere with -o.") from error

@@ -1,0 +1,181 @@
+"""What was asked of a scoring: whether it can be done, what its output depends on, and whether it has been done.
+
+Knows no rows and writes nothing.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from vae_anomaly import __version__
+from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.schema import absent_text, check_present, unknown_columns
+from vae_anomaly.core.threshold import Threshold
+from vae_anomaly.edges import places, tables
+from vae_anomaly.edges.outputs import output_format
+from vae_anomaly.edges.places import Place
+from vae_anomaly.edges.uris import is_uri
+from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
+from vae_anomaly.workflow import flagging
+from vae_anomaly.workflow.opening import Opened, open_model
+from vae_anomaly.workflow.progress import Tell
+from vae_anomaly.workflow.results import Counts
+
+logger = logging.getLogger(__name__)
+# Rows after which finished ones are kept at the latest.
+PART_ROWS = 262_144
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """What to score, with which model, and how; None: what the model or its fit says.
+
+    ``output`` is a file on this machine; ``destination``, instead of it, a file, a folder or a URI as it was typed. ``format`` is that of
+    the parts in a folder, None: that of each input. ``memory_limit`` in bytes.
+    """
+
+    data: tuple[str, ...]
+    model: str
+    output: Path | None = None
+    destination: str | None = None
+    format: Literal["csv", "parquet"] | None = None
+    id_columns: tuple[str, ...] = ()
+    missing_values: tuple[str, ...] | None = None
+    alpha: float | None = None
+    fdr: float | None = None
+    p_values: Literal["marginal", "conditional"] = "marginal"
+    typicality: bool = False
+    explain: Literal["flagged", "all", "none"] = "flagged"
+    top: int | None = 5
+    chunk_rows: int = 65_536
+    part_rows: int = PART_ROWS
+    threads: int | None = None
+    memory_limit: int | None = None
+    overwrite: bool = False
+    tracking_uri: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """A request with its model loaded and the threshold it flags with."""
+
+    request: ScoreRequest
+    place: Place
+    folder: bool
+    opened: Opened
+    threshold: Threshold
+    missing: tuple[str, ...]
+    tell: Tell
+
+    def made_from(self) -> dict[str, dict[str, Any]]:
+        """All that the bytes of the output depend on besides the inputs; rows in memory and threads are not among it."""
+        request, name = self.request, self.opened.name
+        return {
+            "model": {"name": name.name, "version": name.version, "digest": self.opened.digest, "package": __version__},
+            "options": {
+                "alpha": self.threshold.alpha if request.fdr is None else None,
+                "fdr": request.fdr,
+                "p_values": request.p_values,
+                "typicality": request.typicality,
+                "explain": request.explain,
+                "top": request.top,
+                "id_columns": list(request.id_columns),
+                "missing_values": list(self.missing),
+            },
+        }
+
+
+def opened(request: ScoreRequest, tell: Tell) -> Asked:
+    """Load the model of a request. Raises ConfigError before that, and NotCalibrated."""
+    refuse(request)
+    place, folder = destination(request)
+    model = open_model(request.model, uri=request.tracking_uri)
+    detector = model.detector
+    threshold = flagging.threshold_for(detector.threshold, alpha=request.alpha, fdr=request.fdr, p_values=request.p_values)
+    missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
+    return Asked(request=request, place=place, folder=folder, opened=model, threshold=threshold, missing=tuple(missing), tell=tell)
+
+
+def refuse(request: ScoreRequest) -> None:
+    """Refuse rates that are none, and two at once."""
+    for name, value in (("--alpha", request.alpha), ("--fdr", request.fdr)):
+        if value is not None and not 0 < value < 1:
+            raise ConfigError(f"{name} must be in (0, 1); got {value:g}.")
+    if request.alpha is not None and request.fdr is not None:
+        raise ConfigError("--alpha flags at a false-alarm rate and --fdr at a false-discovery rate; give one of them.")
+
+
+def destination(request: ScoreRequest) -> tuple[Place, bool]:
+    """Return where the scores go, and whether that is a folder. Raises ConfigError when that has to be said, OutputError."""
+    to = request.destination or request.output
+    if to is None:
+        if len(request.data) > 1:
+            raise ConfigError(f"{len(request.data)} inputs have no one place for their scores beside them; name it with -o.")
+        to = tables.default_output(request.data[0])
+    folder = request.destination is not None and places.is_folder(request.destination)
+    if not folder:
+        asked_for = output_format(Path(str(to).partition("?")[0] if is_uri(str(to)) else to))
+        if request.format not in {None, asked_for}:
+            raise ConfigError(
+                f"--format {request.format} is for the parts in an output folder; {places.place_of(to)} is a {asked_for} file."
+            )
+    elif request.fdr is not None:
+        raise ConfigError(
+            "--fdr judges all rows of a batch together, and files in an output folder are scored one by one. "
+            "Name one file for all scores with -o, or flag with --alpha."
+        )
+    return places.place_of(to), folder
+
+
+def refuse_input_as_output(place: Place, source: tables.Source) -> None:
+    """Refuse to write over what is read."""
+    for file in source.files:
+        if place.is_at(file.filesystem, file.location):
+            raise OutputError(f"{place} is itself an input; name another output with -o.")
+
+
+def check_columns(detector: Detector, source: tables.Source, id_columns: Sequence[str]) -> tuple[str, ...]:
+    """Refuse missing columns and warn once of those that the model does not know; returns the latter."""
+    check_present(detector.schema, source.names, source.files[0].path)
+    groups = detector.threshold.groups
+    if groups is not None and groups.column not in source.names:
+        absent = absent_text([groups.column], source.names)
+        raise SchemaMismatch(f"{source.files[0].path} lacks the group column of the threshold: {absent}")
+    known = {*id_columns, *([groups.column] if groups else [])}
+    ignored = tuple(name for name in unknown_columns(detector.schema, source.names) if name not in known)
+    if ignored:
+        logger.warning("ignored, because the model does not know them: %s", ", ".join(map(repr, ignored)))
+    for note in source.notes:
+        logger.warning("%s", note)
+    return ignored
+
+
+def done_before(place: Place, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
+    """Return the counts of an output that is what this request would write; None when it is to be written.
+
+    Raises OutputError when something else is there and may not go.
+    """
+    size = None if overwrite else place.size()
+    if size is None:
+        return None
+    found = place.manifest()
+    if found is None:
+        raise OutputError(f"{place} exists and no manifest says what it is. Name another with -o, or give --overwrite to replace it.")
+    other = [part for part, value in made_from.items() if found.made_from.get(part) != value]
+    if other:
+        raise OutputError(
+            f"{place} exists and holds the scores of another request (other {' and '.join(other)}). "
+            "Name another with -o, or give --overwrite to replace it."
+        )
+    if not found.complete:
+        return None  # a job of the same request was killed between its output and its manifest
+    if found.bytes != size:
+        raise OutputError(f"{place} was changed after it was written. Name another with -o, or give --overwrite to replace it.")
+    try:
+        return TypeAdapter(Counts).validate_python(found.counts)
+    except ValidationError:
+        return None

@@ -1,0 +1,49 @@
+"""One output and its inputs: how they are read, how they are scored, and what the bytes of the output depend on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from vae_anomaly.core.stream import ScoreOptions
+from vae_anomaly.edges.places import Place
+from vae_anomaly.edges.tables import Source
+from vae_anomaly.workflow.asked import Asked
+from vae_anomaly.workflow.opening import cores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """One output and the inputs whose rows go there; ``overwrite`` whatever is there."""
+
+    asked: Asked
+    place: Place
+    source: Source
+    overwrite: bool
+
+    @property
+    def made_from(self) -> dict[str, Any]:
+        """All that the bytes of the output depend on."""
+        return {"inputs": {file.location: [file.size, file.modified] for file in self.source.files}, **self.asked.made_from()}
+
+    def batches(self, first_row: int) -> Iterator[pa.RecordBatch]:
+        """Return the input from a row on."""
+        request, groups = self.asked.request, self.asked.threshold.groups
+        extra = [*request.id_columns, *([groups.column] if groups else [])]
+        return self.source.batches(self.asked.opened.detector.schema, extra=extra, chunk_rows=request.chunk_rows, first_row=first_row)
+
+    def options(self, first_row: int) -> ScoreOptions:
+        """Return how to score from a row on."""
+        request, name = self.asked.request, self.asked.opened.name
+        return ScoreOptions(
+            typicality=request.typicality,
+            explain=request.explain,
+            top=request.top,
+            id_columns=request.id_columns,
+            model=name.name,
+            model_version=name.version,
+            threads=request.threads or cores(),
+            first_row=first_row,
+            where=self.source.files[0].path,
+        )
