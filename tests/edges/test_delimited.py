@@ -175,7 +175,7 @@ def test_malformed_rows_are_named_in_a_fit_too(write: Write, tmp_path: Path, mon
     with pytest.raises(DataError) as caught:
         write("a,b\n1,2\n3\n").read(missing=[])
     assert str(caught.value) == f"{tmp_path / 'x.csv'} row 2 has 1 cells, expected 2 as in the header: '3'. Correct that row."
-    with pytest.raises(DataError, match=r"x\.csv column 'a' is not utf-8 text\. Save the file as UTF-8\.$"):
+    with pytest.raises(DataError, match=r"x\.csv row 4 column 'a' is not utf-8 text\. Save the file as UTF-8\.$"):
         write("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n").read(missing=[])
 
 

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +23,12 @@ from vae_anomaly.core.stream import ScoreOptions, score_batches
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import manifest, resume, tables
 from vae_anomaly.edges.outputs import output_format
+from vae_anomaly.edges.rejects import OnError, OnReject, ignore
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.workflow import flagging, resuming
 from vae_anomaly.workflow.opening import Opened, cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.rejecting import refuse_existing, rejecting
 from vae_anomaly.workflow.results import Counts, Discovery, ScoreResult
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class ScoreRequest:
     chunk_rows: int = 65_536
     part_rows: int = PART_ROWS
     threads: int | None = None
+    on_error: OnError = "stop"
+    escape: bool = True
     overwrite: bool = False
     tracking_uri: str | None = None
 
@@ -70,11 +74,12 @@ class Job:
     request: ScoreRequest
     tell: Tell
 
-    def batches(self, first_row: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, first_row: int, on_reject: OnReject = ignore) -> Iterator[pa.RecordBatch]:
         """Return the input from a row on."""
         groups = self.threshold.groups
         extra = [*self.request.id_columns, *([groups.column] if groups else [])]
-        return self.source.batches(self.opened.detector.schema, extra=extra, chunk_rows=self.request.chunk_rows, first_row=first_row)
+        schema, rows = self.opened.detector.schema, self.request.chunk_rows
+        return self.source.batches(schema, extra=extra, chunk_rows=rows, first_row=first_row, on_reject=on_reject)
 
     def options(self, first_row: int) -> ScoreOptions:
         """Return how to score from a row on."""
@@ -88,6 +93,7 @@ class Job:
             model_version=name.version,
             threads=request.threads or cores(),
             first_row=first_row,
+            row_numbers="" if request.on_error == "stop" else tables.NUMBERS,
             where=self.source.files[0].path,
         )
 
@@ -105,7 +111,7 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
     detector = opened.detector
     threshold = flagging.threshold_for(detector.threshold, alpha=request.alpha, fdr=request.fdr, p_values=request.p_values)
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
-    source = tables.open_source(request.data, missing_values=missing)
+    source = tables.open_source(request.data, missing_values=missing, on_error=request.on_error)
     _refuse_input_as_output(output, source)
     ignored = _check_columns(detector, source, request.id_columns)
     made_from = _made_from(source, opened, threshold.alpha if request.fdr is None else None, missing, request)
@@ -113,6 +119,7 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
     resumed: int | None = None
     began = time.monotonic()
     if counts is None:
+        refuse_existing(output, request.on_error, overwrite=request.overwrite)
         job = Job(output=output, made_from=made_from, source=source, opened=opened, threshold=threshold, request=request, tell=tell)
         counts, resumed = _make(job)
     else:
@@ -191,6 +198,8 @@ def _made_from(
             "top": request.top,
             "id_columns": list(request.id_columns),
             "missing_values": list(missing),
+            "on_error": request.on_error,
+            "escape": request.escape,
         },
     }
 
@@ -248,12 +257,17 @@ def _write(job: Job, unfinished: resume.Unfinished, parts: tuple[resume.Part, ..
     resumed = counting.rows
     if resumed:
         logger.info("going on with %s after %s rows that a killed run had scored", job.output, f"{resumed:,}")
-    new = score_batches(detector, job.batches(resumed), job.options(resumed), threshold=threshold, on_batch=counting.add)
-    seen = counting.look(new, job.tell, job.source.rows)
-    scored = chain(resuming.kept_rows(parts), resuming.keeping(seen, counting, unfinished, request.part_rows))
-    first = next(scored)  # a source without rows has raised; the keys have the types of the input
-    tables.write_batches(job.output, chain([first], scored), first.schema, fmt=output_format(job.output))
-    return counting.done(detector, threshold, typicality=request.typicality, discovery=discovery), resumed
+    with rejecting(request.on_error, counting, unfinished, escape=request.escape) as rejects:
+        batches, options = job.batches(counting.position, rejects), job.options(counting.position)
+        new = score_batches(detector, batches, options, threshold=threshold, on_batch=rejects.add)
+        seen = counting.look(new, job.tell, job.source.rows)
+        scored = chain(resuming.kept_rows(parts), resuming.keeping(seen, counting, unfinished, request.part_rows, rejects.sync))
+        first = next(scored)  # a source without rows has raised; the keys have the types of the input
+        fmt = output_format(job.output)
+        tables.write_batches(job.output, chain([first], scored), first.schema, fmt=fmt, escape=request.escape)
+        rejected = rejects.finish()
+    counts = counting.done(detector, threshold, typicality=request.typicality, discovery=discovery)
+    return replace(counts, rejected=rejected), resumed
 
 
 def _discover(job: Job, unfinished: resume.Unfinished, rate: float) -> Discovery:
