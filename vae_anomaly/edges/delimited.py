@@ -22,6 +22,7 @@ from vae_anomaly.edges.rejects import OnBad, filtered, is_utf8, screened
 from vae_anomaly.edges.transcoding import Pieces, Utf8
 from vae_anomaly.errors import DataError
 
+ADVICE = "Correct that row, or leave such rows out with --on-error skip."
 MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
 
@@ -169,7 +170,7 @@ def _parsing(path: str) -> Iterator[None]:
         row = f" row {int(m[1]) - 1:,}" if (m := re.search(r"Row #(\d+)", said)) else ""
         if ragged := re.search(r"Expected (\d+) columns, got (\d+): ?(.*)", said):
             raise DataError(
-                f"{path}{row} has {ragged[2]} cells, expected {ragged[1]} as in the header: {ragged[3][:80]!r}. Correct that row."
+                f"{path}{row} has {ragged[2]} cells, expected {ragged[1]} as in the header: {ragged[3][:80]!r}. {ADVICE}"
             ) from error
         if "UTF8" in said:
             raise DataError(f"{path}{row} is not in the encoding of the rows before it. Save the file as UTF-8.") from error
