@@ -35,6 +35,7 @@ class DataConfig:
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     missing_values: tuple[str, ...] = ()
+    on_error: Literal["stop", "skip"] = "stop"  # rows of a CSV that cannot be read
     time_column: str | None = None
     group_by: str | None = None
     window: int = 1

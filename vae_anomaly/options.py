@@ -56,6 +56,20 @@ GroupBy = Annotated[
     typer.Option(help="Column that tells the machines apart: each gets its own threshold and, with --time-column, gives its own last part.",
                  metavar="COLUMN", rich_help_panel="Data"),
 ]  # fmt: skip
+OnError = Annotated[
+    Literal["stop", "skip", "quarantine"],
+    typer.Option("--on-error", help="A CSV row that cannot be read: stop there, leave it out, or also write it to OUTPUT.quarantine.csv.",
+                 rich_help_panel="Data"),
+]  # fmt: skip
+OnErrorRead = Annotated[
+    Literal["stop", "skip"],
+    typer.Option("--on-error", help="A CSV row that cannot be read: stop there, or leave it out and say so.", rich_help_panel="Data"),
+]
+OnErrorFit = Annotated[
+    Literal["stop", "skip"] | None,
+    typer.Option("--on-error", help="A CSV row that is cut, too long or no text: stop there, or leave it out and say so.",
+                 show_default=DataConfig().on_error, rich_help_panel="Data"),
+]  # fmt: skip
 
 # ── threshold ────────────────────────────────────────────────────────────────────────────────────────────────────────
 Alpha = Annotated[
@@ -190,6 +204,11 @@ EvaluateOutput = Annotated[
     typer.Option("--output", "-o", help="Also write the report as a page.", metavar="FILE.html", rich_help_panel="Tracking and output"),
 ]
 LogNothing = Annotated[bool, typer.Option("--no-tracking", help="Log nothing to MLflow.", rich_help_panel="Tracking and output")]
+NoEscape = Annotated[
+    bool,
+    typer.Option("--no-escape", help="Keep text in CSV as it is; otherwise what a spreadsheet would run as a formula gets an apostrophe.",
+                 rich_help_panel="Tracking and output"),
+]  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel="Tracking and output")]
 ExplainOption = Annotated[
     Explain, typer.Option("--explain", help="Which rows get their top columns named.", rich_help_panel="Tracking and output")

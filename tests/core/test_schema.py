@@ -240,8 +240,34 @@ def test_times_that_the_user_included_are_seconds() -> None:
     assert got == {name: [60.0] for name in columns}
     day = conform(schema, pa.record_batch({"t": pa.array([dt.date(1970, 1, 2)])}), where="x")
     assert day.column(0).to_pylist() == [86400.0]
-    with pytest.raises(SchemaMismatch, match=r"^column 't' holds times in this model but not in x: "):
-        conform(schema, pa.record_batch({"t": ["soon"]}), where="x")
+    with pytest.raises(SchemaMismatch) as caught:
+        conform(schema, pa.record_batch({"t": ["24.12.2017", "soon"]}), where="x")
+    assert str(caught.value) == (
+        "column 't' holds times in this model but 'soon' in x row 2. Declare it in --missing-values, or leave the column out and fit again."
+    )
+    with pytest.raises(SchemaMismatch, match=r"^column 't' is numeric in this model but month_day_nano_interval in x\. "):
+        conform(schema, pa.record_batch({"t": pa.array([(1, 1, 1)], pa.month_day_nano_interval())}), where="x")
+
+
+def test_times_of_several_forms_are_each_read_by_themselves() -> None:
+    schema = Schema(columns=(Column(name="t", kind="numeric", temporal=True),))
+    texts = ["02.01.1970", "1970-01-02 00:00:01", None, "1970-01-01T01:00:00+01:00", "00:01"]
+    got = conform(schema, pa.record_batch({"t": texts}), where="x").column(0).to_pylist()
+    assert got == [86400.0, 86401.0, None, 0.0, 60.0]
+
+
+def test_bad_cells_can_be_noted_instead() -> None:
+    schema = Schema(columns=(PUMP.columns[0], Column(name="t", kind="numeric", temporal=True)))
+    name, bad = PUMP.columns[0].name, dict[int, str]()
+    columns = {name: ["1.5", "n/a", "inf", "x", None], "t": ["1970-01-02", "soon", "1970-01-02", None, "later"]}
+    got = conform(schema, pa.record_batch(columns), where="x", bad=bad)
+    assert got.to_pydict() == {name: [1.5, None, None, None, None], "t": [86400.0, None, 86400.0, None, None]}
+    assert bad == {
+        1: f"column {name!r} is numeric in this model but 'n/a'",
+        2: f"column {name!r} must be finite but is inf",
+        3: f"column {name!r} is numeric in this model but 'x'",
+        4: "column 't' holds times in this model but 'later'",
+    }
 
 
 def test_missing_columns_are_all_reported() -> None:

@@ -155,9 +155,18 @@ def test_a_record_longer_than_a_block_is_read(write: Write) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("a,b\n1,2\n3\n", "{} row 2 has 1 cells, expected 2 as in the header: '3'. Correct that row."),
-        ('a,b\n"1\n",2\n\n3,4,5\n', "{} row 2 has 3 cells, expected 2 as in the header: '3,4,5'. Correct that row."),
-        ("a,b\n" + "1,2\n" * 300_000 + "3\n", "{} row 300,001 has 1 cells, expected 2 as in the header: '3'. Correct that row."),
+        (
+            "a,b\n1,2\n3\n",
+            "{} row 2 has 1 cells, expected 2 as in the header: '3'. Correct that row, or leave such rows out with --on-error skip.",
+        ),
+        (
+            'a,b\n"1\n",2\n\n3,4,5\n',
+            "{} row 2 has 3 cells, expected 2 as in the header: '3,4,5'. Correct that row, or leave such rows out with --on-error skip.",
+        ),
+        (
+            "a,b\n" + "1,2\n" * 300_000 + "3\n",
+            "{} row 300,001 has 1 cells, expected 2 as in the header: '3'. Correct that row, or leave such rows out with --on-error skip.",
+        ),
         ("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n", "{} row 4 is not in the encoding of the rows before it. Save the file as UTF-8."),
     ],
     ids=["ragged", "ragged after a quoted newline", "ragged far below", "encoding"],
@@ -174,8 +183,11 @@ def test_malformed_rows_are_named_in_a_fit_too(write: Write, tmp_path: Path, mon
     monkeypatch.setattr(dialect, "_HEAD", 7)
     with pytest.raises(DataError) as caught:
         write("a,b\n1,2\n3\n").read(missing=[])
-    assert str(caught.value) == f"{tmp_path / 'x.csv'} row 2 has 1 cells, expected 2 as in the header: '3'. Correct that row."
-    with pytest.raises(DataError, match=r"x\.csv column 'a' is not utf-8 text\. Save the file as UTF-8\.$"):
+    assert (
+        str(caught.value)
+        == f"{tmp_path / 'x.csv'} row 2 has 1 cells, expected 2 as in the header: '3'. Correct that row, or leave such rows out with --on-error skip."
+    )
+    with pytest.raises(DataError, match=r"x\.csv row 4 column 'a' is not utf-8 text\. Save the file as UTF-8\.$"):
         write("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n").read(missing=[])
 
 

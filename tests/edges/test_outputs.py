@@ -1,3 +1,4 @@
+import csv
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv as pacsv
 
+from vae_anomaly.edges.formulas import harmless, harmless_text
 from vae_anomaly.edges.outputs import default_output, output_format, write_batches
 from vae_anomaly.errors import ConfigError, DataError, OutputError
 
@@ -29,8 +31,8 @@ SCORES = pa.table(
 )
 
 
-def write(path: Path, table: pa.Table = SCORES, *, rows: int = 2) -> int:
-    return write_batches(path, iter(table.to_batches(max_chunksize=rows)), table.schema, fmt=output_format(path))
+def write(path: Path, table: pa.Table = SCORES, *, rows: int = 2, escape: bool = True) -> int:
+    return write_batches(path, iter(table.to_batches(max_chunksize=rows)), table.schema, fmt=output_format(path), escape=escape)
 
 
 def left(folder: Path) -> list[str]:
@@ -194,7 +196,44 @@ floats = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 def test_csv_is_read_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str | None, float | None]]) -> None:
     path = tmp_path_factory.mktemp("out") / "s.csv"
     table = pa.table({"text": pa.array([r[0] for r in rows], pa.string()), "number": pa.array([r[1] for r in rows], pa.float64())})
-    write(path, table)
+    write(path, table, escape=False)
     options = pacsv.ConvertOptions(column_types=table.schema, strings_can_be_null=True, null_values=[""])
     back = pacsv.read_csv(path, parse_options=pacsv.ParseOptions(newlines_in_values=True), convert_options=options)
     assert back.equals(table)
+
+
+# ── formulas ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_spreadsheet_would_run_gets_an_apostrophe_in_text_columns_only(tmp_path: Path) -> None:
+    texts = ["=1+1", '=cmd|"/c calc"!A1', "-2+3", "@SUM(A1)", "\tx", "\r=1", "-5", "+49", "-1.5e3", "a=1", None]
+    rows = len(texts)
+    nested = pa.array([[{"column": "=x", "value": "@y"}]] * rows, pa.list_(pa.struct([("column", pa.string()), ("value", pa.string())])))
+    columns = {
+        "=key": pa.array(texts),
+        "dictionary": pa.array(texts).dictionary_encode(),
+        "number": pa.array([-1.5] * rows),
+        "whole": pa.array([-7] * rows),
+        "top_features": nested,
+        "model": ["=m"] * rows,
+    }
+    write(tmp_path / "s.csv", pa.table(columns))
+    write(tmp_path / "plain.csv", pa.table(columns), escape=False)
+    kept, plain = (list(csv.reader((tmp_path / n).open(encoding="utf-8", newline=""))) for n in ("s.csv", "plain.csv"))
+    harmless = ["'=1+1", '\'=cmd|"/c calc"!A1', "'-2+3", "'@SUM(A1)", "'\tx", "'\r=1", "-5", "+49", "-1.5e3", "a=1", ""]
+    assert kept[0] == ["'=key", "dictionary", "number", "whole", "top_features", "model"]
+    assert [row[0] for row in kept[1:]] == [row[1] for row in kept[1:]] == harmless
+    assert {tuple(row[2:]) for row in kept[1:]} == {("-1.5", "-7", '[{"column": "=x", "value": "@y"}]', "'=m")}
+    assert [row[0] for row in plain] == ["=key", *(text or "" for text in texts)]
+    write(tmp_path / "s.parquet", pa.table(columns))
+    assert pq.read_table(tmp_path / "s.parquet")["=key"].to_pylist() == texts
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("=+-@\t\r\n'\"1.,e aＸ＝"), max_size=5))
+def test_single_texts_and_columns_are_made_harmless_alike(text: str) -> None:
+    made = harmless_text(text)
+    assert harmless(pa.array([text])).to_pylist() == [made]
+    assert made in {text, f"'{text}"}
+    if made == text and text[:1] in {"=", "+", "-", "@", "\t", "\r", "\n", "＝"}:
+        float(text.replace(",", "."))  # a plain number

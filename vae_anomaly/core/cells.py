@@ -80,6 +80,18 @@ def times(text: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise("1970-01-01", text, " ").cast(pa.timestamp("us"))
 
 
+def microseconds(text: str | None) -> int | None:
+    """Return a single time since 1970; None where there is none.
+
+    >>> microseconds("1970-01-02"), microseconds("soon")
+    (86400000000, None)
+    """
+    try:
+        return int(times(pa.array([text], pa.string())).cast(pa.int64())[0].as_py())
+    except (pa.ArrowException, TypeError):
+        return None
+
+
 def blanked(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
     """Return the values with null for each of ``tokens``: in text by spelling, in numbers by value.
 

@@ -7,17 +7,16 @@ about files (``where`` is only a word in an error) and nothing about tensors. Wh
 import difflib
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vae_anomaly.config import DataConfig
 from vae_anomaly.core import cells
+from vae_anomaly.core.columns import Place, levels, numeric
 from vae_anomaly.core.kinds import Column, Dropped, Kind, judge
 from vae_anomaly.errors import ConfigError, DamagedArtifact, DataError, SchemaMismatch
 
@@ -184,11 +183,12 @@ def check_present(schema: Schema, names: Sequence[str], where: str) -> None:
         raise SchemaMismatch(f"{where} lacks {len(absent):,} of the model's {len(schema.columns):,} columns: {absent_text(absent, names)}")
 
 
-def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int = 0) -> pa.RecordBatch:
+def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int = 0, bad: dict[int, str] | None = None) -> pa.RecordBatch:
     """Bring a batch to exactly the model's columns, in order; other columns are ignored.
 
     Numeric columns become float64, NaN and blank text null; boolean and category columns become ``string``, a boolean in the
-    spelling of its levels. ``first_row`` is the place of the batch in ``where`` (from 0); errors count rows from 1.
+    spelling of its levels. ``first_row`` is the place of the batch in ``where`` (from 0); errors count rows from 1. With ``bad``, a cell
+    that does not fit is no error: it becomes null, and its row's index in the batch with what is wrong goes there.
 
     Raises
     ------
@@ -197,91 +197,6 @@ def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int
     """
     check_duplicates(batch.schema.names, where)
     check_present(schema, batch.schema.names, where)
-    place = _Place(where=where, first_row=first_row)
-    arrays = [(_numeric if c.kind == "numeric" else _levels)(c, batch.column(c.name), place) for c in schema.columns]
+    place = Place(where=where, first_row=first_row, bad=bad)
+    arrays = [(numeric if c.kind == "numeric" else levels)(c, batch.column(c.name), place) for c in schema.columns]
     return pa.RecordBatch.from_arrays(arrays, names=list(schema.names))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Place:
-    """Where a batch comes from, for errors."""
-
-    where: str
-    first_row: int
-
-    def row(self, bad: pa.Array) -> tuple[int, str]:
-        """Return the index of the first true in ``bad`` and how an error names that row, counted from 1."""
-        index = pc.index(bad, pa.scalar(value=True)).as_py()
-        return index, f"{self.where} row {self.first_row + index + 1:,}"
-
-
-def _numeric(column: Column, values: pa.Array, place: _Place) -> pa.Array:
-    """Return float64 without NaN or infinity; text is read only if every cell parses."""
-    values = cells.plain(values)
-    if column.temporal:
-        values = _seconds(column, values, place)
-    if cells.is_text_type(values.type):
-        values = _parsed(column, values, place)
-    if not (cells.is_number_type(values.type) or pa.types.is_boolean(values.type) or pa.types.is_null(values.type)):
-        raise SchemaMismatch(
-            f"column {column.name!r} is numeric in this model but {values.type} in {place.where}. "
-            "Write it as numbers, or leave it out and fit again."
-        )
-    # safe=False: integers beyond 2^53 are rounded, as every float64 is.
-    return _finite(column, values.cast(pa.float64(), safe=False), place)
-
-
-def _parsed(column: Column, text: pa.Array, place: _Place) -> pa.Array:
-    bad = cells.not_numbers(text)
-    if pc.any(bad).as_py():
-        index, row = place.row(bad)
-        raise SchemaMismatch(
-            f"column {column.name!r} is numeric in this model but {cells.shown(text[index].as_py())} in {row}. "
-            "Declare it in --missing-values, or leave the column out and fit again."
-        )
-    return cells.numbers(text)
-
-
-def _finite(column: Column, values: pa.Array, place: _Place) -> pa.Array:
-    """Return the values with null for NaN; no copy if all are finite."""
-    # One pass that NaN and infinity survive; a sum that overflows only costs the slower look below.
-    if math.isfinite(pc.sum(values, min_count=0).as_py()):
-        return values
-    infinite = pc.fill_null(pc.is_inf(values), fill_value=False)
-    if pc.any(infinite).as_py():
-        index, row = place.row(infinite)
-        raise SchemaMismatch(
-            f"column {column.name!r} must be finite but is {values[index].as_py()} in {row}. "
-            "Declare it in --missing-values if it stands for a missing value, or correct the row."
-        )
-    return pc.if_else(pc.is_nan(values), None, values)
-
-
-def _seconds(column: Column, values: pa.Array, place: _Place) -> pa.Array:
-    """Return times and durations in seconds: since 1970, since midnight, or long."""
-    kind = values.type
-    try:
-        if cells.is_text_type(kind):
-            values = cells.times(values)
-        elif pa.types.is_temporal(kind):
-            length = pa.types.is_time(kind) or pa.types.is_duration(kind)
-            unit = (pa.duration if pa.types.is_duration(kind) else pa.time64)("us") if length else pa.timestamp("us")
-            values = values.cast(unit, safe=False)
-        else:
-            return values
-    except pa.ArrowException as error:
-        said = " ".join(str(error).split())
-        raise SchemaMismatch(f"column {column.name!r} holds times in this model but not in {place.where}: {said}") from None
-    return pc.divide(values.cast(pa.int64()).cast(pa.float64(), safe=False), 1e6)
-
-
-def _levels(column: Column, values: pa.Array, place: _Place) -> pa.Array:
-    """Return ``string``; a boolean in the spelling of the model's levels."""
-    try:
-        text = cells.texts(values)
-    except pa.ArrowException:
-        raise SchemaMismatch(
-            f"column {column.name!r} is a {column.kind} in this model but {values.type} in {place.where}. "
-            "Write it as text, or leave it out and fit again."
-        ) from None
-    return cells.boolean_texts(text, column.levels) if column.kind == "boolean" else text

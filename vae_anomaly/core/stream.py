@@ -44,6 +44,7 @@ class ScoreOptions:
     """How to score: another ``alpha``, which rows to explain with how many columns (``top`` None = all), what to copy through.
 
     ``typicality`` adds the two-sided p-value 2·min(upper, lower), at most 1: small also where a row scores lower than normal rows do.
+    ``row_numbers``: the column with the numbers of the rows, where some were left out; without it they count from ``first_row``.
     Raises ConfigError for id columns that the output could not tell from its own.
     """
 
@@ -56,6 +57,7 @@ class ScoreOptions:
     model_version: str = ""
     threads: int = 1
     first_row: int = 0
+    row_numbers: str = ""
     where: str = "the batch"
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class Tally:
     """Counts over one output batch: rows, alarms, rows without a score; ``unseen`` and ``missing`` cells by column name.
 
     ``untypical`` rows have a typicality of at most alpha, ``low`` of them because they score too low. ``pooled`` rows have the threshold of
-    all groups, those of ``unseen_groups`` by name among them.
+    all groups, those of ``unseen_groups`` by name among them. ``numbers`` are those of the rows in the input, ascending [rows].
     """
 
     rows: int
@@ -83,6 +85,7 @@ class Tally:
     low: int = 0
     pooled: int = 0
     unseen_groups: Mapping[str, int] = field(default_factory=dict)
+    numbers: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -144,7 +147,8 @@ def _score_one(
     flags, p_values = threshold.flags(total, codes), threshold.p_values(total, codes)
     typicality = [two_sided(p_values, threshold.low_p_values(total, codes))] if options.typicality else []
     explained = {"flagged": np.flatnonzero(flags), "all": np.flatnonzero(~np.isnan(total)), "none": np.empty(0, np.int64)}[options.explain]
-    keys = [raw.column(name) for name in options.id_columns] or [pa.array(np.arange(row, row + raw.num_rows))]
+    numbers = raw.column(options.row_numbers).to_numpy() if options.row_numbers else np.arange(row, row + raw.num_rows)
+    keys = [raw.column(name) for name in options.id_columns] or [pa.array(numbers)]
     names = options.id_columns or ("row",)
     columns = [
         *keys,
@@ -154,7 +158,7 @@ def _score_one(
         pa.repeat(options.model, raw.num_rows),
         pa.repeat(options.model_version, raw.num_rows),
     ]
-    tally = replace(_tally(detector, batch, total, flags), pooled=pooled, unseen_groups=unseen_groups)
+    tally = replace(_tally(detector, batch, total, flags), pooled=pooled, unseen_groups=unseen_groups, numbers=numbers)
     if typicality:
         untypical, low = _untypical(typicality[0], p_values, threshold.alpha)
         tally = replace(tally, untypical=untypical, low=low)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from vae_anomaly.core.cells import blanked
 from vae_anomaly.core.schema import check_duplicates
 from vae_anomaly.edges.files import TableFile, one_line, reading
+from vae_anomaly.edges.rejects import OnBad
 from vae_anomaly.errors import DataError
 
 _BATCH_ROWS = 65_536  # 10 MB for 20 columns: large enough for Arrow's own rate, small beside a model
@@ -34,9 +35,9 @@ class ColumnarTable:
         """Column names in file order."""
         return tuple(self.schema.names)
 
-    def read(self, *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
-        """Return all rows in the file's types; ``text`` is for delimited files and changes nothing here."""
-        del text
+    def read(self, *, missing: Sequence[str], text: Collection[str] = (), on_bad: OnBad | None = None) -> pa.Table:
+        """Return all rows in the file's types; ``text`` and ``on_bad`` are for delimited files and change nothing here."""
+        del text, on_bad
         with _watched(self.file.path):
             table = pa.Table.from_batches(_valid(self.batches(self.file, self.names)), self.schema)
         columns = [blanked(column, missing) for column in table.columns]
@@ -51,6 +52,12 @@ class ColumnarTable:
             for batch in _valid(self.batches(self.file, names)):
                 arrays = [batch.column(n) if n in untouched else blanked(batch.column(n), missing) for n in names]
                 yield pa.RecordBatch.from_arrays(arrays, names=names)
+
+    def screened(
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield what ``stream`` does: the file is good or damaged as a whole."""
+        return self.stream(numeric=numeric, text=text, raw=raw, missing=missing)
 
 
 def open_parquet(file: TableFile) -> ColumnarTable:

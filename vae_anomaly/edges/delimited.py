@@ -5,7 +5,7 @@ and ``n/a`` are text unless declared. Knows nothing about models: the caller say
 """
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,9 +15,14 @@ from pyarrow import csv as pacsv
 
 from vae_anomaly.core.cells import TIME_FORMATS, blanked, not_numbers, numbers
 from vae_anomaly.edges.dialect import COMMA_NUMBER, LONGEST, Dialect, open_text
+from vae_anomaly.edges.ending import End
 from vae_anomaly.edges.files import TableFile, one_line, reading
+from vae_anomaly.edges.records import Block, blocks
+from vae_anomaly.edges.rejects import OnBad, filtered, is_utf8, screened
+from vae_anomaly.edges.transcoding import Pieces, Utf8
 from vae_anomaly.errors import DataError
 
+ADVICE = "Correct that row, or leave such rows out with --on-error skip."
 MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
 
@@ -48,8 +53,11 @@ class DelimitedTable:
         """All columns as text, which is what the file holds."""
         return pa.schema([(name, pa.string()) for name in self.names])
 
-    def read(self, *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
-        """Return all rows; a column is numeric (or a time) if every cell that is not missing parses, else text, as are ``text``."""
+    def read(self, *, missing: Sequence[str], text: Collection[str] = (), on_bad: OnBad | None = None) -> pa.Table:
+        """Return all rows; a column is numeric (or a time) if every cell that is not missing parses, else text, as are ``text``.
+
+        With ``on_bad``, rows that are not as wide as the header or no text are left out and told by place (from 0), reason and record.
+        """
         convert = pacsv.ConvertOptions(
             null_values=[*MISSING_TEXT, *missing],
             strings_can_be_null=True,
@@ -59,20 +67,24 @@ class DelimitedTable:
             decimal_point=self.dialect.decimal,
             column_types=dict.fromkeys(text, pa.string()),
         )
-        table = self._read(convert)
-        broken = [f.name for f in table.schema if pa.types.is_binary(f.type)]
-        if broken:
-            raise DataError(f"{self.file.path} column {broken[0]!r} is not {self.dialect.encoding} text. Save the file as UTF-8.")
+        table = self._read(convert, on_bad)
+        for field in table.schema:
+            if pa.types.is_binary(field.type):
+                place = next(i for i, cell in enumerate(table[field.name].to_pylist()) if cell is not None and not is_utf8(cell))
+                said = f"{self.file.path} row {place + 1:,} column {field.name!r} is not {self.dialect.encoding} text."
+                raise DataError(f"{said} Save the file as UTF-8.")
         table = table if self.dialect.decimal == "." else _pointed(table, text)
         return pa.Table.from_arrays([blanked(c, missing) for c in table.columns], names=list(self.names))
 
-    def _read(self, convert: pacsv.ConvertOptions) -> pa.Table:
+    def _read(self, convert: pacsv.ConvertOptions, on_bad: OnBad | None) -> pa.Table:
+        end = End(self.dialect)
         try:
-            with reading(self.file.path), open_text(self.file) as stream:
-                return pacsv.read_csv(stream, self._read_options(careful=False), self._parse_options(), convert)
-        except (pa.ArrowInvalid, UnicodeError):
-            with _parsing(self.file.path), reading(self.file.path), open_text(self.file) as stream:
-                return pacsv.read_csv(stream, self._read_options(careful=True), self._parse_options(), convert)
+            with self._opened(end.tail(), on_bad) as stream:
+                table = pacsv.read_csv(stream, self._read_options(careful=False), self._parse_options(), convert)
+        except pa.ArrowInvalid:
+            with _parsing(self.file.path), self._opened(end.tail(), None if on_bad is None else _told_already) as stream:
+                table = pacsv.read_csv(stream, self._read_options(careful=True), self._parse_options(), convert)
+        return table if on_bad is not None else end.cut_table(table, self.file.path)
 
     def stream(
         self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
@@ -87,7 +99,7 @@ class DelimitedTable:
             for batch in self._batches(numeric, [*text, *raw], missing, careful=False):
                 yield _finished(batch, numeric=numeric, text=text, missing=missing)
                 done += batch.num_rows
-        except (pa.ArrowInvalid, UnicodeError):
+        except pa.ArrowInvalid:
             pass
         else:
             return
@@ -95,17 +107,44 @@ class DelimitedTable:
             for batch in _after(self._batches([], [*numeric, *text, *raw], missing, careful=True), done):
                 yield _finished(batch, numeric=numeric, text=text, missing=missing, decimal=self.dialect.decimal)
 
+    def screened(
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield what ``stream`` does with a row for every record, also for those that cannot be read: see ``rejects.screened``."""
+        types = {**dict.fromkeys(numeric, pa.float64()), **dict.fromkeys([*text, *raw], pa.string())}
+        convert, decimal = self._convert(types, missing), self.dialect.decimal
+        with reading(self.file.path), open_text(self.file) as stream:
+            for block in self._blocks(stream):
+                batch = screened(block, self.dialect, types, convert)
+                yield _finished(batch, numeric=numeric, text=text, missing=missing, decimal=decimal)
+
+    def _blocks(self, stream: pa.NativeFile) -> Iterator[Block]:
+        return blocks(Utf8(stream, self.dialect.encoding), self.dialect.delimiter, longest=LONGEST)
+
     def _batches(self, numeric: Sequence[str], text: Sequence[str], missing: Sequence[str], *, careful: bool) -> Iterator[pa.RecordBatch]:
         types = {**dict.fromkeys(numeric, pa.float64()), **dict.fromkeys(text, pa.string())}
-        convert = pacsv.ConvertOptions(
+        convert, end = self._convert(types, missing), End(self.dialect)
+        with self._opened(end.tail(types), None) as stream:
+            whole = pacsv.open_csv(stream, self._read_options(careful=careful), self._parse_options(), convert)
+            yield from end.cut(whole, self.file.path)
+
+    def _convert(self, types: Mapping[str, pa.DataType], missing: Sequence[str]) -> pacsv.ConvertOptions:
+        return pacsv.ConvertOptions(
             null_values=[*MISSING_TEXT, *missing],
             strings_can_be_null=False,
             decimal_point=self.dialect.decimal,
             column_types=types,
             include_columns=list(types),
         )
+
+    @contextmanager
+    def _opened(self, tail: bytes, on_bad: OnBad | None) -> Iterator[pa.PythonFile]:
+        """Open the characters with ``tail`` at their end, or with ``on_bad`` those of the rows that can be read."""
         with reading(self.file.path), open_text(self.file) as stream:
-            yield from pacsv.open_csv(stream, self._read_options(careful=careful), self._parse_options(), convert)
+            if on_bad is None:
+                yield pa.PythonFile(Utf8(stream, self.dialect.encoding, tail=tail), mode="r")
+            else:
+                yield pa.PythonFile(Pieces(filtered(self._blocks(stream), self.dialect, on_bad)), mode="r")
 
     def _read_options(self, *, careful: bool) -> pacsv.ReadOptions:
         """Carefully: without threads, because only then Arrow says which row is wrong, and ready for the longest record."""
@@ -115,7 +154,6 @@ class DelimitedTable:
             skip_rows=self.dialect.skip,
             column_names=list(self.names),
             skip_rows_after_names=1,
-            encoding=self.dialect.encoding,
         )
 
     def _parse_options(self) -> pacsv.ParseOptions:
@@ -127,14 +165,14 @@ def _parsing(path: str) -> Iterator[None]:
     """Turn Arrow's words about a malformed file into ours; Arrow counts the header as row 1, we do not."""
     try:
         yield
-    except (pa.ArrowInvalid, UnicodeError) as error:
+    except pa.ArrowInvalid as error:
         said = one_line(error)
         row = f" row {int(m[1]) - 1:,}" if (m := re.search(r"Row #(\d+)", said)) else ""
         if ragged := re.search(r"Expected (\d+) columns, got (\d+): ?(.*)", said):
             raise DataError(
-                f"{path}{row} has {ragged[2]} cells, expected {ragged[1]} as in the header: {ragged[3][:80]!r}. Correct that row."
+                f"{path}{row} has {ragged[2]} cells, expected {ragged[1]} as in the header: {ragged[3][:80]!r}. {ADVICE}"
             ) from error
-        if "UTF8" in said or isinstance(error, UnicodeError):
+        if "UTF8" in said:
             raise DataError(f"{path}{row} is not in the encoding of the rows before it. Save the file as UTF-8.") from error
         if "straddl" in said:
             raise DataError(f"{path} has a row longer than {LONGEST >> 20} MB. Is a quote left open?") from error
@@ -158,9 +196,9 @@ def _finished(
 
 
 def _as_numbers(text: pa.Array, decimal: str) -> pa.Array:
-    """Return numbers if every cell is one; otherwise the text as it stands in the file."""
+    """Return numbers if every cell is one; otherwise the text, numbers in it with a point."""
     pointed = text if decimal == "." else _points(text)
-    return text if pc.any(not_numbers(pointed)).as_py() else numbers(pointed)
+    return pointed if pc.any(not_numbers(pointed)).as_py() else numbers(pointed)
 
 
 def _points(text: pa.Array) -> pa.Array:
@@ -184,3 +222,7 @@ def _after(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBa
         if batch.num_rows > rows:
             yield batch.slice(rows)
         rows = max(0, rows - batch.num_rows)
+
+
+def _told_already(place: int, reason: str, record: str) -> None:
+    """Take no notice of a bad row on a second reading."""

@@ -27,6 +27,7 @@ _WHOLE_SCAN = 64 << 20  # up to this size the encoding is checked to the last by
 _RECORDS = 30  # records looked at for the delimiter
 _NUMBERS = 2000  # records looked at for the decimal sign: the first hundreds may hold whole numbers only
 _DELIMITERS = "\t;|,"
+_ESCAPED, _FOREIGN = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +54,10 @@ def sniff(file: TableFile, *, delimiter: str | None = None, encoding: str | None
         ``encoding`` is not known.
     """
     head, whole = _head(file)
+    # An encoding that was found may have damaged rows, which are for the reader to name; one that was given must fit.
+    errors = "strict" if encoding else "replace"
     encoding, notes = (encoding, ()) if encoding else _encoding(file, head, whole=whole)
-    content = _decoded(head, encoding, file.path)
+    content = _decoded(head, encoding, file.path, errors)
     if not whole:
         # The last line is cut, and a cut one has too few cells.
         content = content[: content.rfind("\n") + 1] or content
@@ -111,19 +114,25 @@ def _encoding(file: TableFile, head: bytes, *, whole: bool) -> tuple[str, tuple[
 
 
 def _is_utf8(file: TableFile, head: bytes, *, whole: bool) -> bool:
-    """Look at the whole of a small file: its first umlaut may stand anywhere."""
-    if not _decodes(head, "utf-8"):
-        return False
-    if whole or not head.isascii() or file.size > _WHOLE_SCAN:
-        return True
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    """Look at the whole of a small file: its first umlaut may stand anywhere. A damaged byte among many good ones makes no other encoding."""
+    good, bad = _beyond_ascii(head, codecs.getincrementaldecoder("utf-8")("surrogateescape"))
+    if whole or good or bad or file.size > _WHOLE_SCAN:
+        return good >= bad
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     with reading(file.path), open_text(file) as stream:
-        try:
-            while piece := stream.read(_HEAD):
-                decoder.decode(piece)
-        except UnicodeDecodeError:
-            return False
-    return True
+        while piece := stream.read(_HEAD):
+            more = _beyond_ascii(piece, decoder)
+            good, bad = good + more[0], bad + more[1]
+    return good >= bad
+
+
+def _beyond_ascii(piece: bytes, decoder: codecs.IncrementalDecoder) -> tuple[int, int]:
+    """Count the characters beyond ASCII that are UTF-8, and the bytes that are not."""
+    text = decoder.decode(piece)
+    if text.isascii():
+        return 0, 0
+    bad = len(_ESCAPED.findall(text))
+    return len(_FOREIGN.findall(text)) - bad, bad
 
 
 def _decodes(head: bytes, encoding: str) -> bool:
@@ -134,9 +143,9 @@ def _decodes(head: bytes, encoding: str) -> bool:
     return True
 
 
-def _decoded(head: bytes, encoding: str, path: str) -> str:
+def _decoded(head: bytes, encoding: str, path: str, errors: str) -> str:
     try:
-        return codecs.getincrementaldecoder(encoding)().decode(head).removeprefix("\ufeff")
+        return codecs.getincrementaldecoder(encoding)(errors).decode(head).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not {encoding} text: {error.reason} at byte {error.start:,}. Name another encoding.") from error
     except LookupError:

@@ -48,8 +48,8 @@ _FOREIGN = {
     b"FEA1": "Feather version 1; write it again with a current pyarrow",
 }
 _FOREIGN_SUFFIXES = (".json", ".jsonl", ".ndjson", ".xml", ".html", ".yaml", ".toml", ".md", ".py", ".ipynb")
-# Scores of an earlier run lie beside their input; a folder or glob must not score them again.
-_OWN = re.compile(r"\.scores\.(csv|parquet)$")
+# Scores of an earlier run lie beside their input, and rows that it left out; a folder or glob must not score them again.
+_OWN = re.compile(r"(\.scores\.(csv|parquet)|\.quarantine\.csv)$")
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 

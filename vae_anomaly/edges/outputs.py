@@ -18,12 +18,15 @@ import pyarrow.parquet as pq
 
 from vae_anomaly.core import cells
 from vae_anomaly.edges.files import one_line
+from vae_anomaly.edges.formulas import harmless
 from vae_anomaly.errors import ConfigError, OutputError
 
 OutputFormat = Literal["parquet", "csv"]
 
 _GROUP_ROWS = 131_072  # rows a Parquet row group, fixed so that the bytes do not depend on the batches
 
+# What must stand in quotes.
+_SPECIAL = '[",\r\n]'
 _NULL_IS_EMPTY = {"null_handling": "replace", "null_replacement": ""}
 
 _SAID = {
@@ -39,20 +42,20 @@ _SAID = {
 }
 
 
-def write_batches(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Schema, *, fmt: OutputFormat) -> int:
+def write_batches(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Schema, *, fmt: OutputFormat, escape: bool = True) -> int:
     """Write all batches to ``path``, replacing it in one step at the end, and return the rows written.
 
     Nothing is left behind by an error, whether of writing or raised by ``batches`` itself. In CSV, nested columns are JSON
-    text, numbers the shortest that read back the same, missing cells empty.
+    text, numbers the shortest that read back the same, missing cells empty; with ``escape``, text that a spreadsheet would take for a
+    formula has an apostrophe in front.
 
     Raises
     ------
     OutputError
         The disk is full, the folder missing, read-only or not ours to write to.
     """
-    write = _write_parquet if fmt == "parquet" else _write_csv
     with writing(path), _whole_or_absent(path) as stream:
-        return write(stream, batches, schema)
+        return _write_parquet(stream, batches, schema) if fmt == "parquet" else _write_csv(stream, batches, schema, escape=escape)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -183,29 +186,31 @@ def _grouped(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[p
         yield pa.Table.from_batches(waiting, schema).combine_chunks()
 
 
-def _write_csv(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> int:
+def _write_csv(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: pa.Schema, *, escape: bool) -> int:
     rows = 0
-    header = _quoted(pa.array(schema.names, pa.string())).to_pylist()
+    header = _csv_text(pa.array(schema.names, pa.string()), escape=escape).to_pylist()
     stream.write((",".join(header) + "\n").encode())
     for batch in batches:
         if batch.num_rows:
-            stream.write(_lines(batch))
+            stream.write(_lines(batch, escape=escape))
             rows += batch.num_rows
     return rows
 
 
-def _lines(batch: pa.RecordBatch) -> memoryview:
+def _lines(batch: pa.RecordBatch, *, escape: bool) -> memoryview:
     """Return the rows as UTF-8 text, quoted only where a cell needs it."""
-    columns = [_csv_text(column) for column in batch.columns]
+    columns = [_csv_text(column, escape=escape) for column in batch.columns]
     last = pc.binary_join_element_wise(columns[-1], "", "\n", **_NULL_IS_EMPTY)
     return memoryview(pc.binary_join_element_wise(*columns[:-1], last, ",", **_NULL_IS_EMPTY).buffers()[2])
 
 
-def _csv_text(values: pa.Array) -> pa.Array:
+def _csv_text(values: pa.Array, *, escape: bool) -> pa.Array:
     if pa.types.is_nested(values.type):
-        return _quoted(pa.array([None if v is None else _json(v) for v in values.to_pylist()], pa.string()))
+        values = pa.array([None if v is None else _json(v) for v in values.to_pylist()], pa.string())
     values = cells.plain(values)
-    return _quoted(values) if cells.is_text_type(values.type) else values.cast(pa.string())
+    if not cells.is_text_type(values.type):
+        return values.cast(pa.string())
+    return _quoted(harmless(values) if escape else values)
 
 
 def _json(value: object) -> str:
@@ -213,8 +218,13 @@ def _json(value: object) -> str:
 
 
 def _quoted(text: pa.Array) -> pa.Array:
-    special = pc.match_substring_regex(text, '[",\r\n]')
+    special = pc.match_substring_regex(text, _SPECIAL)
     if not pc.any(special).as_py():
         return text
     doubled = pc.replace_substring(text, '"', '""')
     return pc.if_else(special, pc.binary_join_element_wise('"', doubled, '"', ""), text)
+
+
+def quoted_text(text: str) -> str:
+    """Return a single cell of a CSV, quoted only where it needs it."""
+    return '"' + text.replace('"', '""') + '"' if re.search(_SPECIAL, text) else text

@@ -7,7 +7,7 @@ what an upload that failed may have left is removed.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -124,10 +124,15 @@ class Place:
         content = self.remote.beside(f"{self.path.name}{manifest.SUFFIX}").read(manifest.MAX_BYTES)
         return None if content is None else manifest.parsed(content)
 
-    def deliver(self) -> None:
-        """Send what was made, with its manifest, and remove it here; nothing to do where the output is a file here.
+    def beside(self, name: str) -> "Place":
+        """Return the place of another file in the same folder."""
+        return Place(path=self.path.with_name(name), remote=self.remote.beside(name) if self.remote else None)
 
-        The manifest says *started* until the output is there. Raises OutputError, and then what was made stays to be sent.
+    def deliver(self, sides: Sequence[str] = ()) -> None:
+        """Send what was made, with its manifest and the files of these names beside it, and remove it here; not where the output is here.
+
+        A side file that was not made is removed there. The manifest says *started* until the output is there. Raises OutputError, and
+        then what was made stays to be sent.
         """
         if self.remote is None:
             return
@@ -135,10 +140,13 @@ class Place:
         beside = self.remote.beside(made.name)
         beside.write(manifest.as_started(made.read_bytes()))
         self.remote.send(self.path)
+        local = [self.path.with_name(name) for name in sides]
+        for path in local:
+            self.remote.beside(path.name).send(path) if path.exists() else self.remote.beside(path.name).remove()
         beside.write(made.read_bytes())
         with outputs.writing(self.path):
-            self.path.unlink()
-            made.unlink()
+            for path in (self.path, *local, made):
+                path.unlink(missing_ok=True)
 
     def below(self, name: str) -> "Place":
         """Return the place of a file in this folder."""

@@ -31,6 +31,9 @@ FORMAT = 1
 # Parts are given up before the output itself has no room: free bytes that must remain beside four times the part.
 SPARE_BYTES = 64 * 2**20
 
+# The rows that were left out so far; what is in it counts only with finished rows.
+QUARANTINE = "quarantine.csv"
+
 _KEY = b"vae-anomaly"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -112,7 +115,7 @@ class Unfinished:
 
     def holds_something(self) -> bool:
         """Whether there is anything to go on from."""
-        return self.folder.is_dir() and any(path.name not in {"lock", "request.json"} for path in self.folder.iterdir())
+        return self.folder.is_dir() and any(path.name not in {"lock", "request.json", QUARANTINE} for path in self.folder.iterdir())
 
     def _contiguous(self) -> tuple[Part, ...]:
         """Return the parts from row 0 on without a gap, and remove what lies beyond one."""

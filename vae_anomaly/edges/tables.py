@@ -6,48 +6,46 @@ detectors and scores; of models only their schema.
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import pyarrow as pa
 
-from vae_anomaly.core.schema import Schema, absent_text, check_present, conform
+from vae_anomaly.core.schema import Schema, absent_text, check_present
 from vae_anomaly.edges import files as found
 from vae_anomaly.edges.columnar import open_arrow, open_parquet
 from vae_anomaly.edges.delimited import DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import TableFile
 from vae_anomaly.edges.outputs import default_output, write_batches
+from vae_anomaly.edges.rejects import OnBad, OnError, OnReject, Rejects, ignore
+from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, numbers_of, stream, with_partition
 from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 
-__all__ = ["Source", "TableFile", "default_output", "open_files", "open_source", "together", "write_batches"]
+__all__ = ["NUMBERS", "Source", "TableFile", "default_output", "numbers_of", "open_files", "open_source", "together", "write_batches"]
 
 
-class _Part(Protocol):
+class _Part(Streamed, Protocol):
     """One opened file."""
 
     @property
-    def file(self) -> TableFile: ...
-    @property
     def schema(self) -> pa.Schema: ...
     @property
-    def rows(self) -> int | None: ...
-    @property
-    def names(self) -> tuple[str, ...]: ...
-    @property
     def notes(self) -> tuple[str, ...]: ...
-    def read(self, *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table: ...
-    def stream(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
-    ) -> Iterator[pa.RecordBatch]: ...
+    def read(self, *, missing: Sequence[str], text: Collection[str] = (), on_bad: OnBad | None = None) -> pa.Table: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One table in one or more files; ``notes`` are what the user should know about how they are read."""
+    """One table in one or more files; ``notes`` are what the user should know about how they are read.
+
+    ``on_error``: whether a row of a delimited file that cannot be read stops the reading, or is left out and handed to ``on_reject``.
+    """
 
     parts: tuple[_Part, ...]
     missing_values: tuple[str, ...] = ()
+    on_error: OnError = "stop"
 
     @property
     def files(self) -> tuple[TableFile, ...]:
@@ -80,8 +78,10 @@ class Source:
         """sha256 (hex) over names, sizes and times of change of the files."""
         return found.digest(self.files)
 
-    def read_table(self) -> pa.Table:
+    def read_table(self, on_reject: OnReject = ignore) -> pa.Table:
         """Return all rows, files in order; a column of a delimited file is numeric only if it is in all of them.
+
+        Bad rows are those that are not as wide as the header or no text; there is no model yet to say what a cell must be.
 
         Raises
         ------
@@ -89,24 +89,36 @@ class Source:
             No rows, a damaged file, or files whose columns differ.
         """
         self._check_same_names()
-        tables = [_with_partition(p.read(missing=self.missing_values), p.file) for p in self.parts]
+        rejects = Rejects(on_reject=on_reject)
+        tables = [self._read(part, rejects) for part in self.parts]
         clashing = _clashing(tables)
         for i, part in enumerate(self.parts):
             if clashing and part.file.format == "delimited":
-                tables[i] = _with_partition(part.read(missing=self.missing_values, text=clashing), part.file)
+                tables[i] = self._read(part, Rejects(), text=clashing)
         self._check_same_types(tables)
         table = _partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.parts[0])
         if table.num_rows == 0:
-            raise self._no_rows()
+            raise self._no_rows(rejects)
         return table
 
+    def _read(self, part: _Part, rejects: Rejects, *, text: Collection[str] = ()) -> pa.Table:
+        on_bad = None if self.on_error == "stop" else partial(rejects.add, part.file.path, 0)
+        return with_partition(part.read(missing=self.missing_values, text=text, on_bad=on_bad), part.file)
+
     def batches(
-        self, schema: Schema | None, *, extra: Sequence[str] = (), chunk_rows: int = 65_536, first_row: int = 0
+        self,
+        schema: Schema | None,
+        *,
+        extra: Sequence[str] = (),
+        chunk_rows: int = 65_536,
+        first_row: int = 0,
+        on_reject: OnReject = ignore,
     ) -> Iterator[pa.RecordBatch]:
         """Return a stream of at most ``chunk_rows`` rows a batch, in file order, memory bounded.
 
         With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (text if a file is delimited). Without: all
-        columns. The rows before ``first_row`` are passed over. Missing columns are reported before anything is read.
+        columns. The rows before ``first_row`` are passed over. Missing columns are reported before anything is read. Where bad rows are
+        left out, ``NUMBERS`` stands last.
 
         Raises
         ------
@@ -127,38 +139,28 @@ class Source:
         if self.rows == 0:
             raise self._no_rows()
         raw = wanted if schema is not None else list(self.names)
-        return _chunked(self._stream(schema, raw, self._raw_types(raw), first_row), chunk_rows)
+        stream_of = Wanted(schema=schema, raw=self._raw_types(raw), missing=self.missing_values)
+        return _chunked(self._stream(stream_of, first_row, on_reject), chunk_rows)
 
-    def _stream(self, schema: Schema | None, raw: Sequence[str], types: pa.Schema, first_row: int) -> Iterator[pa.RecordBatch]:
-        rows = 0
-        for part in self.parts:
-            if part.rows is not None and rows + part.rows <= first_row:
-                rows += part.rows
-                continue
-            first = 0
-            for whole in _raw_batches(part, schema, raw, self.missing_values):
-                past = min(max(first_row - rows - first, 0), whole.num_rows)
-                batch, first = whole.slice(past), first + past
-                if past == whole.num_rows:
-                    continue
-                columns = [batch.column(n).cast(types.field(n).type) for n in raw]
-                if schema is not None:
-                    model = conform(schema, batch, where=part.file.path, first_row=first)
-                    columns, names = [*model.columns, *columns], [*model.schema.names, *raw]
-                else:
-                    names = list(raw)
-                yield pa.RecordBatch.from_arrays(columns, names=names)
-                first += batch.num_rows
-            rows += first
-        if rows == 0:
-            raise self._no_rows()
+    def _stream(self, wanted: Wanted, first_row: int, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
+        found, rejects = first_row > 0, Rejects(on_reject=on_reject)
+        for batch in stream(self.parts, wanted, first_row, None if self.on_error == "stop" else rejects):
+            found = found or batch.num_rows > 0
+            yield batch
+        if not found:
+            raise self._no_rows(rejects)
 
     def _raw_types(self, raw: Sequence[str]) -> pa.Schema:
         """Return one type a column for all files."""
         kinds = {n: _unified([_kind(p, n) for p in self.parts]) for n in raw}
         return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 
-    def _no_rows(self) -> DataError:
+    def _no_rows(self, rejects: Rejects | None = None) -> DataError:
+        if rejects is not None and rejects.first is not None:
+            return DataError(
+                f"no row of {self.where} can be read: {rejects.count:,} were left out, the first was {rejects.first.where}. "
+                "Check the delimiter, the encoding and the columns."
+            )
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
 
     def _check_same_names(self) -> None:
@@ -186,17 +188,23 @@ def open_source(
     missing_values: Sequence[str] = (),
     delimiter: str | None = None,
     encoding: str | None = None,
+    on_error: OnError = "stop",
 ) -> Source:
     """Find and open the files behind paths, folders, globs and URIs, as ``open_files`` does. Raises DataError."""
-    return open_files(found.find_files(paths), missing_values=missing_values, delimiter=delimiter, encoding=encoding)
+    return open_files(found.find_files(paths), missing_values=missing_values, delimiter=delimiter, encoding=encoding, on_error=on_error)
 
 
 def open_files(
-    files: Sequence[TableFile], *, missing_values: Sequence[str] = (), delimiter: str | None = None, encoding: str | None = None
+    files: Sequence[TableFile],
+    *,
+    missing_values: Sequence[str] = (),
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    on_error: OnError = "stop",
 ) -> Source:
     """Open files as one table; reads headers and footers only.
 
-    ``delimiter`` and ``encoding`` are found out from each file unless given.
+    ``delimiter`` and ``encoding`` are found out from each file unless given. ``on_error``: what becomes of bad rows.
 
     Raises
     ------
@@ -214,12 +222,12 @@ def open_files(
     parts = tuple(opened(file) for file in files)
     # A part without columns or rows is what some engines leave behind; it says nothing about the table.
     filled = tuple(p for p in parts if p.rows != 0)
-    return Source(parts=filled or parts, missing_values=tuple(missing_values))
+    return Source(parts=filled or parts, missing_values=tuple(missing_values), on_error=on_error)
 
 
 def together(sources: Sequence[Source]) -> Source:
     """Return one table of the rows of all, in this order."""
-    return Source(parts=tuple(part for source in sources for part in source.parts), missing_values=sources[0].missing_values)
+    return replace(sources[0], parts=tuple(part for source in sources for part in source.parts))
 
 
 def _names(part: _Part) -> tuple[str, ...]:
@@ -230,13 +238,6 @@ def _kind(part: _Part, name: str) -> pa.DataType:
     """Return the type of a column as it is handed on: without dictionaries, which differ from batch to batch."""
     kind = part.schema.field(name).type if name in part.names else pa.string()
     return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _with_partition(table: pa.Table, file: TableFile) -> pa.Table:
-    for name, value in file.partition:
-        if name not in table.schema.names:
-            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
-    return table
 
 
 def _clashing(tables: Sequence[pa.Table]) -> list[str]:
@@ -264,20 +265,6 @@ def _partitions_typed(table: pa.Table, part: _Part) -> pa.Table:
                 table = table.set_column(i, name, table.column(i).cast(kind))
                 break
     return table
-
-
-def _raw_batches(part: _Part, schema: Schema | None, raw: Sequence[str], missing: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Stream a part's own columns and put those of its partition folders beside them."""
-    own = set(part.names)
-    model = schema.columns if schema is not None else ()
-    stream = part.stream(
-        numeric=[c.name for c in model if c.kind == "numeric" and not c.temporal and c.name in own],
-        text=[c.name for c in model if (c.kind != "numeric" or c.temporal) and c.name in own],
-        raw=[n for n in raw if n in own],
-        missing=missing,
-    )
-    for batch in stream:
-        yield from _with_partition(pa.Table.from_batches([batch]), part.file).to_batches()
 
 
 def _chunked(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

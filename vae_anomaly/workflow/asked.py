@@ -18,6 +18,7 @@ from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import places, tables
 from vae_anomaly.edges.outputs import output_format
 from vae_anomaly.edges.places import Place
+from vae_anomaly.edges.rejects import OnError
 from vae_anomaly.edges.uris import is_uri
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.workflow import flagging
@@ -55,6 +56,8 @@ class ScoreRequest:
     part_rows: int = PART_ROWS
     threads: int | None = None
     memory_limit: int | None = None
+    on_error: OnError = "stop"
+    escape: bool = True
     overwrite: bool = False
     tracking_uri: str | None = None
 
@@ -85,6 +88,8 @@ class Asked:
                 "top": request.top,
                 "id_columns": list(request.id_columns),
                 "missing_values": list(self.missing),
+                "on_error": request.on_error,
+                "escape": request.escape,
             },
         }
 

@@ -55,7 +55,7 @@ def calibrate(request: CalibrateRequest, *, tell: Tell = tell_nobody) -> Calibra
     detector = opened.detector
     data = detector.config.data
     missing = data.missing_values if request.missing_values is None else request.missing_values
-    source = tables.open_source(request.data, missing_values=missing)
+    source = tables.open_source(request.data, missing_values=missing, on_error=request.on_error)
     columns = columns_of(request, detector, source)
     refuse_training_rows(source, detector)
     rows = scored(detector, source, columns, request, tell)

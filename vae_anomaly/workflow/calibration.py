@@ -17,9 +17,11 @@ from vae_anomaly.core.encode import encode
 from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class, refuse_without_normal
 from vae_anomaly.core.schema import absent_text, check_present
 from vae_anomaly.edges import tables
+from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.workflow.opening import cores
 from vae_anomaly.workflow.progress import Tell
+from vae_anomaly.workflow.rejecting import said
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +45,7 @@ class CalibrateRequest:
     label_column: str | None = None
     normal_labels: tuple[str, ...] | None = None
     missing_values: tuple[str, ...] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
     alias: str | None = None
     output: Path | None = None
     threads: int | None = None
@@ -152,14 +155,15 @@ def scored(detector: Detector, source: tables.Source, columns: Columns, request:
     """Score all rows in a stream; of the rows only scores, labels, times and groups are kept."""
     scores: list[Floats] = []
     kept: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
-    done = 0
-    for chunk in source.batches(detector.schema, extra=columns.names):
+    done, rejects = 0, Rejects()
+    for chunk in source.batches(detector.schema, extra=columns.names, on_reject=rejects):
         batch = encode(detector.schema, chunk.select(list(detector.schema.names)))
         scores.append(detector.scores(batch, threads=request.threads or cores()).total.numpy())
         for name, arrays in kept.items():
             arrays.append(chunk.column(name))
         done += chunk.num_rows
         tell("scoring", done, source.rows)
+    said(rejects)
     total = np.concatenate(scores)
     there = ~np.isnan(total)
     if not there.any():

@@ -42,10 +42,15 @@ class Counting:
     pooled_rows: int = 0
     unseen_groups: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, int, Alarm]] = field(default_factory=list)
+    position: int = 0  # rows of the input up to here, with those that were left out
+    rejected: int = 0
+    first_rejected: str = ""
+    quarantined_bytes: int = 0
+    numbers: Any = field(default=None, init=False, repr=False, compare=False)  # of the rows of the last batch
 
     def state(self) -> dict[str, Any]:
         """Return all of it as plain values, for ``counting_from``."""
-        return dict(TypeAdapter(Counting).dump_python(self, mode="json"))
+        return dict(TypeAdapter(Counting).dump_python(self, mode="json", exclude={"numbers"}))
 
     def counted(self) -> dict[str, Any]:
         """Return what adds up with that of other outputs, for ``tally_from``: all but the alarms by name, and nothing that is none."""
@@ -54,6 +59,8 @@ class Counting:
     def add(self, tally: Tally) -> None:
         """Add the counts of one batch."""
         self.rows += tally.rows
+        self.numbers = np.arange(self.position, self.position + tally.rows) if tally.numbers is None else tally.numbers
+        self.position = int(self.numbers[-1]) + 1 if tally.rows else self.position
         self.alarms += tally.alarms
         self.unscored += tally.unscored
         self.unseen.update(tally.unseen)
@@ -94,9 +101,9 @@ class Counting:
     def _keep_worst(self, batch: pa.RecordBatch) -> None:
         flagged = np.flatnonzero(batch.column("is_anomaly").to_numpy(zero_copy_only=False))
         scores = batch.column("anomaly_score").to_numpy(zero_copy_only=False)
-        first = self.rows - batch.num_rows  # the tally of this batch was added before it came by
         for i in flagged[np.argsort(-scores[flagged], kind="stable")[:WORST]].tolist():
-            entry = (float(scores[i]), -(first + i), self._alarm(batch.slice(i, 1).to_pylist()[0], first + i))
+            number = int(self.numbers[i])  # the tally of this batch was added before it came by
+            entry = (float(scores[i]), -number, self._alarm(batch.slice(i, 1).to_pylist()[0], number))
             # Rows have different numbers, so that alarms themselves are never compared.
             (heapq.heappush if len(self.worst) < WORST else heapq.heappushpop)(self.worst, entry)
 

@@ -6,7 +6,7 @@ Knows nothing about networks or file formats. All labelled rows are held in memo
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,11 +26,13 @@ from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import absent_text
 from vae_anomaly.core.stream import top_features
 from vae_anomaly.edges import tables
+from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.edges.tracking import Run, start_run
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
 from vae_anomaly.workflow.detection import Part, beside_peers
 from vae_anomaly.workflow.opening import Opened, cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.rejecting import said
 from vae_anomaly.workflow.report import log, refuse_existing, title_of, write
 from vae_anomaly.workflow.results import EvaluateResult
 
@@ -51,6 +53,7 @@ class EvaluateRequest:
     label_column: str | None = None
     normal_labels: tuple[str, ...] | None = None
     missing_values: tuple[str, ...] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
     reference: tuple[str, ...] = ()
     output: Path | None = None
     overwrite: bool = False
@@ -90,13 +93,13 @@ def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateR
         raise ConfigError("which column holds the labels? Name it with --label-column.")
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
     wanted = request.normal_labels or detector.config.data.normal_labels
-    source = tables.open_source(request.data, missing_values=missing)
+    source, rejects = tables.open_source(request.data, missing_values=missing, on_error=request.on_error), Rejects()
     if column not in source.names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([column], source.names)}")
-    scored = _scored(detector, source, column, wanted, request.threads or cores(), tell)
+    scored = _scored(detector, source, rejects, column, wanted, request.threads or cores(), tell)
     refuse_one_class(scored.labels, column, wanted)
     tell("other detectors", 0, None)
-    notes = (SEEN,) if source.digest() == detector.card.data_digest else ()
+    notes = (*((SEEN,) if source.digest() == detector.card.data_digest else ()), *said(rejects))
     quality = _quality(detector, scored, _reference(detector, request, missing))
     curves = _curves(detector, scored)
     page = _page(detector, scored, source.where, title_of(opened.name), notes, quality, curves)
@@ -217,15 +220,18 @@ def _page(detector: Detector, scored: Scored, where: str, title: str, notes: tup
     return overview(detector, gathering, title=title, notes=notes, quality=quality, curves=curves)
 
 
-def _scored(detector: Detector, source: tables.Source, column: str, wanted: Sequence[str], threads: int, tell: Tell) -> Scored:
+def _scored(
+    detector: Detector, source: tables.Source, rejects: Rejects, column: str, wanted: Sequence[str], threads: int, tell: Tell
+) -> Scored:
     """Encode and score all rows; labels are read from the column as the file has it."""
-    batches, scores, labels = [], [], []
+    batches, scores, labels, numbers = [], [], [], []
     done = 0
-    for chunk in source.batches(detector.schema, extra=[column]):
+    for chunk in source.batches(detector.schema, extra=[column], on_reject=rejects):
         batch = encode(detector.schema, chunk.select(list(detector.schema.names)))
         batches.append(batch)
         scores.append(detector.scores(batch, threads=threads).total.numpy())
         labels.append(chunk.column(column))
+        numbers.append(tables.numbers_of(chunk, done))
         done += chunk.num_rows
         tell("scoring", done, source.rows)
     everything = np.concatenate(scores)
@@ -234,18 +240,18 @@ def _scored(detector: Detector, source: tables.Source, column: str, wanted: Sequ
         raise DataError(f"no row of {source.files[0].path} has a value in any column of the model.")
     found = read_labels(pa.chunked_array(labels), wanted)
     rows = joined(batches).rows(torch.from_numpy(there))
-    numbers = np.flatnonzero(there)
-    return Scored(batch=rows, scores=everything[there], labels=found.where(there), numbers=numbers, null_scores=len(there) - len(numbers))
+    kept = np.concatenate(numbers)[there]
+    return Scored(batch=rows, scores=everything[there], labels=found.where(there), numbers=kept, null_scores=len(there) - len(kept))
 
 
 def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[str]) -> Batch | None:
     """Encode the normal rows that the peers learn from: those asked for, or those of the fit where its files are as they were."""
     card, data = detector.card, detector.config.data
     if request.reference:
-        source = tables.open_source(request.reference, missing_values=missing)
+        source = tables.open_source(request.reference, missing_values=missing, on_error=request.on_error)
         return joined(encode(detector.schema, chunk) for chunk in source.batches(detector.schema))
     try:
-        source = tables.open_source(card.source, missing_values=data.missing_values)
+        source = tables.open_source(card.source, missing_values=data.missing_values, on_error=data.on_error)
     except VaeAnomalyError:
         return None
     if source.digest() != card.data_digest:

@@ -18,9 +18,11 @@ from vae_anomaly.core.explain import explain_rows
 from vae_anomaly.core.stream import expected_text, value_text
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import tables
+from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.workflow.opening import cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.rejecting import said
 from vae_anomaly.workflow.results import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
 
 Order = Literal["contribution", "z"]
@@ -37,6 +39,7 @@ class ExplainRequest:
     worst: int | None = None
     id_columns: tuple[str, ...] = ()
     missing_values: tuple[str, ...] | None = None
+    on_error: Literal["stop", "skip"] = "stop"
     alpha: float | None = None
     order: Order = "contribution"
     counterfactual: bool = False
@@ -65,7 +68,7 @@ def explain(request: ExplainRequest, *, tell: Tell = tell_nobody) -> ExplainResu
     detector = opened.detector
     threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
-    source = tables.open_source(request.data, missing_values=missing)
+    source = tables.open_source(request.data, missing_values=missing, on_error=request.on_error)
     pick = _numbered if request.rows else _worst
     return ExplainResult(
         rows=tuple(_explained(detector, threshold, row, request) for row in pick(detector, source, request, tell)),
@@ -76,26 +79,29 @@ def explain(request: ExplainRequest, *, tell: Tell = tell_nobody) -> ExplainResu
     )
 
 
-def _chunks(detector: Detector, source: tables.Source, ids: Sequence[str], tell: Tell) -> Iterator[tuple[int, pa.RecordBatch, Batch]]:
-    """Yield the number of the first row of a chunk, the chunk and its cells."""
-    first = 0
-    for chunk in source.batches(detector.schema, extra=ids):
-        yield first, chunk, encode(detector.schema, chunk.select(list(detector.schema.names)))
-        first += chunk.num_rows
-        tell("reading", first, source.rows)
+def _chunks(detector: Detector, source: tables.Source, ids: Sequence[str], tell: Tell) -> Iterator[tuple[list[int], pa.RecordBatch, Batch]]:
+    """Yield the numbers of the rows of a chunk, the chunk and its cells."""
+    rows, rejects = 0, Rejects()
+    for chunk in source.batches(detector.schema, extra=ids, on_reject=rejects):
+        yield tables.numbers_of(chunk, rows).tolist(), chunk, encode(detector.schema, chunk.select(list(detector.schema.names)))
+        rows += chunk.num_rows
+        tell("reading", rows, source.rows)
+    said(rejects)
 
 
 def _numbered(detector: Detector, source: tables.Source, request: ExplainRequest, tell: Tell) -> list[Found]:
     """Return the rows with the asked numbers, in the order asked for."""
     found, rows = {}, 0
-    for first, chunk, cells in _chunks(detector, source, request.id_columns, tell):
-        rows = first + chunk.num_rows
+    for numbers, chunk, cells in _chunks(detector, source, request.id_columns, tell):
+        rows = numbers[-1] + 1
         for number in request.rows:
-            if first <= number < rows:
-                found[number] = _found(number, number - first, chunk, cells, request.id_columns)
+            if numbers[0] <= number < rows and number in numbers:
+                found[number] = _found(number, numbers.index(number), chunk, cells, request.id_columns)
         if len(found) == len(set(request.rows)):
             break
     absent = [number for number in request.rows if number not in found]
+    if absent and absent[0] < rows:
+        raise DataError(f"row {absent[0]:,} of {source.where} cannot be read and is left out; without --on-error skip the reason is shown.")
     if absent:
         raise DataError(f"there is no row {absent[0]:,} in {source.where}: it has {rows:,} rows, numbered from 0.")
     return [found[number] for number in request.rows]
@@ -105,11 +111,11 @@ def _worst(detector: Detector, source: tables.Source, request: ExplainRequest, t
     """Return the rows with the highest scores, the highest first; of equal ones the earliest."""
     count = WORST if request.worst is None else request.worst
     kept: list[tuple[float, int, Found]] = []
-    for first, chunk, cells in _chunks(detector, source, request.id_columns, tell):
+    for numbers, chunk, cells in _chunks(detector, source, request.id_columns, tell):
         scores = np.nan_to_num(detector.scores(cells, threads=request.threads or cores()).total.numpy(), nan=-np.inf)
         for i in np.argsort(-scores, kind="stable")[:count].tolist():
             if np.isfinite(scores[i]):
-                entry = (float(scores[i]), -(first + i), _found(first + i, i, chunk, cells, request.id_columns))
+                entry = (float(scores[i]), -numbers[i], _found(numbers[i], i, chunk, cells, request.id_columns))
                 # Rows have different numbers, so that what was found is never compared.
                 (heapq.heappush if len(kept) < count else heapq.heappushpop)(kept, entry)
     if not kept:

@@ -33,9 +33,11 @@ from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema
 from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
 from vae_anomaly.edges import artifact, tables
+from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.edges.tracking import ModelVersion, NoRun, Run, start_run
 from vae_anomaly.errors import ConfigError, OutputError, TrackingError
 from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.rejecting import said
 from vae_anomaly.workflow.report import log as log_report
 from vae_anomaly.workflow.report import of_fit as report_of_fit
 from vae_anomaly.workflow.results import Alarm, FitResult, ModelName
@@ -68,9 +70,11 @@ def fit(data: Sequence[str], config: Config, *, output: Path | None = None, over
     validate(config)
     _refuse(config, output, overwrite=overwrite)
     began = time.monotonic()
-    source = tables.open_source(data, missing_values=config.data.missing_values)
+    source = tables.open_source(data, missing_values=config.data.missing_values, on_error=config.data.on_error)
     tell("reading", 0, source.rows)
-    rows = _read(source, config)
+    rejects = Rejects()
+    rows = _read(source, config, rejects)
+    left_out = said(rejects)
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows.normal.num_rows)
     logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))
@@ -79,7 +83,7 @@ def fit(data: Sequence[str], config: Config, *, output: Path | None = None, over
         run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows.normal.num_rows)
         fitted = _fitted(rows.normal, schema, config, tell)
         odd = suspicious(fitted, rows.normal, rows.numbers, config.data.id_columns)
-        detector = _with_provenance(fitted.detector, source, began)
+        detector = _with_provenance(fitted.detector, source, began, left_out)
         quality = _held_against(detector, fitted.plan, rows)
         model = _keep(run, detector, quality, output, overwrite=overwrite)
     return _result(rows, detector, quality, odd, model)
@@ -97,9 +101,9 @@ def _refuse(config: Config, output: Path | None, *, overwrite: bool) -> None:
         raise OutputError(f"{output} exists and holds no model, so it is not replaced. Name another folder with --output.")
 
 
-def _read(source: tables.Source, config: Config) -> Rows:
+def _read(source: tables.Source, config: Config, rejects: Rejects) -> Rows:
     """Read all rows and part them by their labels."""
-    table, name = source.read_table(), config.data.label_column
+    table, name = source.read_table(rejects), config.data.label_column
     if name is None:
         return Rows(normal=table, numbers=np.arange(table.num_rows), anomalous=table.slice(0, 0), labels=None)
     if name not in table.column_names:
@@ -140,11 +144,12 @@ def _grouped(detector: Detector, table: pa.Table, plan: Plan, column: str) -> De
     return detector.recalibrated(replace(calibrate(scores[there], alpha), groups=groups))
 
 
-def _with_provenance(detector: Detector, source: tables.Source, began: float) -> Detector:
+def _with_provenance(detector: Detector, source: tables.Source, began: float, notes: tuple[str, ...]) -> Detector:
     """Add to the card what only the outside world knows."""
     versions = {"vae-anomaly": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
     card = replace(
         detector.card,
+        notes=(*detector.card.notes, *notes),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.monotonic() - began,
         versions=tuple(versions.items()),

@@ -23,7 +23,7 @@ from vae_anomaly.workflow.results import Discovery
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranks:
-    """How many of the first ``rows`` rows have each rank among n calibration scores; (n + 1,) int64."""
+    """How many of the first ``rows`` rows of the input have each rank among n calibration scores; (n + 1,) int64."""
 
     rows: int
     counts: NDArray[np.int64]
@@ -57,10 +57,10 @@ def discover(
     n = len(threshold.calibration)
     ranks = before or Ranks(rows=0, counts=np.zeros(n + 1, dtype=np.int64))
     marginal = replace(threshold, table=None)
-    plain = replace(options, explain="none", typicality=False)
+    plain = replace(options, explain="none", typicality=False, id_columns=())
     for batch in score_batches(detector, batches, plain, threshold=marginal):
         more = rank_counts(batch.column("p_value").to_numpy(zero_copy_only=False), n)
-        ranks = Ranks(rows=ranks.rows + batch.num_rows, counts=ranks.counts + more)
+        ranks = Ranks(rows=batch.column("row")[-1].as_py() + 1, counts=ranks.counts + more)
         on_ranks(ranks)
     table = marginal_table(n) if threshold.table is None else threshold.table
     return Discovery(rate=rate, cutoff=cutoff(ranks.counts, table, rate), statement=_statement(threshold, rate))

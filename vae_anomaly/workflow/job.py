@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from vae_anomaly.core.stream import ScoreOptions
 from vae_anomaly.edges.places import Place
-from vae_anomaly.edges.tables import Source
+from vae_anomaly.edges.rejects import OnReject, ignore
+from vae_anomaly.edges.tables import NUMBERS, Source
 from vae_anomaly.workflow.asked import Asked
 from vae_anomaly.workflow.opening import cores
 
@@ -27,11 +28,12 @@ class Job:
         """All that the bytes of the output depend on."""
         return {"inputs": {file.location: [file.size, file.modified] for file in self.source.files}, **self.asked.made_from()}
 
-    def batches(self, first_row: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, first_row: int, on_reject: OnReject = ignore) -> Iterator[pa.RecordBatch]:
         """Return the input from a row on."""
         request, groups = self.asked.request, self.asked.threshold.groups
         extra = [*request.id_columns, *([groups.column] if groups else [])]
-        return self.source.batches(self.asked.opened.detector.schema, extra=extra, chunk_rows=request.chunk_rows, first_row=first_row)
+        schema, rows = self.asked.opened.detector.schema, request.chunk_rows
+        return self.source.batches(schema, extra=extra, chunk_rows=rows, first_row=first_row, on_reject=on_reject)
 
     def options(self, first_row: int) -> ScoreOptions:
         """Return how to score from a row on."""
@@ -45,5 +47,6 @@ class Job:
             model_version=name.version,
             threads=request.threads or cores(),
             first_row=first_row,
+            row_numbers="" if request.on_error == "stop" else NUMBERS,
             where=self.source.files[0].path,
         )

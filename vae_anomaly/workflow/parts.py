@@ -62,11 +62,15 @@ def fill(asked: Asked, make: Make) -> Done:
 
 def opened(asked: Asked, listed: Sequence[Listed]) -> dict[Listed, Source]:
     """Open inputs, without those that have columns but no rows, unless there is no other. Raises DataError and SchemaMismatch."""
-    sources = {file: tables.open_files([files.table_file(file)], missing_values=asked.missing) for file in listed}
+    sources = {file: _opened(asked, file) for file in listed}
     for source in sources.values():
         check_present(asked.opened.detector.schema, source.names, source.where)
     filled = {file: source for file, source in sources.items() if source.rows != 0}
     return filled or sources
+
+
+def _opened(asked: Asked, file: Listed) -> Source:
+    return tables.open_files([files.table_file(file)], missing_values=asked.missing, on_error=asked.request.on_error)
 
 
 def refuse_nested(asked: Asked, listed: Sequence[Listed]) -> None:

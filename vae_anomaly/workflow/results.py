@@ -12,6 +12,7 @@ from vae_anomaly.core.choice import BudgetRow, Choice
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import MissingChange, Promise, Quality
 from vae_anomaly.core.schema import Dropped
+from vae_anomaly.edges.rejects import RejectedRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ class Counts:
     discovery: Discovery | None = None  # None: flagged at a false-alarm rate
     unseen_groups: Mapping[str, int] | None = None  # group unseen at calibration → rows, the first thousand; None: there are no groups
     pooled_rows: int = 0  # rows of such groups or without a group: they had the pooled threshold
+    rejected: RejectedRows | None = None  # None: every row could be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,15 +69,18 @@ def kept_rows(parts: tuple[Part, ...]) -> Iterator[pa.RecordBatch]:
         yield from part.batches()
 
 
-def keeping(batches: Iterator[pa.RecordBatch], counting: Counting, unfinished: Unfinished, part_rows: int) -> Iterator[pa.RecordBatch]:
+def keeping(
+    batches: Iterator[pa.RecordBatch], counting: Counting, unfinished: Unfinished, part_rows: int, sync: Callable[[], None]
+) -> Iterator[pa.RecordBatch]:
     """Let output batches pass and keep them in parts, each with what ``counting`` holds at its end.
 
-    A batch must come by before the next one is counted.
+    A batch must come by before the next one is counted. ``sync`` is called before a part is kept.
     """
     first, pace, held = counting.rows, Pace(part_rows=part_rows), list[pa.RecordBatch]()
     for batch in batches:
         held.append(batch)
         if pace.due(batch.num_rows, batch.nbytes):
+            sync()
             if not unfinished.keep(first, held, counting.state()):
                 logger.warning("the disk is nearly full: nothing is kept to go on from if this run is killed")
                 yield batch

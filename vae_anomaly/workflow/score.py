@@ -9,11 +9,11 @@ import logging
 import math
 import time
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 from vae_anomaly.core.stream import score_batches
-from vae_anomaly.edges import manifest, resume, tables
+from vae_anomaly.edges import manifest, quarantine, resume, tables
 from vae_anomaly.edges.outputs import output_format
 from vae_anomaly.edges.places import Place
 from vae_anomaly.workflow import asked, flagging, parts, resuming
@@ -22,6 +22,7 @@ from vae_anomaly.workflow.asked import Asked, ScoreRequest
 from vae_anomaly.workflow.counting import Counting
 from vae_anomaly.workflow.job import Job
 from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.rejecting import refuse_existing, rejecting
 from vae_anomaly.workflow.results import Counts, Discovery, ScoreResult
 
 __all__ = ["Job", "ScoreRequest", "score"]
@@ -64,7 +65,7 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
 
 def _one_file(job: Asked) -> parts.Done:
     """Score all inputs into one file."""
-    source = tables.open_source(job.request.data, missing_values=job.missing)
+    source = tables.open_source(job.request.data, missing_values=job.missing, on_error=job.request.on_error)
     asked.refuse_input_as_output(job.place, source)
     ignored = asked.check_columns(job.opened.detector, source, job.request.id_columns)
     one = Job(asked=job, place=job.place, source=source, overwrite=job.request.overwrite)
@@ -88,11 +89,12 @@ def make(job: Job) -> tuple[Counts, int | None]:
         counts = asked.done_before(job.place, made_from, overwrite=job.overwrite)
         if counts is not None:
             return counts, None
+        refuse_existing(path, job.asked.request.on_error, overwrite=job.overwrite)
         kept = unfinished.begin({**made_from, "install": resuming.install()}, anew=job.overwrite)
         with manifest.started(path, made_from):
             counting, counts, resumed = _write(job, unfinished, kept)
             manifest.complete(path, made_from, asdict(counts), counting.counted())
-        job.place.deliver()
+        job.place.deliver([quarantine.path_of(path).name] if job.asked.request.on_error == "quarantine" else [])
     return counts, resumed
 
 
@@ -107,14 +109,18 @@ def _write(job: Job, unfinished: resume.Unfinished, kept: tuple[resume.Part, ...
     resumed = counting.rows
     if resumed:
         logger.info("going on with %s after %s rows that a killed run had scored", job.place, f"{resumed:,}")
-    with closing(ahead(job.batches(resumed))) as batches:
-        new = score_batches(detector, batches, job.options(resumed), threshold=threshold, on_batch=counting.add)
-        seen = counting.look(new, job.asked.tell, job.source.rows)
-        with closing(ahead(resuming.keeping(seen, counting, unfinished, request.part_rows))) as fresh:
-            scored = chain(resuming.kept_rows(kept), fresh)
-            first = next(scored)  # a source without rows has raised; the keys have the types of the input
-            tables.write_batches(job.place.path, chain([first], scored), first.schema, fmt=output_format(job.place.path))
-    return counting, counting.done(detector, threshold, typicality=request.typicality, discovery=discovery), resumed
+    with rejecting(request.on_error, counting, unfinished, escape=request.escape) as rejects:
+        place, fmt = counting.position, output_format(job.place.path)
+        with closing(ahead(job.batches(place, rejects))) as batches:
+            new = score_batches(detector, batches, job.options(place), threshold=threshold, on_batch=rejects.add)
+            seen = counting.look(new, job.asked.tell, job.source.rows)
+            with closing(ahead(resuming.keeping(seen, counting, unfinished, request.part_rows, rejects.sync))) as fresh:
+                scored = chain(resuming.kept_rows(kept), fresh)
+                first = next(scored)  # a source without rows has raised; the keys have the types of the input
+                tables.write_batches(job.place.path, chain([first], scored), first.schema, fmt=fmt, escape=request.escape)
+        rejected = rejects.finish(job.place)
+    counts = counting.done(detector, threshold, typicality=request.typicality, discovery=discovery)
+    return counting, replace(counts, rejected=rejected), resumed
 
 
 def _discover(job: Job, unfinished: resume.Unfinished, rate: float) -> Discovery:

@@ -1,0 +1,99 @@
+"""A delimited file cut into its records, each with its bytes, so that a bad one can be left out and shown.
+
+Where a record ends is what Arrow's reader says: at a line end outside quotes, and a quote counts at the beginning of a cell only.
+Knows nothing about types and models.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from vae_anomaly.edges.transcoding import Bytes
+
+PIECE = 1 << 20  # bytes read at a time
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n?|\n|\Z)")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Consecutive records with their line ends, blank ones left out; ``broken`` says of those that do not end what is wrong with them."""
+
+    records: list[bytes]
+    broken: dict[int, str]
+
+
+def blocks(stream: Bytes, delimiter: str, *, longest: int) -> Iterator[Block]:
+    """Yield the records below the header; a quote that no other closes within ``longest`` bytes breaks its own line only."""
+    whole, header = _record(delimiter), True
+    data, final = b"", False
+    while not final:
+        piece = stream.read(max(PIECE, len(data)))
+        final = not piece
+        data += piece
+        records, broken, data = _cut(data, whole, final=final, longest=longest)
+        if len(data) > longest:
+            broken[len(records)] = _too_long(longest)
+            records.append(data[:PIECE])
+            data = _next_line(stream)
+        if header:
+            records, broken, header = _without_header(records, broken)
+        kept = [i for i, record in enumerate(records) if record.strip(b"\r\n")]
+        place = {old: new for new, old in enumerate(kept)}
+        if kept:
+            yield Block(records=[records[i] for i in kept], broken={place[i]: said for i, said in broken.items() if i in place})
+
+
+def shown(record: bytes) -> str:
+    """Return a record as text without its line end; what is no UTF-8 is written in hexadecimal."""
+    return record.decode("utf-8", "backslashreplace").rstrip("\r\n")
+
+
+def _record(delimiter: str) -> re.Pattern[bytes]:
+    """Match one whole record; possessive throughout, so that a long one is looked at once."""
+    d = re.escape(delimiter.encode())
+    cell = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^%b\r\n]*+|(?!")[^%b\r\n]*+)' % (d, d)
+    return re.compile(rb"%b(?:%b%b)*+(?:\r\n?|\n|\Z)" % (cell, d, cell))
+
+
+def _cut(data: bytes, whole: re.Pattern[bytes], *, final: bool, longest: int) -> tuple[list[bytes], dict[int, str], bytes]:
+    """Return the records in ``data``, which of them do not end, and what must wait for more data."""
+    if b'"' not in data:
+        lines = data.splitlines(keepends=True)
+        # After \r there may come \n.
+        rest = lines.pop() if lines and not final and not lines[-1].endswith(b"\n") else b""
+        return lines, {}, rest
+    records, broken, place = list[bytes](), dict[int, str](), 0
+    while place < len(data):
+        found = whole.match(data, place)
+        if found is None and (final or len(data) - place > longest):
+            line = _LINE.match(data, place)
+            if line is not None and (final or line[0].endswith((b"\r", b"\n"))):
+                broken[len(records)] = "a quote is opened and never closed"
+                found = line
+        if found is None or (not final and found.end() == len(data) and not data.endswith(b"\n")):
+            break
+        records.append(found[0])
+        place = found.end()
+    return records, broken, data[place:]
+
+
+def _too_long(longest: int) -> str:
+    return f"longer than {longest >> 20} MB"
+
+
+def _next_line(stream: Bytes) -> bytes:
+    """Read on to the next line."""
+    while piece := stream.read(PIECE):
+        line = re.search(rb"[\r\n]", piece)
+        if line:
+            return piece[line.start() :]
+    return b""
+
+
+def _without_header(records: list[bytes], broken: dict[int, str]) -> tuple[list[bytes], dict[int, str], bool]:
+    """Leave out blank lines at the beginning and the first record below them, and say whether it is still to come."""
+    for i, record in enumerate(records):
+        if (record.removeprefix(_BOM) if i == 0 else record).decode("utf-8", "replace").strip():
+            return records[i + 1 :], {place - i - 1: said for place, said in broken.items() if place > i}, False
+    return [], {}, True
