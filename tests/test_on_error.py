@@ -50,7 +50,8 @@ def lines(rows: int = GOOD, *, seed: int = 5) -> list[bytes]:
     """A header and good rows, without line ends; the key has a line end in quotes now and then, and every fifth row an anomaly."""
     made = table("mixed", rows, seed=seed).to_pylist()
     for i, row in enumerate(made):
-        row |= {"key": f"kü{i}\n" if i % 9 == 4 else f"k{i}"} | ({"pressure": 9e5 + i} if i % 5 == 2 else {})
+        row["key"] = f"kü{i}\n" if i % 9 == 4 else f"k{i}"
+        row["pressure"] = 9e5 + i if i % 5 == 2 else row["pressure"]
     sink = pa.BufferOutputStream()
     pacsv.write_csv(pa.Table.from_pylist(made), sink)
     found = re.findall(rb'(?:"[^"]*"|[^"\n])+', sink.getvalue().to_pybytes())

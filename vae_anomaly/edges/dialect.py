@@ -114,7 +114,10 @@ def _encoding(file: TableFile, head: bytes, *, whole: bool) -> tuple[str, tuple[
 
 
 def _is_utf8(file: TableFile, head: bytes, *, whole: bool) -> bool:
-    """Look at the whole of a small file: its first umlaut may stand anywhere. A damaged byte among many good ones makes no other encoding."""
+    """Look at the whole of a small file: its first umlaut may stand anywhere.
+
+    Some damaged bytes among more umlauts that are good make no other encoding.
+    """
     good, bad = _beyond_ascii(head, codecs.getincrementaldecoder("utf-8")("surrogateescape"))
     if whole or good or bad or file.size > _WHOLE_SCAN:
         return good >= bad
