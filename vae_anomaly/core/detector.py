@@ -23,7 +23,7 @@ from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.core.train import Block, History
 from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views
-from vae_anomaly.errors import DamagedArtifact
+from vae_anomaly.errors import ConfigError, DamagedArtifact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +119,7 @@ class Detector:
         """Build a detector from what ``state`` gave. Raises DamagedArtifact when a field is absent or impossible."""
         try:
             return _build(values, tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        except (ConfigError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
             msg = f"the model's fields do not fit together: {type(error).__name__}: {error}".splitlines()[0]
             raise DamagedArtifact(msg) from error
 
