@@ -33,7 +33,8 @@ FACE = (
 BELOW = {
     "errors": (),
     "config": ("errors",),
-    "core": ("core", "config", "errors"),
+    "plain": (),
+    "core": ("core", "config", "errors", "plain"),
     "edges": ("edges", "core", "config", "errors", "__version__"),
     "workflow": ("workflow", "edges", "core", "config", "errors", "__version__"),
     **dict.fromkeys(FACE, (*FACE, "workflow", "core", "config", "errors", "__version__")),

@@ -28,7 +28,7 @@ TARGETS = {
     "artifact": ("load_artifact.py", "load an artifact and score three rows with it"),
     "csv": ("ingest_csv.py", "read a delimited file as fit and as score do"),
 }
-NICE, TIMEOUT, RSS_MB, LONGEST = 15, 10, 3000, 200_000
+NICE, TIMEOUT, RSS_MB, LONGEST = shutil.which("nice") or "nice", 10, 3000, 200_000
 QUIET = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
 
@@ -57,7 +57,7 @@ def fuzzed(name: str, work: Path, end: float) -> dict[str, Any]:
         (work / folder).mkdir(parents=True, exist_ok=True)
     script, before = str(HERE / TARGETS[name][0]), {path.name for path in (work / "crashes").iterdir()}
     counted: dict[str, Any] = {"executions": 0, "cpu_seconds": 0.0, "wall_seconds": 0.0, "coverage": 0, "killed": 0}
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as scratch:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
         env = os.environ | QUIET | {"PYTHONPATH": str(ROOT), "CRASHES": str(work / "crashes"), "TMPDIR": scratch}
         subprocess.run([sys.executable, script, "--seeds", str(work / "seeds")], check=True, env=env, stderr=subprocess.DEVNULL)
         while (left := int(end - time.monotonic())) > 0:
@@ -70,14 +70,22 @@ def arguments(work: Path, seconds: int) -> list[str]:
     """Return what libFuzzer is told."""
     words = [f"-dict={work}/words.dict"] if (work / "words.dict").exists() else []
     limits = [f"-timeout={TIMEOUT}", f"-rss_limit_mb={RSS_MB}", f"-max_len={LONGEST}", f"-max_total_time={seconds}"]
-    return [str(work / "corpus"), str(work / "seeds"), *words, *limits, "-print_final_stats=1", f"-artifact_prefix={work}/crashes/killed-"]
+    return [
+        str(work / "corpus"),
+        str(work / "seeds"),
+        *words,
+        *limits,
+        "-reduce_inputs=0",
+        "-print_final_stats=1",
+        f"-artifact_prefix={work}/crashes/killed-",
+    ]
 
 
 def once(counted: dict[str, Any], command: list[str], work: Path, env: dict[str, str]) -> None:
     """Run libFuzzer once and add its figures."""
     started, log = time.monotonic(), work / "logs" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(["nice", "-n", str(NICE), *command], stdout=out, stderr=subprocess.STDOUT, env=env, cwd=work)
+        process = subprocess.Popen([NICE, "-n", "15", *command], stdout=out, stderr=subprocess.STDOUT, env=env, cwd=work)
         _, status, usage = os.wait4(process.pid, 0)
     text = log.read_text(encoding="utf-8", errors="replace")
     ran = re.findall(r"stat::number_of_executed_units: (\d+)", text) or re.findall(r"^#(\d+)\t", text, re.MULTILINE) or ["0"]

@@ -18,6 +18,10 @@ from vae_anomaly.edges.dialect import COMMA_NUMBER, LONGEST, Dialect, open_text
 from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.errors import DataError
 
+_HEX_MARK = ("0x", "0X")
+_HEX = r"^\s*0[xX]"
+_PIECE = 1 << 20  # bytes searched at a time
+
 MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
 
@@ -50,7 +54,23 @@ class DelimitedTable:
 
     def read(self, *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
         """Return all rows; a column is numeric (or a time) if every cell that is not missing parses, else text, as are ``text``."""
-        convert = pacsv.ConvertOptions(
+        table = self._read(self._convert(missing, text))
+        whole = [f.name for f in table.schema if pa.types.is_integer(f.type)]
+        if whole and self._holds(_HEX_MARK):
+            # Arrow takes 0xFF for 255, and 0xFFFFFFFFFFFFFFFF for -1; to us that is text, as it is in a stream.
+            spelled = self._read(self._convert(missing, [*text, *whole])).select(whole)
+            for name in whole:
+                if pc.any(pc.match_substring_regex(spelled[name], _HEX)).as_py():
+                    table = table.set_column(table.schema.get_field_index(name), name, spelled[name])
+        broken = [f.name for f in table.schema if pa.types.is_binary(f.type)]
+        if broken:
+            raise DataError(f"{self.file.path} column {broken[0]!r} is not {self.dialect.encoding} text. Save the file as UTF-8.")
+        table = table if self.dialect.decimal == "." else _pointed(table, text)
+        return pa.Table.from_arrays([blanked(c, missing) for c in table.columns], names=list(self.names))
+
+    def _convert(self, missing: Sequence[str], text: Collection[str]) -> pacsv.ConvertOptions:
+        """Return how types are found out; the columns ``text`` have theirs."""
+        return pacsv.ConvertOptions(
             null_values=[*MISSING_TEXT, *missing],
             strings_can_be_null=True,
             true_values=[],  # true and yes stay text, so that their spelling is kept
@@ -59,12 +79,18 @@ class DelimitedTable:
             decimal_point=self.dialect.decimal,
             column_types=dict.fromkeys(text, pa.string()),
         )
-        table = self._read(convert)
-        broken = [f.name for f in table.schema if pa.types.is_binary(f.type)]
-        if broken:
-            raise DataError(f"{self.file.path} column {broken[0]!r} is not {self.dialect.encoding} text. Save the file as UTF-8.")
-        table = table if self.dialect.decimal == "." else _pointed(table, text)
-        return pa.Table.from_arrays([blanked(c, missing) for c in table.columns], names=list(self.names))
+
+    def _holds(self, marks: Collection[str]) -> bool:
+        """Say whether one of these texts of two characters is anywhere in the file."""
+        wide = self.dialect.encoding.startswith("utf-16")
+        wanted = [mark.encode(f"utf-16-{end}") for mark in marks for end in ("le", "be")] if wide else [mark.encode() for mark in marks]
+        with reading(self.file.path), open_text(self.file) as stream:
+            before = b""
+            while piece := stream.read(_PIECE):
+                if any(mark in before + piece for mark in wanted):
+                    return True
+                before = piece[-3:]
+        return False
 
     def _read(self, convert: pacsv.ConvertOptions) -> pa.Table:
         try:
