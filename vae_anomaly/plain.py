@@ -31,7 +31,7 @@ def parsed(kind: type[Value], values: Any) -> Value:
     from pydantic import ValidationError
 
     try:
-        found: Value = _adapter(kind).validate_json(json.dumps(values), strict=True)
+        found: Value = _adapter(cast("Any", kind)).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in problem["loc"]) or kind.__name__

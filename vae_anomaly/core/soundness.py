@@ -62,7 +62,11 @@ def check_ensemble(ensemble: Ensemble, schema: Schema) -> None:
     for name, tensor in ensemble.vae.state_dict().items():
         _check(f"vae.{name}", _Wanted(tensor=tensor, shape=tuple(tensor.shape), dtype=F32))
     used = ensemble.exemplars.log_weight
-    if used.dtype != F32 or bool(torch.isnan(used).any() | (used == torch.inf).any()) or not bool(torch.isfinite(used).any(-1).all()):
+    if used.dtype != F32 or tuple(used.shape) != tuple(ensemble.exemplars.mu.shape[:2]):
+        raise ValueError(
+            f"exemplars.log_weight is {used.dtype} of shape {tuple(used.shape)}, expected {tuple(ensemble.exemplars.mu.shape[:2])}"
+        )
+    if bool(torch.isnan(used).any() | (used == torch.inf).any()) or not bool(torch.isfinite(used).any(-1).all()):
         raise ValueError("exemplars.log_weight is not the logarithm of weights")
     if not 0.0 < ensemble.unseen < 1.0 or not 0.0 <= ensemble.constants.penalty < float("inf"):
         raise ValueError(f"unseen is {ensemble.unseen:g} and penalty {ensemble.constants.penalty:g}; expected in (0, 1) and ≥ 0")

@@ -89,7 +89,7 @@ class DelimitedTable:
             while piece := stream.read(_PIECE):
                 if any(mark in before + piece for mark in wanted):
                     return True
-                before = piece[-3:]
+                before = (before + piece)[-3:]
         return False
 
     def _read(self, convert: pacsv.ConvertOptions) -> pa.Table:
