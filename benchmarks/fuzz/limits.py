@@ -7,6 +7,7 @@ alive is written down, the first of its kind with its input, and the run goes on
 
 import hashlib
 import os
+import re
 import resource
 import sys
 import traceback
@@ -22,6 +23,8 @@ from vae_anomaly.errors import VaeAnomalyError
 MOST_BYTES = 1_000_000_000
 # A refused allocation may come back in words of ours; it is a crash all the same.
 LONGEST_LINE = 2000
+# What differs between two crashes of one kind: what is quoted, numbers, paths.
+QUOTED = r"'[^']*'|\"[^\"]*\"|\d[\d,]*|/\S+"
 REFUSED = ("allocat", "out of memory")
 
 
@@ -77,6 +80,8 @@ def _watched(one_input: Callable[[bytes], None], crashes: Path) -> Callable[[byt
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what we look for
             ours = [f for f in traceback.extract_tb(error.__traceback__) if "vae_anomaly" in f.filename or "fuzz" in f.filename]
             kind = f"{type(error).__name__} {Path(ours[-1].filename).name}:{ours[-1].lineno}"
+            if isinstance(error, Crash):
+                kind += f" {re.sub(QUOTED, '…', str(error))[:120]}"
             path = crashes / hashlib.sha256(kind.encode()).hexdigest()[:12]
             if not path.exists():
                 path.write_bytes(data)

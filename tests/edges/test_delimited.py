@@ -82,6 +82,14 @@ def test_hexadecimal_cells_are_text_in_a_fit_as_in_a_stream(write: Write, encodi
     assert streamed(table, numeric="code")["code"].to_pylist() == ["0xFFFFFFFFFFFFFFFF", "0X1F", None]
 
 
+def test_a_decimal_comma_may_be_the_last_sign_as_arrow_has_it(write: Write) -> None:
+    """The bad cell in the last row has the rest read in the patient way."""
+    table = write("a;b;c\n0,5;x;1\n-5,;y;2\n7,e1;z;bad\n")
+    read = table.read(missing=[])
+    assert read["a"].to_pylist() == [0.5, -5.0, 70.0]
+    assert streamed(table, numeric="a c")["a"].to_pylist() == read["a"].to_pylist()
+
+
 def test_a_mark_of_a_hexadecimal_cell_is_found_wherever_the_file_is_cut(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     for piece in (1, 2, 3, 5):
         monkeypatch.setattr(delimited, "_PIECE", piece)

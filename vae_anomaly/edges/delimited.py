@@ -18,6 +18,7 @@ from vae_anomaly.edges.dialect import COMMA_NUMBER, LONGEST, Dialect, open_text
 from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.errors import DataError
 
+_COMMA_LAST = r"^(\s*[+-]?\d+),((?:[eE][+-]?\d+)?\s*)$"  # '5,', which Arrow takes for a number too
 _HEX_MARK = ("0x", "0X")
 _HEX = r"^\s*0[xX]"
 _PIECE = 1 << 20  # bytes searched at a time
@@ -191,7 +192,7 @@ def _as_numbers(text: pa.Array, decimal: str) -> pa.Array:
 
 def _points(text: pa.Array) -> pa.Array:
     """Write decimal commas as points, as the number parser wants them."""
-    return pc.replace_substring_regex(text, COMMA_NUMBER, r"\1.\2")
+    return pc.replace_substring_regex(pc.replace_substring_regex(text, COMMA_NUMBER, r"\1.\2"), _COMMA_LAST, r"\1.\2")
 
 
 def _pointed(table: pa.Table, text: Collection[str]) -> pa.Table:
