@@ -26,6 +26,7 @@ from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views
 from vae_anomaly.errors import ConfigError, DamagedArtifact
 from vae_anomaly.plain import parsed
+from vae_anomaly.redact import redacted_config
 
 LONGEST_REASON = 300  # characters: a reason quotes the file, which may hold anything
 
@@ -96,7 +97,7 @@ class Detector:
         """Return JSON-able values and tensors; ``from_state`` is the inverse."""
         e = self.ensemble
         values = {
-            "config": config_to_dict(self.config),
+            "config": redacted_config(config_to_dict(self.config)),
             "schema": self.schema.state(),
             "layout": asdict(e.layout),
             "latent": e.vae.latent,

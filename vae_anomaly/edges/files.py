@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from vae_anomaly.errors import DataError, MissingExtra
+from vae_anomaly.redact import redacted
 
 Format = Literal["delimited", "parquet", "arrow"]
 
@@ -105,11 +106,13 @@ def reading(path: str) -> Iterator[None]:
 
 def one_line(error: BaseException) -> str:
     """Return the text of an error on one line, at most 300 characters, without a full stop."""
-    return " ".join(str(error).split())[:300].rstrip(".")
+    return redacted(" ".join(str(error).split()))[:300].rstrip(".")
 
 
-def _find(path: str) -> Iterator[TableFile]:
-    filesystem, location = _resolve(path)
+def _find(asked: str) -> Iterator[TableFile]:
+    # What is shown and kept of a URI is without its secrets.
+    path = redacted(asked)
+    filesystem, location = _resolve(asked, path)
     with reading(path):
         info = filesystem.get_file_info(location)
         if info.type == pafs.FileType.File:
@@ -122,27 +125,27 @@ def _find(path: str) -> Iterator[TableFile]:
             raise DataError(f"{path} does not exist{_near(path)}.")
 
 
-def _resolve(path: str) -> tuple[pafs.FileSystem, str]:
-    """Return the file system of a path or URI, and the path in it."""
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
-        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+def _resolve(asked: str, path: str) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of a path or URI, and the path in it; ``path`` is what errors call it."""
+    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", asked):
+        return pafs.LocalFileSystem(), str(Path(asked).expanduser().absolute())
     try:
-        filesystem, location = pafs.FileSystem.from_uri(path)
+        filesystem, location = pafs.FileSystem.from_uri(asked)
     except pa.ArrowInvalid:
-        return _through_fsspec(path)
+        return _through_fsspec(asked, path)
     except OSError as error:
         raise DataError(f"{path} cannot be reached: {one_line(error)}") from error
     return filesystem, location
 
 
-def _through_fsspec(path: str) -> tuple[pafs.FileSystem, str]:
+def _through_fsspec(asked: str, path: str) -> tuple[pafs.FileSystem, str]:
     """Open what Arrow has no file system for; fsspec knows many more."""
     try:
         url_to_fs = importlib.import_module("fsspec.core").url_to_fs
     except ImportError:
         raise MissingExtra(f"reading {path} needs more file systems: pip install 'vae-anomaly[cloud]'.") from None
     try:
-        filesystem, location = url_to_fs(path)
+        filesystem, location = url_to_fs(asked)
     except (ValueError, ImportError, OSError) as error:
         raise DataError(f"{path} cannot be reached: {one_line(error)}") from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location
