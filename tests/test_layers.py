@@ -32,11 +32,13 @@ FACE = (
 )
 BELOW = {
     "errors": (),
+    "redact": (),
+    "plain": (),
     "config": ("errors",),
-    "core": ("core", "config", "errors"),
-    "edges": ("edges", "core", "config", "errors", "__version__"),
-    "workflow": ("workflow", "edges", "core", "config", "errors", "__version__"),
-    **dict.fromkeys(FACE, (*FACE, "workflow", "core", "config", "errors", "__version__")),
+    "core": ("core", "config", "errors", "plain", "redact"),
+    "edges": ("edges", "core", "config", "errors", "redact", "__version__"),
+    "workflow": ("workflow", "edges", "core", "config", "errors", "redact", "__version__"),
+    **dict.fromkeys(FACE, (*FACE, "workflow", "core", "config", "errors", "redact", "__version__")),
 }
 # What core may take from outside. Arrow values and arithmetic are welcome, Arrow's files are not.
 CORE_TAKES = {"torch", "numpy", "scipy", "sklearn", "pyarrow"}

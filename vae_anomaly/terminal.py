@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TextIO
 import typer
 
 from vae_anomaly.errors import VaeAnomalyError
+from vae_anomaly.redact import without_secrets
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 
 INTERRUPTED = 130
@@ -56,7 +57,7 @@ def usage_text(error: Exception) -> str:
 
 def _leave(text: str, code: int, *, as_json: bool) -> NoReturn:
     """Print the line and leave with the code."""
-    line = " ".join(text.split())
+    line = without_secrets(" ".join(text.split()), os.environ)
     if as_json:
         _print(json.dumps({"error": line, "exit_code": code}))
     print(f"error: {line}", file=sys.stderr)  # noqa: T201
@@ -88,11 +89,11 @@ def set_logging(verbose: int, *, quiet: bool) -> None:
 
 
 class _LowerCaseLevel(logging.Formatter):
-    """``warning: …``, in the form of ``error: …``."""
+    """``warning: …``, in the form of ``error: …``; without secrets, also in a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()
-        return super().format(record)
+        return without_secrets(super().format(record), os.environ)
 
 
 def show(result: Any, text: Callable[[], str], *, as_json: bool) -> None:

@@ -145,16 +145,27 @@ def damaged(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("state", "text"),
     [
-        ({}, "the schema of the artifact cannot be read: 'columns'. Restore the artifact or fit again."),
-        (damaged(columns=[{"kind": "numeric"}]), "cannot be read: 'levels'"),
+        ({}, "the schema of the artifact cannot be read: columns: field required. Restore the artifact or fit again."),
+        (damaged(columns=[{"kind": "numeric"}]), "cannot be read: columns.0.name: field required."),
         (damaged(columns=[{"kind": "numeric", "levels": []}]), "cannot be read"),
-        (damaged(columns=[{"name": "a", "kind": "image", "levels": []}]), "has an impossible column: Column\\(name='a', kind='image'"),
+        (
+            damaged(columns=[{"name": "a", "kind": "image", "levels": []}]),
+            "cannot be read: columns.0.kind: input should be 'numeric', 'boolean' or 'category'.",
+        ),
         (damaged(columns=[{"name": "a", "kind": "numeric", "levels": ["x"]}]), "has an impossible column"),
         (damaged(columns=[{"name": "a", "kind": "boolean", "levels": ["x"]}]), "has an impossible column"),
-        (damaged(columns=[{"name": "a", "kind": "category", "levels": [1]}]), "has an impossible column"),
-        (damaged(columns=[{"name": 1, "kind": "numeric", "levels": []}]), "has an impossible column"),
+        (
+            damaged(columns=[{"name": "a", "kind": "category", "levels": [1]}]),
+            "cannot be read: columns.0.levels.0: input should be a valid string.",
+        ),
+        (
+            damaged(columns=[{"name": 1, "kind": "numeric", "levels": []}]),
+            "cannot be read: columns.0.name: input should be a valid string.",
+        ),
         (damaged(columns=None), "cannot be read"),
-        (damaged(future=1), "cannot be read"),
+        (damaged(columns=[{"name": "a", "kind": "category", "levels": []}]), "has an impossible column"),
+        (damaged(columns=2 * [{"name": "a", "kind": "numeric"}]), "the schema of the artifact has two columns of one name."),
+        (damaged(future=1), "cannot be read: Schema: 'future' is no field of it."),
         (damaged(dropped=[{"name": "a"}]), "cannot be read"),
     ],
 )

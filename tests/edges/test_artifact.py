@@ -214,6 +214,40 @@ def test_a_file_too_large_is_not_read(folder: Path, name: str, monkeypatch: pyte
     assert damage(folder) == f"{name} is damaged: it is larger than 1,000 bytes"
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors"])
+def test_a_link_that_leaves_the_folder_is_not_followed(folder: Path, name: str) -> None:
+    (folder / name).rename(folder.parent / name)
+    (folder / name).symlink_to(folder.parent / name)
+    assert damage(folder) == f"{name} is damaged: it is a link to a file outside of the folder"
+
+
+def test_links_within_the_folder_and_to_the_folder_are_followed(tiny_detector: Detector, folder: Path) -> None:
+    (folder / "weights.safetensors").rename(folder / "blob")
+    (folder / "weights.safetensors").symlink_to("blob")
+    (folder.parent / "today").symlink_to(folder)
+    assert scores(artifact.load(folder.parent / "today")) == scores(tiny_detector)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS means what it says on Linux")
+def test_loading_reserves_no_more_memory_than_the_files_need(folder: Path) -> None:
+    """Reading up to the largest size that is bearable would reserve 8 GB for 60 kB."""
+    limited = (
+        "import resource, sys; from pathlib import Path; from vae_anomaly.edges import artifact; "
+        "pages = int(Path('/proc/self/statm').read_text().split()[0]); "
+        "resource.setrlimit(resource.RLIMIT_AS, (4096 * pages + 2**29, resource.RLIM_INFINITY)); "
+        "print(len(artifact.load(Path(sys.argv[1])).schema.columns))"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, str(folder)], check=False, capture_output=True, text=True)
+    assert done.stdout.strip() == str(len(artifact.load(folder).schema.columns)), done.stderr
+
+
+def test_a_config_that_no_fit_could_have_had_is_damage_not_usage(folder: Path) -> None:
+    rewrite(folder, lambda m: m["state"]["config"].update(seed=-1))
+    assert damage(folder) == (
+        "manifest.json is damaged: the model's fields do not fit together: ConfigError: seed must be in [0, 2⁶³); got -1"
+    )
+
+
 def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> None:
         raise PermissionError(13, "Permission denied")

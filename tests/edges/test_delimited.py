@@ -72,6 +72,31 @@ def test_declared_missing_values_leave_numbers_numbers(write: Write) -> None:
     assert table.to_pydict() == {"a": [1.5, None, None], "b": [None, "x", "y"], "c": [None, None, 3.0]}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_hexadecimal_cells_are_text_in_a_fit_as_in_a_stream(write: Write, encoding: str) -> None:
+    """Arrow reads 0xFFFFFFFFFFFFFFFF as -1."""
+    table = write("code,count,note\n0xFFFFFFFFFFFFFFFF,1,0x\n0X1F,22,a\n,333,b\n".encode(encoding))
+    read = table.read(missing=[])
+    assert read["code"].to_pylist() == ["0xFFFFFFFFFFFFFFFF", "0X1F", None]
+    assert read["count"].type == pa.int64()
+    assert streamed(table, numeric="code")["code"].to_pylist() == ["0xFFFFFFFFFFFFFFFF", "0X1F", None]
+
+
+def test_a_decimal_comma_may_be_the_last_sign_as_arrow_has_it(write: Write) -> None:
+    """The bad cell in the last row has the rest read in the patient way."""
+    table = write("a;b;c\n0,5;x;1\n-5,;y;2\n7,e1;z;bad\n")
+    read = table.read(missing=[])
+    assert read["a"].to_pylist() == [0.5, -5.0, 70.0]
+    assert streamed(table, numeric="a c")["a"].to_pylist() == read["a"].to_pylist()
+
+
+def test_a_mark_of_a_hexadecimal_cell_is_found_wherever_the_file_is_cut(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    for piece in (1, 2, 3, 5):
+        monkeypatch.setattr(delimited, "_PIECE", piece)
+        assert write("a\n0x1F\n").read(missing=[])["a"].to_pylist() == ["0x1F"]
+        assert write("a\n0x1F\n".encode("utf-16")).read(missing=[])["a"].to_pylist() == ["0x1F"]
+
+
 def test_columns_can_be_asked_for_as_text(write: Write) -> None:
     assert write("a,b\n01,2\n").read(missing=[], text=["a"]).to_pydict() == {"a": ["01"], "b": [2]}
 

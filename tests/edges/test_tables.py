@@ -198,6 +198,7 @@ def test_columns_that_differ_name_both_files(ending: str) -> None:
     assert refused(open_source([paths[0], more]).read_table, SchemaMismatch).startswith(
         f"a.{ending} lacks columns that c.{ending} has: 'new'."
     )
+    assert refused(lambda: open_source([paths[0], more]).batches(None), SchemaMismatch).startswith(f"a.{ending} lacks columns")
     # For scoring only what the model reads must be there.
     assert rows(open_source([paths[0], more])).num_rows == 24
 

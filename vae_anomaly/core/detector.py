@@ -6,24 +6,29 @@ There is no unfitted detector: ``core.fit.fit_detector`` returns a finished one.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
-from vae_anomaly.config import Config, config_from_dict, config_to_dict
+from vae_anomaly.config import Config, Prior, config_from_dict, config_to_dict
 from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.explain import Usual
 from vae_anomaly.core.prior import Exemplars
 from vae_anomaly.core.schema import Schema
 from vae_anomaly.core.score import Constants, Ensemble, Scores, score_rows
+from vae_anomaly.core.soundness import check_depth, check_ensemble, check_layout
 from vae_anomaly.core.stored import threshold_from, threshold_tensors, threshold_values
 from vae_anomaly.core.threshold import Threshold
-from vae_anomaly.core.train import Block, History
+from vae_anomaly.core.train import History
 from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views
-from vae_anomaly.errors import DamagedArtifact
+from vae_anomaly.errors import ConfigError, DamagedArtifact
+from vae_anomaly.plain import parsed
+from vae_anomaly.redact import redacted_config
+
+LONGEST_REASON = 300  # characters: a reason quotes the file, which may hold anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +97,7 @@ class Detector:
         """Return JSON-able values and tensors; ``from_state`` is the inverse."""
         e = self.ensemble
         values = {
-            "config": config_to_dict(self.config),
+            "config": redacted_config(config_to_dict(self.config)),
             "schema": self.schema.state(),
             "layout": asdict(e.layout),
             "latent": e.vae.latent,
@@ -119,16 +124,17 @@ class Detector:
         """Build a detector from what ``state`` gave. Raises DamagedArtifact when a field is absent or impossible."""
         try:
             return _build(values, tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-            msg = f"the model's fields do not fit together: {type(error).__name__}: {error}".splitlines()[0]
-            raise DamagedArtifact(msg) from error
+        except (ConfigError, AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            shown = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+            raise DamagedArtifact(f"the model's fields do not fit together: {shown}") from error
 
 
 def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector:
     config = config_from_dict(values["config"])
-    layout = Layout(**{**values["layout"], "levels": tuple(values["layout"]["levels"])})
-    weight = tensors["weight"]
-    vae = _vae(config, layout, int(values["latent"]), len(weight), tensors)
+    schema, layout, weight = Schema.from_state(values["schema"]), parsed(Layout, values["layout"]), tensors["weight"]
+    check_layout(layout, schema, tensors["numeric"], tensors["codes"])
+    vae = _vae(config, layout, values["latent"], len(weight), tensors)
     parts = {n: tensors[f"constants.{n}"] for n in ("numeric", "value", "code", "level")}
     ensemble = Ensemble(
         layout=layout,
@@ -142,53 +148,36 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         numeric=tensors["numeric"],
         codes=tensors["codes"],
         unseen=float(values["unseen"]),
-        prior=values["prior"],
+        prior=_prior(values["prior"]),
         likelihood=config.model.likelihood,
     )
-    _check_shapes(ensemble)
-    card = dict(values["card"])
-    history = card.pop("history")
-    blocks = tuple(Block(**b) for b in history["blocks"])
+    check_ensemble(ensemble, schema)
     return Detector(
-        schema=Schema.from_state(values["schema"]),
+        schema=schema,
         config=config,
         ensemble=ensemble,
         threshold=threshold_from(values["threshold"], tensors),
-        quality=tuple(ColumnQuality(**q) for q in values["quality"]),
-        card=Card(**_tuples(card), history=History(blocks=blocks, steps=history["steps"], stopped=history["stopped"])),
+        quality=tuple(parsed(ColumnQuality, q) for q in values["quality"]),
+        card=parsed(Card, values["card"]),
         usual=_usual(tensors, len(values["quality"])),
-        blocks=Blocks(**_tuples(values["blocks"])) if values.get("blocks") else None,
+        blocks=parsed(Blocks, values["blocks"]) if values.get("blocks") else None,
     )
 
 
-def _vae(config: Config, layout: Layout, latent: int, nets: int, tensors: Mapping[str, Tensor]) -> Vae:
+def _prior(name: Any) -> Prior:
+    if name not in get_args(Prior):
+        raise ValueError(f"no prior is called {name!r}")
+    return cast("Prior", name)
+
+
+def _vae(config: Config, layout: Layout, latent: Any, nets: int, tensors: Mapping[str, Tensor]) -> Vae:
+    check_depth(config.model, latent, tensors)
     model = replace(config.model, latent=latent)
     with torch.device("meta"):
         vae = Vae(nets, layout, model, None)
     weights = {name.removeprefix("vae."): tensor for name, tensor in tensors.items() if name.startswith("vae.")}
     vae.load_state_dict(weights, strict=True, assign=True)
     return vae.requires_grad_(requires_grad=False).eval()
-
-
-def _check_shapes(e: Ensemble) -> None:
-    """Refuse tensors that would broadcast into something else. Raises ValueError."""
-    nets, (_, n, m) = len(e.weight), e.exemplars.mu.shape
-    numbers, rest = e.layout.window * e.layout.numeric, e.layout.units - e.layout.window * e.layout.numeric
-    expected = {
-        "views.centre": (e.views.centre, (nets, numbers)),
-        "views.scale": (e.views.scale, (nets, numbers)),
-        "views.mean": (e.views.mean, (nets, rest)),
-        "views.known": (e.views.known, (nets, rest)),
-        "exemplars.mu": (e.exemplars.mu, (nets, n, e.vae.latent)),
-        "exemplars.logvar": (e.exemplars.logvar, (nets, n, m)),
-        "exemplars.log_weight": (e.exemplars.log_weight, (nets, n)),
-        "beta": (e.beta, (nets,)),
-        "noise": (e.noise, (nets,)),
-    }
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            msg = f"{name} has shape {tuple(tensor.shape)}, expected {shape}"
-            raise ValueError(msg)
 
 
 def _usual(tensors: Mapping[str, Tensor], columns: int) -> Usual | None:
@@ -205,8 +194,3 @@ def _usual(tensors: Mapping[str, Tensor], columns: int) -> Usual | None:
         msg = "usual.spread is not positive"
         raise ValueError(msg)
     return usual
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where the dataclasses have tuples."""
-    return {k: tuple(tuple(x) if isinstance(x, list) else x for x in v) if isinstance(v, list) else v for k, v in values.items()}

@@ -19,6 +19,7 @@ from vae_anomaly.core import cells
 from vae_anomaly.core.columns import Place, levels, numeric
 from vae_anomaly.core.kinds import Column, Dropped, Kind, judge
 from vae_anomaly.errors import ConfigError, DamagedArtifact, DataError, SchemaMismatch
+from vae_anomaly.plain import parsed
 
 __all__ = [
     "Column",
@@ -73,19 +74,19 @@ class Schema:
             A field is missing, unknown or of the wrong type.
         """
         try:
-            columns = tuple(Column(**{**c, "levels": tuple(c["levels"])}) for c in state["columns"])
-            schema = Schema(**{**state, "columns": columns, "dropped": tuple(Dropped(**d) for d in state["dropped"])})
-        except (TypeError, KeyError, AttributeError) as error:
+            schema = parsed(Schema, dict(state))
+        except (TypeError, ValueError) as error:
             raise DamagedArtifact(f"the schema of the artifact cannot be read: {error}. Restore the artifact or fit again.") from error
         _check_state(schema)
         return schema
 
 
 def _check_state(schema: Schema) -> None:
+    if len(set(schema.names)) < len(schema.names):
+        raise DamagedArtifact("the schema of the artifact has two columns of one name. Restore the artifact or fit again.")
     for column in schema.columns:
-        levels_fit = {"numeric": len(column.levels) == 0, "boolean": len(column.levels) == 2, "category": True}  # noqa: PLR2004
-        texts = [column.name, *column.levels]
-        if not levels_fit.get(column.kind, False) or not all(isinstance(t, str) for t in texts):
+        levels_fit = {"numeric": len(column.levels) == 0, "boolean": len(column.levels) == 2, "category": len(column.levels) > 0}  # noqa: PLR2004
+        if not levels_fit[column.kind]:
             raise DamagedArtifact(f"the schema of the artifact has an impossible column: {column}. Restore the artifact or fit again.")
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.core.groups import Groups
+from vae_anomaly.core.ranks import calibration_rows_needed
 from vae_anomaly.core.rates import CONFIDENCE
 from vae_anomaly.core.statement import statement
 from vae_anomaly.core.tail import Tail
@@ -51,14 +52,20 @@ def threshold_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     if values["method"] not in get_args(Kind) or not math.isfinite(values["value"]):
         msg = f"no threshold is made by {values['method']!r} with the value {values['value']!r}"
         raise ValueError(msg)
+    alpha, tried = values["alpha"], values.get("tried", 1)
+    possible = type(alpha) is float and 0.0 < alpha < 1.0
+    if not possible or (not values.get("tail") and calibration_rows_needed(alpha) > len(scores)):
+        raise ValueError(f"alpha is {alpha!r}, which {len(scores):,} calibration scores cannot promise")
+    if type(tried) is not int or tried < 1:
+        raise ValueError(f"tried is {tried!r}, not a number of 1 or more")
     return Threshold(
         method=values["method"],
-        alpha=values["alpha"],
+        alpha=alpha,
         value=values["value"],
         calibration=scores,
         tail=_tail(values["tail"], tensors["threshold.curve"]) if values.get("tail") else None,
         groups=_groups(values["groups"], tensors, len(scores)) if values.get("groups") else None,
-        tried=int(values.get("tried", 1)),
+        tried=tried,
     )
 
 
@@ -74,6 +81,8 @@ def _tail(values: Mapping[str, Any], curve: Tensor) -> Tail:
 def _groups(values: Mapping[str, Any], tensors: Mapping[str, Tensor], rows: int) -> Groups:
     code, lent, limits = (tensors[f"threshold.{name}"].numpy() for name in ("code", "lent", "values"))
     names = tuple(values["names"])
+    if code.dtype != np.int64 or lent.dtype != np.float64 or limits.dtype != np.float64 or not all(isinstance(n, str) for n in names):
+        raise ValueError("the groups of the threshold have codes, weights, values or names of another type")
     fits = code.shape == (rows,) and lent.shape == limits.shape == (len(names),)
     if not fits or code.min() < -1 or code.max() >= len(names) or (lent < 0).any() or not np.isfinite(limits).all():
         msg = "the groups of the threshold do not fit its calibration scores"

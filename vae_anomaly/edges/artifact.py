@@ -32,6 +32,7 @@ Adding a key to ``state`` that has a default when it is absent needs no new numb
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -148,16 +149,21 @@ def _digest(manifest: Json) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a regular file of bearable size."""
+    """Return the bytes of a regular file of bearable size that lies in the folder itself."""
     if not path.is_file():
         raise _damaged(path, "the file is missing")
+    if path.resolve().parent != path.parent.resolve():
+        raise _damaged(path, "it is a link to a file outside of the folder")
+    most = MAX_BYTES[path.name]
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES[path.name] + 1)
+            # The size is asked first: reading up to the most would reserve memory for the most.
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size + 1) if size <= most else b""
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
-    if len(content) > MAX_BYTES[path.name]:
-        raise _damaged(path, f"it is larger than {MAX_BYTES[path.name]:,} bytes")
+    if size > most:
+        raise _damaged(path, f"it is larger than {most:,} bytes")
     return content
 
 

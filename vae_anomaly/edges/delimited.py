@@ -23,6 +23,11 @@ from vae_anomaly.edges.transcoding import Pieces, Utf8
 from vae_anomaly.errors import DataError
 
 ADVICE = "Correct that row, or leave such rows out with --on-error skip."
+_COMMA_LAST = r"^(\s*[+-]?\d+),((?:[eE][+-]?\d+)?\s*)$"  # '5,', which Arrow takes for a number too
+_HEX_MARK = ("0x", "0X")
+_HEX = r"^\s*0[xX]"
+_PIECE = 1 << 20  # bytes searched at a time
+
 MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
 
@@ -58,16 +63,14 @@ class DelimitedTable:
 
         With ``on_bad``, rows that are not as wide as the header or no text are left out and told by place (from 0), reason and record.
         """
-        convert = pacsv.ConvertOptions(
-            null_values=[*MISSING_TEXT, *missing],
-            strings_can_be_null=True,
-            true_values=[],  # true and yes stay text, so that their spelling is kept
-            false_values=[],
-            timestamp_parsers=[pacsv.ISO8601, *TIME_FORMATS],
-            decimal_point=self.dialect.decimal,
-            column_types=dict.fromkeys(text, pa.string()),
-        )
-        table = self._read(convert, on_bad)
+        table = self._read(self._typed(missing, text), on_bad)
+        whole = [f.name for f in table.schema if pa.types.is_integer(f.type)]
+        if whole and self._holds(_HEX_MARK):
+            # Arrow takes 0xFF for 255, and 0xFFFFFFFFFFFFFFFF for -1; to us that is text, as it is in a stream.
+            spelled = self._read(self._typed(missing, [*text, *whole]), on_bad and _told_already).select(whole)
+            for name in whole:
+                if pc.any(pc.match_substring_regex(spelled[name], _HEX)).as_py():
+                    table = table.set_column(table.schema.get_field_index(name), name, spelled[name])
         for field in table.schema:
             if pa.types.is_binary(field.type):
                 place = next(i for i, cell in enumerate(table[field.name].to_pylist()) if cell is not None and not is_utf8(cell))
@@ -76,13 +79,37 @@ class DelimitedTable:
         table = table if self.dialect.decimal == "." else _pointed(table, text)
         return pa.Table.from_arrays([blanked(c, missing) for c in table.columns], names=list(self.names))
 
+    def _typed(self, missing: Sequence[str], text: Collection[str]) -> pacsv.ConvertOptions:
+        """Return how types are found out; the columns ``text`` have theirs."""
+        return pacsv.ConvertOptions(
+            null_values=[*MISSING_TEXT, *missing],
+            strings_can_be_null=True,
+            true_values=[],  # true and yes stay text, so that their spelling is kept
+            false_values=[],
+            timestamp_parsers=[pacsv.ISO8601, *TIME_FORMATS],
+            decimal_point=self.dialect.decimal,
+            column_types=dict.fromkeys(text, pa.string()),
+        )
+
+    def _holds(self, marks: Collection[str]) -> bool:
+        """Say whether one of these texts of two characters is anywhere in the file."""
+        wide = self.dialect.encoding.startswith("utf-16")
+        wanted = [mark.encode(f"utf-16-{end}") for mark in marks for end in ("le", "be")] if wide else [mark.encode() for mark in marks]
+        with reading(self.file.path), open_text(self.file) as stream:
+            before = b""
+            while piece := stream.read(_PIECE):
+                if any(mark in before + piece for mark in wanted):
+                    return True
+                before = (before + piece)[-3:]
+        return False
+
     def _read(self, convert: pacsv.ConvertOptions, on_bad: OnBad | None) -> pa.Table:
         end = End(self.dialect)
         try:
             with self._opened(end.tail(), on_bad) as stream:
                 table = pacsv.read_csv(stream, self._read_options(careful=False), self._parse_options(), convert)
         except pa.ArrowInvalid:
-            with _parsing(self.file.path), self._opened(end.tail(), None if on_bad is None else _told_already) as stream:
+            with _parsing(self.file.path), self._opened(end.tail(), on_bad and _told_already) as stream:
                 table = pacsv.read_csv(stream, self._read_options(careful=True), self._parse_options(), convert)
         return table if on_bad is not None else end.cut_table(table, self.file.path)
 
@@ -203,7 +230,7 @@ def _as_numbers(text: pa.Array, decimal: str) -> pa.Array:
 
 def _points(text: pa.Array) -> pa.Array:
     """Write decimal commas as points, as the number parser wants them."""
-    return pc.replace_substring_regex(text, COMMA_NUMBER, r"\1.\2")
+    return pc.replace_substring_regex(pc.replace_substring_regex(text, COMMA_NUMBER, r"\1.\2"), _COMMA_LAST, r"\1.\2")
 
 
 def _pointed(table: pa.Table, text: Collection[str]) -> pa.Table:

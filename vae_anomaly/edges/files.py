@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from vae_anomaly.edges.uris import one_line, redacted, resolve, said
+from vae_anomaly.edges.uris import one_line, resolve, said, shown_path
 from vae_anomaly.errors import DataError
 
 __all__ = ["Format", "Listed", "TableFile", "digest", "find_files", "list_files", "one_line", "reading", "roots", "table_file"]
@@ -139,7 +139,7 @@ def roots(paths: Sequence[str]) -> tuple[str, ...]:
 def _list(path: str) -> tuple[list[Listed], str | None]:
     """Return the files behind a path, and what to say where there is none yet."""
     filesystem, info, root = _named(path)
-    shown = redacted(path)
+    shown = shown_path(path)
     with reading(shown):
         if info.type == pafs.FileType.File:
             return [_listed(filesystem, info, root=root, shown=shown)], None
@@ -151,7 +151,7 @@ def _list(path: str) -> tuple[list[Listed], str | None]:
 def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
     """Return the file system of a path, what is there, and the folder that it names."""
     filesystem, location = resolve(path)
-    shown = redacted(path)
+    shown = shown_path(path)
     with reading(shown):
         info = filesystem.get_file_info(location)
     if info.type == pafs.FileType.File:

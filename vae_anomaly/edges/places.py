@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.edges import manifest, outputs
 from vae_anomaly.edges.manifest import Manifest
-from vae_anomaly.edges.uris import is_uri, redacted, resolve, said
+from vae_anomaly.edges.uris import is_uri, resolve, said, shown_path
 from vae_anomaly.errors import OutputError
 
 _PIECE = 8 << 20  # bytes read at a time while sending: more than the smallest part of a multipart upload
@@ -163,7 +163,7 @@ def place_of(destination: str | Path) -> Place:
     if not is_uri(text):
         return Place(path=Path(text).expanduser())
     filesystem, location = resolve(text, failure=OutputError)
-    shown = redacted(text).rstrip("/")
+    shown = shown_path(text).rstrip("/")
     name = PurePosixPath(location.rstrip("/")).name
     path = staging() / hashlib.sha256(shown.encode()).hexdigest()[:16] / name
     with outputs.writing(path):
@@ -179,7 +179,7 @@ def staging() -> Path:
 def is_folder(destination: str | Path) -> bool:
     """Whether a destination is a folder: it ends with a slash, exists as one here, or its name has no ending."""
     text = str(destination)
-    name = redacted(text).rpartition("/")[2]
+    name = shown_path(text).rpartition("/")[2]
     return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (not is_uri(text) and Path(text).expanduser().is_dir())
 
 

@@ -14,11 +14,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
 from vae_anomaly.errors import ArtifactError, TrackingError, VaeAnomalyError
+from vae_anomaly.redact import redacted
 
 # MLflow reads these from the environment; each is set unless the user has set it.
 DEFAULTS = {
@@ -100,11 +101,8 @@ def errors(doing: str, uri: str) -> Iterator[None]:
 
 
 def shown(uri: str) -> str:
-    """Return a URI without the password in it."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+    """Return a URI without the login and the secrets in it."""
+    return redacted(uri)
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -120,7 +118,7 @@ def error_code(error: Exception) -> str:
 
 
 def _one_line(error: Any) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = redacted(str(error).strip()) or type(error).__name__
     line = text.splitlines()[0].strip()
     return line if len(line) <= MESSAGE_LENGTH else line[: MESSAGE_LENGTH - 1] + "…"
 

@@ -136,6 +136,8 @@ class Source:
             absent = [n for n in wanted if n not in names]
             if absent:
                 raise SchemaMismatch(f"{where} lacks columns that were asked for: {absent_text(absent, names)}")
+        if schema is None:
+            self._check_same_names()
         if self.rows == 0:
             raise self._no_rows()
         raw = wanted if schema is not None else list(self.names)

@@ -24,6 +24,7 @@ from vae_anomaly.edges import store
 from vae_anomaly.edges.registry import ModelVersion, ResolvedModel, register, registered_versions, resolve
 from vae_anomaly.edges.store import store_uri
 from vae_anomaly.errors import ConfigError, TrackingError
+from vae_anomaly.redact import redacted_config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +101,7 @@ class Run:
         """Log every value of the configuration as a parameter, ``model.hidden`` and so on."""
         from mlflow.entities import Param
 
-        params = [Param(key, value) for key, value in _flat(config_to_dict(config))]
+        params = [Param(key, value) for key, value in _flat(redacted_config(config_to_dict(config)))]
         with store.errors("log the parameters", self._uri):
             self._client.log_batch(self.run_id, params=params)
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from vae_anomaly.errors import DataError, MissingExtra, VaeAnomalyError
+from vae_anomaly.redact import redacted
 
 _MAY_STAND = "%/:@!$&'()*+,;=~-._"
 _STORE_SAYS = {
@@ -39,9 +40,9 @@ def resolve(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tuple[p
     except pa.ArrowInvalid as error:
         if "Unrecognized filesystem type" in str(error):
             return _through_fsspec(path, failure)
-        raise failure(f"{redacted(path)} cannot be reached: {one_line(error).replace(path, redacted(path))}") from error
+        raise failure(f"{shown_path(path)} cannot be reached: {one_line(error).replace(path, shown_path(path))}") from error
     except OSError as error:
-        raise failure(f"{redacted(path)} cannot be reached: {said(error)}") from error
+        raise failure(f"{shown_path(path)} cannot be reached: {said(error)}") from error
     return filesystem, location
 
 
@@ -56,20 +57,20 @@ def _through_fsspec(path: str, failure: type[VaeAnomalyError]) -> tuple[pafs.Fil
     try:
         url_to_fs = importlib.import_module("fsspec.core").url_to_fs
     except ImportError:
-        raise MissingExtra(f"reaching {redacted(path)} needs more file systems: pip install 'vae-anomaly[cloud]'.") from None
+        raise MissingExtra(f"reaching {shown_path(path)} needs more file systems: pip install 'vae-anomaly[cloud]'.") from None
     try:
         filesystem, location = url_to_fs(path)
     except ImportError as error:
-        raise MissingExtra(f"reaching {redacted(path)} needs another package: {one_line(error)}.") from error
+        raise MissingExtra(f"reaching {shown_path(path)} needs another package: {one_line(error)}.") from error
     except (ValueError, OSError) as error:
-        raise failure(f"{redacted(path)} cannot be reached: {one_line(error).replace(path, redacted(path))}") from error
+        raise failure(f"{shown_path(path)} cannot be reached: {one_line(error).replace(path, shown_path(path))}") from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location
 
 
-def redacted(path: str) -> str:
+def shown_path(path: str) -> str:
     """Return a path or URI as it may be shown: what may be a secret in a URI, its user, password and query, is left out.
 
-    >>> redacted("s3://key:secret@bucket/x.csv?endpoint_override=localhost")
+    >>> shown_path("s3://key:secret@bucket/x.csv?endpoint_override=localhost")
     's3://bucket/x.csv'
     """
     uri = re.match(r"([A-Za-z][A-Za-z0-9+.-]+://)(?:([^/@]*)@)?([^?]*)", path)
@@ -88,4 +89,4 @@ def said(error: OSError) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the text of an error on one line, at most 300 characters, without a full stop."""
-    return " ".join(str(error).split())[:300].rstrip(".")
+    return redacted(" ".join(str(error).split()))[:300].rstrip(".")

@@ -3,6 +3,7 @@
 Changes nothing. Knows nothing about data files.
 """
 
+import os
 import sys
 from datetime import UTC, datetime
 
@@ -11,6 +12,7 @@ from vae_anomaly.core.report import promise
 from vae_anomaly.edges import store
 from vae_anomaly.edges.registry import registered_versions
 from vae_anomaly.errors import ArtifactError
+from vae_anomaly.redact import redacted
 from vae_anomaly.workflow.opening import open_model
 from vae_anomaly.workflow.results import InfoResult, ModelsResult, RegisteredVersion, UiResult
 
@@ -69,6 +71,10 @@ def models(name: str | None = None, *, tracking_uri: str | None = None) -> Model
 def ui(*, host: str, port: int, tracking_uri: str | None = None) -> UiResult:
     """Return the command that runs MLflow's own UI on the store; a store that is not there is an ArtifactError."""
     uri = store.store_uri(tracking_uri)
+    where: tuple[str, ...] = ("--backend-store-uri", uri)
+    if redacted(uri) != uri:
+        # A command stands in the list of processes, for everybody to read; the environment of a process does not.
+        os.environ["MLFLOW_BACKEND_STORE_URI"], where = uri, ()
     with store.opened(tracking_uri, create=False):
-        command = (sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1")
+        command = (sys.executable, "-m", "mlflow", "ui", *where, "--host", host, "--port", str(port), "--workers", "1")
     return UiResult(url=f"http://{host}:{port}", store=store.shown(uri), command=command)
