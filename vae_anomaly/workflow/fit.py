@@ -24,13 +24,14 @@ from vae_anomaly.config import DEFAULT_MODEL, Config, validate
 from vae_anomaly.core.cautions import active_units, cautions
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import encode
-from vae_anomaly.core.fit import Progress, fit_rows
+from vae_anomaly.core.fit import fit_rows
 from vae_anomaly.core.fitted import Fitted
 from vae_anomaly.core.groups import make_groups
 from vae_anomaly.core.labels import Labels, read_labels, refuse_without_normal
 from vae_anomaly.core.order import group_codes, time_order
 from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema
+from vae_anomaly.core.stages import Progress
 from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
 from vae_anomaly.edges import artifact, tables
 from vae_anomaly.edges.tracking import ModelVersion, NoRun, Run, start_run
