@@ -21,6 +21,7 @@ IDS = [path.relative_to(PACKAGE).as_posix() for path in MODULES]
 FACE = (
     "cli",
     "cli_calibrate",
+    "cli_upload",
     "looking",
     "options",
     "summary",
@@ -49,6 +50,8 @@ OUTSIDE_WORLD = {
     "sqlite3", "subprocess", "tempfile", "time", "tomllib", "urllib",
 }  # fmt: skip
 GLOBAL_SEEDS = {"torch.manual_seed", "torch.cuda.manual_seed_all", "np.random.seed", "random.seed", "torch.use_deterministic_algorithms"}
+# Whose signatures are the options of commands.
+COMMANDS = {"cli.py", "cli_calibrate.py", "cli_upload.py", "looking.py"}
 FORBIDDEN_NAMES = ("utils", "util", "helpers", "common", "base", "manager", "factory")
 
 
@@ -92,7 +95,7 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) is not None else node.body
             lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
-            signature = 0 if path.name in {"cli.py", "cli_calibrate.py", "looking.py"} else node.body[0].lineno - node.lineno
+            signature = 0 if path.name in COMMANDS else node.body[0].lineno - node.lineno
             yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", lines + signature
 
 

@@ -53,6 +53,7 @@ FIT = FitResult(
     left_out=tuple(Dropped(name=f"c{i}", reason="excluded") for i in range(12)),
     seconds=1.25,
     steps=400,
+    resumed_steps=0,
     stopped="the budget of 400 steps was used up",
     active_units=7.5,
     latent_units=8,

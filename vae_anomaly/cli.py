@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from vae_anomaly import cli_calibrate, looking, terminal
+from vae_anomaly import cli_calibrate, cli_upload, looking, terminal
 from vae_anomaly import options as opt
 from vae_anomaly.config import DEFAULT_MODEL
 
@@ -95,6 +95,8 @@ def fit(
     device: opt.Device = None,
     prior: opt.PriorOption = None,
     contamination_robust: opt.ContaminationRobust = False,
+    resume: opt.Resume = None,
+    checkpoint_every: opt.CheckpointEvery = None,
     config: opt.ConfigFile = None,
     model_name: opt.ModelNameOption = None,
     alias: opt.Alias = None,
@@ -135,13 +137,16 @@ def fit(
     }
     settings = load_config(config, overrides)
     from vae_anomaly import summary
+    from vae_anomaly.workflow.fit import GoingOn
     from vae_anomaly.workflow.fit import fit as run
 
+    going_on = GoingOn(resume=resume, checkpoint_every=checkpoint_every)
     with terminal.progress(quiet=quiet) as tell:
-        result = run(data, settings, output=output, overwrite=overwrite, tell=tell)
+        result = run(data, settings, output=output, overwrite=overwrite, going_on=going_on, tell=tell)
     terminal.show(result, lambda: "" if quiet else summary.of_fit(result), as_json=as_json)
 
 
+app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly upload pump-20250930013000 --alias challenger")(cli_upload.upload)
 app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly calibrate later.parquet --alerts-per-day 20 --time-column timestamp")(
     cli_calibrate.calibrate
 )

@@ -14,7 +14,8 @@ Knows nothing about files, models or the terminal. The tree:
     ├── MissingExtra                     6   pip install 'vae-anomaly[spark]'
     ├── OutputError                      7   exists, read-only, disk full
     ├── TrackingError                    8   the MLflow server or store refused
-    └── BudgetExceeded                   9   drift or alarms over the budget, with --fail-on-…
+    ├── BudgetExceeded                   9   drift or alarms over the budget, with --fail-on-…
+    └── Interrupted                      130 by Ctrl-C or SIGTERM, after what was done was kept
 
 A message is one line: what, expected, got, where, do this.
 """
@@ -90,3 +91,9 @@ class BudgetExceeded(VaeAnomalyError):
     """Drift or alarms went over the budget given with a ``--fail-on-…`` option."""
 
     exit_code = 9
+
+
+class Interrupted(VaeAnomalyError):
+    """Somebody asked to stop, and what was done is kept; the text says how to go on."""
+
+    exit_code = 130

@@ -117,6 +117,17 @@ Device = Annotated[
     str | None,
     typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device, rich_help_panel="Training"),
 ]
+Resume = Annotated[
+    bool | None,
+    typer.Option("--resume/--no-resume",
+                 help="Whether a fit of the same data and settings that was cut off goes on; --resume: refuse if there is none.",
+                 show_default="goes on if there is one", rich_help_panel="Training"),
+]  # fmt: skip
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option("--checkpoint-every", min=1, help="Steps after which what was learned is kept, to go on from.", metavar="N",
+                 show_default="every 5 seconds", rich_help_panel="Training"),
+]  # fmt: skip
 ContaminationRobust = Annotated[
     bool,
     typer.Option("--contamination-robust",

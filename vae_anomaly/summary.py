@@ -50,8 +50,15 @@ def of_fit(result: FitResult) -> str:
         *model(result.model),
     ]
     head = f"Fitted on {part}{count(result.rows_read, 'row')}, {count(len(result.columns), 'column')}, in {result.seconds:.1f} s."
+    if result.resumed_steps:
+        head += f" {count(result.resumed_steps, 'step')} had been done by a fit that was cut off."
     quality = ["", *_quality(result.quality)] if result.quality else []
     return text([head, *facts(known), *quality, *suspicious(result.suspicious), *next_steps(result.next_steps)])
+
+
+def of_upload(name: ModelName, steps: Sequence[str]) -> str:
+    """Where a model folder was logged."""
+    return text(["Logged.", *facts(model(name)), *next_steps(steps)])
 
 
 def of_score(result: ScoreResult) -> str:

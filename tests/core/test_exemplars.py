@@ -3,9 +3,9 @@ import torch
 
 from tests import tiny
 from tests.tiny import Case
+from vae_anomaly.core.assign import Assignment, assign
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.exemplars import choose_exemplars
-from vae_anomaly.core.fit import Assignment, assign
 from vae_anomaly.core.threshold import plan_rows
 
 SPLIT = Case(kind="mixed", size="several", method="split", prior="exemplar")

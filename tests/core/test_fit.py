@@ -1,5 +1,7 @@
 """Who learns from what, which columns are constant, which rows are exemplars, how views are weighed, what calibrates."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +13,15 @@ from torch import Tensor
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import CalibrationConfig, Config
+from vae_anomaly.core.assign import assign
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.fit import Progress, assign, find_constants, fit_detector, reachable
+from vae_anomaly.core.fit import find_constants, fit_detector, fit_rows, reachable
 from vae_anomaly.core.schema import infer_schema
 from vae_anomaly.core.score import score_rows
+from vae_anomaly.core.stages import Progress
 from vae_anomaly.core.threshold import Plan, plan_rows
+from vae_anomaly.core.train import Training
+from vae_anomaly.core.trim import Doubts
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 
 SPLIT = Case(kind="mixed", size="several", method="split", prior="exemplar")
@@ -214,3 +220,60 @@ def test_a_table_of_categories_alone_is_fitted_on_every_view() -> None:
     assert "robust" in settings.model.views
     detector = tiny.fit(rows, settings)
     assert bool(detector.scores(tiny.encoded(detector.schema, rows)).total.isfinite().any())
+
+
+# Going on
+
+
+class Killed(Exception):
+    """Stands for a kill: nobody catches it."""
+
+
+class InMemory:
+    """Remembers as long as the process lives, and kills the fit after so many steps."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, Training] = {}
+        self.found: Doubts | None = None
+        self.heard: list[tuple[str, int, int]] = []
+        self.left = 10**9
+
+    def training(self, stage: str) -> Training | None:
+        return self.states.get(stage)
+
+    def keep(self, stage: str, done: int, total: int, training: Callable[[], Training]) -> None:
+        self.heard.append((stage, done, total))
+        self.states[stage] = training()
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
+
+    def doubts(self) -> Doubts | None:
+        return self.found
+
+    def keep_doubts(self, doubts: Doubts) -> None:
+        self.found = doubts
+
+
+def _bytes(table: pa.Table, config: Config, memory: InMemory | None = None) -> tuple[str, dict[str, bytes]]:
+    state, tensors = fit_rows(table, infer_schema(table, config.data), config, memory=memory).detector.state()
+    return json.dumps(state), {name: t.contiguous().numpy().tobytes() for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize("robust", [False, True], ids=["plain", "contamination-robust"])
+@pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
+def test_a_fit_that_is_killed_again_and_again_gives_the_same_bytes(case: Case, *, robust: bool) -> None:
+    config, table = tiny.config(case, steps=6), tiny.normal_rows("mixed")
+    config = replace(config, train=replace(config.train, contamination_robust=robust))
+    memory, kills = InMemory(), 0
+    while True:
+        memory.left = 4
+        try:
+            found = _bytes(table, config, memory)
+            break
+        except Killed:
+            kills += 1
+    assert found == _bytes(table, config)
+    stages = ["first pass", "train"] if robust else ["train"]
+    assert memory.heard == [(stage, done, 6) for stage in stages for done in range(1, 7)], "no step is done twice"
+    assert kills == len(memory.heard) // 4

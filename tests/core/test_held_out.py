@@ -8,8 +8,9 @@ import torch
 
 from tests import tiny
 from tests.tiny import Case
+from vae_anomaly.core.assign import assign
 from vae_anomaly.core.explain import explain_rows
-from vae_anomaly.core.fit import assign, fit_rows
+from vae_anomaly.core.fit import fit_rows
 from vae_anomaly.core.fitted import Fitted
 from vae_anomaly.core.held_out import places
 from vae_anomaly.core.prior import Exemplars

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from tests import tiny
 from tests.tiny import Case
+from vae_anomaly.core.assign import assign
 from vae_anomaly.core.detector import ColumnQuality
-from vae_anomaly.core.fit import assign, fit_detector
+from vae_anomaly.core.fit import fit_detector
 from vae_anomaly.core.quality import column_quality
 from vae_anomaly.core.schema import infer_schema
 from vae_anomaly.core.threshold import plan_rows

@@ -9,7 +9,8 @@ from torch import Tensor
 from vae_anomaly.config import ModelConfig, TrainConfig
 from vae_anomaly.core import train
 from vae_anomaly.core.encode import Batch
-from vae_anomaly.core.train import BLOCKS, CLIP_NORM, Block, History, Sampler, adamw_step, budget, device_of, fit_weights
+from vae_anomaly.core.sampler import Sampler
+from vae_anomaly.core.train import BLOCKS, CLIP_NORM, Block, History, OnStep, Training, adamw_step, budget, device_of, fit_weights
 from vae_anomaly.core.vae import Layout, Vae
 from vae_anomaly.core.views import Views, learn_views
 from vae_anomaly.errors import VaeAnomalyError
@@ -47,6 +48,8 @@ def _train(
     views: Views | None = None,
     settings: TrainConfig | None = None,
     seed: int = 0,
+    start: Training | None = None,
+    on_step: OnStep = lambda *_: None,
 ) -> tuple[Weights, History]:
     generator = torch.Generator().manual_seed(seed)
     vae = Vae(len(rows), LAYOUT, MODEL, generator)
@@ -59,6 +62,8 @@ def _train(
         config=settings or _config(),
         unseen=1 / (ROWS + 1),
         generator=generator,
+        start=start,
+        on_step=on_step,
     )
     return {name: tensor.clone() for name, tensor in vae.state_dict().items()}, history
 
@@ -200,7 +205,7 @@ def test_steps_are_reported_one_by_one() -> None:
         config=_config(steps=4),
         unseen=0.01,
         generator=generator,
-        on_step=lambda done, total: seen.append((done, total)),
+        on_step=lambda done, total, _: seen.append((done, total)),
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
@@ -211,6 +216,29 @@ def test_a_loss_that_is_not_finite_is_said_in_one_line() -> None:
     assert str(caught.value) == (
         "training diverged: the loss is no longer finite. Lower train.learning_rate or look for extreme values in the data."
     )
+
+
+# Going on
+
+
+def test_a_training_goes_on_from_any_step_as_if_it_had_never_stopped() -> None:
+    """28 steps over 30 rows, 16 at a time: slices cross the ends of epochs. Another seed would show whatever is not put back."""
+    states: list[Training] = []
+    whole, history = _train(THIRDS[:2], settings=_config(steps=28), on_step=lambda _done, _total, training: states.append(training()))
+    assert [state.step for state in states] == list(range(1, 29))
+    for state in states:
+        weights, again = _train(THIRDS[:2], settings=_config(steps=28), seed=9, start=state)
+        assert _same(whole, weights)
+        assert again == history
+
+
+def test_a_state_does_not_change_with_the_training_that_goes_on() -> None:
+    states: list[Training] = []
+    _train(THIRDS[:1], settings=_config(steps=3), on_step=lambda _done, _total, training: states.append(training()))
+    first, last = states[0], states[-1]
+    assert not torch.equal(first.weights, last.weights)
+    assert not torch.equal(first.second, last.second)
+    assert not torch.equal(first.generator, last.generator)
 
 
 # The sampler
@@ -230,6 +258,20 @@ def test_every_row_is_visited_once_an_epoch(batch: int) -> None:
         for e in range(epochs):
             assert sorted(stream[g, 30 * e : 30 * (e + 1)].tolist()) == rows[g].tolist()
     assert stream[0, :30].tolist() != stream[0, 30:60].tolist()
+
+
+@pytest.mark.parametrize("taken", [1, 3, 4, 5, 9])
+def test_epochs_go_on_from_a_place(taken: int) -> None:
+    """Ten rows, three at a time: a drawing comes after every third slice or so, with what was left put before it."""
+    rows = (torch.arange(10), torch.arange(20, 35))
+    first = Sampler(rows=rows, batch=3, generator=torch.Generator().manual_seed(0)).epochs()
+    for _ in range(taken):
+        next(first)
+    place, generator = first.place(), first.sampler.generator.get_state()
+    second = Sampler(rows=rows, batch=3, generator=torch.Generator().manual_seed(1)).epochs()
+    second.go_to(place)
+    second.sampler.generator.set_state(generator)
+    assert [next(second).tolist() for _ in range(8)] == [next(first).tolist() for _ in range(8)]
 
 
 def test_a_slice_is_never_larger_than_the_fewest_rows() -> None:

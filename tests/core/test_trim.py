@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import Config
-from vae_anomaly.core.fit import assign, fit_rows
+from vae_anomaly.core.assign import assign
+from vae_anomaly.core.fit import fit_rows
 from vae_anomaly.core.fitted import Fitted
 from vae_anomaly.core.schema import infer_schema
 from vae_anomaly.core.threshold import Plan, plan_rows

@@ -12,9 +12,9 @@ from torch import Tensor
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import ModelConfig
+from vae_anomaly.core.assign import assign
 from vae_anomaly.core.encode import Batch
 from vae_anomaly.core.exemplars import choose_exemplars
-from vae_anomaly.core.fit import assign
 from vae_anomaly.core.score import Ensemble, net_terms
 from vae_anomaly.core.threshold import plan_rows
 from vae_anomaly.core.vae import cell_nll

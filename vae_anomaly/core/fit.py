@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_anomaly.config import Config, TrainConfig, ViewName
+from vae_anomaly.config import Config, TrainConfig
+from vae_anomaly.core.assign import Assignment, assign
 from vae_anomaly.core.blocks import calibration_blocks
 from vae_anomaly.core.detector import Card, Detector
 from vae_anomaly.core.encode import Batch, encode, joined, model_order
@@ -24,34 +25,15 @@ from vae_anomaly.core.held_out import scores_across
 from vae_anomaly.core.quality import column_quality
 from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.core.score import Constants, Ensemble, score_rows
+from vae_anomaly.core.stages import Forgetful, Memory, Progress, Stage
 from vae_anomaly.core.threads import single_threaded_products
 from vae_anomaly.core.threshold import Plan, Threshold, calibrate, plan_rows
 from vae_anomaly.core.train import History, device_of, fit_weights, is_small
-from vae_anomaly.core.trim import doubting, doubts, exemplar_limit, first_pass, members, oddness
+from vae_anomaly.core.trim import doubting, doubts, exemplar_limit, first_pass, oddness
 from vae_anomaly.core.vae import START_ROWS, Layout, Vae, start_linear
 from vae_anomaly.core.views import Views, gather_cells, learn_views
 from vae_anomaly.core.weights import unweighed, weighed
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a fit is: ``done`` of ``total`` in a ``stage``."""
-
-    stage: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Assignment:
-    """What each network is: its view, its fold or member number, and the rows it learns from, is watched on and takes exemplars from."""
-
-    views: tuple[ViewName, ...]
-    part: tuple[int, ...]
-    rows: tuple[Tensor, ...]
-    validation: tuple[Tensor, ...]
-    exemplars: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,14 +72,16 @@ def fit_rows(
     time: NDArray[np.int64] | None = None,
     group: NDArray[np.int64] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    memory: Memory | None = None,
 ) -> Fitted:
-    """Do what ``fit_detector`` does, and keep what is known of the rows."""
+    """Do what ``fit_detector`` does, and keep what is known of the rows; with a ``memory`` of the same fit, go on from there."""
+    memory = memory or Forgetful()
     plan = plan_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
     reachable(device_of(config.train.device))
     batch = _encode_table(schema, table)
     if config.train.contamination_robust:
-        plan = _doubting(batch, schema, plan, config, on_progress)
-    learned = _learn(batch, schema, plan, config, on_progress)
+        plan = _doubting(batch, schema, plan, config, Stage(name="first pass", on_progress=on_progress, memory=memory))
+    learned = _learn(batch, schema, plan, config, Stage(name="train", on_progress=on_progress, memory=memory))
     on_progress(Progress(stage="calibrate", done=0, total=1))
     ensemble, threshold = _calibrate(learned.ensemble, batch, plan, learned.nets, config)
     detector = Detector(
@@ -113,14 +97,19 @@ def fit_rows(
     return Fitted(detector=detector, plan=plan, batch=batch, part=learned.nets.part, own=learned.own)
 
 
-def _doubting(batch: Batch, schema: Schema, plan: Plan, config: Config, on_progress: Callable[[Progress], None]) -> Plan:
+def _doubting(batch: Batch, schema: Schema, plan: Plan, config: Config, stage: Stage) -> Plan:
     """Return the plan that does not trust the rows that a first pass finds oddest."""
-    first = first_pass(plan, config.seed)
-    learned = _learn(batch, schema, first, config, lambda p: on_progress(replace(p, stage="first pass")))
-    return doubting(plan, oddness(learned.ensemble, batch, first, learned.nets.part, learned.nets.exemplars, config.model, config.seed))
+    found = stage.memory.doubts()
+    if found is None:
+        first = first_pass(plan, config.seed)
+        learned = _learn(batch, schema, first, config, stage)
+        odd = oddness(learned.ensemble, batch, first, learned.nets.part, learned.nets.exemplars, config.model, config.seed)
+        found = doubting(plan, odd)
+        stage.memory.keep_doubts(found)
+    return replace(plan, left_out=found.left_out, doubted=found.doubted)
 
 
-def _learn(batch: Batch, schema: Schema, plan: Plan, config: Config, on_progress: Callable[[Progress], None]) -> Learned:
+def _learn(batch: Batch, schema: Schema, plan: Plan, config: Config, stage: Stage) -> Learned:
     """Let all networks of a plan learn from their rows; nothing is calibrated yet."""
     constants, numeric, codes = find_constants(batch, torch.from_numpy(plan.training))
     read = batch.columns(numeric, codes)
@@ -132,7 +121,7 @@ def _learn(batch: Batch, schema: Schema, plan: Plan, config: Config, on_progress
     vae = Vae(len(nets.views), layout, config.model, generator)
     with single_threaded_products(wanted=is_small(vae, config.train.batch_rows)):
         _start(vae, views, read, nets.rows)
-        history = _train(vae, views, read, nets, config.train, unseen, generator, on_progress)
+        history = _train(vae, views, read, nets, config.train, unseen, generator, stage)
     limit, sure = exemplar_limit(plan, config.model), plan.doubted is None
     exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, limit, generator, widen=sure)
     ensemble = Ensemble(
@@ -191,31 +180,6 @@ def _layout(schema: Schema, numeric: Tensor, codes: Tensor, rows: int) -> Layout
     return layout
 
 
-def assign(plan: Plan, config: Config) -> Assignment:
-    """Deal networks out over folds and views.
-
-    Under ``cross`` one for every fold, which never sees that fold. Under ``split`` ``members``, each leaving one fold out of training to
-    be watched on; exemplars then come from all training rows, since none of them calibrates.
-    """
-    folds = plan.folds if plan.method == "cross" else min(members(plan, config.model), plan.folds)
-    learning = [torch.from_numpy(np.flatnonzero(plan.learning & (plan.fold != k))) for k in range(folds)]
-    watched = [torch.from_numpy(np.flatnonzero(plan.learning & (plan.fold == k))) for k in range(folds)]
-    training = torch.from_numpy(plan.training)
-    part = tuple(k for _ in config.model.views for k in range(folds))
-    rows = tuple(learning[k] for k in part)
-    return Assignment(
-        views=tuple(view for view in config.model.views for _ in range(folds)),
-        part=part,
-        rows=rows,
-        validation=tuple(watched[k] for k in part),
-        exemplars=tuple(_trusted(plan, r) for r in (rows if plan.method == "cross" else (training,) * len(part))),
-    )
-
-
-def _trusted(plan: Plan, rows: Tensor) -> Tensor:
-    return rows if plan.doubted is None else rows[torch.from_numpy(~plan.doubted)[rows]]
-
-
 def reachable(device: torch.device) -> torch.device:
     """Return the device. Raises ConfigError where this installation of torch cannot compute on it."""
     try:
@@ -241,7 +205,7 @@ def _train(  # noqa: PLR0913, PLR0917
     config: TrainConfig,
     unseen: float,
     generator: torch.Generator,
-    on_progress: Callable[[Progress], None],
+    stage: Stage,
 ) -> History:
     """Train on the device and bring the weights back."""
     device = device_of(config.device)
@@ -255,7 +219,8 @@ def _train(  # noqa: PLR0913, PLR0917
         config=config,
         unseen=unseen,
         generator=generator,
-        on_step=lambda done, total: on_progress(Progress(stage="train", done=done, total=total)),
+        start=stage.start(),
+        on_step=stage.step,
     )
     vae.cpu().requires_grad_(requires_grad=False).eval()
     return history

@@ -7,6 +7,7 @@ generator that is passed in. Gradients are clipped per network, so no network fe
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vae_anomaly.config import TrainConfig
 from vae_anomaly.core.encode import Batch
+from vae_anomaly.core.sampler import Epochs, Place, Sampler
 from vae_anomaly.core.vae import Cells, Vae, gaussian_kl, training_loss
 from vae_anomaly.core.views import Views, drawn_cells
 from vae_anomaly.errors import VaeAnomalyError
@@ -55,46 +57,28 @@ class History:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sampler:
-    """Slices of fresh permutations: row ``[g, b]`` indices, the same number of rows for each network in an epoch."""
+class Training:
+    """A training after so many steps: all that the next ones depend on, besides the rows and the settings.
 
-    rows: tuple[Tensor, ...]
-    batch: int
-    generator: torch.Generator
+    ``weights`` and the moments of AdamW ``first`` and ``second`` are float32 ``[g, p]``, ``generator`` is its state (uint8), ``running``
+    the sum of the losses since the last block. On the CPU, wherever it trains.
+    """
 
-    def epochs(self) -> "Epochs":
-        """Return an endless stream of index blocks ``[g, batch]``."""
-        return Epochs(self)
-
-
-class Epochs:
-    """Iterator of a sampler: permute every network's rows, cut into slices, again."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-        self.shortest = min(len(r) for r in sampler.rows)
-        self.order = torch.empty(len(sampler.rows), 0, dtype=torch.int64)
-        self.place = 0
-
-    def __next__(self) -> Tensor:
-        """Return the next slice; the last, shorter part of an epoch is put before the next permutation."""
-        size = min(self.sampler.batch, self.shortest)
-        if self.place + size > self.order.shape[1]:
-            rest = self.order[:, self.place :]
-            self.order = torch.cat([rest, torch.stack([self._shuffled(r) for r in self.sampler.rows])], dim=1)
-            self.place = 0
-        self.place += size
-        return self.order[:, self.place - size : self.place]
-
-    def __iter__(self) -> "Epochs":
-        """Return self."""
-        return self
-
-    def _shuffled(self, rows: Tensor) -> Tensor:
-        return rows[torch.randperm(len(rows), generator=self.sampler.generator)[: self.shortest]]
+    step: int
+    weights: Tensor
+    first: Tensor
+    second: Tensor
+    generator: Tensor
+    place: Place
+    blocks: tuple[Block, ...]
+    running: float
 
 
-def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
+# Told after every step: how many are done, of how many, and a function that returns the state, which costs a copy of the weights.
+OnStep = Callable[[int, int, Callable[[], Training]], None]
+
+
+def fit_weights(  # noqa: PLR0913  (seven facts, all needed, all named)
     vae: Vae,
     views: Views,
     batch: Batch,
@@ -104,23 +88,28 @@ def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
     config: TrainConfig,
     unseen: float,
     generator: torch.Generator,
-    on_step: Callable[[int, int], None] = lambda _done, _total: None,
+    start: Training | None = None,
+    on_step: OnStep = lambda _done, _total, _training: None,
 ) -> History:
     """Train ``vae`` in place; ``rows[g]`` and ``validation[g]`` are the rows that network ``g`` learns from and is watched on.
 
     AdamW with a warm-up and a cosine to 5 %. Loss: reconstruction + KL to N(0, I) in nats, divided by the number of units (a constant
-    for the optimizer). Raises VaeAnomalyError when the loss is no longer finite.
+    for the optimizer). From ``start``, a state of this same training, it goes on as if it had never stopped. Raises VaeAnomalyError when
+    the loss is no longer finite.
     """
     weights = _side_by_side(vae)
     moments = torch.zeros_like(weights), torch.zeros_like(weights)
     epochs = Sampler(rows=tuple(rows), batch=config.batch_rows, generator=generator).epochs()
     blocks: list[Block] = []
     total, why = budget(config, epochs)
-    running = 0.0
+    first, running = 0, 0.0
+    if start is not None:
+        first, running, blocks = start.step, start.running, list(start.blocks)
+        _go_on(start, (weights, *moments), epochs)
     draw = drawn_cells(views, vae.layout, batch)
     watched = torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in validation))] for v in validation])
     ends = {round(total * (b + 1) / BLOCKS) for b in range(BLOCKS)} - {0}
-    for step in range(total):
+    for step in range(first, total):
         loss = _step(vae, draw(next(epochs)), config, unseen, generator)
         rate = config.learning_rate * _rate(step, total)
         adamw_step(weights, _clipped_gradient(vae), moments, step + 1, rate=rate, decay=config.weight_decay)
@@ -129,9 +118,31 @@ def fit_weights(  # noqa: PLR0913  (six facts, all needed, all named)
             since = step + 1 - (blocks[-1].step if blocks else 0)
             blocks.append(_watch(vae, draw(watched), unseen, step + 1, running / since))
             running = 0.0
-        on_step(step + 1, total)
+        on_step(step + 1, total, partial(_state, step + 1, (weights, *moments), epochs, tuple(blocks), running))
     _apart(vae)
     return History(blocks=tuple(blocks), steps=total, stopped=why)
+
+
+def _state(step: int, tensors: tuple[Tensor, ...], epochs: Epochs, blocks: tuple[Block, ...], running: float) -> Training:
+    weights, first, second = (tensor.detach().to("cpu", copy=True) for tensor in tensors)
+    return Training(
+        step=step,
+        weights=weights,
+        first=first,
+        second=second,
+        generator=epochs.sampler.generator.get_state(),
+        place=epochs.place(),
+        blocks=blocks,
+        running=running,
+    )
+
+
+def _go_on(start: Training, tensors: tuple[Tensor, ...], epochs: Epochs) -> None:
+    """Put weights, moments, sampler and generator where they were."""
+    for tensor, kept in zip(tensors, (start.weights, start.first, start.second), strict=True):
+        tensor.copy_(kept)
+    epochs.go_to(start.place)
+    epochs.sampler.generator.set_state(start.generator)
 
 
 def is_small(vae: Vae, batch: int) -> bool:

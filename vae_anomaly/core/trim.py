@@ -41,6 +41,14 @@ class Oddness:
     few: NDArray[np.float64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Doubts:
+    """What a first pass found, bool ``[n]`` each: rows ``left_out`` teach nothing, ``doubted`` ones are no exemplars."""
+
+    left_out: NDArray[np.bool_]
+    doubted: NDArray[np.bool_]
+
+
 def first_pass(plan: Plan, seed: int) -> Plan:
     """Deal the training rows of a plan out over five folds, none doubted yet; its other rows stand aside."""
     fold = np.full(len(plan.fold), -1, dtype=np.int64)
@@ -63,14 +71,14 @@ def oddness(
     return Oddness(near=near, few=few)
 
 
-def doubting(plan: Plan, odd: Oddness) -> Plan:
-    """Return the plan that leaves out the training rows that stand out, and doubts the oddest twentieth by log near + log few."""
+def doubting(plan: Plan, odd: Oddness) -> Doubts:
+    """Leave out the training rows that stand out, and doubt the oddest twentieth by log near + log few."""
     rows = plan.training
     near, few = (np.nan_to_num(scores[rows], nan=0.0).clip(LEAST) for scores in (odd.near, odd.few))
     left_out, doubted = np.zeros((2, len(plan.fold)), dtype=np.bool_)
     left_out[rows] = near > outer_limit(near)
     doubted[rows[np.argsort(-np.log(near) - np.log(few), kind="stable")[: int(SHARE * len(rows))]]] = True
-    return replace(plan, left_out=left_out, doubted=doubted & ~left_out)
+    return Doubts(left_out=left_out, doubted=doubted & ~left_out)
 
 
 def exemplar_limit(plan: Plan, config: ModelConfig) -> int:

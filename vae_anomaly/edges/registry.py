@@ -82,10 +82,20 @@ def register(tracking: TrackingConfig, detector: Detector, *, model_id: str, run
         version = str(made.version)
     with suppress(Exception):  # only the link from the run's page to the version
         client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": made.version}])})
+    registered = ModelVersion(name=name, version=version, uri=f"models:/{name}/{version}", run_id=run_id, alias=alias)
     if alias:
         with store.errors(f"point {name}@{alias} at version {version}, which is registered", uri):
-            client.set_registered_model_alias(name, alias, version)
-    return ModelVersion(name=name, version=version, uri=f"models:/{name}/{version}", run_id=run_id, alias=alias)
+            move_alias(client, registered)
+    return registered
+
+
+def move_alias(client: "MlflowClient", to: ModelVersion, *, only_forward: bool = False) -> None:
+    """Point the alias of a version at it; with ``only_forward`` not if a newer version has it."""
+    if only_forward:
+        now = client.get_registered_model(to.name).aliases.get(to.alias)
+        if now is not None and int(now) >= int(to.version):
+            return
+    client.set_registered_model_alias(to.name, to.alias, to.version)
 
 
 def registered_versions(name: str | None = None, *, uri: str | None = None) -> tuple[RegisteredVersion, ...]:
@@ -94,7 +104,7 @@ def registered_versions(name: str | None = None, *, uri: str | None = None) -> t
 
     with store.opened(uri, create=False) as opened, store.errors("list the models", opened):
         client = MlflowClient()
-        aliases = {m.name: m.aliases for m in _pages(client.search_registered_models)}
+        aliases = {m.name: m.aliases for m in all_pages(client.search_registered_models)}
         wanted = f"name='{name}'" if name else ""
         found = [
             RegisteredVersion(
@@ -105,7 +115,7 @@ def registered_versions(name: str | None = None, *, uri: str | None = None) -> t
                 created=int(v.creation_timestamp),
                 run_id=v.run_id or "",
             )
-            for v in _pages(client.search_model_versions, wanted)
+            for v in all_pages(client.search_model_versions, wanted)
         ]
     return tuple(sorted(found, key=lambda v: (v.created, int(v.version)), reverse=True))
 
@@ -158,7 +168,7 @@ def _logged(model: str, opened: str) -> ResolvedModel:
 
 
 def _newest(client: "MlflowClient", name: str, number: str) -> str:
-    versions = [int(v.version) for v in _pages(client.search_model_versions, f"name='{name}'")]
+    versions = [int(v.version) for v in all_pages(client.search_model_versions, f"name='{name}'")]
     if number not in {"", "latest"} or not versions:
         raise LookupError(number)
     return str(max(versions))
@@ -213,11 +223,11 @@ def _absent(model: str, opened: str, instead: str | Callable[[], str]) -> Iterat
 
 
 def _what_there_is(client: "MlflowClient", name: str) -> str:
-    aliases = {m.name: m.aliases for m in _pages(client.search_registered_models)}
+    aliases = {m.name: m.aliases for m in all_pages(client.search_registered_models)}
     if name not in aliases:
         listed = _listed(sorted(aliases))
         return f"registered are {listed}" if listed else "no model is registered; fit one with vae-anomaly fit"
-    versions = sorted(int(v.version) for v in _pages(client.search_model_versions, f"name='{name}'"))
+    versions = sorted(int(v.version) for v in all_pages(client.search_model_versions, f"name='{name}'"))
     named = [f"@{a} (version {v})" for a, v in sorted(aliases[name].items())]
     return f"{name} has versions {_listed(versions) or '(none)'} and aliases {_listed(named) or '(none)'}"
 
@@ -227,7 +237,7 @@ def _listed(names: Sequence[object]) -> str:
     return ", ".join(str(n) for n in names[:SHOWN]) + more
 
 
-def _pages(search: Callable[..., Any], wanted: str = "") -> Iterator[Any]:
+def all_pages(search: Callable[..., Any], wanted: str = "") -> Iterator[Any]:
     """Return all results of an MLflow search."""
     page = search(wanted or None)
     while True:

@@ -35,7 +35,11 @@ SPARE_BYTES = 64 * 2**20
 QUARANTINE = "quarantine.csv"
 
 _KEY = b"vae-anomaly"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class Taken(Exception):
+    """Another process has the lock; its number is the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,7 @@ class Unfinished:
 
         Parts of another job, and with ``anew`` all parts, are removed.
         """
-        digests = {name: _digest(value) for name, value in made_from.items()}
+        digests = {name: digest_of(value) for name, value in made_from.items()}
         found = self.noted("request")
         other = [name for name in digests if found and found.get(name) != digests[name]]
         same = found is not None and not other and found.get("format") == FORMAT
@@ -80,7 +84,8 @@ class Unfinished:
         if found is not None:
             why = "--overwrite" if anew else f"another request (other {' and '.join(other) or 'version'})"
             logger.info("not going on with what a killed run left of %s: %s; starting anew", self.output, why)
-        self._clear()
+        with writing(self.output):
+            clear(self.folder)
         self.note("request", {"format": FORMAT, **digests})
         return ()
 
@@ -94,7 +99,7 @@ class Unfinished:
                 _refuse_tight(self.folder, sum(b.nbytes for b in batches))
                 _write_arrow(path, batches, schema)
             except OSError as error:
-                if error.errno not in _FULL:
+                if error.errno not in FULL:
                     raise
                 self._drop_parts()
                 return False
@@ -103,7 +108,7 @@ class Unfinished:
     def note(self, name: str, value: Mapping[str, Any]) -> None:
         """Keep a note, replacing one of the same name."""
         path = self.folder / f"{name}.json"
-        with writing(self.output), _durably(path) as temporary:
+        with writing(self.output), durably(path) as temporary:
             temporary.write_text(json.dumps(value), encoding="utf-8")
 
     def noted(self, name: str) -> dict[str, Any] | None:
@@ -136,14 +141,6 @@ class Unfinished:
         for path in [*self.folder.glob("*.arrow"), *self.folder.glob("*.part")]:
             path.unlink()
 
-    def _clear(self) -> None:
-        """Remove all but the lock; the request goes first, because without it nothing else counts."""
-        with writing(self.output):
-            (self.folder / "request.json").unlink(missing_ok=True)
-            for path in self.folder.iterdir():
-                if path.name != "lock":
-                    path.unlink()
-
 
 def folder_of(output: Path) -> Path:
     """Return where the finished parts of an output lie while it is being made."""
@@ -159,7 +156,12 @@ def claimed(output: Path) -> Iterator[Unfinished]:
     """
     unfinished = Unfinished(output=output, folder=folder_of(output))
     with writing(output):
-        handle = _lock(unfinished.folder, output)
+        try:
+            handle = lock(unfinished.folder)
+        except Taken as taken:
+            raise OutputError(
+                f"{output} is being written by another run (process {taken}). Wait for it, or name another with -o."
+            ) from None
     try:
         for left in (output, output.with_name(f"{output.name}.manifest.json")):
             sweep(left)
@@ -167,10 +169,10 @@ def claimed(output: Path) -> Iterator[Unfinished]:
     except BaseException as error:
         refused = isinstance(error, VaeAnomalyError) and type(error) is not DataError
         if refused or not unfinished.holds_something():
-            _remove(unfinished.folder)
+            remove(unfinished.folder)
         raise
     else:
-        _remove(unfinished.folder)
+        remove(unfinished.folder)
     finally:
         os.close(handle)
 
@@ -182,8 +184,8 @@ def tidy(output: Path) -> None:
             pass
 
 
-def _lock(folder: Path, output: Path) -> int:
-    """Return the open lock of the folder, which is made if need be; it is free again as soon as this process ends."""
+def lock(folder: Path) -> int:
+    """Return the open lock of a folder, which is made if need be; it is free again as soon as this process ends. Raises Taken, OSError."""
     path = folder / "lock"
     while True:
         folder.mkdir(exist_ok=True)
@@ -194,7 +196,7 @@ def _lock(folder: Path, output: Path) -> int:
         if not _alone(handle):
             owner = os.read(handle, 20).decode("ascii", "replace") or "unknown"
             os.close(handle)
-            raise OutputError(f"{output} is being written by another run (process {owner}). Wait for it, or name another with -o.")
+            raise Taken(owner)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.stat()):
                 break
@@ -217,17 +219,31 @@ def _alone(handle: int) -> bool:
     return True
 
 
-def _remove(folder: Path) -> None:
-    """Remove the claimed folder, its lock last."""
+def remove(folder: Path) -> None:
+    """Remove the claimed folder, its lock last and before it the request, so that until then it is known whose it is."""
     with suppress(OSError):
-        for path in folder.iterdir():
-            if path.name != "lock":
-                path.unlink()
+        _empty(folder, but={"lock", "request.json"})
+        (folder / "request.json").unlink(missing_ok=True)
         (folder / "lock").unlink()
         folder.rmdir()
 
 
-def _digest(value: object) -> str:
+def clear(folder: Path) -> None:
+    """Remove all but the lock; the request goes first, because without it nothing else counts."""
+    (folder / "request.json").unlink(missing_ok=True)
+    _empty(folder, but={"lock"})
+
+
+def _empty(folder: Path, but: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in but:
+            path.unlink()
+
+
+def digest_of(value: object) -> str:
+    """sha256 (hex) of a plain JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -249,13 +265,13 @@ def _read_part(path: Path, first: int) -> Part | None:
 
 def _write_arrow(path: Path, batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> None:
     options = pa.ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=True)
-    with _durably(path) as temporary, temporary.open("wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
+    with durably(path) as temporary, temporary.open("wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
 @contextmanager
-def _durably(path: Path) -> Iterator[Path]:
+def durably(path: Path) -> Iterator[Path]:
     """Give a name to write to; what is there when the block ends well is forced to disk and becomes ``path``."""
     temporary = path.with_suffix(".part")
     try:

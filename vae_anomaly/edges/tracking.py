@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from vae_anomaly.config import Config, TrackingConfig, config_to_dict
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.train import Block
-from vae_anomaly.edges import store
+from vae_anomaly.edges import jobs, store
 from vae_anomaly.edges.registry import ModelVersion, ResolvedModel, register, registered_versions, resolve
 from vae_anomaly.edges.store import store_uri
 from vae_anomaly.errors import ConfigError, TrackingError
@@ -192,8 +192,8 @@ class Run:
 
 
 @contextmanager
-def start_run(tracking: TrackingConfig, *, name: str | None = None) -> Iterator[Run | NoRun]:
-    """Open a run for the length of a block; ``NoRun`` when tracking is off.
+def start_run(tracking: TrackingConfig, *, name: str | None = None, job: str = "") -> Iterator[Run | NoRun]:
+    """Open a run for the length of a block, tagged with the ``job`` by which ``edges.jobs`` finds it; ``NoRun`` when tracking is off.
 
     The run ends as FINISHED, as FAILED after an exception, as KILLED after Ctrl-C. An active run of the caller becomes its parent,
     and under ``mlflow run`` the run that it made is used. Raises ConfigError for names that MLflow refuses, TrackingError.
@@ -206,7 +206,8 @@ def start_run(tracking: TrackingConfig, *, name: str | None = None) -> Iterator[
         mlflow = store.import_mlflow()
         with store.errors("start a run", uri):
             experiment = _experiment(tracking)
-            active = mlflow.start_run(experiment_id=experiment, run_name=name, nested=mlflow.active_run() is not None)
+            tags = {jobs.TAG: job} if job else None
+            active = mlflow.start_run(experiment_id=experiment, run_name=name, nested=mlflow.active_run() is not None, tags=tags)
         run = Run(run_id=active.info.run_id, uri=uri, tracking=tracking)
         try:
             yield run

@@ -5,46 +5,41 @@ Everything that can be refused is refused before training. Knows nothing about n
 
 import logging
 import platform
-import re
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from vae_anomaly import __version__
-from vae_anomaly.config import DEFAULT_MODEL, Config, validate
+from vae_anomaly.config import Config, validate
 from vae_anomaly.core.cautions import active_units, cautions
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import encode
-from vae_anomaly.core.fit import Progress, fit_rows
+from vae_anomaly.core.fit import fit_rows
 from vae_anomaly.core.fitted import Fitted
 from vae_anomaly.core.groups import make_groups
 from vae_anomaly.core.labels import Labels, read_labels, refuse_without_normal
 from vae_anomaly.core.order import group_codes, time_order
 from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema
+from vae_anomaly.core.stages import Progress
 from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
-from vae_anomaly.edges import artifact, tables
+from vae_anomaly.edges import artifact, checkpoint, interrupts, slots, tables
 from vae_anomaly.edges.rejects import Rejects
-from vae_anomaly.edges.tracking import ModelVersion, NoRun, Run, start_run
-from vae_anomaly.errors import ConfigError, OutputError, TrackingError
+from vae_anomaly.edges.tracking import ModelVersion, start_run
+from vae_anomaly.errors import ConfigError, OutputError
+from vae_anomaly.workflow import continuing, keeping
+from vae_anomaly.workflow.continuing import Outcome
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.rejecting import said
-from vae_anomaly.workflow.report import log as log_report
-from vae_anomaly.workflow.report import of_fit as report_of_fit
-from vae_anomaly.workflow.results import Alarm, FitResult, ModelName
+from vae_anomaly.workflow.results import FitResult, ModelName
 from vae_anomaly.workflow.suspicious import suspicious
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 STAGES = {"first pass": "first pass", "train": "training", "calibrate": "calibrating"}
@@ -62,38 +57,93 @@ class Rows:
     labels: Labels | None
 
 
-def fit(data: Sequence[str], config: Config, *, output: Path | None = None, overwrite: bool = False, tell: Tell = tell_nobody) -> FitResult:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Job:
+    """A fit with its source opened and its folder claimed; ``logged`` is what it had logged whole before it was cut off."""
+
+    source: tables.Source
+    config: Config
+    output: Path | None
+    overwrite: bool
+    kept: checkpoint.Checkpoint
+    logged: ModelVersion | None
+    tell: Tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoingOn:
+    """Whether a fit that was cut off goes on, and how often to keep states.
+
+    ``resume`` None: if there is one, True: refuse if there is none, False: never. ``checkpoint_every`` in steps, None: some seconds.
+    """
+
+    resume: bool | None = None
+    checkpoint_every: int | None = None
+
+
+def fit(
+    data: Sequence[str],
+    config: Config,
+    *,
+    output: Path | None = None,
+    overwrite: bool = False,
+    going_on: GoingOn | None = None,
+    tell: Tell = tell_nobody,
+) -> FitResult:
     """Fit a detector on the normal rows of ``data``, and log, register or keep it as ``config.tracking`` and ``output`` say.
 
-    Raises ConfigError, DataError, TooFewRows and OutputError before training; TrackingError, after which the model is kept in a folder.
+    A fit of the same data and settings that was cut off goes on, and ends with the same model. Raises ConfigError, DataError, TooFewRows
+    and OutputError before training; TrackingError, after which the model is kept in a folder; Interrupted.
     """
     validate(config)
-    _refuse(config, output, overwrite=overwrite)
-    began = time.monotonic()
+    if not config.tracking.enabled and output is None:
+        raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
     source = tables.open_source(data, missing_values=config.data.missing_values, on_error=config.data.on_error)
-    tell("reading", 0, source.rows)
+    place, made_from = checkpoint.place_of(output, config.tracking.model_name), continuing.made_from(source, config)
+    with (
+        interrupts.heard() as interruption,
+        slots.claimed(place, made_from, interruption, needed=output is not None) as kept,
+    ):
+        going_on = going_on or GoingOn()
+        kept.every = going_on.checkpoint_every
+        _refuse_output(output, kept, overwrite=overwrite)
+        logged = continuing.begin(kept, config.tracking, resume=going_on.resume)
+        job = Job(source=source, config=config, output=output, overwrite=overwrite, kept=kept, logged=logged, tell=tell)
+        return _make(job)
+
+
+def _make(job: Job) -> FitResult:
+    """Read, fit unless that was done, and put the model where it belongs."""
+    began, source, config = time.monotonic(), job.source, job.config
+    job.tell("reading", 0, source.rows)
     rejects = Rejects()
     rows = _read(source, config, rejects)
     left_out = said(rejects)
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows.normal.num_rows)
     logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))
-    with start_run(config.tracking) as run:
+    with start_run(replace(config.tracking, enabled=config.tracking.enabled and job.logged is None), job=job.kept.job) as run:
+        job.kept.run_open = True
         run.log_config(config)
         run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows.normal.num_rows)
-        fitted = _fitted(rows.normal, schema, config, tell)
-        odd = suspicious(fitted, rows.normal, rows.numbers, config.data.id_columns)
-        detector = _with_provenance(fitted.detector, source, began, left_out)
-        quality = _held_against(detector, fitted.plan, rows)
-        model = _keep(run, detector, quality, output, overwrite=overwrite)
-    return _result(rows, detector, quality, odd, model)
+        outcome = continuing.outcome(job.kept) or _fit_rows(rows, schema, job, began, left_out)
+        model = keeping.keep(run, outcome, job.kept, job.logged, output=job.output, overwrite=job.overwrite)
+    return _result(rows, outcome, model, job.kept.resumed_steps)
 
 
-def _refuse(config: Config, output: Path | None, *, overwrite: bool) -> None:
-    """Refuse a fit whose model would go nowhere, or where it must not."""
-    if not config.tracking.enabled and output is None:
-        raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
+def _fit_rows(rows: Rows, schema: Schema, job: Job, began: float, left_out: tuple[str, ...]) -> Outcome:
+    fitted = _fitted(rows.normal, schema, job)
+    odd = suspicious(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
+    detector = _with_provenance(fitted.detector, job.source, began, left_out)
+    outcome = Outcome(detector=detector, quality=_held_against(detector, fitted.plan, rows), suspicious=odd)
+    return continuing.keep_outcome(job.kept, outcome)
+
+
+def _refuse_output(output: Path | None, kept: checkpoint.Checkpoint, *, overwrite: bool) -> None:
+    """Refuse to write where that must not be; what the same fit had written before it was cut off is no obstacle."""
     if output is None or not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if kept.goes_on() and kept.is_finished_model(output):
         return
     if not overwrite:
         raise OutputError(f"{output} exists. Name another folder with --output, or give --overwrite to replace the model in it.")
@@ -118,15 +168,15 @@ def _read(source: tables.Source, config: Config, rejects: Rejects) -> Rows:
     )
 
 
-def _fitted(table: pa.Table, schema: Schema, config: Config, tell: Tell) -> Fitted:
+def _fitted(table: pa.Table, schema: Schema, job: Job) -> Fitted:
     """Fit, and set a threshold for each group where there are groups."""
     order = time_order(table[schema.time], schema.time) if schema.time else None
     group = group_codes(table[schema.group]) if schema.group else None
 
     def on_progress(progress: Progress) -> None:
-        tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
+        job.tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
 
-    fitted = fit_rows(table, schema, config, time=order, group=group, on_progress=on_progress)
+    fitted = fit_rows(table, schema, job.config, time=order, group=group, on_progress=on_progress, memory=job.kept)
     return replace(fitted, detector=_grouped(fitted.detector, table, fitted.plan, schema.group)) if schema.group else fitted
 
 
@@ -169,66 +219,8 @@ def _held_against(detector: Detector, plan: Plan, rows: Rows) -> Quality | None:
     return after_fit(detector, plan, normal, encoded(detector.schema, rows.anomalous.to_batches()), rows.labels)
 
 
-def _keep(run: Run | NoRun, detector: Detector, quality: Quality | None, output: Path | None, *, overwrite: bool) -> ModelName:
-    """Write the folder that was asked for, then log and register; a model that cannot be logged is kept all the same."""
-    if output is not None:
-        artifact.save(detector, output, replace=overwrite)
-    try:
-        _log(run, detector, quality)
-        version = _log_model(run, detector, output)
-    except TrackingError as error:
-        kept = output or _rescue(detector)
-        raise TrackingError(f"{error} The model is kept: score with --model {kept}.") from error
-    folder = "" if output is None else str(output)
-    if version is None:
-        return ModelName(folder=folder, uri=folder)
-    return ModelName(name=version.name, version=version.version, alias=version.alias, run_id=version.run_id, uri=version.uri, folder=folder)
-
-
-def _log(run: Run | NoRun, detector: Detector, quality: Quality | None) -> None:
-    for block in detector.card.history.blocks:
-        run.log_block(block)
-    run.log_metrics({"fit_seconds": detector.card.seconds, "threshold": detector.threshold.value, "alpha": detector.threshold.alpha})
-    if quality:
-        run.log_metrics(
-            {"auroc": quality.auroc, "average_precision": quality.average_precision, "recall": quality.recall, "f1": quality.f1}
-        )
-    if isinstance(run, Run):
-        run.log_figures(_pictures(detector))
-        log_report(run, report_of_fit(detector, quality))
-
-
-def _pictures(detector: Detector) -> "dict[str, Figure]":
-    from vae_anomaly.edges import figures  # --no-tracking draws nothing and needs no matplotlib
-
-    return {
-        "learning_curve": figures.learning_curve(detector.card.history),
-        "score_histogram": figures.score_histogram(detector.threshold),
-        "column_quality": figures.column_quality(detector.quality),
-        "calibration_curve": figures.calibration_curve(detector.threshold),
-    }
-
-
-def _log_model(run: Run | NoRun, detector: Detector, output: Path | None) -> ModelVersion | None:
-    """Log the folder, written to a temporary place if nobody asked for it."""
-    if output is not None or isinstance(run, NoRun):
-        return run.log_model(output, detector) if output is not None else None
-    with tempfile.TemporaryDirectory(prefix="vae-anomaly-") as temporary:
-        folder = Path(temporary) / "detector"
-        artifact.save(detector, folder)
-        return run.log_model(folder, detector)
-
-
-def _rescue(detector: Detector) -> Path:
-    """Keep a model in the current folder under a name that says when it was fitted."""
-    created = re.sub(r"\D", "", detector.card.created.partition("+")[0])
-    folder = Path(f"{detector.config.tracking.model_name}-{created}")
-    artifact.save(detector, folder)
-    return folder
-
-
-def _result(rows: Rows, detector: Detector, quality: Quality | None, odd: tuple[Alarm, ...], model: ModelName) -> FitResult:
-    card = detector.card
+def _result(rows: Rows, outcome: Outcome, model: ModelName, resumed_steps: int) -> FitResult:
+    detector, card = outcome.detector, outcome.detector.card
     return FitResult(
         rows_read=rows.normal.num_rows + rows.anomalous.num_rows,
         rows_used=rows.normal.num_rows,
@@ -237,6 +229,7 @@ def _result(rows: Rows, detector: Detector, quality: Quality | None, odd: tuple[
         left_out=detector.schema.dropped,
         seconds=card.seconds,
         steps=card.history.steps,
+        resumed_steps=resumed_steps,
         stopped=card.history.stopped,
         active_units=active_units(detector),
         latent_units=detector.ensemble.vae.latent,
@@ -244,15 +237,8 @@ def _result(rows: Rows, detector: Detector, quality: Quality | None, odd: tuple[
         blocks=detector.blocks,
         cautions=cautions(detector),
         notes=card.notes,
-        quality=quality,
-        suspicious=odd,
+        quality=outcome.quality,
+        suspicious=outcome.suspicious,
         model=model,
-        next_steps=_next_steps(model),
+        next_steps=keeping.next_steps(model),
     )
-
-
-def _next_steps(model: ModelName) -> tuple[str, ...]:
-    name = f"models:/{model.name}@{model.alias}" if model.version and model.alias else model.uri
-    option = "" if name == DEFAULT_MODEL else f" --model {name}"
-    ui = ("vae-anomaly ui",) if model.run_id else ()
-    return (f"vae-anomaly score NEW.csv{option}", f"vae-anomaly evaluate LABELLED.csv --label-column COLUMN{option}", *ui)

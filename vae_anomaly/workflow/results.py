@@ -60,6 +60,7 @@ class FitResult:
     left_out: tuple[Dropped, ...]
     seconds: float
     steps: int
+    resumed_steps: int  # steps that a fit that was cut off had done
     stopped: str
     active_units: float  # latent units in use, mean over networks
     latent_units: int
