@@ -130,7 +130,7 @@ def content(folder: Path) -> tuple[bytes, str]:
 def model_folders(place: Path) -> list[Path]:
     """Return where the version of a job has its artifact, and its output folder."""
     (version,) = store(place).search_model_versions(f"name='{NAME}'")
-    location = store(place).get_logged_model(version.source.removeprefix("models:/")).artifact_location
+    location = store(place).get_logged_model(str(version.source).removeprefix("models:/")).artifact_location
     found = [path.parent for path in Path(location.removeprefix("file://")).rglob(artifact.MANIFEST)]
     return found + [folder for folder in [place / "model"] if folder.exists()]
 
@@ -205,11 +205,11 @@ def report(jobs: list[Job], usual: dict[str, float], together: tuple[str, ...], 
     """Return what was found as Markdown."""
     head = (
         f"# Fits killed at random moments\n\n`python benchmarks/kill_fit.py --jobs {len(jobs)} --seed {seed}`\n\n"
-        f"{ROWS:,} rows, {STEPS} steps, a state every {EVERY}; SIGKILL at a moment drawn uniformly over the usual duration, start of Python,\n"
-        "logging and registering included; one half of the jobs is killed up to three times, then they run to their end, each on a cold\n"
-        "SQLite store of its own. *went on*: jobs whose last run did not begin at step 0, and the median of the steps that were there.\n"
-        "*other bytes*: weights, threshold or calibration scores differ from those of a fit left alone. *registry*: not exactly one whole\n"
-        "version with its alias, or a run still open.\n\n"
+        f"{ROWS:,} rows, {STEPS} steps, a state every {EVERY}; SIGKILL at a moment drawn uniformly over the usual duration, start of\n"
+        "Python, logging and registering included; one half of the jobs is killed up to three times. Then they run to their end,\n"
+        "each on a cold SQLite store of its own. *went on*: jobs whose last run did not begin at step 0, and the median of the steps\n"
+        "that were there. *other bytes*: weights, threshold or calibration scores differ from those of a fit left alone.\n"
+        "*registry*: not exactly one whole version with its alias, or a run still open.\n\n"
         "| case | usual seconds | jobs | kills | went on | steps there | other bytes | registry | stray files |\n"
         "|---|---|---|---|---|---|---|---|---|\n"
     )

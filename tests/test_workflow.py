@@ -121,7 +121,8 @@ def test_a_lost_server_leaves_the_model_in_a_folder(fitted: FitResult, uri: str,
     monkeypatch.setattr(tracking.Run, "log_model", lost)
     with pytest.raises(TrackingError) as error:
         fit(["normal.parquet"], config(uri))
-    kept = str(error.value).removeprefix("MLflow could not log the model: gone. The model is kept: score with --model ").removesuffix(".")
+    head, kept = "MLflow could not log the model: gone. The model is kept: score with --model ", str(error.value).rpartition(" ")[2]
+    assert str(error.value) == f"{head}{kept}, and log it later with: vae-anomaly upload {kept}"
     assert artifact.load(store / kept).card.rows == fitted.rows_used
     assert len(models("pump", tracking_uri=uri).versions) == 1
 

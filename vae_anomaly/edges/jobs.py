@@ -43,7 +43,7 @@ def settled(job: str, tracking: TrackingConfig) -> ModelVersion | None:
 
 
 def _runs(client: "MlflowClient", job: str) -> "Iterator[Run]":
-    ids = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
+    ids = [experiment.experiment_id for experiment in all_pages(lambda text, **page: client.search_experiments(filter_string=text, **page))]
     wanted = f"tags.{TAG} = '{job}'"
     yield from all_pages(lambda text, **page: client.search_runs(ids, text, **page), wanted)
 

@@ -41,7 +41,7 @@ def keep(
         version = logged or log(run, detector, outcome.quality, folder)
     except TrackingError as error:
         where = output or _rescued(detector, kept)
-        raise TrackingError(f"{error} {_advice(where, detector)}") from error
+        raise TrackingError(f"{str(error).rstrip('.')}. {_advice(where, detector)}") from error
     return named(version, output)
 
 
