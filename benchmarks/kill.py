@@ -1,12 +1,12 @@
-"""Kill ``score`` at random moments, run it again until it is done, and compare every byte with a run that nothing happened to.
+"""Kill ``score`` at random moments, run it again until it is done, and compare every byte with a run left alone; then do so with ``fit``.
 
-    python benchmarks/kill.py [--score 100] [--rows 200000] [--seed 0]
+    python benchmarks/kill.py [--score 100] [--rows 200000] [--fit 50] [--seed 0]
 
 Fits a small model in a temporary folder. Each case (CSV, Parquet, Parquet under a false-discovery rate) is scored once undisturbed,
 which gives the bytes to compare with and the usual duration. Each trial then starts ``score`` in a process of its own, sends SIGKILL
 at a moment drawn uniformly over that duration, kills the next run too with probability one half, and lets the last one end. Output
 and manifest must be equal byte by byte, and nothing else may lie in the folder. Writes ``kill.md`` and ``kill.json`` to
-``benchmarks/results``; exits with 1 if any trial failed.
+``benchmarks/results``. The half about ``fit`` is ``kill_fit.py``. 0 leaves a half out. Exits with 1 if anything failed.
 """
 
 import argparse
@@ -152,12 +152,23 @@ def report(trials: list[Trial], usual: dict[str, float], rows: int, seed: int) -
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Take the options, measure, and leave with 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--score", type=int, default=100, help="trials")
     parser.add_argument("--rows", type=int, default=200_000, help="rows to score")
+    parser.add_argument("--fit", type=int, default=50, help="jobs of fit")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
+    well = not asked.score or measure(asked)
+    if asked.fit:
+        import kill_fit
+
+        well = kill_fit.measure(asked.fit, asked.seed) and well
+    raise SystemExit(0 if well else 1)
+
+
+def measure(asked: argparse.Namespace) -> bool:
+    """Kill scorings and write what was found; returns whether all went well."""
     draw = random.Random(asked.seed)  # noqa: S311  # moments of a measurement, no secret
     trials: list[Trial] = []
     whole, usual = {}, {}
@@ -178,8 +189,7 @@ def main() -> None:
     RESULTS.joinpath("kill.md").write_text(text, encoding="utf-8")
     found = {"rows": asked.rows, "seed": asked.seed, "usual_seconds": usual, "trials": [asdict(t) for t in trials]}
     RESULTS.joinpath("kill.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if not all(t.same_output and t.same_manifest and not t.stray for t in trials):
-        raise SystemExit(1)
+    return all(t.same_output and t.same_manifest and not t.stray for t in trials)
 
 
 if __name__ == "__main__":

@@ -218,13 +218,9 @@ def report(jobs: list[Job], usual: dict[str, float], together: tuple[str, ...], 
     return f"{head}{table}\n\nEight fits at once on one cold store: {eight}.\n"
 
 
-def main() -> None:
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    draw = random.Random(asked.seed)  # noqa: S311  # moments of a measurement, no secret
+def measure(count: int, seed: int) -> bool:
+    """Measure, print, write; returns whether all went well."""
+    draw = random.Random(seed)  # noqa: S311  # moments of a measurement, no secret
     jobs: list[Job] = []
     whole, usual = {}, {}
     with tempfile.TemporaryDirectory() as name:
@@ -239,18 +235,26 @@ def main() -> None:
             usual[case] = time.perf_counter() - start
             whole[case] = content(model_folders(place)[0])
             print(f"{case}: {usual[case]:.1f} s undisturbed", flush=True)
-        for i in range(asked.jobs):
+        for i in range(count):
             case = list(CASES)[i % len(CASES)]
             jobs.append(job(case, folder, whole[case], usual[case], draw))
-            print(f"{i + 1}/{asked.jobs}", jobs[-1], flush=True)
+            print(f"{i + 1}/{count}", jobs[-1], flush=True)
         together = at_once(folder)
-    text = report(jobs, usual, together, asked.seed)
+    text = report(jobs, usual, together, seed)
     print(text)
     RESULTS.joinpath("kill_fit.md").write_text(text, encoding="utf-8")
-    found = {"seed": asked.seed, "usual_seconds": usual, "jobs": [asdict(j) for j in jobs], "eight_at_once": list(together)}
+    found = {"seed": seed, "usual_seconds": usual, "jobs": [asdict(j) for j in jobs], "eight_at_once": list(together)}
     RESULTS.joinpath("kill_fit.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    if together or any(j.other_bytes or j.registry or j.stray for j in jobs):
-        raise SystemExit(1)
+    return not together and not any(j.other_bytes or j.registry or j.stray for j in jobs)
+
+
+def main() -> None:
+    """Take the options and leave with 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    raise SystemExit(0 if measure(asked.jobs, asked.seed) else 1)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +34,7 @@ from vae_anomaly.workflow.fit import GoingOn, fit
 from vae_anomaly.workflow.results import FitResult
 from vae_anomaly.workflow.upload import UploadRequest, upload
 
+ROOT = Path(__file__).parents[1]
 STEPS = 10
 PLACE = ".pump.fit.resume"
 Whole = Callable[[Config], tuple[bytes, str]]
@@ -410,6 +413,26 @@ def test_a_signal_ends_the_fit_after_the_step_that_is_kept(settings: Config, who
     assert run(settings).resumed_steps == 4
     assert registry(settings.tracking.uri) == (["FINISHED"], {"live": "1"}, ["FINISHED", "KILLED"])
     assert same(content(registered(settings.tracking.uri)), whole(settings))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_scheduler_that_ends_the_command_is_told_how_to_go_on(here: Path) -> None:
+    words = [sys.executable, "-m", "vae_anomaly", "fit", "normal.parquet", "--steps", "1000000", "--checkpoint-every", "5", "--no-tracking"]
+    words += ["--exclude", "label", "--device", "cpu", "--output", "model", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 120
+        while not (here / ".model.resume" / "train.safetensors").exists():
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    text = "interrupted; what was done is kept in .model.resume. Run the same command again to go on."
+    assert (process.returncode, json.loads(out)) == (130, {"error": text, "exit_code": 130})
+    assert err.splitlines()[-1] == f"error: {text}"
+    assert files(here) == {"normal.parquet", "mlflow.db", ".model.resume"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -3,7 +3,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from tests.edges.conftest import Logged
+from tests.server import free_port, server
 from vae_anomaly import __version__
 from vae_anomaly.config import Config, DataConfig, TrackingConfig
 from vae_anomaly.core.detector import Detector
@@ -457,23 +457,6 @@ def test_simultaneous_fits_on_a_cold_store_all_land_in_silence(own_folder: Path,
 # A real server
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[str]:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(process.pid, 15)
-            process.wait(timeout=30)
-
-
 @pytest.mark.slow
 def test_a_server_named_by_the_environment_gets_everything(
     own_folder: Path, logged: Logged, tiny_detector: Detector, monkeypatch: pytest.MonkeyPatch
@@ -481,9 +464,8 @@ def test_a_server_named_by_the_environment_gets_everything(
     (own_folder / "server").mkdir()
     (own_folder / "here").mkdir()
     monkeypatch.chdir(own_folder / "here")
-    with server(own_folder / "server") as uri:
+    with server(own_folder / "server", free_port()) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        _wait_for(uri)
         with tracking.start_run(TrackingConfig()) as run:
             run.log_config(tiny_detector.config)
             run.log_block(BLOCK)
@@ -493,18 +475,3 @@ def test_a_server_named_by_the_environment_gets_everything(
             found = tracking.resolve(name)
             assert artifact.load(found.folder).threshold.value == tiny_detector.threshold.value
     assert list(Path.cwd().iterdir()) == []
-
-
-def _wait_for(uri: str) -> None:
-    from urllib.error import URLError
-    from urllib.request import urlopen
-
-    until = time.monotonic() + 240  # a busy machine imports MLflow for a minute
-    while True:
-        try:
-            with urlopen(f"{uri}/health", timeout=5):  # noqa: S310  # our own server on this machine
-                return
-        except URLError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.3)

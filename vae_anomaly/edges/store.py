@@ -26,6 +26,7 @@ DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # a plant has no internet, and a look-up of an unknown host can take a minute
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results; of a server MLflow would print two lines there
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # MLflow's own 7 retries take four minutes to say that a server is gone
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
