@@ -16,8 +16,8 @@ from tests.test_cli import _logging_as_it_was, files, run
 from tests.test_score_resume import killed
 from tests.tiny import Case, detector, table
 from vae_anomaly.edges import artifact
+from vae_anomaly.edges.rejects import RejectedRows
 from vae_anomaly.errors import DataError, OutputError
-from vae_anomaly.workflow.results import RejectedRows
 from vae_anomaly.workflow.score import ScoreRequest, score
 
 __all__ = ["_logging_as_it_was"]

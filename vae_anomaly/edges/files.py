@@ -116,6 +116,8 @@ def _find(path: str) -> Iterator[TableFile]:
             yield _table_file(filesystem, info, root=str(PurePosixPath(location).parent), shown=path)
         elif info.type == pafs.FileType.Directory:
             yield from _folder(filesystem, location, path)
+        elif info.type == pafs.FileType.Unknown:
+            raise DataError(f"{path} is no regular file; expected a file, a folder or a glob.")
         elif re.search(r"[*?\[]", location):
             yield from _glob(filesystem, location, path)
         else:
@@ -124,8 +126,13 @@ def _find(path: str) -> Iterator[TableFile]:
 
 def _resolve(path: str) -> tuple[pafs.FileSystem, str]:
     """Return the file system of a path or URI, and the path in it."""
+    if not path.strip() or "\0" in path:
+        raise DataError(f"{path!r} is no path; name a file, a folder or a glob.")
     if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
-        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+        try:
+            return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+        except RuntimeError as error:
+            raise DataError(f"{path} does not exist: {one_line(error)}") from error
     try:
         filesystem, location = pafs.FileSystem.from_uri(path)
     except pa.ArrowInvalid:

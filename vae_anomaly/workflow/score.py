@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vae_anomaly import __version__
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.schema import absent_text, check_present, unknown_columns
+from vae_anomaly.core.schema import absent_text, check_present, listed, unknown_columns
 from vae_anomaly.core.stream import ScoreOptions, score_batches
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import manifest, resume, tables
@@ -125,6 +125,7 @@ def score(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
     else:
         resume.tidy(output)
     seconds = time.monotonic() - began
+    _warn(ignored, source)
     if counts.discovery is not None:
         threshold = flagging.cut(threshold, counts.discovery.cutoff)
     return ScoreResult(
@@ -167,19 +168,22 @@ def _refuse_input_as_output(output: Path, source: tables.Source) -> None:
 
 
 def _check_columns(detector: Detector, source: tables.Source, id_columns: Sequence[str]) -> tuple[str, ...]:
-    """Refuse missing columns and warn once of those that the model does not know; returns the latter."""
+    """Refuse missing columns and return those that the model does not know."""
     check_present(detector.schema, source.names, source.files[0].path)
     groups = detector.threshold.groups
     if groups is not None and groups.column not in source.names:
         absent = absent_text([groups.column], source.names)
         raise SchemaMismatch(f"{source.files[0].path} lacks the group column of the threshold: {absent}")
     known = {*id_columns, *([groups.column] if groups else [])}
-    ignored = tuple(name for name in unknown_columns(detector.schema, source.names) if name not in known)
+    return tuple(name for name in unknown_columns(detector.schema, source.names) if name not in known)
+
+
+def _warn(ignored: Sequence[str], source: tables.Source) -> None:
+    """Say how the input was read; only when it could be, so that an error is the one line."""
     if ignored:
-        logger.warning("ignored, because the model does not know them: %s", ", ".join(map(repr, ignored)))
+        logger.warning("ignored, because the model does not know them: %s", listed(ignored))
     for note in source.notes:
         logger.warning("%s", note)
-    return ignored
 
 
 def _made_from(
