@@ -64,7 +64,8 @@ def open_parquet(file: TableFile) -> ColumnarTable:
     """Read the footer of a Parquet file; raises DataError if it is damaged or has two columns of one name."""
     with _watched(file.path), pq.ParquetFile(_input(file)) as parquet:
         schema, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
-    check_duplicates(schema.names, file.path)
+        names = schema.names  # in here, because damaged ones are no text
+    check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=rows, batches=_parquet_batches)
 
 
@@ -72,7 +73,8 @@ def open_arrow(file: TableFile) -> ColumnarTable:
     """Read the schema of an Arrow file (Feather 2) or stream; raises DataError if it is damaged or names repeat."""
     with _watched(file.path), _arrow_reader(file) as reader:
         schema = reader.schema.remove_metadata()
-    check_duplicates(schema.names, file.path)
+        names = schema.names  # in here, because damaged ones are no text
+    check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=None, batches=_arrow_batches)
 
 
@@ -82,7 +84,7 @@ def _input(file: TableFile) -> pa.NativeFile:
 
 def _parquet_batches(file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
     # pre_buffer would fetch the column chunks of the whole file ahead.
-    with pq.ParquetFile(_input(file), buffer_size=_BUFFER, pre_buffer=False) as parquet:
+    with pq.ParquetFile(_input(file), buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as parquet:
         yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(names))
 
 

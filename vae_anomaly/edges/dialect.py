@@ -22,6 +22,7 @@ LONGEST = 64 << 20  # bytes a record may have
 COMMA_NUMBER = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
 _HEAD = 1 << 20  # bytes looked at; more only if a header and two records do not fit
+_LOOK = 4 << 20  # bytes that hold the header, and characters in which the delimiter is looked for
 _BLOCK = 1 << 20  # bytes parsed at a time: Arrow's default, and as fast as any larger one
 _WHOLE_SCAN = 64 << 20  # up to this size the encoding is checked to the last byte
 _RECORDS = 30  # records looked at for the delimiter
@@ -63,8 +64,8 @@ def sniff(file: TableFile, *, delimiter: str | None = None, encoding: str | None
         content = content[: content.rfind("\n") + 1] or content
     skip = _blank_lines(content)
     content = "".join(content.splitlines(keepends=True)[skip:])
-    delimiter = delimiter or ("\t" if ".tsv" in PurePosixPath(file.location.lower()).suffixes else _delimiter(content))
-    records = list(islice(_records(content, delimiter), _NUMBERS))
+    delimiter = delimiter or ("\t" if ".tsv" in PurePosixPath(file.location.lower()).suffixes else _delimiter(content[:_LOOK]))
+    records = list(islice(_records(content[:_LOOK], delimiter), _NUMBERS))
     if len(records) < 2:  # noqa: PLR2004
         raise DataError(f"{file.path} has {'a header but no rows' if records else 'nothing but blank lines'}; expected a header and rows.")
     names = tuple(name.strip() for name in records[0])
@@ -94,6 +95,8 @@ def _head(file: TableFile) -> tuple[bytes, bool]:
             if not piece:
                 return head, True
             head += piece
+            if len(head) > _LOOK and not re.search(rb"[\r\n]", head):
+                raise DataError(f"{file.path} has no line end in its first {_LOOK >> 20} MB; expected a header and rows.")
         return head, not stream.read(1)
 
 

@@ -158,6 +158,8 @@ def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
         return filesystem, info, str(PurePosixPath(location).parent)
     if info.type == pafs.FileType.Directory:
         return filesystem, info, location.rstrip("/")
+    if info.type == pafs.FileType.Unknown:
+        raise DataError(f"{shown} is no regular file; expected a file, a folder or a glob.")
     if re.search(r"[*?\[]", location):
         return filesystem, info, re.split(r"[*?\[]", location)[0].rpartition("/")[0] or "/"
     raise DataError(f"{shown} does not exist{_near(shown)}.")

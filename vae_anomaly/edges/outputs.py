@@ -87,10 +87,10 @@ def default_output(path: str | Path) -> Path:
         A glob or a URI has no place of its own beside it.
     """
     text = str(path)
-    if "://" in text or re.search(r"[*?\[]", text):
-        raise ConfigError(f"{text} has no obvious place for the scores beside it; name one with -o.")
+    if not text or "://" in text or re.search(r"[*?\[]", text):
+        raise ConfigError(f"{text or repr(text)} has no obvious place for the scores beside it; name one with -o.")
     source = Path(text)
-    if source.is_dir():
+    if os.path.isdir(text):  # noqa: PTH112  # Path.is_dir raises for a name that no file system takes
         resolved = source.resolve()
         return (
             resolved.parent / f"{resolved.name}.scores.parquet"

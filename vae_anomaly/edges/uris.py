@@ -31,8 +31,13 @@ def is_uri(path: str) -> bool:
 
 def resolve(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tuple[pafs.FileSystem, str]:
     """Return the file system of a path or URI, and the path in it. Raises ``failure`` and MissingExtra."""
+    if not path.strip() or "\0" in path:
+        raise failure(f"{path!r} is no path; name a file, a folder or a glob.")
     if not is_uri(path):
-        return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+        try:
+            return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+        except RuntimeError as error:
+            raise failure(f"{path} does not exist: {one_line(error)}") from error
     try:
         filesystem, location = pafs.FileSystem.from_uri(_escaped(path))
     except ImportError:

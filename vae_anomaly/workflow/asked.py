@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vae_anomaly import __version__
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.schema import absent_text, check_present, unknown_columns
+from vae_anomaly.core.schema import absent_text, check_present, listed, unknown_columns
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import places, tables
 from vae_anomaly.edges.outputs import output_format
@@ -144,19 +144,22 @@ def refuse_input_as_output(place: Place, source: tables.Source) -> None:
 
 
 def check_columns(detector: Detector, source: tables.Source, id_columns: Sequence[str]) -> tuple[str, ...]:
-    """Refuse missing columns and warn once of those that the model does not know; returns the latter."""
+    """Refuse missing columns and return those that the model does not know."""
     check_present(detector.schema, source.names, source.files[0].path)
     groups = detector.threshold.groups
     if groups is not None and groups.column not in source.names:
         absent = absent_text([groups.column], source.names)
         raise SchemaMismatch(f"{source.files[0].path} lacks the group column of the threshold: {absent}")
     known = {*id_columns, *([groups.column] if groups else [])}
-    ignored = tuple(name for name in unknown_columns(detector.schema, source.names) if name not in known)
+    return tuple(name for name in unknown_columns(detector.schema, source.names) if name not in known)
+
+
+def warn(ignored: Sequence[str], source: tables.Source) -> None:
+    """Say how the input was read; only when it could be, so that an error is the one line."""
     if ignored:
-        logger.warning("ignored, because the model does not know them: %s", ", ".join(map(repr, ignored)))
+        logger.warning("ignored, because the model does not know them: %s", listed(ignored))
     for note in source.notes:
         logger.warning("%s", note)
-    return ignored
 
 
 def done_before(place: Place, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:

@@ -13,7 +13,7 @@ from vae_anomaly.edges.files import Listed
 from vae_anomaly.edges.tables import Source
 from vae_anomaly.edges.uris import is_uri
 from vae_anomaly.errors import OutputError
-from vae_anomaly.workflow.asked import Asked, check_columns
+from vae_anomaly.workflow.asked import Asked, check_columns, warn
 from vae_anomaly.workflow.folder import Make, claimed
 from vae_anomaly.workflow.results import Counts
 
@@ -42,7 +42,8 @@ def fill(asked: Asked, make: Make) -> Done:
         before = {file.location for file in listed if folder.holds(file)}
         todo = [file for file in listed if file.location not in before]
         sources = opened(asked, todo)
-        ignored = check_columns(asked.opened.detector, tables.together(list(sources.values())), asked.request.id_columns) if sources else ()
+        whole = tables.together(list(sources.values())) if sources else None
+        ignored = check_columns(asked.opened.detector, whole, asked.request.id_columns) if whole else ()
         new_rows = resumed = 0
         for file in todo:
             if file in sources:
@@ -50,6 +51,8 @@ def fill(asked: Asked, make: Make) -> Done:
                 new_rows += 0 if gone_on is None else counts.rows - gone_on
                 resumed += gone_on or 0
         folder.clear()
+        if whole:
+            warn(ignored, whole)
         return Done(
             counts=folder.counts({file.location for file in listed}),
             ignored=ignored,

@@ -74,6 +74,7 @@ def _one_file(job: Asked) -> parts.Done:
         counts, resumed = make(one)
     else:
         resume.tidy(one.place.path)
+    asked.warn(ignored, source)
     new_rows = None if resumed is None else counts.rows - resumed
     return parts.Done(counts=counts, ignored=ignored, new_rows=new_rows, resumed_rows=resumed or 0)
 

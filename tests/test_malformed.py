@@ -1,0 +1,63 @@
+"""Hundreds of malformed inputs through the command line: one line and an exit code, or the scores an independent reader gives."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.malformed import KINDS, MODEL, Case, Make, ground, problems
+from tests.tiny import detector
+from vae_anomaly.edges import artifact
+
+SEED = 0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("malformed") / "model"
+    artifact.save(detector(MODEL), folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    logger = logging.getLogger("vae_anomaly")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+def test_each_is_refused_in_one_line_or_scored_as_it_is_meant(make: Make, tmp_path: Path, model: Path) -> None:
+    found = [f"{case.name}: {problem}" for case in make(ground(tmp_path, SEED)) for problem in problems(case, model, detector(MODEL))]
+    assert found == []
+
+
+def test_there_are_more_than_three_hundred_and_the_same_from_the_same_seed(tmp_path: Path) -> None:
+    both = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        made = [case for make in KINDS if make.__name__ != "bombs" for case in make(ground(tmp_path / name, SEED))]
+        both.append([(case.name, content(case)) for case in made])
+    assert both[0] == both[1]
+    names = [name for name, _ in both[0]]
+    assert (len(names) > 300, len(set(names))) == (True, len(names))
+
+
+def content(case: Case) -> bytes:
+    path = case.folder / case.data if "\0" not in case.data and len(case.data) < 200 else case.folder
+    return path.read_bytes() if path.is_file() else b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["x.parquet cut at", "x.csv.gz bit", "short first", "a fifo", "only magic"])
+def test_a_process_of_its_own_says_the_same(name: str, tmp_path: Path, model: Path) -> None:
+    case = next(case for make in KINDS for case in make(ground(tmp_path, SEED)) if case.name.startswith(name))
+    command = [sys.executable, "-m", "vae_anomaly", "score", case.data, "-m", str(model), "-o", "out.csv"]
+    done = subprocess.run(command, cwd=case.folder, capture_output=True, text=True, timeout=60, check=False, env=None)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert done.stderr.startswith(f"error: {case.data} ")
