@@ -75,13 +75,14 @@ class DelimitedTable:
                 return pacsv.read_csv(stream, self._read_options(careful=True), self._parse_options(), convert)
 
     def stream(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: object = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield batches in file order with the named columns: ``numeric`` as float64, the others as ``string``.
 
         ``raw`` columns keep every text, also one that means 'missing'. A numeric column with a cell that is no number is ``string``
-        in that batch, for the caller to say where.
+        in that batch, for the caller to say where. Batches are blocks of text, whatever ``chunk`` allows.
         """
+        del chunk
         done = 0
         try:
             for batch in self._batches(numeric, [*text, *raw], missing, careful=False):

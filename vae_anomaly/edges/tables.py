@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from vae_anomaly.core.schema import Schema, absent_text, check_present, conform
 from vae_anomaly.edges import files as found
-from vae_anomaly.edges.columnar import open_arrow, open_parquet
+from vae_anomaly.edges.columnar import Chunk, open_arrow, open_parquet
 from vae_anomaly.edges.delimited import DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import TableFile
@@ -38,7 +38,7 @@ class _Part(Protocol):
     def notes(self) -> tuple[str, ...]: ...
     def read(self, *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table: ...
     def stream(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: Chunk
     ) -> Iterator[pa.RecordBatch]: ...
 
 
@@ -101,9 +101,15 @@ class Source:
         return table
 
     def batches(
-        self, schema: Schema | None, *, extra: Sequence[str] = (), chunk_rows: int = 65_536, first_row: int = 0
+        self,
+        schema: Schema | None,
+        *,
+        extra: Sequence[str] = (),
+        chunk_rows: int = 65_536,
+        chunk_bytes: int = 32 << 20,
+        first_row: int = 0,
     ) -> Iterator[pa.RecordBatch]:
-        """Return a stream of at most ``chunk_rows`` rows a batch, in file order, memory bounded.
+        """Return a stream of at most ``chunk_rows`` rows a batch, about ``chunk_bytes`` if that is fewer, in file order.
 
         With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (text if a file is delimited). Without: all
         columns. The rows before ``first_row`` are passed over. Missing columns are reported before anything is read.
@@ -127,16 +133,17 @@ class Source:
         if self.rows == 0:
             raise self._no_rows()
         raw = wanted if schema is not None else list(self.names)
-        return _chunked(self._stream(schema, raw, self._raw_types(raw), first_row), chunk_rows)
+        chunk = Chunk(rows=chunk_rows, bytes=chunk_bytes)
+        return _chunked(self._stream(schema, raw, chunk, first_row), chunk_rows)
 
-    def _stream(self, schema: Schema | None, raw: Sequence[str], types: pa.Schema, first_row: int) -> Iterator[pa.RecordBatch]:
-        rows = 0
+    def _stream(self, schema: Schema | None, raw: Sequence[str], chunk: Chunk, first_row: int) -> Iterator[pa.RecordBatch]:
+        rows, types = 0, self._raw_types(raw)
         for part in self.parts:
             if part.rows is not None and rows + part.rows <= first_row:
                 rows += part.rows
                 continue
             first = 0
-            for whole in _raw_batches(part, schema, raw, self.missing_values):
+            for whole in _raw_batches(part, schema, raw, self.missing_values, chunk):
                 past = min(max(first_row - rows - first, 0), whole.num_rows)
                 batch, first = whole.slice(past), first + past
                 if past == whole.num_rows:
@@ -266,7 +273,7 @@ def _partitions_typed(table: pa.Table, part: _Part) -> pa.Table:
     return table
 
 
-def _raw_batches(part: _Part, schema: Schema | None, raw: Sequence[str], missing: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _raw_batches(part: _Part, schema: Schema | None, raw: Sequence[str], missing: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
     """Stream a part's own columns and put those of its partition folders beside them."""
     own = set(part.names)
     model = schema.columns if schema is not None else ()
@@ -275,6 +282,7 @@ def _raw_batches(part: _Part, schema: Schema | None, raw: Sequence[str], missing
         text=[c.name for c in model if (c.kind != "numeric" or c.temporal) and c.name in own],
         raw=[n for n in raw if n in own],
         missing=missing,
+        chunk=chunk,
     )
     for batch in stream:
         yield from _with_partition(pa.Table.from_batches([batch]), part.file).to_batches()

@@ -21,6 +21,7 @@ from vae_anomaly.edges.places import Place
 from vae_anomaly.edges.uris import is_uri
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.workflow import flagging
+from vae_anomaly.workflow.memory import Plan, plan
 from vae_anomaly.workflow.opening import Opened, open_model
 from vae_anomaly.workflow.progress import Tell
 from vae_anomaly.workflow.results import Counts
@@ -69,6 +70,7 @@ class Asked:
     opened: Opened
     threshold: Threshold
     missing: tuple[str, ...]
+    plan: Plan
     tell: Tell
 
     def made_from(self) -> dict[str, dict[str, Any]]:
@@ -97,7 +99,21 @@ def opened(request: ScoreRequest, tell: Tell) -> Asked:
     detector = model.detector
     threshold = flagging.threshold_for(detector.threshold, alpha=request.alpha, fdr=request.fdr, p_values=request.p_values)
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
-    return Asked(request=request, place=place, folder=folder, opened=model, threshold=threshold, missing=tuple(missing), tell=tell)
+    return Asked(
+        request=request,
+        place=place,
+        folder=folder,
+        opened=model,
+        threshold=threshold,
+        missing=tuple(missing),
+        plan=plan(
+            request.memory_limit,
+            chunk_rows=request.chunk_rows,
+            columns=len(detector.schema.columns),
+            all_explained=request.explain == "all",
+        ),
+        tell=tell,
+    )
 
 
 def refuse(request: ScoreRequest) -> None:

@@ -29,9 +29,10 @@ class Job:
 
     def batches(self, first_row: int) -> Iterator[pa.RecordBatch]:
         """Return the input from a row on."""
-        request, groups = self.asked.request, self.asked.threshold.groups
-        extra = [*request.id_columns, *([groups.column] if groups else [])]
-        return self.source.batches(self.asked.opened.detector.schema, extra=extra, chunk_rows=request.chunk_rows, first_row=first_row)
+        groups, plan = self.asked.threshold.groups, self.asked.plan
+        extra = [*self.asked.request.id_columns, *([groups.column] if groups else [])]
+        schema = self.asked.opened.detector.schema
+        return self.source.batches(schema, extra=extra, chunk_rows=plan.chunk_rows, chunk_bytes=plan.chunk_bytes, first_row=first_row)
 
     def options(self, first_row: int) -> ScoreOptions:
         """Return how to score from a row on."""

@@ -16,7 +16,7 @@ from vae_anomaly.core.stream import score_batches
 from vae_anomaly.edges import manifest, resume, tables
 from vae_anomaly.edges.outputs import output_format
 from vae_anomaly.edges.places import Place
-from vae_anomaly.workflow import asked, flagging, parts, resuming
+from vae_anomaly.workflow import asked, flagging, memory, parts, resuming
 from vae_anomaly.workflow.ahead import ahead
 from vae_anomaly.workflow.asked import Asked, ScoreRequest
 from vae_anomaly.workflow.counting import Counting
@@ -109,8 +109,9 @@ def _write(job: Job, unfinished: resume.Unfinished, kept: tuple[resume.Part, ...
         logger.info("going on with %s after %s rows that a killed run had scored", job.place, f"{resumed:,}")
     with closing(ahead(job.batches(resumed))) as batches:
         new = score_batches(detector, batches, job.options(resumed), threshold=threshold, on_batch=counting.add)
-        seen = counting.look(new, job.asked.tell, job.source.rows)
-        with closing(ahead(resuming.keeping(seen, counting, unfinished, request.part_rows))) as fresh:
+        seen = counting.look(memory.watched(new, request.memory_limit), job.asked.tell, job.source.rows)
+        pace = resuming.Pace(part_rows=request.part_rows, part_bytes=job.asked.plan.part_bytes)
+        with closing(ahead(resuming.keeping(seen, counting, unfinished, pace))) as fresh:
             scored = chain(resuming.kept_rows(kept), fresh)
             first = next(scored)  # a source without rows has raised; the keys have the types of the input
             tables.write_batches(job.place.path, chain([first], scored), first.schema, fmt=output_format(job.place.path))
