@@ -63,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode())
 
 
-def output_format(path: Path) -> OutputFormat:
+def output_format(path: str | Path) -> OutputFormat:
     """Return the format that the name of an output asks for.
 
     Raises
@@ -72,9 +72,10 @@ def output_format(path: Path) -> OutputFormat:
         The name ends neither in .csv nor in .parquet.
     """
     known: dict[str, OutputFormat] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
-    if path.suffix.lower() not in known:
-        raise ConfigError(f"output {str(path)!r} must end in .csv or .parquet, got {path.suffix!r}.")
-    return known[path.suffix.lower()]
+    suffix = Path(path).suffix
+    if suffix.lower() not in known:
+        raise ConfigError(f"output {str(path)!r} must end in .csv or .parquet, got {suffix!r}.")
+    return known[suffix.lower()]
 
 
 def default_output(path: str | Path) -> Path:

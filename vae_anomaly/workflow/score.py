@@ -73,6 +73,7 @@ def _one_file(job: Asked) -> parts.Done:
         counts, resumed = make(one)
     else:
         resume.tidy(one.place.path)
+    one.place.tidy()
     new_rows = None if resumed is None else counts.rows - resumed
     return parts.Done(counts=counts, ignored=ignored, new_rows=new_rows, resumed_rows=resumed or 0)
 
@@ -88,6 +89,10 @@ def make(job: Job) -> tuple[Counts, int | None]:
         counts = asked.done_before(job.place, made_from, overwrite=job.overwrite)
         if counts is not None:
             return counts, None
+        counts = asked.made_before(job.place, made_from, overwrite=job.overwrite)
+        if counts is not None:
+            job.place.deliver()
+            return counts, counts.rows
         kept = unfinished.begin({**made_from, "install": resuming.install()}, anew=job.overwrite)
         with manifest.started(path, made_from):
             counting, counts, resumed = _write(job, unfinished, kept)
