@@ -192,10 +192,10 @@ PartFormat = Annotated[
                  rich_help_panel="Tracking and output"),
 ]  # fmt: skip
 Watch = Annotated[bool, typer.Option("--watch", help="Go on: score what appears in the input folders, into an output folder.",
-                                     rich_help_panel="Running")]  # fmt: skip
+                                     rich_help_panel="Watching")]  # fmt: skip
 WatchInterval = Annotated[
     float, typer.Option("--watch-interval", min=0.01, help="Seconds between two looks; a file that is the same at both is taken for whole.",
-                        metavar="SECONDS", rich_help_panel="Running")
+                        metavar="SECONDS", rich_help_panel="Watching")
 ]  # fmt: skip
 MemoryLimit = Annotated[
     str | None,

@@ -16,8 +16,18 @@ from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.edges.rejects import OnBad
 from vae_anomaly.errors import DataError
 
-_BATCH_ROWS = 65_536  # 10 MB for 20 columns: large enough for Arrow's own rate, small beside a model
 _BUFFER = 1 << 20  # bytes of a column chunk held while streaming, so that one huge row group does not fill the memory
+_BUFFERS = 32 << 20  # of all columns together
+_BATCH_ROWS = 65_536  # 10 MB for 20 numbers: large enough for Arrow's own rate, small beside a model
+_FEWEST = 1024, 1 << 14  # rows of a batch and bytes of a buffer below which reading becomes slow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """How much to read at a time: rows and bytes, whatever is less."""
+
+    rows: int = _BATCH_ROWS
+    bytes: int = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +37,7 @@ class ColumnarTable:
     file: TableFile
     schema: pa.Schema
     rows: int | None
-    batches: Callable[[TableFile, Sequence[str]], Iterator[pa.RecordBatch]]
+    batches: Callable[[TableFile, Sequence[str], Chunk], Iterator[pa.RecordBatch]]
     notes: tuple[str, ...] = ()
 
     @property
@@ -39,25 +49,25 @@ class ColumnarTable:
         """Return all rows in the file's types; ``text`` and ``on_bad`` are for delimited files and change nothing here."""
         del text, on_bad
         with _watched(self.file.path):
-            table = pa.Table.from_batches(_valid(self.batches(self.file, self.names)), self.schema)
+            table = pa.Table.from_batches(_valid(self.batches(self.file, self.names, Chunk())), self.schema)
         columns = [blanked(column, missing) for column in table.columns]
         return pa.Table.from_arrays(columns, names=list(self.names))
 
     def stream(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: Chunk = Chunk()
     ) -> Iterator[pa.RecordBatch]:
         """Yield batches in file order with the named columns; declared missing values are null except in ``raw``."""
         names, untouched = [*numeric, *text, *raw], set(raw)
         with _watched(self.file.path):
-            for batch in _valid(self.batches(self.file, names)):
+            for batch in _valid(self.batches(self.file, names, chunk)):
                 arrays = [batch.column(n) if n in untouched else blanked(batch.column(n), missing) for n in names]
                 yield pa.RecordBatch.from_arrays(arrays, names=names)
 
     def screened(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: Chunk = Chunk()
     ) -> Iterator[pa.RecordBatch]:
         """Yield what ``stream`` does: the file is good or damaged as a whole."""
-        return self.stream(numeric=numeric, text=text, raw=raw, missing=missing)
+        return self.stream(numeric=numeric, text=text, raw=raw, missing=missing, chunk=chunk)
 
 
 def open_parquet(file: TableFile) -> ColumnarTable:
@@ -82,10 +92,27 @@ def _input(file: TableFile) -> pa.NativeFile:
     return file.filesystem.open_input_file(file.location)
 
 
-def _parquet_batches(file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _parquet_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
+    buffer = max(_FEWEST[1], min(_BUFFER, _BUFFERS // max(1, len(names))))
     # pre_buffer would fetch the column chunks of the whole file ahead.
-    with pq.ParquetFile(_input(file), buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as parquet:
-        yield from parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(names))
+    with pq.ParquetFile(_input(file), buffer_size=buffer, pre_buffer=False, page_checksum_verification=True) as parquet:
+        rows = min(max(chunk.rows, _FEWEST[0]), _BATCH_ROWS, max(1, int(chunk.bytes / _row_bytes(parquet, names))))
+        yield from parquet.iter_batches(batch_size=rows, columns=list(names))
+
+
+def _row_bytes(parquet: pq.ParquetFile, names: Sequence[str]) -> float:
+    """Return what a row of the named columns takes: on average where it takes most, or at the beginning, if that is more.
+
+    What the footer says is of text as it is stored, which repeats nothing.
+    """
+    first = next(parquet.iter_batches(batch_size=_FEWEST[0], columns=list(names)), None)
+    most = first.nbytes / first.num_rows if first is not None and first.num_rows else 1.0
+    for i in range(parquet.metadata.num_row_groups):
+        group = parquet.metadata.row_group(i)
+        columns = (group.column(j) for j in range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names)
+        most = max(most, size / max(1, group.num_rows))
+    return max(1.0, float(most))
 
 
 def _arrow_reader(file: TableFile) -> pa.RecordBatchReader:
@@ -95,7 +122,8 @@ def _arrow_reader(file: TableFile) -> pa.RecordBatchReader:
         return pa.ipc.open_stream(_input(file))
 
 
-def _arrow_batches(file: TableFile, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _arrow_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
+    del chunk  # a file is read in the batches that it was written in
     with _arrow_reader(file) as reader:
         whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
         for batch in whole:

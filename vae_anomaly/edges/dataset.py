@@ -108,7 +108,13 @@ def _parsed(content: bytes) -> Dataset | None:
         )
     except (ValueError, KeyError, TypeError):
         return None
-    return dataset if found["format"] == FORMAT else None
+    names = [*dataset.replaces, *(entry.part for entry in parts)]
+    return dataset if found["format"] == FORMAT and all(map(_inside, names)) else None
+
+
+def _inside(name: str) -> bool:
+    """Whether a name stays in the folder: parts are replaced and removed by it."""
+    return bool(name) and not name.startswith("/") and ".." not in Path(name).parts
 
 
 def write(folder: Place, dataset: Dataset) -> None:

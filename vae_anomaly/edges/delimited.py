@@ -114,13 +114,14 @@ class DelimitedTable:
         return table if on_bad is not None else end.cut_table(table, self.file.path)
 
     def stream(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: object = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield batches in file order with the named columns: ``numeric`` as float64, the others as ``string``.
 
         ``raw`` columns keep every text, also one that means 'missing'. A numeric column with a cell that is no number is ``string``
-        in that batch, for the caller to say where.
+        in that batch, for the caller to say where. Batches are blocks of text, whatever ``chunk`` allows.
         """
+        del chunk
         done = 0
         try:
             for batch in self._batches(numeric, [*text, *raw], missing, careful=False):
@@ -135,9 +136,10 @@ class DelimitedTable:
                 yield _finished(batch, numeric=numeric, text=text, missing=missing, decimal=self.dialect.decimal)
 
     def screened(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: object = None
     ) -> Iterator[pa.RecordBatch]:
         """Yield what ``stream`` does with a row for every record, also for those that cannot be read: see ``rejects.screened``."""
+        del chunk
         types = {**dict.fromkeys(numeric, pa.float64()), **dict.fromkeys([*text, *raw], pa.string())}
         convert, decimal = self._convert(types, missing), self.dialect.decimal
         with reading(self.file.path), open_text(self.file) as stream:

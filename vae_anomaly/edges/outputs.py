@@ -23,7 +23,9 @@ from vae_anomaly.errors import ConfigError, OutputError
 
 OutputFormat = Literal["parquet", "csv"]
 
-_GROUP_ROWS = 131_072  # rows a Parquet row group, fixed so that the bytes do not depend on the batches
+# Rows a Parquet row group, fewer where that would be more bytes; looked at row by row of the output, so that its bytes do not depend
+# on how the rows came.
+_GROUP_ROWS, _GROUP_BYTES, _STEP_ROWS = 131_072, 32 << 20, 1024
 
 # What must stand in quotes.
 _SPECIAL = '[",\r\n]'
@@ -64,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode())
 
 
-def output_format(path: Path) -> OutputFormat:
+def output_format(path: str | Path) -> OutputFormat:
     """Return the format that the name of an output asks for.
 
     Raises
@@ -73,9 +75,10 @@ def output_format(path: Path) -> OutputFormat:
         The name ends neither in .csv nor in .parquet.
     """
     known: dict[str, OutputFormat] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
-    if path.suffix.lower() not in known:
-        raise ConfigError(f"output {str(path)!r} must end in .csv or .parquet, got {path.suffix!r}.")
-    return known[path.suffix.lower()]
+    suffix = Path(path).suffix
+    if suffix.lower() not in known:
+        raise ConfigError(f"output {str(path)!r} must end in .csv or .parquet, got {suffix!r}.")
+    return known[suffix.lower()]
 
 
 def default_output(path: str | Path) -> Path:
@@ -170,20 +173,47 @@ def _write_parquet(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: 
 
 
 def _grouped(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Gather batches to tables of exactly ``_GROUP_ROWS`` rows; the last is shorter."""
+    """Gather rows to tables of ``_GROUP_ROWS``, or of the steps that have ``_GROUP_BYTES`` together; the last is shorter."""
     waiting: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        waiting.append(batch)
-        rows += batch.num_rows
-        while rows >= _GROUP_ROWS:
-            table = pa.Table.from_batches(waiting, schema)
-            # One chunk: where pages end must not depend on how the rows came.
-            yield table.slice(0, _GROUP_ROWS).combine_chunks()
-            waiting = table.slice(_GROUP_ROWS).to_batches()
-            rows -= _GROUP_ROWS
+    rows = bits = 0
+    for piece in _pieces(batches):
+        waiting.append(piece)
+        rows, bits = rows + piece.num_rows, bits + sum(map(_bits, piece.columns))
+        if rows % _STEP_ROWS == 0 and (rows >= _GROUP_ROWS or bits >= 8 * _GROUP_BYTES):
+            yield _joined(waiting, schema)
+            waiting, rows, bits = [], 0, 0
     if rows:
-        yield pa.Table.from_batches(waiting, schema).combine_chunks()
+        yield _joined(waiting, schema)
+
+
+def _joined(waiting: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+    """Return one chunk: where pages end must not depend on how the rows came."""
+    return pa.Table.from_batches(waiting, schema).combine_chunks()
+
+
+def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cut rows into pieces none of which crosses a multiple of ``_STEP_ROWS``."""
+    row = 0
+    for batch in batches:
+        first = 0
+        while first < batch.num_rows:
+            piece = batch.slice(first, _STEP_ROWS - row % _STEP_ROWS)
+            yield piece
+            first, row = first + piece.num_rows, row + piece.num_rows
+
+
+def _bits(values: pa.Array) -> int:
+    """Return what values take by their content alone, whatever they are a slice of."""
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return 32 * len(values) + _bits(values.flatten())
+    if pa.types.is_struct(kind):
+        return sum(map(_bits, values.flatten()))
+    if cells.is_text_type(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return 32 * len(values) + 8 * (pc.sum(pc.binary_length(values)).as_py() or 0)
+    with contextlib.suppress(ValueError):
+        return int(kind.bit_width) * len(values)
+    return 64 * len(values)
 
 
 def _write_csv(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: pa.Schema, *, escape: bool) -> int:

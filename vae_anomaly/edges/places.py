@@ -20,6 +20,8 @@ from vae_anomaly.edges.uris import is_uri, resolve, said, shown_path
 from vae_anomaly.errors import OutputError
 
 _PIECE = 8 << 20  # bytes read at a time while sending: more than the smallest part of a multipart upload
+# In these stores a folder is the beginning of a name, and need not be made.
+_WITHOUT_FOLDERS = {"s3", "gcs", "abfs"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Remote:
     def _replace(self, pieces: Iterator[bytes], size: int) -> None:
         with _sending(self.shown):
             folder = self.location.rpartition("/")[0]
-            if "/" in folder:  # the first name is a bucket, which is not ours to make
+            if self.filesystem.type_name not in _WITHOUT_FOLDERS:
                 self.filesystem.create_dir(folder)
             stream = self.filesystem.open_output_stream(self.location)
             try:
@@ -147,6 +149,13 @@ class Place:
         with outputs.writing(self.path):
             for path in (self.path, *local, made):
                 path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove the empty folders where an output was made that is elsewhere."""
+        if self.remote:
+            for folder in [*(Path(name) for name, _, _ in os.walk(self.path, topdown=False)), self.path, self.path.parent]:
+                with suppress(OSError):
+                    folder.rmdir()
 
     def below(self, name: str) -> "Place":
         """Return the place of a file in this folder."""

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vae_anomaly.core.schema import Schema, conform
+from vae_anomaly.edges.columnar import Chunk
 from vae_anomaly.edges.files import TableFile
 from vae_anomaly.edges.rejects import Rejects, faults_of, text_of
 
@@ -35,23 +36,24 @@ class Streamed(Protocol):
         """Column names in file order."""
 
     def stream(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: Chunk
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows, or raise for one that cannot be read."""
 
     def screened(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str]
+        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: Chunk
     ) -> Iterator[pa.RecordBatch]:
         """Yield a row for every record, with what is wrong with a bad one beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What a stream is made of: the columns of ``schema`` as ``conform`` makes them, then ``raw`` ones in these types."""
+    """What a stream is made of: the columns of ``schema`` as ``conform`` makes them, then ``raw`` ones in these types, in ``chunk``s."""
 
     schema: Schema | None
     raw: pa.Schema
     missing: Sequence[str]
+    chunk: Chunk
 
 
 def stream(parts: Sequence[Streamed], wanted: Wanted, first_row: int, rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
@@ -108,6 +110,7 @@ def _raw_batches(part: Streamed, wanted: Wanted, *, screened: bool) -> Iterator[
         text=[c.name for c in model if (c.kind != "numeric" or c.temporal) and c.name in own],
         raw=[n for n in wanted.raw.names if n in own],
         missing=wanted.missing,
+        chunk=wanted.chunk,
     )
     for batch in batches:
         yield from with_partition(pa.Table.from_batches([batch]), part.file).to_batches()

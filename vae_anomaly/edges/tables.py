@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from vae_anomaly.core.schema import Schema, absent_text, check_present
 from vae_anomaly.edges import files as found
-from vae_anomaly.edges.columnar import open_arrow, open_parquet
+from vae_anomaly.edges.columnar import Chunk, open_arrow, open_parquet
 from vae_anomaly.edges.delimited import DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import TableFile
@@ -111,10 +111,11 @@ class Source:
         *,
         extra: Sequence[str] = (),
         chunk_rows: int = 65_536,
+        chunk_bytes: int = 32 << 20,
         first_row: int = 0,
         on_reject: OnReject = ignore,
     ) -> Iterator[pa.RecordBatch]:
-        """Return a stream of at most ``chunk_rows`` rows a batch, in file order, memory bounded.
+        """Return a stream of at most ``chunk_rows`` rows a batch, about ``chunk_bytes`` if that is fewer, in file order.
 
         With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (text if a file is delimited). Without: all
         columns. The rows before ``first_row`` are passed over. Missing columns are reported before anything is read. Where bad rows are
@@ -141,7 +142,9 @@ class Source:
         if self.rows == 0:
             raise self._no_rows()
         raw = wanted if schema is not None else list(self.names)
-        stream_of = Wanted(schema=schema, raw=self._raw_types(raw), missing=self.missing_values)
+        stream_of = Wanted(
+            schema=schema, raw=self._raw_types(raw), missing=self.missing_values, chunk=Chunk(rows=chunk_rows, bytes=chunk_bytes)
+        )
         return _chunked(self._stream(stream_of, first_row, on_reject), chunk_rows)
 
     def _stream(self, wanted: Wanted, first_row: int, on_reject: OnReject) -> Iterator[pa.RecordBatch]:

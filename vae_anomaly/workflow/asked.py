@@ -15,13 +15,14 @@ from vae_anomaly import __version__
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.schema import absent_text, check_present, listed, unknown_columns
 from vae_anomaly.core.threshold import Threshold
-from vae_anomaly.edges import places, tables
+from vae_anomaly.edges import manifest, places, tables
 from vae_anomaly.edges.outputs import output_format
 from vae_anomaly.edges.places import Place
 from vae_anomaly.edges.rejects import OnError
-from vae_anomaly.edges.uris import is_uri
+from vae_anomaly.edges.uris import shown_path
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.workflow import flagging
+from vae_anomaly.workflow.memory import Plan, plan
 from vae_anomaly.workflow.opening import Opened, open_model
 from vae_anomaly.workflow.progress import Tell
 from vae_anomaly.workflow.results import Counts
@@ -72,6 +73,7 @@ class Asked:
     opened: Opened
     threshold: Threshold
     missing: tuple[str, ...]
+    plan: Plan
     tell: Tell
 
     def made_from(self) -> dict[str, dict[str, Any]]:
@@ -102,7 +104,21 @@ def opened(request: ScoreRequest, tell: Tell) -> Asked:
     detector = model.detector
     threshold = flagging.threshold_for(detector.threshold, alpha=request.alpha, fdr=request.fdr, p_values=request.p_values)
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
-    return Asked(request=request, place=place, folder=folder, opened=model, threshold=threshold, missing=tuple(missing), tell=tell)
+    return Asked(
+        request=request,
+        place=place,
+        folder=folder,
+        opened=model,
+        threshold=threshold,
+        missing=tuple(missing),
+        plan=plan(
+            request.memory_limit,
+            chunk_rows=request.chunk_rows,
+            columns=len(detector.schema.columns),
+            all_explained=request.explain == "all",
+        ),
+        tell=tell,
+    )
 
 
 def refuse(request: ScoreRequest) -> None:
@@ -123,7 +139,7 @@ def destination(request: ScoreRequest) -> tuple[Place, bool]:
         to = tables.default_output(request.data[0])
     folder = request.destination is not None and places.is_folder(request.destination)
     if not folder:
-        asked_for = output_format(Path(str(to).partition("?")[0] if is_uri(str(to)) else to))
+        asked_for = output_format(shown_path(str(to)))
         if request.format not in {None, asked_for}:
             raise ConfigError(
                 f"--format {request.format} is for the parts in an output folder; {places.place_of(to)} is a {asked_for} file."
@@ -179,10 +195,22 @@ def done_before(place: Place, made_from: Mapping[str, Any], *, overwrite: bool) 
             f"{place} exists and holds the scores of another request (other {' and '.join(other)}). "
             "Name another with -o, or give --overwrite to replace it."
         )
-    if not found.complete:
-        return None  # a job of the same request was killed between its output and its manifest
-    if found.bytes != size:
+    if found.complete and found.bytes != size:
         raise OutputError(f"{place} was changed after it was written. Name another with -o, or give --overwrite to replace it.")
+    return _counts(found)  # None: a job of the same request was killed between its output and its manifest
+
+
+def made_before(place: Place, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
+    """Return the counts of an output that was made here and has not been sent yet; None where there is none."""
+    found = manifest.read(place.path) if place.remote and not overwrite else None
+    if found is None or found.made_from != made_from or not place.path.exists() or found.bytes != place.path.stat().st_size:
+        return None
+    return _counts(found)
+
+
+def _counts(found: manifest.Manifest) -> Counts | None:
+    if not found.complete:
+        return None
     try:
         return TypeAdapter(Counts).validate_python(found.counts)
     except ValidationError:

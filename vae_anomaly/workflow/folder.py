@@ -161,7 +161,8 @@ def claimed(asked: Asked, make: Make) -> Iterator[Folder]:
                 raise
             folder.fold()
     finally:
-        if is_new or place.remote:
+        place.tidy()
+        if is_new:
             with suppress(OSError):
                 place.path.rmdir()
 

@@ -30,10 +30,10 @@ class Job:
 
     def batches(self, first_row: int, on_reject: OnReject = ignore) -> Iterator[pa.RecordBatch]:
         """Return the input from a row on."""
-        request, groups = self.asked.request, self.asked.threshold.groups
-        extra = [*request.id_columns, *([groups.column] if groups else [])]
-        schema, rows = self.asked.opened.detector.schema, request.chunk_rows
-        return self.source.batches(schema, extra=extra, chunk_rows=rows, first_row=first_row, on_reject=on_reject)
+        groups, plan, schema = self.asked.threshold.groups, self.asked.plan, self.asked.opened.detector.schema
+        extra = [*self.asked.request.id_columns, *([groups.column] if groups else [])]
+        size = {"chunk_rows": plan.chunk_rows, "chunk_bytes": plan.chunk_bytes}
+        return self.source.batches(schema, extra=extra, first_row=first_row, on_reject=on_reject, **size)
 
     def options(self, first_row: int) -> ScoreOptions:
         """Return how to score from a row on."""

@@ -3,9 +3,28 @@
 Knows what a row costs while it is scored, not how it is scored.
 """
 
+import logging
+import math
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
 
+from vae_anomaly.edges import process
 from vae_anomaly.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Measured with one and with the default networks: what the first batch costs once and for all, be it of the smallest size, and what the
+# pages, buffers and dictionaries of a column of Parquet take; where there are hundreds of columns, these are smaller.
+START_BYTES, COLUMN_BYTES, COLUMNS_BYTES = 120 * 2**20, 5 * 2**20, 400 * 2**20
+# Copies of a row between its file and its score, those that wait for the next step included, and bytes beside its numbers.
+COPIES, BESIDE = 16, 64
+# A row that is explained is made of Python objects on its way.
+EXPLAINED_BYTES = 6 * 2**10
+FEWEST_ROWS = 1024
+MiB = 2**20
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
@@ -24,3 +43,42 @@ def size_of(text: str | None) -> int | None:
     if size < 1:
         raise ConfigError(f"--memory-limit must be a size as 500MB, 1.5GB or 2GiB; got {text!r}")
     return size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Rows and bytes at a time: ``chunk_rows`` and ``chunk_bytes`` read, ``part_bytes`` held back to be kept."""
+
+    chunk_rows: int
+    chunk_bytes: int = 32 * MiB
+    part_bytes: int = 32 * MiB
+
+
+def plan(limit: int | None, *, chunk_rows: int, columns: int, all_explained: bool) -> Plan:
+    """Return what keeps within ``limit`` bytes with what this process holds already, its model loaded.
+
+    Raises ConfigError for a limit below what model and libraries need.
+    """
+    if limit is None:
+        return Plan(chunk_rows=chunk_rows)
+    needed = process.resident() + START_BYTES + min(columns * COLUMN_BYTES, COLUMNS_BYTES)
+    row = COPIES * (8 * columns + BESIDE) + (EXPLAINED_BYTES if all_explained else 0)
+    room = limit - needed
+    if room < FEWEST_ROWS * row:
+        least = math.ceil((needed + FEWEST_ROWS * row) / 1e6)
+        raise ConfigError(f"--memory-limit {limit / 1e6:,.0f} MB is less than this model and its libraries need; give at least {least} MB.")
+    part = min(32 * MiB, room // 8)
+    return Plan(chunk_rows=min(chunk_rows, room // row), chunk_bytes=part, part_bytes=part)
+
+
+def watched(items: Iterator[T], limit: int | None) -> Iterator[T]:
+    """Let items pass; give free memory back where the process comes near the limit, and say so once where that does not help."""
+    said = False
+    for item in items:
+        yield item
+        if limit is not None and process.resident() > 0.9 * limit:
+            process.give_back()
+            held = process.resident()
+            if held > limit and not said:
+                logger.warning("the process holds %s MB, more than --memory-limit allows", f"{held / 1e6:,.0f}")
+                said = True

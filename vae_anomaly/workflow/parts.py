@@ -41,7 +41,7 @@ def fill(asked: Asked, make: Make) -> Done:
     with claimed(asked, make) as folder:
         before = {file.location for file in listed if folder.holds(file)}
         todo = [file for file in listed if file.location not in before]
-        sources = opened(asked, todo)
+        sources = opened(asked, todo, rows_needed=not before)
         whole = tables.together(list(sources.values())) if sources else None
         ignored = check_columns(asked.opened.detector, whole, asked.request.id_columns) if whole else ()
         new_rows = resumed = 0
@@ -63,13 +63,16 @@ def fill(asked: Asked, make: Make) -> Done:
         )
 
 
-def opened(asked: Asked, listed: Sequence[Listed]) -> dict[Listed, Source]:
-    """Open inputs, without those that have columns but no rows, unless there is no other. Raises DataError and SchemaMismatch."""
+def opened(asked: Asked, listed: Sequence[Listed], *, rows_needed: bool) -> dict[Listed, Source]:
+    """Open inputs but those that have columns and no rows; with ``rows_needed`` also these where there is no other.
+
+    Raises DataError and SchemaMismatch.
+    """
     sources = {file: _opened(asked, file) for file in listed}
     for source in sources.values():
         check_present(asked.opened.detector.schema, source.names, source.where)
     filled = {file: source for file, source in sources.items() if source.rows != 0}
-    return filled or sources
+    return filled or (sources if rows_needed else {})
 
 
 def _opened(asked: Asked, file: Listed) -> Source:

@@ -32,6 +32,7 @@ class Pace:
     """When it is time to keep what is done: after so many rows, after some seconds, or when it becomes large."""
 
     part_rows: int
+    part_bytes: int = PART_BYTES
     rows: int = 0
     bytes: int = 0
     since: float = field(default_factory=time.monotonic)
@@ -41,7 +42,7 @@ class Pace:
         self.rows += rows
         self.bytes += size
         late = time.monotonic() - self.since >= PART_SECONDS
-        if self.rows == 0 or not (late or self.rows >= self.part_rows or self.bytes >= PART_BYTES):
+        if self.rows == 0 or not (late or self.rows >= self.part_rows or self.bytes >= self.part_bytes):
             return False
         self.rows, self.bytes, self.since = 0, 0, time.monotonic()
         return True
@@ -70,13 +71,13 @@ def kept_rows(parts: tuple[Part, ...]) -> Iterator[pa.RecordBatch]:
 
 
 def keeping(
-    batches: Iterator[pa.RecordBatch], counting: Counting, unfinished: Unfinished, part_rows: int, sync: Callable[[], None]
+    batches: Iterator[pa.RecordBatch], counting: Counting, unfinished: Unfinished, pace: Pace, sync: Callable[[], None]
 ) -> Iterator[pa.RecordBatch]:
     """Let output batches pass and keep them in parts, each with what ``counting`` holds at its end.
 
     A batch must come by before the next one is counted. ``sync`` is called before a part is kept.
     """
-    first, pace, held = counting.rows, Pace(part_rows=part_rows), list[pa.RecordBatch]()
+    first, held = counting.rows, list[pa.RecordBatch]()
     for batch in batches:
         held.append(batch)
         if pace.due(batch.num_rows, batch.nbytes):

@@ -16,7 +16,7 @@ from vae_anomaly.core.stream import score_batches
 from vae_anomaly.edges import manifest, quarantine, resume, tables
 from vae_anomaly.edges.outputs import output_format
 from vae_anomaly.edges.places import Place
-from vae_anomaly.workflow import asked, flagging, parts, resuming
+from vae_anomaly.workflow import asked, flagging, memory, parts, resuming
 from vae_anomaly.workflow.ahead import ahead
 from vae_anomaly.workflow.asked import Asked, ScoreRequest
 from vae_anomaly.workflow.counting import Counting
@@ -74,6 +74,7 @@ def _one_file(job: Asked) -> parts.Done:
         counts, resumed = make(one)
     else:
         resume.tidy(one.place.path)
+    one.place.tidy()
     asked.warn(ignored, source)
     new_rows = None if resumed is None else counts.rows - resumed
     return parts.Done(counts=counts, ignored=ignored, new_rows=new_rows, resumed_rows=resumed or 0)
@@ -90,6 +91,10 @@ def make(job: Job) -> tuple[Counts, int | None]:
         counts = asked.done_before(job.place, made_from, overwrite=job.overwrite)
         if counts is not None:
             return counts, None
+        counts = asked.made_before(job.place, made_from, overwrite=job.overwrite)
+        if counts is not None:
+            job.place.deliver()
+            return counts, counts.rows
         refuse_existing(path, job.asked.request.on_error, overwrite=job.overwrite)
         kept = unfinished.begin({**made_from, "install": resuming.install()}, anew=job.overwrite)
         with manifest.started(path, made_from):
@@ -114,8 +119,9 @@ def _write(job: Job, unfinished: resume.Unfinished, kept: tuple[resume.Part, ...
         place, fmt = counting.position, output_format(job.place.path)
         with closing(ahead(job.batches(place, rejects))) as batches:
             new = score_batches(detector, batches, job.options(place), threshold=threshold, on_batch=rejects.add)
-            seen = counting.look(new, job.asked.tell, job.source.rows)
-            with closing(ahead(resuming.keeping(seen, counting, unfinished, request.part_rows, rejects.sync))) as fresh:
+            seen = counting.look(memory.watched(new, request.memory_limit), job.asked.tell, job.source.rows)
+            pace = resuming.Pace(part_rows=request.part_rows, part_bytes=job.asked.plan.part_bytes)
+            with closing(ahead(resuming.keeping(seen, counting, unfinished, pace, rejects.sync))) as fresh:
                 scored = chain(resuming.kept_rows(kept), fresh)
                 first = next(scored)  # a source without rows has raised; the keys have the types of the input
                 tables.write_batches(job.place.path, chain([first], scored), first.schema, fmt=fmt, escape=request.escape)

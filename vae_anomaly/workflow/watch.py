@@ -87,8 +87,7 @@ class Looking:
 
     def _score(self, file: Listed) -> None:
         try:
-            source = parts.opened(self.asked, [file])[file]
-            if source.rows != 0:
+            for source in parts.opened(self.asked, [file], rows_needed=False).values():
                 counts, _ = self.folder.add(file, source, self.root)
                 self.on_part(file.path, counts)
                 return
