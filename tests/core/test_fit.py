@@ -277,3 +277,4 @@ def test_a_fit_that_is_killed_again_and_again_gives_the_same_bytes(case: Case, *
     stages = ["first pass", "train"] if robust else ["train"]
     assert memory.heard == [(stage, done, 6) for stage in stages for done in range(1, 7)], "no step is done twice"
     assert kills == len(memory.heard) // 4
+    assert (memory.found is not None) == robust

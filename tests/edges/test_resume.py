@@ -184,6 +184,21 @@ def test_what_killed_processes_left_is_swept(output: Path) -> None:
     assert left(output) == [f".y.csv.{dead}.part"]
 
 
+def test_until_the_end_a_folder_that_is_removed_says_whose_it_is(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it tidies up, a job is known by its request when it is run again."""
+    leave(output, (0, 3))
+    folder, real, gone = resume.folder_of(output), Path.unlink, list[str]()
+
+    def look(path: Path, missing_ok: bool = False) -> None:  # noqa: FBT001, FBT002  (as Path has it)
+        gone.append(path.name)
+        real(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", look)
+    resume.remove(folder)
+    assert gone == ["000000000000000.arrow", "request.json", "lock"]
+    assert not folder.exists()
+
+
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

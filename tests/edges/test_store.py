@@ -1,4 +1,5 @@
 import http.server
+import logging
 import os
 import socket
 import sqlite3
@@ -42,6 +43,19 @@ def test_mlflow_is_made_quiet_and_patient_only_where_the_user_did_not_speak(monk
         "MLFLOW_DISABLE_TELEMETRY": "false",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "7",
     }
+
+
+@pytest.mark.parametrize(("chosen", "level"), [(None, logging.CRITICAL), ("DEBUG", logging.NOTSET)])
+def test_mlflow_does_not_write_what_a_database_refuses_unless_asked_to(
+    chosen: str | None, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger = logging.getLogger("mlflow.store.db.utils")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    monkeypatch.delenv("MLFLOW_LOGGING_LEVEL", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", chosen)
+    store.import_mlflow()
+    assert logger.level == level
 
 
 def test_telemetry_is_off_before_mlflow_is_imported() -> None:

@@ -5,6 +5,7 @@ Knows nothing of runs, detectors or the registry. MLflow is imported on first us
 """
 
 import glob
+import logging
 import os
 import secrets
 import socket
@@ -44,6 +45,9 @@ def import_mlflow() -> ModuleType:
         os.environ.setdefault(name, value)
     import mlflow
 
+    if os.environ["MLFLOW_LOGGING_LEVEL"] == DEFAULTS["MLFLOW_LOGGING_LEVEL"]:
+        # A database that refuses is an exception, which becomes one line; MLflow would write a hundred before it.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return mlflow
 
 
