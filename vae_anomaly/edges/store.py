@@ -170,6 +170,11 @@ def _make_tables(uri: str) -> None:
     if path is None:
         _touch(uri)
         return
+    folder = path.absolute().parent
+    if not path.exists() and folder.is_dir() and not os.access(folder, os.W_OK):  # MLflow would try for minutes
+        raise TrackingError(
+            f"no store can be made at {shown(uri)}: this user may not write to {folder}. Give --tracking-uri another place."
+        )
     with _lock(path), _no_quoted_folder(uri, path):
         if not path.exists() or path.stat().st_size == 0:
             _create(path)
