@@ -34,7 +34,7 @@ DEFAULTS = {
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 # How long to wait for a server to accept a connection, and for another process to create the tables of a new database.
 CONNECT_SECONDS = 5.0
-LOCK_SECONDS = 120.0
+LOCK_SECONDS = 900.0  # eight new processes on a busy core need minutes, and the lock of a process that died is free
 MESSAGE_LENGTH = 300
 
 
