@@ -395,6 +395,18 @@ def test_fits_at_the_same_time_have_folders_of_their_own(here: Path, settings: C
     assert files(here) == {"normal.parquet", "mlflow.db", "model"}
 
 
+def test_a_fit_finds_its_own_folder_among_others(cut_off: Path, here: Path, settings: Config) -> None:
+    """Two fits were killed while they ran side by side; the one in the second folder is run again first."""
+    plain = replace(untracked(settings), seed=1)
+    cut_off.rename(here / "aside")
+    with dead(checkpoint.Checkpoint, "keep", call=4):
+        run(plain, here / "model")
+    (here / "aside").rename(cut_off.with_name(f"{cut_off.name}-2"))
+    assert run(untracked(settings), here / "model").resumed_steps == 5
+    assert files(here) == {"normal.parquet", "mlflow.db", "model", cut_off.name}
+    assert run(plain, here / "model", overwrite=True).resumed_steps == 3
+
+
 # ── interrupted ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -355,3 +355,13 @@ def test_ctrl_c_is_no_tracking_error() -> None:
 def test_a_password_is_not_shown() -> None:
     assert store.shown("postgresql+psycopg://u:p%40ss@host:5432/db") == "postgresql+psycopg://u:***@host:5432/db"
     assert store.shown("sqlite:///mlflow.db") == "sqlite:///mlflow.db"
+
+
+def test_a_store_that_cannot_be_made_is_said_at_once(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(TrackingError) as refused, store.opened(f"sqlite:///{own_folder}/mlflow.db"):
+        pytest.fail("it is open")
+    assert str(refused.value) == (
+        f"no store can be made at sqlite:///{own_folder}/mlflow.db: {own_folder} cannot be written. Give --tracking-uri another place."
+    )
+    assert list(own_folder.iterdir()) == []

@@ -35,7 +35,7 @@ DEFAULTS = {
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 # How long to wait for a server to accept a connection, and for another process to create the tables of a new database.
 CONNECT_SECONDS = 5.0
-LOCK_SECONDS = 120.0
+LOCK_SECONDS = 900.0  # eight new processes on a busy core need minutes, and the lock of a process that died is free
 MESSAGE_LENGTH = 300
 
 
@@ -168,6 +168,11 @@ def _make_tables(uri: str) -> None:
     if path is None:
         _touch(uri)
         return
+    folder = path.absolute().parent
+    if not path.exists() and folder.is_dir() and not os.access(folder, os.W_OK):  # MLflow would try for minutes
+        raise TrackingError(
+            f"no store can be made at {shown(uri)}: this user may not write to {folder}. Give --tracking-uri another place."
+        )
     with _lock(path), _no_quoted_folder(uri, path):
         if not path.exists() or path.stat().st_size == 0:
             _create(path)

@@ -74,7 +74,7 @@ def begin(kept: Checkpoint, tracking: TrackingConfig, *, resume: bool | None) ->
         elif earlier.digests.get("store") == kept.digests["store"]:
             with suppress(TrackingError):
                 jobs.settled(earlier.job, earlier.tracking)
-    kept.begin(tracking, anew=not goes_on)
+    kept.begin(tracking, anew=resume is False)
     return logged
 
 
