@@ -32,6 +32,7 @@ Adding a key to ``state`` that has a default when it is absent needs no new numb
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -153,7 +154,8 @@ def _read(path: Path) -> bytes:
         raise _damaged(path, "the file is missing")
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES[path.name] + 1)
+            # A buffer of the bytes that may be there would be gigabytes; of those that are there, it is small.
+            content = file.read(min(MAX_BYTES[path.name], os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}.") from error
     if len(content) > MAX_BYTES[path.name]:
