@@ -39,7 +39,7 @@ def opened(tmp_path: Path, form: str, table: pa.Table) -> ColumnarTable:
 
 
 def streamed(table: ColumnarTable, **columns: Any) -> pa.Table:
-    asked: dict[str, list[str]] = {"numeric": [], "text": [], "raw": [], "missing": []} | columns
+    asked: dict[str, Any] = {"numeric": [], "text": [], "raw": [], "missing": []} | columns
     return pa.Table.from_batches(list(table.stream(**asked)))
 
 
