@@ -236,8 +236,7 @@ def killed(request: ScoreRequest, after: int, error: type[BaseException] = Kille
             score(request)
 
 
-@pytest.mark.parametrize("error", [Killed, KeyboardInterrupt])
-@pytest.mark.parametrize("after", range(6))
+@pytest.mark.parametrize(("after", "error"), [*((after, Killed) for after in range(6)), (3, KeyboardInterrupt)])
 def test_a_killed_job_goes_on(request_: ScoreRequest, tmp_path: Path, after: int, error: type[BaseException]) -> None:
     whole = replace(request_, destination=f"{tmp_path / 'whole'}/")
     first = score(whole)

@@ -183,6 +183,8 @@ def score(
 ) -> None:
     """Score rows with a model. One output row per input row: score, p-value, flag, and which columns did it."""
     terminal.set_logging(verbose, quiet=quiet)
+    if memory_limit is not None:
+        terminal.take_no_stock()
     top_columns = opt.top_columns(top)
     from vae_anomaly import summary
     from vae_anomaly.workflow import memory

@@ -238,7 +238,7 @@ PartRows = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="Threads; the scores do not depend on it.", metavar="N", show_default="all cores", rich_help_panel="Running"),
+    typer.Option(min=1, help="Threads; no score depends on it.", metavar="N", show_default="all cores", rich_help_panel="Running"),
 ]
 RowNumbers = Annotated[
     str | None,

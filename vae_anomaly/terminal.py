@@ -4,6 +4,7 @@ Knows nothing about the commands. Results and ``--json`` go to stdout, everythin
 place where an exception becomes a line and a number.
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from math import isfinite
 from pathlib import Path
@@ -26,6 +27,7 @@ from vae_anomaly.workflow.progress import Tell, tell_nobody
 
 INTERRUPTED = 130
 BUG = 1
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 SECONDS_BETWEEN_LINES = 10.0
 # Typer's usage errors descend from click's ClickException, whichever copy of click Typer came with.
 _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -43,10 +45,24 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
         _leave(str(error), error.exit_code, as_json=as_json)
     except _UsageProblem as error:
         _leave(f"{usage_text(error)} (see --help)", getattr(error, "exit_code", 2), as_json=as_json)
+    except MemoryError as error:
+        _traceback(error)
+        _leave(
+            f"not enough memory ({str(error) or 'no more is given'}); give score a --memory-limit, or the process more",
+            BUG,
+            as_json=as_json,
+        )
     except Exception as error:  # noqa: BLE001  # the last resort: anything that is not ours is a bug, and still one line
         _traceback(error)
         text = f"{type(error).__name__}: {error}; this is a bug in vae-anomaly, please report it with the output of -vv"
         _leave(text, BUG, as_json=as_json)
+
+
+def take_no_stock() -> None:
+    """Let allocators reserve no address space ahead: Arrow's own a gigabyte, glibc's 64 MB for each thread; before they are loaded."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
 
 
 def usage_text(error: Exception) -> str:

@@ -1,4 +1,5 @@
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vae_anomaly.edges.columnar import ColumnarTable, open_arrow, open_parquet
+from vae_anomaly.edges.columnar import Chunk, ColumnarTable, open_arrow, open_parquet
 from vae_anomaly.edges.files import find_files
 from vae_anomaly.errors import DataError
 
@@ -37,9 +38,9 @@ def opened(tmp_path: Path, form: str, table: pa.Table) -> ColumnarTable:
     return open_table(find_files([str(tmp_path / name)])[0])  # type: ignore[no-any-return]
 
 
-def streamed(table: ColumnarTable, **columns: list[str]) -> pa.Table:
-    asked: dict[str, list[str]] = {"numeric": [], "text": [], "raw": [], "missing": []} | columns
-    return pa.Table.from_batches(list(table.stream(**asked)))  # type: ignore[arg-type]  # not the chunk
+def streamed(table: ColumnarTable, **columns: Any) -> pa.Table:
+    asked: dict[str, Any] = {"numeric": [], "text": [], "raw": [], "missing": []} | columns
+    return pa.Table.from_batches(list(table.stream(**asked)))
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -119,3 +120,26 @@ def test_a_name_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"name_of_x", b"name_\xff\xff_x"))
     with pytest.raises(DataError, match=r"x\.parquet is damaged or was not copied whole: "):
         open_parquet(find_files([str(path)])[0])
+
+
+@pytest.mark.parametrize(("keys", "most"), [("long", 1000), ("repeated", 1000), ("none", 20_000)])
+def test_long_rows_are_read_in_small_batches(tmp_path: Path, keys: str, most: int) -> None:
+    """A megabyte at a time: what is repeated takes no room in the file, but in memory."""
+    letters = {"long": [f"{i:01000d}" for i in range(20_000)], "repeated": ["x" * 1000] * 20_000, "none": [None] * 20_000}[keys]
+    pq.write_table(pa.table({"x": np.arange(20_000.0), "key": pa.array(letters, pa.string())}), tmp_path / "x.parquet")
+    table = open_parquet(find_files([str(tmp_path / "x.parquet")])[0])
+    batches = list(table.stream(numeric=["x"], text=[], raw=["key"], missing=(), chunk=Chunk(bytes=1_000_000)))
+    assert max(batch.num_rows for batch in batches) <= most
+    assert max(batch.num_rows for batch in batches) > most * 0.9
+    assert pa.Table.from_batches(batches).column("x").to_pylist() == list(range(20_000))
+
+
+def test_no_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
+    pq.write_table(PUMP, tmp_path / "x.parquet")
+    table = open_parquet(find_files([str(tmp_path / "x.parquet")])[0])
+
+    def full(*_: Any) -> Any:
+        raise pa.ArrowMemoryError
+
+    with pytest.raises(MemoryError):
+        replace(table, batches=full).read(missing=())

@@ -69,6 +69,22 @@ def test_the_bytes_do_not_depend_on_the_batches(tmp_path: Path, name: str) -> No
     assert len(contents) == 1
 
 
+def test_a_row_group_ends_early_where_rows_are_long_at_the_same_row_whatever_the_batches(tmp_path: Path) -> None:
+    n = 40_000
+    long = pa.array([f"{i:01000d}" for i in range(n)])
+    nested = pa.array([[{"column": "x" * 50, "value": None, "contribution": 0.5}] * (i % 3) or None for i in range(n)], pa.list_(FEATURE))
+    table = pa.table({"key": long, "features": nested, "flag": pa.array([i % 2 == 0 for i in range(n)])})
+    groups, contents = set(), set()
+    for rows in (700, 1024, 9_999, n):
+        write(tmp_path / "s.parquet", table, rows=rows)
+        found = pq.read_metadata(tmp_path / "s.parquet")
+        groups.add(tuple(found.row_group(i).num_rows for i in range(found.num_row_groups)))
+        contents.add((tmp_path / "s.parquet").read_bytes())
+    # A row is 1,004 bytes of key, 4 and on average 1 entry of 50 + 12 + 4 + 8 bytes, and a bit: 16 MiB are 15,6 steps of 1,024 rows.
+    assert groups == {(16_384, 16_384, 7_232)}
+    assert len(contents) == 1
+
+
 @pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
 def test_no_rows_still_make_a_file_with_columns(tmp_path: Path, name: str) -> None:
     assert write(tmp_path / name, SCORES.slice(0, 0)) == 0

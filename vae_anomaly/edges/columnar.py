@@ -143,5 +143,7 @@ def _watched(path: str) -> Iterator[None]:
     try:
         with reading(path):
             yield
+    except MemoryError:
+        raise
     except (pa.ArrowException, EOFError, UnicodeError) as error:
         raise DataError(f"{path} is damaged or was not copied whole: {one_line(error)}. Write or copy it again.") from error

@@ -25,7 +25,7 @@ OutputFormat = Literal["parquet", "csv"]
 
 # Rows a Parquet row group, fewer where that would be more bytes; looked at row by row of the output, so that its bytes do not depend
 # on how the rows came.
-_GROUP_ROWS, _GROUP_BYTES, _STEP_ROWS = 131_072, 32 << 20, 1024
+_GROUP_ROWS, _GROUP_BYTES, _STEP_ROWS = 131_072, 16 << 20, 1024
 
 # What must stand in quotes.
 _SPECIAL = '[",\r\n]'

@@ -4,6 +4,7 @@ Knows nothing about what the memory is for.
 """
 
 import ctypes
+import math
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,18 @@ def resident() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
     except ImportError:
         return 0
+
+
+def space_left() -> float:
+    """Return the bytes of address space that this process may still take (``ulimit -v``); infinite where there is no such limit."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ImportError):
+        return math.inf
+    return math.inf if limit == resource.RLIM_INFINITY else max(0, limit - pages * resource.getpagesize())
 
 
 def give_back() -> None:

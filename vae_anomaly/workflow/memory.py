@@ -18,9 +18,11 @@ T = TypeVar("T")
 
 # Measured with one and with the default networks: what the first batch costs once and for all, be it of the smallest size, and what the
 # pages, buffers and dictionaries of a column of Parquet take; where there are hundreds of columns, these are smaller.
-START_BYTES, COLUMN_BYTES, COLUMNS_BYTES = 120 * 2**20, 5 * 2**20, 400 * 2**20
+START_BYTES, COLUMN_BYTES, COLUMNS_BYTES = 136 * 2**20, 5 * 2**20, 400 * 2**20
 # Copies of a row between its file and its score, those that wait for the next step included, and bytes beside its numbers.
 COPIES, BESIDE = 16, 64
+# The same for bytes of text that is copied through, those kept for the case of a kill included.
+COPIES_OF_TEXT = 12
 # A row that is explained is made of Python objects on its way.
 EXPLAINED_BYTES = 6 * 2**10
 FEWEST_ROWS = 1024
@@ -61,14 +63,23 @@ def plan(limit: int | None, *, chunk_rows: int, columns: int, all_explained: boo
     """
     if limit is None:
         return Plan(chunk_rows=chunk_rows)
-    needed = process.resident() + START_BYTES + min(columns * COLUMN_BYTES, COLUMNS_BYTES)
+    held, start = process.resident(), START_BYTES + min(columns * COLUMN_BYTES, COLUMNS_BYTES)
     row = COPIES * (8 * columns + BESIDE) + (EXPLAINED_BYTES if all_explained else 0)
-    room = limit - needed
+    room = int(min(limit - held, process.space_left())) - start
     if room < FEWEST_ROWS * row:
-        least = math.ceil((needed + FEWEST_ROWS * row) / 1e6)
-        raise ConfigError(f"--memory-limit {limit / 1e6:,.0f} MB is less than this model and its libraries need; give at least {least} MB.")
-    part = min(32 * MiB, room // 8)
+        _refuse(limit, held, start + FEWEST_ROWS * row)
+    part = min(32 * MiB, room // COPIES_OF_TEXT)
     return Plan(chunk_rows=min(chunk_rows, room // row), chunk_bytes=part, part_bytes=part)
+
+
+def _refuse(limit: int, held: int, more: int) -> None:
+    least = math.ceil((held + more) / 1e6)
+    if limit < held + more:
+        raise ConfigError(f"--memory-limit {limit / 1e6:,.0f} MB is less than this model and its libraries need; give at least {least} MB.")
+    left = process.space_left()
+    raise ConfigError(
+        f"the address space has a limit (ulimit -v) that leaves {left / 1e6:,.0f} MB; {more / 1e6:,.0f} MB are needed. Raise it."
+    )
 
 
 def watched(items: Iterator[T], limit: int | None) -> Iterator[T]:

@@ -87,7 +87,8 @@ class Looking:
 
     def _score(self, file: Listed) -> None:
         try:
-            for source in parts.opened(self.asked, [file], rows_needed=False).values():
+            source = parts.opened(self.asked, [file], rows_needed=False).get(file)
+            if source is not None:
                 counts, _ = self.folder.add(file, source, self.root)
                 self.on_part(file.path, counts)
                 return

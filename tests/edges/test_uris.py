@@ -1,0 +1,60 @@
+import sys
+
+import pytest
+
+from vae_anomaly.edges import uris
+from vae_anomaly.errors import DataError, MissingExtra, OutputError
+
+SHOWN = {
+    "new.csv": "new.csv",
+    "a@b?c.csv": "a@b?c.csv",
+    "s3://bucket/x.csv": "s3://bucket/x.csv",
+    "s3://key:secret@bucket/x.csv?scheme=http&session=hush": "s3://bucket/x.csv",
+    "s3://key:sec%2Fret@bucket": "s3://bucket",
+    "gs://anonymous@bucket/a@b/x.csv": "gs://bucket/a@b/x.csv",
+    "abfss://container@account.dfs.core.windows.net/x.csv": "abfss://container@account.dfs.core.windows.net/x.csv",
+    "abfs://container:secret@account/x.csv?y=z": "abfs://container@account/x.csv",
+    "abfs://:secret@account/container/x.csv": "abfs://account/container/x.csv",
+    "https://host/x.csv?signature=hush": "https://host/x.csv",
+}
+
+
+@pytest.mark.parametrize(("path", "shown"), SHOWN.items())
+def test_no_secret_of_a_uri_is_shown(path: str, shown: str) -> None:
+    assert uris.redacted(path) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("When x: AWS Error NO_SUCH_BUCKET during y: z (Request ID: 1)", "the bucket does not exist"),
+        ("AWS Error ACCESS_DENIED during HeadObject", "access denied. Give these credentials the right to it"),
+        ("AWS Error INVALID_ACCESS_KEY_ID", "the access key is not known"),
+        ("AWS Error SIGNATURE_DOES_NOT_MATCH", "the secret key does not belong to the access key"),
+        ("AWS Error NETWORK_CONNECTION during HeadObject: curlCode: 7", "the server does not answer"),
+        ("something\n else (Request ID: abc).", "something else"),
+    ],
+)
+def test_what_a_store_says_is_said_in_our_words(error: str, text: str) -> None:
+    assert uris.said(OSError(error)) == text
+
+
+@pytest.mark.parametrize("path", ["s3://k:hush@bucket/x?nonsense=hush", "s3://k:hush@bucket:no/x"])
+def test_a_uri_that_is_none_is_refused_without_its_secrets(path: str) -> None:
+    with pytest.raises(OutputError) as error:
+        uris.resolve(path, failure=OutputError)
+    assert str(error.value).startswith("s3://bucket")
+    assert " cannot be reached: " in str(error.value)
+    assert "hush@" not in str(error.value)
+
+
+def test_names_may_hold_what_a_uri_may_not() -> None:
+    assert uris.resolve("file:///a b/[ü]#1%20.csv")[1] == "/a b/[ü]#1 .csv"
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    if "huggingface_hub" in sys.modules:
+        pytest.skip("it is there")
+    with pytest.raises((MissingExtra, DataError)) as error:
+        uris.resolve("hf://datasets/a/b/x.csv")
+    assert str(error.value).startswith(("reaching hf://datasets/a/b/x.csv needs another package: ", "hf://datasets/a/b/x.csv cannot be"))
