@@ -79,6 +79,8 @@ def _complete(data: bytes, start: int, whole: re.Pattern[bytes], *, final: bool,
             lines.pop()
         if lines:
             return lines, {}, start + sum(map(len, lines))
+    if not final and data.find(b"\n", start) < 0 and data.find(b"\r", start) < 0:
+        return [], {}, start
     records, broken, place = list[bytes](), dict[int, str](), start
     while place < min(len(data), start + PIECE):
         found = whole.match(data, place)
