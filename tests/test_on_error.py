@@ -218,10 +218,23 @@ def test_a_file_of_bad_rows_only_is_refused(model: Path, on_error: str) -> None:
     with pytest.raises(DataError) as caught:
         score(asked(model, "bad.csv", on_error=on_error))
     assert str(caught.value) == (
-        "no row of bad.csv can be read: 2 were left out, the first was bad.csv row 1: 1 cells, expected 10 as in the header. "
+        "none of the first 2 rows of bad.csv can be read; bad.csv row 1: 1 cells, expected 10 as in the header. "
         "Check the delimiter, the encoding and the columns."
     )
     assert files(Path()) == ["bad.csv"]
+
+
+def test_so_many_bad_rows_before_a_good_one_are_the_wrong_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vae_anomaly.edges.records.PIECE", 1 << 10)
+    monkeypatch.setattr("vae_anomaly.edges.tables._GIVE_UP", 1000)
+    good = lines()
+    put("late.csv", [good[0], *[b"x"] * 2000, *good[1:]])
+    with pytest.raises(
+        DataError, match=r"^none of the first 1,\d\d\d rows of late\.csv can be read; late\.csv row 1: 1 cells, expected 10"
+    ):
+        score(asked(model, "late.csv", on_error="skip"))
+    put("early.csv", [*good, *[b"x"] * 2000])
+    assert score(asked(model, "early.csv", on_error="skip")).counts.rows == GOOD
 
 
 def test_a_folder_is_scored_without_the_side_files_in_it(model: Path) -> None:

@@ -192,7 +192,10 @@ def test_a_record_longer_than_a_block_is_read(write: Write) -> None:
             "a,b\n" + "1,2\n" * 300_000 + "3\n",
             "{} row 300,001 has 1 cells, expected 2 as in the header: '3'. Correct that row, or leave such rows out with --on-error skip.",
         ),
-        ("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n", "{} row 4 is not in the encoding of the rows before it. Save the file as UTF-8."),
+        (
+            "a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n",
+            "{} row 4: column 'a' is not utf-8 text. Save the file as UTF-8, or leave such rows out with --on-error skip.",
+        ),
     ],
     ids=["ragged", "ragged after a quoted newline", "ragged far below", "encoding"],
 )
@@ -209,14 +212,19 @@ def test_malformed_rows_are_named_in_a_fit_too(write: Write, tmp_path: Path, mon
     with pytest.raises(DataError) as caught:
         write("a,b\n1,2\n3\n").read(missing=[])
     assert str(caught.value) == f"{tmp_path / 'x.csv'} row 2 has 1 cells, expected 2 as in the header: '3'. {ADVICE}"
-    with pytest.raises(DataError, match=r"x\.csv row 4 column 'a' is not utf-8 text\. Save the file as UTF-8\.$"):
+    with pytest.raises(
+        DataError, match=r"x\.csv row 4: not utf-8 text\. Save the file as UTF-8, or leave such rows out with --on-error skip\.$"
+    ):
         write("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n").read(missing=[])
 
 
 def test_a_record_that_never_ends_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "LONGEST", 1 << 20)
     table = write('a,b\n1,2\n"' + "x\n" * 1_500_000)
-    with pytest.raises(DataError, match=r"x\.csv has a row longer than 1 MB\. Is a quote left open\?$"):
+    with pytest.raises(
+        DataError,
+        match=r"x\.csv row 2: a quote is opened and never closed: '\"x'\. Close it, or leave such rows out with --on-error skip\.$",
+    ):
         streamed(table, text="a b")
 
 

@@ -21,7 +21,7 @@ SHOWN = {
 
 @pytest.mark.parametrize(("path", "shown"), SHOWN.items())
 def test_no_secret_of_a_uri_is_shown(path: str, shown: str) -> None:
-    assert uris.redacted(path) == shown
+    assert uris.shown_path(path) == shown
 
 
 @pytest.mark.parametrize(

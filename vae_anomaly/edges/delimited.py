@@ -4,7 +4,6 @@ Missing cells are empty ones, ``NA``, ``N/A``, ``NaN``, ``nan``, ``null``, ``NUL
 and ``n/a`` are text unless declared. Knows nothing about models: the caller says which columns are numbers.
 """
 
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from pyarrow import csv as pacsv
 
 from vae_anomaly.core.cells import TIME_FORMATS, blanked, not_numbers, numbers
 from vae_anomaly.edges.dialect import COMMA_NUMBER, LONGEST, Dialect, open_text
-from vae_anomaly.edges.ending import End
 from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.edges.records import Block, blocks
-from vae_anomaly.edges.rejects import OnBad, filtered, is_utf8, screened
-from vae_anomaly.edges.transcoding import Pieces, Utf8
+from vae_anomaly.edges.rejects import REASON, TEXT, OnBad, faults_of, filtered, screened, text_of
+from vae_anomaly.edges.transcoding import Utf8
 from vae_anomaly.errors import DataError
 
 ADVICE = "Correct that row, or leave such rows out with --on-error skip."
@@ -71,11 +69,6 @@ class DelimitedTable:
             for name in whole:
                 if pc.any(pc.match_substring_regex(spelled[name], _HEX)).as_py():
                     table = table.set_column(table.schema.get_field_index(name), name, spelled[name])
-        for field in table.schema:
-            if pa.types.is_binary(field.type):
-                place = next(i for i, cell in enumerate(table[field.name].to_pylist()) if cell is not None and not is_utf8(cell))
-                said = f"{self.file.path} row {place + 1:,} column {field.name!r} is not {self.dialect.encoding} text."
-                raise DataError(f"{said} Save the file as UTF-8.")
         table = table if self.dialect.decimal == "." else _pointed(table, text)
         return pa.Table.from_arrays([blanked(c, missing) for c in table.columns], names=list(self.names))
 
@@ -104,14 +97,17 @@ class DelimitedTable:
         return False
 
     def _read(self, convert: pacsv.ConvertOptions, on_bad: OnBad | None) -> pa.Table:
-        end = End(self.dialect)
-        try:
-            with self._opened(end.tail(), on_bad) as stream:
-                table = pacsv.read_csv(stream, self._read_options(careful=False), self._parse_options(), convert)
-        except pa.ArrowInvalid:
-            with _parsing(self.file.path), self._opened(end.tail(), on_bad and _told_already) as stream:
-                table = pacsv.read_csv(stream, self._read_options(careful=True), self._parse_options(), convert)
-        return table if on_bad is not None else end.cut_table(table, self.file.path)
+        # From memory: Arrow must not call Python from its own threads, which would wait for each other.
+        with reading(self.file.path), open_text(self.file) as stream:
+            whole = pa.py_buffer(b"".join(filtered(self._blocks(stream), self.dialect, on_bad or self._refuse)))
+        with _parsing(self.file.path):
+            try:
+                return pacsv.read_csv(pa.BufferReader(whole), self._read_options(careful=False), self._parse_options(), convert)
+            except pa.ArrowInvalid:
+                return pacsv.read_csv(pa.BufferReader(whole), self._read_options(careful=True), self._parse_options(), convert)
+
+    def _refuse(self, place: int, reason: str, record: str) -> None:
+        raise refusal(self.file.path, place + 1, reason, record)
 
     def stream(
         self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: object = None
@@ -119,21 +115,18 @@ class DelimitedTable:
         """Yield batches in file order with the named columns: ``numeric`` as float64, the others as ``string``.
 
         ``raw`` columns keep every text, also one that means 'missing'. A numeric column with a cell that is no number is ``string``
-        in that batch, for the caller to say where. Batches are blocks of text, whatever ``chunk`` allows.
+        in that batch, for the caller to say where. Raises DataError at a record that is not as wide as the header or no text.
+        Batches are blocks of text, whatever ``chunk`` allows.
         """
         del chunk
         done = 0
-        try:
-            for batch in self._batches(numeric, [*text, *raw], missing, careful=False):
-                yield _finished(batch, numeric=numeric, text=text, missing=missing)
-                done += batch.num_rows
-        except pa.ArrowInvalid:
-            pass
-        else:
-            return
-        with _parsing(self.file.path):
-            for batch in _after(self._batches([], [*numeric, *text, *raw], missing, careful=True), done):
-                yield _finished(batch, numeric=numeric, text=text, missing=missing, decimal=self.dialect.decimal)
+        for batch in self.screened(numeric=numeric, text=text, raw=raw, missing=missing):
+            wrong = min(faults_of(batch), default=batch.num_rows)
+            if wrong:
+                yield batch.slice(0, wrong).drop_columns([REASON, TEXT])
+            if wrong < batch.num_rows:
+                self._refuse(done + wrong, faults_of(batch)[wrong], text_of(batch, wrong))
+            done += batch.num_rows
 
     def screened(
         self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: object = None
@@ -150,13 +143,6 @@ class DelimitedTable:
     def _blocks(self, stream: pa.NativeFile) -> Iterator[Block]:
         return blocks(Utf8(stream, self.dialect.encoding), self.dialect.delimiter, longest=LONGEST)
 
-    def _batches(self, numeric: Sequence[str], text: Sequence[str], missing: Sequence[str], *, careful: bool) -> Iterator[pa.RecordBatch]:
-        types = {**dict.fromkeys(numeric, pa.float64()), **dict.fromkeys(text, pa.string())}
-        convert, end = self._convert(types, missing), End(self.dialect)
-        with self._opened(end.tail(types), None) as stream:
-            whole = pacsv.open_csv(stream, self._read_options(careful=careful), self._parse_options(), convert)
-            yield from end.cut(whole, self.file.path)
-
     def _convert(self, types: Mapping[str, pa.DataType], missing: Sequence[str]) -> pacsv.ConvertOptions:
         return pacsv.ConvertOptions(
             null_values=[*MISSING_TEXT, *missing],
@@ -166,17 +152,8 @@ class DelimitedTable:
             include_columns=list(types),
         )
 
-    @contextmanager
-    def _opened(self, tail: bytes, on_bad: OnBad | None) -> Iterator[pa.PythonFile]:
-        """Open the characters with ``tail`` at their end, or with ``on_bad`` those of the rows that can be read."""
-        with reading(self.file.path), open_text(self.file) as stream:
-            if on_bad is None:
-                yield pa.PythonFile(Utf8(stream, self.dialect.encoding, tail=tail), mode="r")
-            else:
-                yield pa.PythonFile(Pieces(filtered(self._blocks(stream), self.dialect, on_bad)), mode="r")
-
     def _read_options(self, *, careful: bool) -> pacsv.ReadOptions:
-        """Carefully: without threads, because only then Arrow says which row is wrong, and ready for the longest record."""
+        """Carefully: without threads and ready for the longest record."""
         return pacsv.ReadOptions(
             use_threads=not careful,
             block_size=LONGEST if careful else self.dialect.block,
@@ -189,23 +166,24 @@ class DelimitedTable:
         return pacsv.ParseOptions(delimiter=self.dialect.delimiter, newlines_in_values=True)
 
 
+def refusal(path: str, row: int, reason: str, record: str) -> DataError:
+    """Return the error for a record that cannot be read."""
+    if "cells" in reason:
+        return DataError(f"{path} row {row:,} has {reason}: {record[:80]!r}. {ADVICE}")
+    if "quote" in reason:
+        return DataError(f"{path} row {row:,}: {reason}: {record[:80]!r}. Close it, or leave such rows out with --on-error skip.")
+    if "text" in reason:
+        return DataError(f"{path} row {row:,}: {reason}. Save the file as UTF-8, or leave such rows out with --on-error skip.")
+    return DataError(f"{path} row {row:,} is {reason}. Is a quote left open? {ADVICE}")
+
+
 @contextmanager
 def _parsing(path: str) -> Iterator[None]:
-    """Turn Arrow's words about a malformed file into ours; Arrow counts the header as row 1, we do not."""
+    """Turn Arrow's words about a malformed file into ours."""
     try:
         yield
     except pa.ArrowInvalid as error:
-        said = one_line(error)
-        row = f" row {int(m[1]) - 1:,}" if (m := re.search(r"Row #(\d+)", said)) else ""
-        if ragged := re.search(r"Expected (\d+) columns, got (\d+): ?(.*)", said):
-            raise DataError(
-                f"{path}{row} has {ragged[2]} cells, expected {ragged[1]} as in the header: {ragged[3][:80]!r}. {ADVICE}"
-            ) from error
-        if "UTF8" in said:
-            raise DataError(f"{path}{row} is not in the encoding of the rows before it. Save the file as UTF-8.") from error
-        if "straddl" in said:
-            raise DataError(f"{path} has a row longer than {LONGEST >> 20} MB. Is a quote left open?") from error
-        raise DataError(f"{path}{row} cannot be read as delimited text: {said}") from error
+        raise DataError(f"{path} cannot be read as delimited text: {one_line(error)}") from error
 
 
 def _finished(
@@ -243,14 +221,6 @@ def _pointed(table: pa.Table, text: Collection[str]) -> pa.Table:
             if not pc.any(not_numbers(values)).as_py():
                 table = table.set_column(i, field.name, numbers(values))
     return table
-
-
-def _after(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Leave out the first ``rows`` rows."""
-    for batch in batches:
-        if batch.num_rows > rows:
-            yield batch.slice(rows)
-        rows = max(0, rows - batch.num_rows)
 
 
 def _told_already(place: int, reason: str, record: str) -> None:

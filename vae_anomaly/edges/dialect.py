@@ -59,7 +59,7 @@ def sniff(file: TableFile, *, delimiter: str | None = None, encoding: str | None
     errors = "strict" if encoding else "replace"
     encoding, notes = (encoding, ()) if encoding else _encoding(file, head, whole=whole)
     content = _decoded(head, encoding, file.path, errors)
-    if not whole:
+    if not whole and content.count("\n") > 2:  # noqa: PLR2004
         # The last line is cut, and a cut one has too few cells.
         content = content[: content.rfind("\n") + 1] or content
     skip = _blank_lines(content)
@@ -126,7 +126,8 @@ def _is_utf8(file: TableFile, head: bytes, *, whole: bool) -> bool:
         return good >= bad
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     with reading(file.path), open_text(file) as stream:
-        while piece := stream.read(_HEAD):
+        # Of a small file that unpacks to a large one, no more than of a large one.
+        for piece in islice(iter(lambda: stream.read(_HEAD), b""), _WHOLE_SCAN // _HEAD):
             more = _beyond_ascii(piece, decoder)
             good, bad = good + more[0], bad + more[1]
     return good >= bad

@@ -24,22 +24,16 @@ class Block:
 
 
 def blocks(stream: Bytes, delimiter: str, *, longest: int) -> Iterator[Block]:
-    """Yield the records below the header; a quote that no other closes within ``longest`` bytes breaks its own line only."""
-    whole, header = _record(delimiter), True
-    data, final = b"", False
-    while not final:
-        piece = stream.read(max(PIECE, len(data)))
-        final = not piece
-        data += piece
-        records, broken, data = _cut(data, whole, final=final, longest=longest)
-        if len(data) > longest:
-            broken[len(records)] = _too_long(longest)
-            records.append(data[:PIECE])
-            data = _next_line(stream)
+    """Yield the records below the header, about a megabyte at a time.
+
+    A quote that no other closes within ``longest`` bytes breaks its own line only.
+    """
+    header = True
+    for records, broken in _cut(stream, _record(delimiter), longest):
         if header:
-            records, broken, header = _without_header(records, broken)
+            records, broken, header = _without_header(records, broken)  # noqa: PLW2901  # the first block has less in it
         kept = [i for i, record in enumerate(records) if record.strip(b"\r\n")]
-        place = {old: new for new, old in enumerate(kept)}
+        place = {old: new for new, old in enumerate(kept)} if broken else {}
         if kept:
             yield Block(records=[records[i] for i in kept], broken={place[i]: said for i, said in broken.items() if i in place})
 
@@ -56,15 +50,39 @@ def _record(delimiter: str) -> re.Pattern[bytes]:
     return re.compile(rb"%b(?:%b%b)*+(?:\r\n?|\n|\Z)" % (cell, d, cell))
 
 
-def _cut(data: bytes, whole: re.Pattern[bytes], *, final: bool, longest: int) -> tuple[list[bytes], dict[int, str], bytes]:
-    """Return the records in ``data``, which of them do not end, and what must wait for more data."""
-    if b'"' not in data:
-        lines = data.splitlines(keepends=True)
-        # After \r there may come \n.
-        rest = lines.pop() if lines and not final and not lines[-1].endswith(b"\n") else b""
-        return lines, {}, rest
-    records, broken, place = list[bytes](), dict[int, str](), 0
-    while place < len(data):
+def _cut(stream: Bytes, whole: re.Pattern[bytes], longest: int) -> Iterator[tuple[list[bytes], dict[int, str]]]:
+    """Yield records with their line ends, and which of them do not end."""
+    data, start, final = b"", 0, False
+    while not final:
+        data = data[start:]
+        if len(data) > longest:
+            yield [data[:PIECE]], {0: _too_long(longest)}
+            data = _next_line(stream)
+        # As much again as there is, so that a long record is looked at a few times only.
+        piece = stream.read(max(PIECE, len(data)))
+        data, start, final = data + piece, 0, not piece
+        while True:
+            records, broken, end = _complete(data, start, whole, final=final, longest=longest)
+            if not records:
+                break
+            yield records, broken
+            start = end
+
+
+def _complete(data: bytes, start: int, whole: re.Pattern[bytes], *, final: bool, longest: int) -> tuple[list[bytes], dict[int, str], int]:
+    """Return the complete records from ``start`` on, about a megabyte of them, which do not end, and where they end."""
+    part = data[start : start + PIECE]
+    if b'"' not in part:
+        lines = part.splitlines(keepends=True)
+        # The last line may be cut, and after \r there may come \n.
+        if lines and not lines[-1].endswith(b"\n") and not (final and start + len(part) == len(data)):
+            lines.pop()
+        if lines:
+            return lines, {}, start + sum(map(len, lines))
+    if not final and data.find(b"\n", start) < 0 and data.find(b"\r", start) < 0:
+        return [], {}, start
+    records, broken, place = list[bytes](), dict[int, str](), start
+    while place < min(len(data), start + PIECE):
         found = whole.match(data, place)
         if found is None and (final or len(data) - place > longest):
             line = _LINE.match(data, place)
@@ -75,7 +93,7 @@ def _cut(data: bytes, whole: re.Pattern[bytes], *, final: bool, longest: int) ->
             break
         records.append(found[0])
         place = found.end()
-    return records, broken, data[place:]
+    return records, broken, place
 
 
 def _too_long(longest: int) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.edges.columnar import Chunk
 from vae_anomaly.edges.files import TableFile
-from vae_anomaly.edges.rejects import Rejects, faults_of, text_of
+from vae_anomaly.edges.rejects import TEXT, Rejects, faults_of, text_of
 
 # The column with the number of a row over all inputs, from 0, in batches that some rows may be left out of.
 NUMBERS = "\0number"
@@ -85,14 +85,16 @@ def numbers_of(batch: pa.RecordBatch, first: int) -> NDArray[np.int64]:
 
 def _fitting(batch: pa.RecordBatch, wanted: Wanted, where: str, first: int, aside: tuple[Rejects, int] | None) -> pa.RecordBatch:
     """Bring a batch to what is wanted, or set its bad rows aside."""
-    bad = None if aside is None else faults_of(batch)
+    # A cell of Parquet or Arrow that does not fit is no bad record: it stops the reading.
+    bad = faults_of(batch) if aside is not None and TEXT in batch.schema.names else None
     arrays, names = [batch.column(field.name).cast(field.type) for field in wanted.raw], list(wanted.raw.names)
     if wanted.schema is not None:
         model = conform(wanted.schema, batch, where=where, first_row=first, bad=bad)
         arrays, names = [*model.columns, *arrays], [*model.schema.names, *names]
-    if aside is None or bad is None:
+    if aside is None:
         return pa.RecordBatch.from_arrays(arrays, names=names)
     rejects, rows = aside
+    bad = bad or {}
     for i in sorted(bad):
         rejects.add(where, rows, first + i, bad[i], text_of(batch, i))
     numbers = pa.array(range(rows + first, rows + first + batch.num_rows), pa.int64())

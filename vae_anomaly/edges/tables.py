@@ -25,6 +25,9 @@ from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 
 __all__ = ["NUMBERS", "Source", "TableFile", "default_output", "numbers_of", "open_files", "open_source", "together", "write_batches"]
 
+# So many bad rows before the first good one are no bad rows but the wrong file.
+_GIVE_UP = 100_000
+
 
 class _Part(Streamed, Protocol):
     """One opened file."""
@@ -151,6 +154,8 @@ class Source:
         found, rejects = first_row > 0, Rejects(on_reject=on_reject)
         for batch in stream(self.parts, wanted, first_row, None if self.on_error == "stop" else rejects):
             found = found or batch.num_rows > 0
+            if not found and rejects.count >= _GIVE_UP:
+                raise self._no_rows(rejects)
             yield batch
         if not found:
             raise self._no_rows(rejects)
@@ -163,7 +168,7 @@ class Source:
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
         if rejects is not None and rejects.first is not None:
             return DataError(
-                f"no row of {self.where} can be read: {rejects.count:,} were left out, the first was {rejects.first.where}. "
+                f"none of the first {rejects.count:,} rows of {self.where} can be read; {rejects.first.where}. "
                 "Check the delimiter, the encoding and the columns."
             )
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")

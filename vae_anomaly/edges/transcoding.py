@@ -1,11 +1,9 @@
 """The characters of a delimited file as UTF-8 bytes, in pieces; knows nothing about cells and records.
 
-Arrow reads from it as from a file. What is no text of the encoding stays in the bytes as what is no UTF-8 either, so that whoever reads
-the cell can say where it stands.
+What is no text of the encoding stays in the bytes as what is no UTF-8 either, so that whoever reads the cell can say where it stands.
 """
 
 import codecs
-from collections.abc import Iterator
 from typing import Protocol
 
 _PIECE = 1 << 20  # bytes read at a time
@@ -19,30 +17,24 @@ class Bytes(Protocol):
 
 
 class Utf8:
-    """A stream of bytes as UTF-8, with ``tail`` at its end."""
+    """A stream of bytes as UTF-8."""
 
-    closed = False
-
-    def __init__(self, stream: Bytes, encoding: str, *, tail: bytes = b"") -> None:
+    def __init__(self, stream: Bytes, encoding: str) -> None:
         name = codecs.lookup(encoding).name
         self._errors = "surrogatepass" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
         self._decoder = None if name == "utf-8" else codecs.getincrementaldecoder(encoding)(self._errors)
         self._stream = stream
-        self._tail = tail
         self._ready = b""
         self._ended = False
 
-    def read(self, size: int = _PIECE) -> bytes:
+    def read(self, size: int = _PIECE, /) -> bytes:
         """Return at most ``size`` bytes, none at the end."""
         while not self._ready and not self._ended:
             piece = self._stream.read(size)
             self._ended = not piece
-            self._ready = (self._transcoded(piece) + self._tail) if self._ended else self._transcoded(piece)
+            self._ready = self._transcoded(piece)
         piece, self._ready = self._ready[:size], self._ready[size:]
         return piece
-
-    def close(self) -> None:
-        """Nothing is held open here."""
 
     def _transcoded(self, piece: bytes) -> bytes:
         if self._decoder is None:
@@ -52,26 +44,3 @@ class Utf8:
         except UnicodeDecodeError:
             # Half a character at the end of UTF-16: no error handler lets it through.
             return self._decoder.decode(piece).encode("utf-8", self._errors) + b"\xff"
-
-
-class Pieces:
-    """A stream of bytes that come in pieces of any size."""
-
-    closed = False
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._ready = b""
-
-    def read(self, size: int) -> bytes:
-        """Return at most ``size`` bytes, none at the end."""
-        while not self._ready:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._ready = piece
-        piece, self._ready = self._ready[:size], self._ready[size:]
-        return piece
-
-    def close(self) -> None:
-        """Nothing is held open here."""
