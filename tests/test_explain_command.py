@@ -17,7 +17,7 @@ from vae_anomaly.core.detector import Detector
 from vae_anomaly.edges import artifact
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.workflow.explain import ExplainRequest, explain
-from vae_anomaly.workflow.results import CellChange, SmallestChange
+from vae_anomaly.workflow.explained import CellChange, SmallestChange
 
 CASE = Case(kind="mixed", size="several", method="split", prior="exemplar")
 

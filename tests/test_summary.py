@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vae_anomaly import summary
+from vae_anomaly import summary, summary_score
 from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import Comparison, FalseAlarms, Interval, Intervals, LabelFound, MissingChange, Quality, Ranking, promise
@@ -175,7 +175,7 @@ def test_intervals_in_words() -> None:
 
 
 def test_a_scoring_in_words() -> None:
-    assert summary.of_score(SCORE).splitlines() == [
+    assert summary_score.of_score(SCORE).splitlines() == [
         "Scored 1,000 rows at 2,000 rows/s.",
         "  alarms       2; 10.0 expected if every row is normal (alpha 0.01)",
         "  no score     3 rows without any observed cell",
@@ -194,9 +194,11 @@ def test_a_scoring_in_words() -> None:
 
 def test_a_scoring_that_was_done_before_says_so() -> None:
     resumed = replace(SCORE, resumed_rows=600)
-    assert summary.of_score(resumed).startswith("Scored 1,000 rows at 2,000 rows/s. 600 rows had been scored by a run that was killed.\n")
+    assert summary_score.of_score(resumed).startswith(
+        "Scored 1,000 rows at 2,000 rows/s. 600 rows had been scored by a run that was killed.\n"
+    )
     again = replace(SCORE, unchanged=True, rows_per_second=None)
-    assert summary.of_score(again).startswith(
+    assert summary_score.of_score(again).startswith(
         "Nothing to do: x.csv already holds the scores of these inputs, this model and these options."
     )
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from vae_anomaly import cli_calibrate, cli_upload, looking, terminal
 from vae_anomaly import options as opt
 from vae_anomaly.config import DEFAULT_MODEL
+from vae_anomaly.help import GroupedHelp
 
 _EPILOG = """\b
 Start:
@@ -75,7 +76,7 @@ def _root(
     pass
 
 
-@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly fit data/normal.parquet --alpha 0.001 --id-columns timestamp,machine_id")
+@app.command(cls=GroupedHelp, epilog="Example: vae-anomaly fit data/normal.parquet --alpha 0.001 --id-columns timestamp,machine_id")
 def fit(
     data: opt.Data,
     *,
@@ -146,13 +147,13 @@ def fit(
     terminal.show(result, lambda: "" if quiet else summary.of_fit(result), as_json=as_json)
 
 
-app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly upload pump-20250930013000 --alias challenger")(cli_upload.upload)
-app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly calibrate later.parquet --alerts-per-day 20 --time-column timestamp")(
+app.command(cls=GroupedHelp, epilog="Example: vae-anomaly upload pump-20250930013000 --alias challenger")(cli_upload.upload)
+app.command(cls=GroupedHelp, epilog="Example: vae-anomaly calibrate later.parquet --alerts-per-day 20 --time-column timestamp")(
     cli_calibrate.calibrate
 )
 
 
-@app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly score data/new.csv --id-columns timestamp,machine_id -o alarms.parquet")
+@app.command(cls=GroupedHelp, epilog="Example: vae-anomaly score data/new.csv --id-columns timestamp,machine_id -o alarms.parquet")
 def score(
     data: opt.Data,
     *,
@@ -186,7 +187,7 @@ def score(
     if memory_limit is not None:
         terminal.take_no_stock()
     top_columns = opt.top_columns(top)
-    from vae_anomaly import summary
+    from vae_anomaly import summary_score
     from vae_anomaly.workflow import memory
     from vae_anomaly.workflow.score import ScoreRequest
     from vae_anomaly.workflow.score import score as run
@@ -216,14 +217,14 @@ def score(
     )
     with terminal.progress(quiet=quiet) as tell:
         if watch:
-            run_watch(request, interval=watch_interval, on_part=terminal.note(summary.of_part, quiet=quiet))
+            run_watch(request, interval=watch_interval, on_part=terminal.note(summary_score.of_part, quiet=quiet))
         result = run(request, tell=tell)
-    terminal.show(result, lambda: "" if quiet else summary.of_score(result), as_json=as_json)
+    terminal.show(result, lambda: "" if quiet else summary_score.of_score(result), as_json=as_json)
 
 
-app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly explain data/new.csv --rows 153,154 --counterfactual")(looking.explain)
-app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly evaluate data/labelled.parquet --label-column fault")(looking.evaluate)
-app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly report --scores data/new.scores.csv -o report.html")(looking.report)
-app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly info models:/vae-anomaly/3")(looking.info)
-app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly models pump-station")(looking.models)
-app.command(cls=opt.GroupedHelp, epilog="Example: vae-anomaly ui --port 5001")(looking.ui)
+app.command(cls=GroupedHelp, epilog="Example: vae-anomaly explain data/new.csv --rows 153,154 --counterfactual")(looking.explain)
+app.command(cls=GroupedHelp, epilog="Example: vae-anomaly evaluate data/labelled.parquet --label-column fault")(looking.evaluate)
+app.command(cls=GroupedHelp, epilog="Example: vae-anomaly report --scores data/new.scores.csv -o report.html")(looking.report)
+app.command(cls=GroupedHelp, epilog="Example: vae-anomaly info models:/vae-anomaly/3")(looking.info)
+app.command(cls=GroupedHelp, epilog="Example: vae-anomaly models pump-station")(looking.models)
+app.command(cls=GroupedHelp, epilog="Example: vae-anomaly ui --port 5001")(looking.ui)

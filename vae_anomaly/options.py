@@ -4,12 +4,10 @@ Knows nothing about what the options do. Defaults stand in ``config.py``; the he
 """
 
 import csv
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
@@ -142,10 +140,9 @@ PriorOption = Annotated[
 ]  # fmt: skip
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(
-        "--config", help="TOML file with any setting; options given here win over it.", metavar="FILE", rich_help_panel="Training"
-    ),
-]
+    typer.Option("--config", help="TOML file with any setting; options given here win over it.", metavar="FILE",
+                 rich_help_panel="Training"),
+]  # fmt: skip
 
 # ── tracking and output ──────────────────────────────────────────────────────────────────────────────────────────────
 ModelNameOption = Annotated[
@@ -275,27 +272,6 @@ Verbose = Annotated[
     typer.Option("--verbose", "-v", count=True, help="Say more; -vv also shows where an error came from.", show_default=False,
                  rich_help_panel="Every command"),
 ]  # fmt: skip
-
-
-class GroupedHelp(TyperCommand):
-    """Help with the options under their headings, without the cost of Rich."""
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one section a heading, in the order of the declarations."""
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            if record is not None:
-                title = "Arguments" if parameter.param_type_name == "argument" else getattr(parameter, "rich_help_panel", None)
-                sections.setdefault(title or "Every command", []).append((record[0], _without_brackets(record[1])))
-        for title, records in sections.items():
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-def _without_brackets(text: str) -> str:
-    """``[default: (all cores)]`` as ``[default: all cores]``."""
-    return re.sub(r"\[default: \(([^)]*)\)", r"[default: \1", text)
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.layout import NAMES_SHOWN, table
-from vae_anomaly.workflow.results import Alarm, ColumnReason, Reason, RowExplained, SmallestChange
+from vae_anomaly.workflow.explained import ColumnReason, RowExplained, SmallestChange
+from vae_anomaly.workflow.results import Alarm, Reason
 
 # Columns of an alarm that are named, and the share of its score below which a column is no reason.
 REASONS_SHOWN, TELLING = 3, 0.05

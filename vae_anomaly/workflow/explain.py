@@ -20,10 +20,10 @@ from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import tables
 from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.errors import ConfigError, DataError
+from vae_anomaly.workflow.explained import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
 from vae_anomaly.workflow.opening import cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.rejecting import said
-from vae_anomaly.workflow.results import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
 
 Order = Literal["contribution", "z"]
 WORST = 3
