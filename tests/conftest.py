@@ -1,5 +1,6 @@
 """What every test may ask for: one thread of arithmetic, and no MLflow store outside the test's own folder."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,3 +30,11 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def logging_as_in_a_new_process() -> None:
+    """Forget what a command, also one in a fixture that is shared, has made of the logger in this process."""
+    logger = logging.getLogger("vae_anomaly")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)

@@ -228,7 +228,7 @@ def misnamed(ground: Ground) -> Iterator[Case]:
     rows, plain = ground.rows, text(ground.rows).encode()
     sheet = io.BytesIO()
     with zipfile.ZipFile(sheet, "w") as archive:
-        archive.writestr("xl/workbook.xml", "<workbook/>")
+        archive.writestr(zipfile.ZipInfo("xl/workbook.xml"), "<workbook/>")  # of 1980, always
     yield ground.case("csv named parquet", "x.parquet", plain, says="is not a Parquet file")
     yield ground.case("csv named arrow", "x.arrow", plain)
     yield ground.case("csv named gz", "x.csv.gz", plain)
@@ -431,7 +431,7 @@ def encodings(ground: Ground) -> Iterator[Case]:
     for spot, place in SPOTS.items():
         found = utf8.splitlines(keepends=True)
         found[min(place, ROWS)] = found[min(place, ROWS)].replace("ö".encode(), b"\xf6")
-        yield ground.case(f"one cp1252 row {spot}", "x.csv", b"".join(found), says=f"x.csv row {min(place, ROWS)} ")
+        yield ground.case(f"one cp1252 row {spot}", "x.csv", b"".join(found), says=f"x.csv row {min(place, ROWS)}:")
     odd = whole.encode("utf-16")
     yield ground.case("utf-16 with half a character", "x.csv", odd[:-1])
     yield ground.case("utf-16 shifted by a byte", "x.csv", odd[:2] + odd[3:])
@@ -467,7 +467,7 @@ def quotes(ground: Ground) -> Iterator[Case]:
         }
         for name, change in changes.items():
             found = [change(line) if i == at else line for i, line in enumerate(whole)]
-            yield ground.case(f"a quote {name} {spot}", "x.csv", ("\n".join(found) + "\n").encode(), says=f"row {at:,} ")
+            yield ground.case(f"a quote {name} {spot}", "x.csv", ("\n".join(found) + "\n").encode(), says=f"row {at:,}:")
     inch = rows.set_column(rows.column_names.index("crew"), "crew", pa.array(['5" pipe'] * ROWS))
     content = text(rows.drop_columns("crew")).splitlines()
     body = "\n".join(f"{line},{'crew' if i == 0 else chr(53) + chr(34) + ' pipe'}" for i, line in enumerate(content))

@@ -1,12 +1,10 @@
 """The command line: help, exit codes, one line an error, one JSON object, nothing half-made."""
 
 import json
-import logging
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +61,6 @@ def write(path: Path, rows: pa.Table) -> Path:
 
 def run(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    logger = logging.getLogger("vae_anomaly")
-    before = logger.handlers, logger.level, logger.propagate
-    yield
-    logger.handlers, logger.level, logger.propagate = before
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """Hundreds of malformed inputs through the command line: one line and an exit code, or the scores an independent reader gives."""
 
-import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +18,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("malformed") / "model"
     artifact.save(detector(MODEL), folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    logger = logging.getLogger("vae_anomaly")
-    before = logger.handlers, logger.level, logger.propagate
-    yield
-    logger.handlers, logger.level, logger.propagate = before
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from tests.test_cli import _logging_as_it_was, files, run
+from tests.test_cli import files, run
 from tests.test_score_resume import killed
 from tests.tiny import Case, detector, table
 from vae_anomaly.edges import artifact
@@ -20,7 +20,6 @@ from vae_anomaly.edges.rejects import RejectedRows
 from vae_anomaly.errors import DataError, OutputError
 from vae_anomaly.workflow.score import ScoreRequest, score
 
-__all__ = ["_logging_as_it_was"]
 GOOD = 60
 # Where bad rows stand, what they are (of a row with these cells), and what is said of them.
 BAD: dict[int, tuple[str, str]] = {

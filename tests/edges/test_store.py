@@ -362,6 +362,7 @@ def test_a_store_that_cannot_be_made_is_said_at_once(own_folder: Path, monkeypat
     with pytest.raises(TrackingError) as refused, store.opened(f"sqlite:///{own_folder}/mlflow.db"):
         pytest.fail("it is open")
     assert str(refused.value) == (
-        f"no store can be made at sqlite:///{own_folder}/mlflow.db: {own_folder} cannot be written. Give --tracking-uri another place."
+        f"no store can be made at sqlite:///{own_folder}/mlflow.db: this user may not write to {own_folder}. "
+        "Give --tracking-uri another place."
     )
     assert list(own_folder.iterdir()) == []

@@ -170,7 +170,7 @@ def place_of(destination: str | Path) -> Place:
     """
     text = str(destination)
     if not is_uri(text):
-        return Place(path=Path(text).expanduser())
+        return Place(path=_home(text))
     filesystem, location = resolve(text, failure=OutputError)
     shown = shown_path(text).rstrip("/")
     name = PurePosixPath(location.rstrip("/")).name
@@ -189,7 +189,15 @@ def is_folder(destination: str | Path) -> bool:
     """Whether a destination is a folder: it ends with a slash, exists as one here, or its name has no ending."""
     text = str(destination)
     name = shown_path(text).rpartition("/")[2]
-    return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (not is_uri(text) and Path(text).expanduser().is_dir())
+    return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (not is_uri(text) and _home(text).is_dir())
+
+
+def _home(text: str) -> Path:
+    """Return a path with the home of the user in it; that of nobody stays as it is, as in a shell."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 @contextmanager
