@@ -12,6 +12,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from tests import test_cli
 from tests.test_cli import files, run
 from tests.test_score_resume import killed
 from tests.tiny import Case, detector, table
@@ -254,21 +255,7 @@ def test_formulas_in_the_side_file_are_made_harmless_unless_they_are_to_stay(mod
 
 # ── the other verbs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-TINY = """
-[model]
-views = ["standard"]
-hidden = [8]
-latent = 2
-exemplars = 50
-[train]
-steps = 12
-batch_rows = 32
-device = "cpu"
-[calibration]
-alpha = 0.1
-method = "split"
-share = 0.4
-"""
+TINY = test_cli.TINY.replace("alpha = 0.05", "alpha = 0.1")
 
 
 def labelled(rows: int, seed: int) -> list[bytes]:

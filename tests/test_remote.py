@@ -8,7 +8,10 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow.csv
 import pyarrow.fs as pafs
@@ -161,6 +164,39 @@ def test_what_could_not_be_sent_is_sent_by_the_next_run(
     )
     assert left_behind(tmp_path) == []
     assert score(asked).unchanged
+
+
+def test_rows_that_were_set_aside_are_sent_too_also_by_the_next_run(
+    request_: ScoreRequest, ground: Path, store: pafs.S3FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (ground / "new" / "day=2" / "b.csv").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "bad.csv").write_text("\n".join([*lines[:9], "1,2", *lines[9:], ""]), encoding="utf-8")
+    asked = replace(request_, data=(str(tmp_path / "bad.csv"),), destination="s3://lake/out.csv", on_error="quarantine")
+    with monkeypatch.context() as patch:
+        patch.setattr(Remote, "send", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            score(asked)
+    rejected = score(asked).counts.rejected
+    assert rejected is not None
+    assert (rejected.rows, rejected.quarantine) == (1, "s3://lake/out.csv.quarantine.csv")
+    assert content(store, "lake/out.csv.quarantine.csv").decode().splitlines()[1].startswith("8,")
+    assert left_behind(tmp_path) == []
+
+
+def test_two_signed_addresses_are_two_inputs_and_their_signatures_are_not_kept(
+    request_: ScoreRequest, ground: Path, tmp_path: Path
+) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(ground / "new" / "day=2"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        Thread(target=web.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{web.server_port}/b.csv"
+        asked = replace(request_, data=(f"{place}?part=1&sig=hush1", f"{place}?part=2&sig=hush2"), output=tmp_path / "out.csv")
+        assert score(asked).counts.rows == 2 * (ROWS - 700)
+        assert score(replace(asked, data=tuple(data.replace("hush", "other") for data in asked.data))).unchanged
+        web.shutdown()
+    said = (tmp_path / "out.csv.manifest.json").read_text(encoding="utf-8")
+    assert [f"{place}?part={i}&sig=***" in said for i in (1, 2)] == [True, True]
+    assert "hush" not in said
 
 
 def test_half_an_upload_does_not_stay(store: pafs.S3FileSystem) -> None:

@@ -10,26 +10,12 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from tests.server import free_port, server
+from tests.test_cli import TINY
 from tests.tiny import normal_rows
 from vae_anomaly.cli import app
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.edges import artifact, tracking
 from vae_anomaly.workflow.upload import UploadRequest, upload
-
-TINY = """
-[model]
-views = ["standard"]
-hidden = [8]
-latent = 2
-exemplars = 50
-[train]
-steps = 12
-device = "cpu"
-[calibration]
-alpha = 0.05
-method = "split"
-share = 0.4
-"""
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_anomaly.edges import delimited, dialect
+from vae_anomaly.edges import delimited, dialect, records
 from vae_anomaly.edges.delimited import ADVICE, DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import find_files
@@ -92,7 +92,7 @@ def test_a_decimal_comma_may_be_the_last_sign_as_arrow_has_it(write: Write) -> N
 
 def test_a_mark_of_a_hexadecimal_cell_is_found_wherever_the_file_is_cut(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     for piece in (1, 2, 3, 5):
-        monkeypatch.setattr(delimited, "_PIECE", piece)
+        monkeypatch.setattr(records, "PIECE", piece)
         assert write("a\n0x1F\n").read(missing=[])["a"].to_pylist() == ["0x1F"]
         assert write("a\n0x1F\n".encode("utf-16")).read(missing=[])["a"].to_pylist() == ["0x1F"]
 

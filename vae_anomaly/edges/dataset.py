@@ -162,7 +162,7 @@ def part_name(file: Listed, root: str, ending: str) -> str:
 
     It depends on nothing but the input, so that a killed job finds its parts again.
     """
-    name = file.location.removeprefix(f"{root.rstrip('/')}/").lstrip("/")
+    name = file.identity.removeprefix(f"{root.rstrip('/')}/").lstrip("/")
     same = name.lower().endswith((".parquet", ".pq")) if ending == "parquet" else name.lower().endswith(".csv")
     return name if same else f"{name}.{ending}"
 

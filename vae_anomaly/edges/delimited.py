@@ -22,9 +22,8 @@ from vae_anomaly.errors import DataError
 
 ADVICE = "Correct that row, or leave such rows out with --on-error skip."
 _COMMA_LAST = r"^(\s*[+-]?\d+),((?:[eE][+-]?\d+)?\s*)$"  # '5,', which Arrow takes for a number too
-_HEX_MARK = ("0x", "0X")
+_HEX_MARKS = (b"0x", b"0X")
 _HEX = r"^\s*0[xX]"
-_PIECE = 1 << 20  # bytes searched at a time
 
 MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
@@ -61,11 +60,12 @@ class DelimitedTable:
 
         With ``on_bad``, rows that are not as wide as the header or no text are left out and told by place (from 0), reason and record.
         """
-        table = self._read(self._typed(missing, text), on_bad)
+        content = self._content(on_bad)
+        table = self._parsed(content, self._typed(missing, text))
         whole = [f.name for f in table.schema if pa.types.is_integer(f.type)]
-        if whole and self._holds(_HEX_MARK):
+        if whole and any(mark in content for mark in _HEX_MARKS):
             # Arrow takes 0xFF for 255, and 0xFFFFFFFFFFFFFFFF for -1; to us that is text, as it is in a stream.
-            spelled = self._read(self._typed(missing, [*text, *whole]), on_bad and _told_already).select(whole)
+            spelled = self._parsed(content, self._typed(missing, [*text, *whole]))
             for name in whole:
                 if pc.any(pc.match_substring_regex(spelled[name], _HEX)).as_py():
                     table = table.set_column(table.schema.get_field_index(name), name, spelled[name])
@@ -84,27 +84,17 @@ class DelimitedTable:
             column_types=dict.fromkeys(text, pa.string()),
         )
 
-    def _holds(self, marks: Collection[str]) -> bool:
-        """Say whether one of these texts of two characters is anywhere in the file."""
-        wide = self.dialect.encoding.startswith("utf-16")
-        wanted = [mark.encode(f"utf-16-{end}") for mark in marks for end in ("le", "be")] if wide else [mark.encode() for mark in marks]
+    def _content(self, on_bad: OnBad | None) -> bytes:
+        """Return all rows that can be read, as UTF-8 below a header; from memory, because Arrow must not call Python from its threads."""
         with reading(self.file.path), open_text(self.file) as stream:
-            before = b""
-            while piece := stream.read(_PIECE):
-                if any(mark in before + piece for mark in wanted):
-                    return True
-                before = (before + piece)[-3:]
-        return False
+            return b"".join(filtered(self._blocks(stream), self.dialect, on_bad or self._refuse))
 
-    def _read(self, convert: pacsv.ConvertOptions, on_bad: OnBad | None) -> pa.Table:
-        # From memory: Arrow must not call Python from its own threads, which would wait for each other.
-        with reading(self.file.path), open_text(self.file) as stream:
-            whole = pa.py_buffer(b"".join(filtered(self._blocks(stream), self.dialect, on_bad or self._refuse)))
+    def _parsed(self, content: bytes, convert: pacsv.ConvertOptions) -> pa.Table:
         with _parsing(self.file.path):
             try:
-                return pacsv.read_csv(pa.BufferReader(whole), self._read_options(careful=False), self._parse_options(), convert)
+                return pacsv.read_csv(pa.BufferReader(content), self._read_options(careful=False), self._parse_options(), convert)
             except pa.ArrowInvalid:
-                return pacsv.read_csv(pa.BufferReader(whole), self._read_options(careful=True), self._parse_options(), convert)
+                return pacsv.read_csv(pa.BufferReader(content), self._read_options(careful=True), self._parse_options(), convert)
 
     def _refuse(self, place: int, reason: str, record: str) -> None:
         raise refusal(self.file.path, place + 1, reason, record)
@@ -221,7 +211,3 @@ def _pointed(table: pa.Table, text: Collection[str]) -> pa.Table:
             if not pc.any(not_numbers(values)).as_py():
                 table = table.set_column(i, field.name, numbers(values))
     return table
-
-
-def _told_already(place: int, reason: str, record: str) -> None:
-    """Take no notice of a bad row on a second reading."""

@@ -18,6 +18,7 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.edges.uris import one_line, resolve, said, shown_path
 from vae_anomaly.errors import DataError
+from vae_anomaly.redact import redacted
 
 __all__ = ["Format", "Listed", "TableFile", "digest", "find_files", "list_files", "one_line", "reading", "roots", "table_file"]
 
@@ -70,6 +71,11 @@ class TableFile:
     partition: tuple[tuple[str, str | None], ...] = ()
     filesystem: pafs.FileSystem = field(repr=False, compare=False)
 
+    @property
+    def identity(self) -> str:
+        """``location`` without the secrets of a URI: what manifests say, and what a file is known again by."""
+        return redacted(self.location)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
@@ -87,6 +93,11 @@ class Listed:
         """The path below what the user named."""
         return PurePosixPath(self.location).relative_to(self.root)
 
+    @property
+    def identity(self) -> str:
+        """``location`` without the secrets of a URI: what manifests say, and what a file is known again by."""
+        return redacted(self.location)
+
 
 def find_files(paths: Sequence[str]) -> tuple[TableFile, ...]:
     """Return the data files behind paths, folders, globs and URIs, in the order given, folders and globs sorted by name.
@@ -101,12 +112,12 @@ def find_files(paths: Sequence[str]) -> tuple[TableFile, ...]:
 
 def list_files(paths: Sequence[str], *, none_yet: bool = False) -> tuple[Listed, ...]:
     """Return what ``find_files`` would open; with ``none_yet`` a folder may be empty and a glob match nothing. Raises DataError."""
-    listed: dict[str, Listed] = {}
+    listed: dict[tuple[str, str], Listed] = {}
     for path in map(str, paths):
         here, complaint = _list(path)
         if complaint and not none_yet:
             raise DataError(complaint)
-        listed |= {file.path: file for file in here}
+        listed |= {(file.filesystem.type_name, file.location): file for file in here}
     if not listed and not none_yet:
         raise DataError("no data file was given; name a CSV or Parquet file, a folder or a glob.")
     return tuple(listed.values())

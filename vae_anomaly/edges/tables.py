@@ -77,6 +77,10 @@ class Source:
         rows = [p.rows for p in self.parts]
         return None if None in rows else sum(r for r in rows if r is not None)
 
+    def made_of(self) -> dict[str, list[int]]:
+        """Return size (bytes) and time of change (ns since 1970) of each file: what has not changed while these have not."""
+        return {file.identity: [file.size, file.modified] for file in self.files}
+
     def digest(self) -> str:
         """sha256 (hex) over names, sizes and times of change of the files."""
         return found.digest(self.files)

@@ -40,7 +40,7 @@ def made_from(source: tables.Source, config: Config) -> dict[str, Any]:
     """Return all that the bytes of a model, and where it is logged, depend on."""
     device = _hardware(device_of(config.train.device))
     return {
-        "inputs": {file.location: [file.size, file.modified] for file in source.files},
+        "inputs": source.made_of(),
         "settings": config_to_dict(config),
         "install": {
             **install(),

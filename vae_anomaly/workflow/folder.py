@@ -44,7 +44,7 @@ class Folder:
 
         Raises OutputError.
         """
-        entry = self.dataset.entries.get(file.location)
+        entry = self.dataset.entries.get(file.identity)
         if entry is None:
             return False
         part = self.asked.place.below(entry.part)
@@ -55,7 +55,7 @@ class Folder:
                 "Remove that part to have this file scored again, or give --overwrite to score all of them again."
             )
         if size is None or not entry.of(file):
-            self.dataset.forget(file.location)
+            self.dataset.forget(file.identity)
             self.dataset.replaces += [] if size is None else [entry.part]
             return False
         if size != entry.bytes:
@@ -131,8 +131,8 @@ class Folder:
     def _name(self, file: Listed, source: Source, root: str) -> str:
         ending = self.asked.request.format or ("csv" if source.files[0].format == "delimited" else "parquet")
         part = dataset.part_name(file, root, ending)
-        other = self.inputs.get(part, file.location)
-        if other != file.location:
+        other = self.inputs.get(part, file.identity)
+        if other != file.identity:
             raise OutputError(
                 f"{self.asked.place.below(part)} holds the scores of {other}, and those of {file.path} would go there too. "
                 "Name another folder with -o."

@@ -26,7 +26,7 @@ class Job:
     @property
     def made_from(self) -> dict[str, Any]:
         """All that the bytes of the output depend on."""
-        return {"inputs": {file.location: [file.size, file.modified] for file in self.source.files}, **self.asked.made_from()}
+        return {"inputs": self.source.made_of(), **self.asked.made_from()}
 
     def batches(self, first_row: int, on_reject: OnReject = ignore) -> Iterator[pa.RecordBatch]:
         """Return the input from a row on."""

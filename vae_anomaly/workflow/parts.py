@@ -39,8 +39,8 @@ def fill(asked: Asked, make: Make) -> Done:
     refuse_nested(asked, listed)
     root = dataset.common_root(file.root for file in listed)
     with claimed(asked, make) as folder:
-        before = {file.location for file in listed if folder.holds(file)}
-        todo = [file for file in listed if file.location not in before]
+        before = {file.identity for file in listed if folder.holds(file)}
+        todo = [file for file in listed if file.identity not in before]
         sources = opened(asked, todo, rows_needed=not before)
         whole = tables.together(list(sources.values())) if sources else None
         ignored = check_columns(asked.opened.detector, whole, asked.request.id_columns) if whole else ()
@@ -54,7 +54,7 @@ def fill(asked: Asked, make: Make) -> Done:
         if whole:
             warn(ignored, whole)
         return Done(
-            counts=folder.counts({file.location for file in listed}),
+            counts=folder.counts({file.identity for file in listed}),
             ignored=ignored,
             new_rows=new_rows if sources else None,
             resumed_rows=resumed,

@@ -87,20 +87,21 @@ def make(job: Job) -> tuple[Counts, int | None]:
     Raises OutputError when another run is writing the same output, or has just written something else there.
     """
     path, made_from = job.place.path, job.made_from
+    sides = [quarantine.path_of(path).name] if job.asked.request.on_error == "quarantine" else []
     with resume.claimed(path) as unfinished:
         counts = asked.done_before(job.place, made_from, overwrite=job.overwrite)
         if counts is not None:
             return counts, None
         counts = asked.made_before(job.place, made_from, overwrite=job.overwrite)
         if counts is not None:
-            job.place.deliver()
+            job.place.deliver(sides)
             return counts, counts.rows
         refuse_existing(path, job.asked.request.on_error, overwrite=job.overwrite)
         kept = unfinished.begin({**made_from, "install": resuming.install()}, anew=job.overwrite)
         with manifest.started(path, made_from):
             counting, counts, resumed = _write(job, unfinished, kept)
             manifest.complete(path, made_from, asdict(counts), counting.counted())
-        job.place.deliver([quarantine.path_of(path).name] if job.asked.request.on_error == "quarantine" else [])
+        job.place.deliver(sides)
     return counts, resumed
 
 

@@ -78,7 +78,7 @@ class Looking:
         ready = [file for file in listed if self.seen.get(file.location) == _state(file) != self.refused.get(file.location)]
         self.seen = {file.location: _state(file) for file in listed}
         for file in ready:
-            known = file.location in self.folder.dataset.entries
+            known = file.identity in self.folder.dataset.entries
             if not self.folder.holds(file, again=True):
                 if known:
                     logger.warning("%s has changed since it was scored, and is scored again", file.path)
