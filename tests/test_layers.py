@@ -24,6 +24,7 @@ FACE = (
     "cli_upload",
     "looking",
     "options",
+    "options_score",
     "help",
     "summary",
     "summary_calibrate",

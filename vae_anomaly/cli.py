@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from vae_anomaly import cli_calibrate, cli_upload, looking, terminal
 from vae_anomaly import options as opt
+from vae_anomaly import options_score as opt_score
 from vae_anomaly.config import DEFAULT_MODEL
 from vae_anomaly.help import GroupedHelp
 
@@ -98,6 +99,7 @@ def fit(
     contamination_robust: opt.ContaminationRobust = False,
     resume: opt.Resume = None,
     checkpoint_every: opt.CheckpointEvery = None,
+    memory_limit: opt.FitMemoryLimit = None,
     config: opt.ConfigFile = None,
     model_name: opt.ModelNameOption = None,
     alias: opt.Alias = None,
@@ -138,12 +140,13 @@ def fit(
     }
     settings = load_config(config, overrides)
     from vae_anomaly import summary
+    from vae_anomaly.workflow import memory
     from vae_anomaly.workflow.fit import GoingOn
     from vae_anomaly.workflow.fit import fit as run
 
-    going_on = GoingOn(resume=resume, checkpoint_every=checkpoint_every)
+    going_on, limit = GoingOn(resume=resume, checkpoint_every=checkpoint_every), memory.size_of(memory_limit)
     with terminal.progress(quiet=quiet) as tell:
-        result = run(data, settings, output=output, overwrite=overwrite, going_on=going_on, tell=tell)
+        result = run(data, settings, output=output, overwrite=overwrite, going_on=going_on, memory_limit=limit, tell=tell)
     terminal.show(result, lambda: "" if quiet else summary.of_fit(result), as_json=as_json)
 
 
@@ -166,18 +169,18 @@ def score(
     typicality: opt.Typicality = False,
     model: opt.Model = DEFAULT_MODEL,
     tracking_uri: opt.TrackingUri = None,
-    output: opt.ScoreOutput = None,
-    part_format: opt.PartFormat = None,
+    output: opt_score.ScoreOutput = None,
+    part_format: opt_score.PartFormat = None,
     no_escape: opt.NoEscape = False,
     overwrite: opt.Overwrite = False,
-    watch: opt.Watch = False,
-    watch_interval: opt.WatchInterval = 10.0,
+    watch: opt_score.Watch = False,
+    watch_interval: opt_score.WatchInterval = 10.0,
     explain: opt.ExplainOption = "flagged",
     top: opt.Top = "5",
-    chunk_rows: opt.ChunkRows = 65_536,
-    part_rows: opt.PartRows = 262_144,
+    chunk_rows: opt_score.ChunkRows = 65_536,
+    part_rows: opt_score.PartRows = 262_144,
     threads: opt.Threads = None,
-    memory_limit: opt.MemoryLimit = None,
+    memory_limit: opt_score.MemoryLimit = None,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,

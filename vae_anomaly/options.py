@@ -138,6 +138,12 @@ PriorOption = Annotated[
     typer.Option("--prior", help="What the KL term measures the distance to: exemplar rows, or N(0, I).", show_default="exemplar",
                  rich_help_panel="Training"),
 ]  # fmt: skip
+FitMemoryLimit = Annotated[
+    str | None,
+    typer.Option("--memory-limit",
+                 help="Memory that the process may take, as 1.5GB or 2GiB; of more rows than fit a random part is learned from.",
+                 metavar="SIZE", show_default="rows in half of the machine's", rich_help_panel="Training"),
+]  # fmt: skip
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="TOML file with any setting; options given here win over it.", metavar="FILE",
@@ -178,27 +184,6 @@ Model = Annotated[
     typer.Option("--model", "-m", help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a model folder.", metavar="MODEL",
                  rich_help_panel="Tracking and output"),
 ]  # fmt: skip
-ScoreOutput = Annotated[
-    str | None,
-    typer.Option("--output", "-o", help="Where to write: a file, the ending .csv or .parquet says how; or a folder, a part for each input.",
-                 metavar="FILE|DIR/", show_default="NAME.scores.csv or .parquet beside the input", rich_help_panel="Tracking and output"),
-]  # fmt: skip
-PartFormat = Annotated[
-    Literal["csv", "parquet"] | None,
-    typer.Option("--format", help="How the parts in an output folder are written.", show_default="as the input of each",
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-Watch = Annotated[bool, typer.Option("--watch", help="Go on: score what appears in the input folders, into an output folder.",
-                                     rich_help_panel="Watching")]  # fmt: skip
-WatchInterval = Annotated[
-    float, typer.Option("--watch-interval", min=0.01, help="Seconds between two looks; a file that is the same at both is taken for whole.",
-                        metavar="SECONDS", rich_help_panel="Watching")
-]  # fmt: skip
-MemoryLimit = Annotated[
-    str | None,
-    typer.Option(help="Memory that the process may take, as 1.5GB or 2GiB; the scores do not depend on it.", metavar="SIZE",
-                 show_default="none", rich_help_panel="Running"),
-]  # fmt: skip
 ScoresFile = Annotated[
     str | None,
     typer.Option("--scores", help="Also show what score wrote: alarms with reasons, and a time line where a key is a time.",
@@ -223,15 +208,6 @@ ExplainOption = Annotated[
 ]
 Top = Annotated[
     str, typer.Option(help="How many columns an explanation names, or all.", metavar="K|all", rich_help_panel="Tracking and output")
-]
-ChunkRows = Annotated[
-    int, typer.Option(min=1, help="Rows in memory at a time; the scores do not depend on it.", metavar="N", rich_help_panel="Running")
-]
-PartRows = Annotated[
-    int,
-    typer.Option(
-        "--part-rows", min=1, help="Rows after which a killed run can go on.", metavar="N", hidden=True, rich_help_panel="Running"
-    ),
 ]
 Threads = Annotated[
     int | None,

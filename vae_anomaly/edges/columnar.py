@@ -7,13 +7,17 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from vae_anomaly.core.cells import blanked
 from vae_anomaly.core.schema import check_duplicates
 from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.edges.rejects import OnBad
+from vae_anomaly.edges.sampling import Weight
 from vae_anomaly.errors import DataError
 
 _BUFFER = 1 << 20  # bytes of a column chunk held while streaming, so that one huge row group does not fill the memory
@@ -47,9 +51,38 @@ class ColumnarTable:
 
     def read(self, *, missing: Sequence[str], text: Collection[str] = (), on_bad: OnBad | None = None) -> pa.Table:
         """Return all rows in the file's types; ``text`` and ``on_bad`` are for delimited files and change nothing here."""
-        del text, on_bad
+        return self.table(list(self.pieces(missing=missing, on_bad=on_bad)), missing=missing, text=text)
+
+    def pieces(self, *, missing: Sequence[str], on_bad: OnBad | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield all rows in the file's types."""
+        del missing, on_bad
         with _watched(self.file.path):
-            table = pa.Table.from_batches(_valid(self.batches(self.file, self.names, Chunk())), self.schema)
+            yield from _valid(self.batches(self.file, self.names, Chunk()))
+
+    @staticmethod
+    def pick(piece: pa.RecordBatch, places: NDArray[np.int64]) -> pa.RecordBatch:
+        """Return the rows of a piece at places int64 ``[n]``, in memory of their own."""
+        picked = piece.take(pa.array(places))
+        return pa.RecordBatch.from_arrays([_slim(column) for column in picked.columns], names=picked.schema.names)
+
+    @staticmethod
+    def count(piece: pa.RecordBatch) -> int:
+        """Return the rows of a piece."""
+        return int(piece.num_rows)
+
+    def weight(self) -> Weight:
+        """Return how many rows there are and how large one is in memory; looks at the beginning."""
+        for piece in self.pieces(missing=()):
+            if piece.num_rows:
+                row = piece.nbytes / piece.num_rows
+                return Weight(rows=self.file.size / row if self.rows is None else self.rows, row_bytes=row)
+        return Weight(rows=0.0, row_bytes=0.0)
+
+    def table(self, pieces: list[pa.RecordBatch], *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
+        """Return the table of these rows, declared missing values null; ``text`` changes nothing here."""
+        del text
+        with _watched(self.file.path):
+            table = pa.Table.from_batches(pieces, self.schema)
         columns = [blanked(column, missing) for column in table.columns]
         return pa.Table.from_arrays(columns, names=list(self.names))
 
@@ -82,7 +115,7 @@ def open_parquet(file: TableFile) -> ColumnarTable:
 def open_arrow(file: TableFile) -> ColumnarTable:
     """Read the schema of an Arrow file (Feather 2) or stream; raises DataError if it is damaged or names repeat."""
     with _watched(file.path), _arrow_reader(file) as reader:
-        schema = reader.schema.remove_metadata()
+        schema = pa.schema([(field.name, _picked_from(field.type)) for field in reader.schema])
         names = schema.names  # in here, because damaged ones are no text
     check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=None, batches=_arrow_batches)
@@ -127,7 +160,31 @@ def _arrow_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Itera
     with _arrow_reader(file) as reader:
         whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
         for batch in whole:
-            yield batch.select(list(names))
+            arrays = [batch.column(name) for name in names]
+            yield pa.RecordBatch.from_arrays([_decoded(a, _picked_from(a.type)) for a in arrays], names=list(names))
+
+
+def _picked_from(kind: pa.DataType) -> pa.DataType:
+    """Return the type itself, or the plain one of what Arrow cannot pick rows from."""
+    if pa.types.is_run_end_encoded(kind):
+        return _picked_from(kind.value_type)
+    views = ((pa.types.is_string_view, pa.string()), (pa.types.is_binary_view, pa.binary()))
+    return next((plain for is_view, plain in views if is_view(kind)), kind)
+
+
+def _decoded(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_run_end_encoded(values.type):
+        return _decoded(pc.run_end_decode(values), kind)
+    return values if values.type == kind else values.cast(kind)
+
+
+def _slim(values: pa.Array) -> pa.Array:
+    """Return values whose dictionary holds no more than they need: few rows of many must not keep all its levels."""
+    kind = values.type
+    if not pa.types.is_dictionary(kind) or len(values.dictionary) <= len(values):
+        return values
+    encoded = values.cast(kind.value_type).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(encoded.indices.cast(kind.index_type), encoded.dictionary, ordered=kind.ordered)
 
 
 def _valid(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -4,19 +4,23 @@ Missing cells are empty ones, ``NA``, ``N/A``, ``NaN``, ``nan``, ``null``, ``NUL
 and ``n/a`` are text unless declared. Knows nothing about models: the caller says which columns are numbers.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pyarrow import csv as pacsv
 
 from vae_anomaly.core.cells import TIME_FORMATS, blanked, not_numbers, numbers
 from vae_anomaly.edges.dialect import COMMA_NUMBER, LONGEST, Dialect, open_text
-from vae_anomaly.edges.files import TableFile, one_line, reading
+from vae_anomaly.edges.files import COMPRESSED, TableFile, one_line, reading
 from vae_anomaly.edges.records import Block, blocks
 from vae_anomaly.edges.rejects import REASON, TEXT, OnBad, faults_of, filtered, screened, text_of
+from vae_anomaly.edges.sampling import DOUBT, Weight
 from vae_anomaly.edges.transcoding import Utf8
 from vae_anomaly.errors import DataError
 
@@ -24,6 +28,9 @@ ADVICE = "Correct that row, or leave such rows out with --on-error skip."
 _COMMA_LAST = r"^(\s*[+-]?\d+),((?:[eE][+-]?\d+)?\s*)$"  # '5,', which Arrow takes for a number too
 _HEX_MARKS = (b"0x", b"0X")
 _HEX = r"^\s*0[xX]"
+
+# What Python takes for a record besides its bytes.
+EACH_RECORD = 41
 
 MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
@@ -60,7 +67,40 @@ class DelimitedTable:
 
         With ``on_bad``, rows that are not as wide as the header or no text are left out and told by place (from 0), reason and record.
         """
-        content = self._content(on_bad)
+        return self.table(list(self.pieces(missing=missing, on_bad=on_bad)), missing=missing, text=text)
+
+    def pieces(self, *, missing: Sequence[str], on_bad: OnBad | None = None) -> Iterator[list[bytes]]:
+        """Yield the records that can be read, about a megabyte at a time; with ``on_bad`` the others are told, as in ``read``."""
+        del missing  # what a cell means is found out when it is parsed
+        with reading(self.file.path), open_text(self.file) as stream:
+            yield from filtered(self._blocks(stream), self.dialect, on_bad or self._refuse)
+
+    @staticmethod
+    def pick(piece: list[bytes], places: NDArray[np.int64]) -> list[bytes]:
+        """Return the records of a piece at places int64 ``[n]``."""
+        return [piece[i] for i in places]
+
+    @staticmethod
+    def count(piece: list[bytes]) -> int:
+        """Return the records of a piece."""
+        return len(piece)
+
+    def weight(self) -> Weight:
+        """Return how many rows there may be and how large one is; looks at the beginning.
+
+        Rows later on may be shorter, and how many are in a compressed file cannot be known.
+        """
+        for piece in self.pieces(missing=(), on_bad=lambda *_: None):
+            if piece:
+                row = sum(map(len, piece)) / len(piece)
+                compressed = self.file.location.lower().endswith(COMPRESSED)
+                rows = math.inf if compressed else DOUBT * self.file.size / row
+                return Weight(rows=rows, row_bytes=max(row, 8.0 * len(self.names)) + EACH_RECORD)
+        return Weight(rows=0.0, row_bytes=0.0)
+
+    def table(self, pieces: list[list[bytes]], *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
+        """Return the table that a file with these records would be, see ``read``; empties the list, so that nothing is held twice."""
+        content = self._content(pieces)
         table = self._parsed(content, self._typed(missing, text))
         whole = [f.name for f in table.schema if pa.types.is_integer(f.type)]
         if whole and any(mark in content for mark in _HEX_MARKS):
@@ -84,12 +124,15 @@ class DelimitedTable:
             column_types=dict.fromkeys(text, pa.string()),
         )
 
-    def _content(self, on_bad: OnBad | None) -> bytes:
-        """Return all rows that can be read, as UTF-8 below a header; from memory, because Arrow must not call Python from its threads."""
-        with reading(self.file.path), open_text(self.file) as stream:
-            return b"".join(filtered(self._blocks(stream), self.dialect, on_bad or self._refuse))
+    def _content(self, pieces: list[list[bytes]]) -> bytearray:
+        """Return records below a header that says nothing; from memory, because Arrow must not call Python from its threads."""
+        content = bytearray(b"\n" * self.dialect.skip + b"-\n")
+        pieces.reverse()
+        while pieces:
+            content += b"".join(pieces.pop())
+        return content
 
-    def _parsed(self, content: bytes, convert: pacsv.ConvertOptions) -> pa.Table:
+    def _parsed(self, content: bytearray, convert: pacsv.ConvertOptions) -> pa.Table:
         with _parsing(self.file.path):
             try:
                 return pacsv.read_csv(pa.BufferReader(content), self._read_options(careful=False), self._parse_options(), convert)

@@ -5,9 +5,11 @@ Knows nothing about what the memory is for.
 
 import ctypes
 import math
+import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
@@ -24,6 +26,32 @@ def resident() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
     except ImportError:
         return 0
+
+
+def available() -> float:
+    """Return the bytes of memory that there are for this process: the machine's, or less where its group has a limit; infinite if unknown.
+
+    What others hold does not count, so that it is the same from run to run.
+    """
+    found = [math.inf]
+    with suppress(ValueError, OSError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+        for _, controllers, group in (line.split(":", 2) for line in lines):
+            found += group_limits(controllers, group)
+    return min(found)
+
+
+def group_limits(controllers: str, group: str, root: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """Yield the limits of a control group and of those that it is in, as version 1 and version 2 keep them."""
+    folder, name = (root / "memory", "memory.limit_in_bytes") if controllers == "memory" else (root, "memory.max")
+    if controllers not in {"", "memory"}:
+        return
+    inside = PurePosixPath(group.lstrip("/"))
+    for place in (inside, *inside.parents):
+        with suppress(OSError, ValueError):
+            yield float((folder / place / name).read_text(encoding="ascii"))
 
 
 def space_left() -> float:

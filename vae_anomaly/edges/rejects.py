@@ -96,9 +96,8 @@ def screened(block: Block, dialect: Dialect, types: Mapping[str, pa.DataType], c
     return pa.RecordBatch.from_arrays(columns, names=[*batch.schema.names, REASON, TEXT])
 
 
-def filtered(blocks: Iterator[Block], dialect: Dialect, on_bad: OnBad) -> Iterator[bytes]:
-    """Yield the bytes of the records that are as wide as the header and UTF-8, below a header that says nothing."""
-    yield b"\n" * dialect.skip + b"-\n"
+def filtered(blocks: Iterator[Block], dialect: Dialect, on_bad: OnBad) -> Iterator[list[bytes]]:
+    """Yield the records that are as wide as the header and UTF-8."""
     done = 0
     for block in blocks:
         faults = dict(block.broken)
@@ -110,7 +109,7 @@ def filtered(blocks: Iterator[Block], dialect: Dialect, on_bad: OnBad) -> Iterat
         for i in sorted(faults):
             on_bad(done + i, faults[i], shown(block.records[i]))
         done += len(block.records)
-        yield _joined(block, [i for i in good if i not in faults])
+        yield [block.records[i] for i in good if i not in faults]
 
 
 def ragged(data: bytes, dialect: Dialect) -> dict[int, str]:

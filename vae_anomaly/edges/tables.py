@@ -5,21 +5,23 @@ detectors and scores; of models only their schema.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from vae_anomaly.core.schema import Schema, absent_text, check_present
+from vae_anomaly.edges import alike, sampling
 from vae_anomaly.edges import files as found
 from vae_anomaly.edges.columnar import Chunk, open_arrow, open_parquet
 from vae_anomaly.edges.delimited import DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import TableFile
 from vae_anomaly.edges.outputs import default_output, write_batches
-from vae_anomaly.edges.rejects import OnBad, OnError, OnReject, Rejects, ignore
+from vae_anomaly.edges.rejects import OnError, OnReject, Rejects, ignore
+from vae_anomaly.edges.sampling import OnRows, Sample, Weight, ignore_rows
 from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, numbers_of, stream, with_partition
 from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 
@@ -29,14 +31,14 @@ __all__ = ["NUMBERS", "Source", "TableFile", "default_output", "numbers_of", "op
 _GIVE_UP = 100_000
 
 
-class _Part(Streamed, Protocol):
+class _Part(Streamed, sampling.Part, Protocol):
     """One opened file."""
 
     @property
     def schema(self) -> pa.Schema: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
-    def read(self, *, missing: Sequence[str], text: Collection[str] = (), on_bad: OnBad | None = None) -> pa.Table: ...
+    def table(self, pieces: list[Any], *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,10 @@ class Source:
         """sha256 (hex) over names, sizes and times of change of the files."""
         return found.digest(self.files)
 
+    def weight(self) -> Weight:
+        """Return how many rows there are at most and what one weighs as it is read; reads the beginning of the first file."""
+        return sampling.weight(self.parts)
+
     def read_table(self, on_reject: OnReject = ignore) -> pa.Table:
         """Return all rows, files in order; a column of a delimited file is numeric only if it is in all of them.
 
@@ -95,22 +101,41 @@ class Source:
         DataError
             No rows, a damaged file, or files whose columns differ.
         """
+        rejects = Rejects(on_reject=on_reject)
+        return self._table(lambda i, text: list(self._pieces(self.parts[i], Rejects() if text else rejects)), rejects)
+
+    def sample(self, most: int, seed: int, on_reject: OnReject = ignore, on_rows: OnRows = ignore_rows) -> Sample:
+        """Read every row and return ``most`` of them, drawn at random, in their order: the table of files with these rows only.
+
+        What memory holds does not grow with the rows. ``on_rows`` is told how many have gone by. Raises what ``read_table`` raises.
+        """
         self._check_same_names()
         rejects = Rejects(on_reject=on_reject)
-        tables = [self._read(part, rejects) for part in self.parts]
-        clashing = _clashing(tables)
+        subset = sampling.sampled(self.parts, most, seed, lambda part: self._pieces(part, rejects), on_rows)
+        table = self._table(lambda i, _: subset.pieces(i), rejects)
+        return Sample(table=table, numbers=subset.numbers(), seen=subset.seen)
+
+    def _table(self, pieces: Callable[[int, Collection[str]], list[Any]], rejects: Rejects) -> pa.Table:
+        """Return the table of the pieces of all parts; ``pieces`` is asked again for those with columns that are to be text."""
+
+        def table_of(i: int, text: Collection[str] = ()) -> pa.Table:
+            return with_partition(self.parts[i].table(pieces(i, text), missing=self.missing_values, text=text), self.parts[i].file)
+
+        self._check_same_names()
+        tables = [table_of(i) for i in range(len(self.parts))]
+        clashing = alike.clashing(tables)
         for i, part in enumerate(self.parts):
             if clashing and part.file.format == "delimited":
-                tables[i] = self._read(part, Rejects(), text=clashing)
-        self._check_same_types(tables)
+                tables[i] = table_of(i, clashing)
+        alike.check_types([part.file.path for part in self.parts], tables)
         table = _partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.parts[0])
         if table.num_rows == 0:
             raise self._no_rows(rejects)
         return table
 
-    def _read(self, part: _Part, rejects: Rejects, *, text: Collection[str] = ()) -> pa.Table:
+    def _pieces(self, part: sampling.Part, rejects: Rejects) -> Iterator[Any]:
         on_bad = None if self.on_error == "stop" else partial(rejects.add, part.file.path, 0)
-        return with_partition(part.read(missing=self.missing_values, text=text, on_bad=on_bad), part.file)
+        return part.pieces(missing=self.missing_values, on_bad=on_bad)
 
     def batches(
         self,
@@ -166,7 +191,7 @@ class Source:
 
     def _raw_types(self, raw: Sequence[str]) -> pa.Schema:
         """Return one type a column for all files."""
-        kinds = {n: _unified([_kind(p, n) for p in self.parts]) for n in raw}
+        kinds = {n: alike.unified([_kind(p, n) for p in self.parts]) for n in raw}
         return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
@@ -178,22 +203,7 @@ class Source:
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
 
     def _check_same_names(self) -> None:
-        first = self.parts[0]
-        for part in self.parts[1:]:
-            ours, theirs = set(_names(first)), set(_names(part))
-            for file, other, absent in ((part.file, first.file, ours - theirs), (first.file, part.file, theirs - ours)):
-                if absent:
-                    listed = absent_text(sorted(absent), _names(part) if file is part.file else _names(first))
-                    raise SchemaMismatch(f"{file.path} lacks columns that {other.path} has: {listed}")
-
-    def _check_same_types(self, tables: Sequence[pa.Table]) -> None:
-        for name in _clashing(tables):
-            kinds = [t.schema.field(name).type for t in tables]
-            other = next(i for i, _ in enumerate(kinds) if _unified(kinds[: i + 1]) is None)
-            raise SchemaMismatch(
-                f"column {name!r} is {kinds[0]} in {self.parts[0].file.path} but {kinds[other]} in {self.parts[other].file.path}. "
-                "Give it one type in all files, or read them apart."
-            )
+        alike.check_names([(part.file.path, _names(part)) for part in self.parts])
 
 
 def open_source(
@@ -252,22 +262,6 @@ def _kind(part: _Part, name: str) -> pa.DataType:
     """Return the type of a column as it is handed on: without dictionaries, which differ from batch to batch."""
     kind = part.schema.field(name).type if name in part.names else pa.string()
     return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _clashing(tables: Sequence[pa.Table]) -> list[str]:
-    """Return the columns whose types in the tables have no common one."""
-    return [n for n in tables[0].schema.names if _unified([t.schema.field(n).type for t in tables]) is None]
-
-
-def _unified(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
-    """Return the type that holds values of all these types, or None."""
-    distinct = list(dict.fromkeys(kinds))
-    if len(distinct) == 1:
-        return distinct[0]
-    try:
-        return pa.unify_schemas([pa.schema([("column", kind)]) for kind in distinct], promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return None
 
 
 def _partitions_typed(table: pa.Table, part: _Part) -> pa.Table:

@@ -36,12 +36,12 @@ class Outcome:
     suspicious: tuple[Alarm, ...]
 
 
-def made_from(source: tables.Source, config: Config) -> dict[str, Any]:
-    """Return all that the bytes of a model, and where it is logged, depend on."""
+def made_from(source: tables.Source, config: Config, most: int | None) -> dict[str, Any]:
+    """Return all that the bytes of a model, and where it is logged, depend on; ``most`` rows are held, None: all."""
     device = _hardware(device_of(config.train.device))
     return {
         "inputs": source.made_of(),
-        "settings": config_to_dict(config),
+        "settings": config_to_dict(config) | ({} if most is None else {"most rows": most}),
         "install": {
             **install(),
             "package": __version__,

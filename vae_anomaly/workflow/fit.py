@@ -30,11 +30,11 @@ from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema
 from vae_anomaly.core.stages import Progress
 from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
-from vae_anomaly.edges import artifact, checkpoint, interrupts, slots, tables
+from vae_anomaly.edges import artifact, checkpoint, interrupts, process, slots, tables
 from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.edges.tracking import ModelVersion, start_run
 from vae_anomaly.errors import ConfigError, OutputError
-from vae_anomaly.workflow import continuing, keeping
+from vae_anomaly.workflow import continuing, keeping, memory
 from vae_anomaly.workflow.continuing import Outcome
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.rejecting import said
@@ -49,8 +49,12 @@ VERSIONED = ("torch", "numpy", "pyarrow")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
-    """The rows of a fit: what is learned from, with the numbers of its rows, and what its labels call anomalous, with those labels."""
+    """The rows of a fit: what is learned from, with the numbers of its rows, and what its labels call anomalous, with those labels.
 
+    ``seen`` rows were read; more than there are here where all would have been too much for the memory.
+    """
+
+    seen: int
     normal: pa.Table
     numbers: NDArray[np.int64]
     anomalous: pa.Table
@@ -59,7 +63,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Job:
-    """A fit with its source opened and its folder claimed; ``logged`` is what it had logged whole before it was cut off."""
+    """A fit with its source opened and its folder claimed; ``logged`` is what it had logged whole before it was cut off.
+
+    ``most`` rows fit into memory; None: as many as there are.
+    """
 
     source: tables.Source
     config: Config
@@ -67,6 +74,7 @@ class Job:
     overwrite: bool
     kept: checkpoint.Checkpoint
     logged: ModelVersion | None
+    most: int | None
     tell: Tell
 
 
@@ -88,10 +96,12 @@ def fit(
     output: Path | None = None,
     overwrite: bool = False,
     going_on: GoingOn | None = None,
+    memory_limit: int | None = None,
     tell: Tell = tell_nobody,
 ) -> FitResult:
     """Fit a detector on the normal rows of ``data``, and log, register or keep it as ``config.tracking`` and ``output`` say.
 
+    Of more rows than fit into ``memory_limit`` bytes, or half of the machine's memory, a random part is held and learned from.
     A fit of the same data and settings that was cut off goes on, and ends with the same model. Raises ConfigError, DataError, TooFewRows
     and OutputError before training; TrackingError, after which the model is kept in a folder; Interrupted.
     """
@@ -99,7 +109,8 @@ def fit(
     if not config.tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
     source = tables.open_source(data, missing_values=config.data.missing_values, on_error=config.data.on_error)
-    place, made_from = checkpoint.place_of(output, config.tracking.model_name), continuing.made_from(source, config)
+    most = memory.most_rows(source.weight(), len(source.names), memory_limit)
+    place, made_from = checkpoint.place_of(output, config.tracking.model_name), continuing.made_from(source, config, most)
     with (
         interrupts.heard() as interruption,
         slots.claimed(place, made_from, interruption, needed=output is not None) as kept,
@@ -108,17 +119,16 @@ def fit(
         kept.every = going_on.checkpoint_every
         _refuse_output(output, kept, overwrite=overwrite)
         logged = continuing.begin(kept, config.tracking, resume=going_on.resume)
-        job = Job(source=source, config=config, output=output, overwrite=overwrite, kept=kept, logged=logged, tell=tell)
+        job = Job(source=source, config=config, output=output, overwrite=overwrite, kept=kept, logged=logged, most=most, tell=tell)
         return _make(job)
 
 
 def _make(job: Job) -> FitResult:
     """Read, fit unless that was done, and put the model where it belongs."""
     began, source, config = time.monotonic(), job.source, job.config
-    job.tell("reading", 0, source.rows)
     rejects = Rejects()
-    rows = _read(source, config, rejects)
-    left_out = said(rejects)
+    rows = _read(job, rejects)
+    notes = (*said(rejects), *_sampled(rows, config.seed))
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows.normal.num_rows)
     logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))
@@ -126,15 +136,15 @@ def _make(job: Job) -> FitResult:
         job.kept.run_open = True
         run.log_config(config)
         run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows.normal.num_rows)
-        outcome = continuing.outcome(job.kept) or _fit_rows(rows, schema, job, began, left_out)
+        outcome = continuing.outcome(job.kept) or _fit_rows(rows, schema, job, began, notes)
         model = keeping.keep(run, outcome, job.kept, job.logged, output=job.output, overwrite=job.overwrite)
     return _result(rows, outcome, model, job.kept.resumed_steps)
 
 
-def _fit_rows(rows: Rows, schema: Schema, job: Job, began: float, left_out: tuple[str, ...]) -> Outcome:
+def _fit_rows(rows: Rows, schema: Schema, job: Job, began: float, notes: tuple[str, ...]) -> Outcome:
     fitted = _fitted(rows.normal, schema, job)
     odd = suspicious(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
-    detector = _with_provenance(fitted.detector, job.source, began, left_out)
+    detector = _with_provenance(fitted.detector, job.source, began, notes)
     outcome = Outcome(detector=detector, quality=_held_against(detector, fitted.plan, rows), suspicious=odd)
     return continuing.keep_outcome(job.kept, outcome)
 
@@ -151,21 +161,41 @@ def _refuse_output(output: Path | None, kept: checkpoint.Checkpoint, *, overwrit
         raise OutputError(f"{output} exists and holds no model, so it is not replaced. Name another folder with --output.")
 
 
-def _read(source: tables.Source, config: Config, rejects: Rejects) -> Rows:
-    """Read all rows and part them by their labels."""
-    table, name = source.read_table(rejects), config.data.label_column
+def _read(job: Job, rejects: Rejects) -> Rows:
+    """Read all rows, or a random part that fits into memory, and part them by their labels."""
+    source, data = job.source, job.config.data
+    job.tell("reading", 0, source.rows)
+    if job.most is None:
+        table = source.read_table(rejects)
+        numbers, seen = np.arange(table.num_rows), table.num_rows
+    else:
+        sample = source.sample(job.most, job.config.seed, rejects, lambda done: job.tell("reading", done, source.rows))
+        table, numbers, seen = sample.table, sample.numbers, sample.seen
+        process.give_back()
+    name = data.label_column
     if name is None:
-        return Rows(normal=table, numbers=np.arange(table.num_rows), anomalous=table.slice(0, 0), labels=None)
+        return Rows(seen=seen, normal=table, numbers=numbers, anomalous=table.slice(0, 0), labels=None)
     if name not in table.column_names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([name], table.column_names)}")
-    labels = read_labels(table[name], config.data.normal_labels)
-    refuse_without_normal(labels, name, config.data.normal_labels)
+    labels = read_labels(table[name], data.normal_labels)
+    refuse_without_normal(labels, name, data.normal_labels)
     return Rows(
+        seen=seen,
         normal=table.filter(pa.array(labels.normal)),
-        numbers=np.flatnonzero(labels.normal),
+        numbers=numbers[labels.normal],
         anomalous=table.filter(pa.array(~labels.normal)),
         labels=labels.where(~labels.normal),
     )
+
+
+def _sampled(rows: Rows, seed: int) -> tuple[str, ...]:
+    """Return a note on the rows that were not held, and say it; nothing where there are none."""
+    held = rows.normal.num_rows + rows.anomalous.num_rows
+    if held == rows.seen:
+        return ()
+    note = f"learned from {held:,} of {rows.seen:,} rows, drawn at random (seed {seed}): all of them would be too much for the memory"
+    logger.warning("%s", note)
+    return (note,)
 
 
 def _fitted(table: pa.Table, schema: Schema, job: Job) -> Fitted:
@@ -222,7 +252,7 @@ def _held_against(detector: Detector, plan: Plan, rows: Rows) -> Quality | None:
 def _result(rows: Rows, outcome: Outcome, model: ModelName, resumed_steps: int) -> FitResult:
     detector, card = outcome.detector, outcome.detector.card
     return FitResult(
-        rows_read=rows.normal.num_rows + rows.anomalous.num_rows,
+        rows_read=rows.seen,
         rows_used=rows.normal.num_rows,
         labels_left_out=rows.labels.counts() if rows.labels else {},
         columns=detector.quality,

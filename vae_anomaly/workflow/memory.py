@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vae_anomaly.edges import process
+from vae_anomaly.edges.sampling import Weight
 from vae_anomaly.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,14 @@ COPIES_OF_TEXT = 12
 # A row that is explained is made of Python objects on its way.
 EXPLAINED_BYTES = 6 * 2**10
 FEWEST_ROWS = 1024
+# A fit: what libraries and networks take, and what a row costs besides, measured with numbers and with text: times its bytes as it is
+# read, by the column, and once. Without a limit rows may take this share of the memory of the machine.
+FIT_BYTES, FIT_COPIES, FIT_CELL, FIT_ROW, SHARE = 500 * 10**6, 4, 48, 200, 0.5
+# Few rows are scaled once for all steps: by the cell, and at most.
+SCALED_CELL, SCALED_BYTES = 120, 350 * 10**6
+FEWEST_FIT_ROWS = 5_000
+# What a fit maps besides its rows, of the address space that is left when it begins.
+FIT_SPACE = 250 * 10**6
 MiB = 2**20
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -72,14 +81,40 @@ def plan(limit: int | None, *, chunk_rows: int, columns: int, all_explained: boo
     return Plan(chunk_rows=min(chunk_rows, room // row), chunk_bytes=part, part_bytes=part)
 
 
+def most_rows(weight: Weight, columns: int, limit: int | None) -> int | None:
+    """Return how many rows a fit can hold within ``limit`` bytes; None: as many as there are.
+
+    Without a limit, within half the memory of the machine. Two digits only, so that it is the same where memory differs by little.
+    Raises ConfigError for a limit below what libraries and the fewest rows need.
+    """
+    row = FIT_COPIES * weight.row_bytes + FIT_CELL * columns + FIT_ROW
+    room = (SHARE * process.available() if limit is None else limit) - FIT_BYTES
+    space = process.space_left() - FIT_SPACE
+    # Many rows are not scaled once.
+    rows = max(min(room, space) / (row + SCALED_CELL * columns), (min(room, space) - SCALED_BYTES) / row)
+    if weight.rows <= rows or (limit is None and weight.rows <= FEWEST_FIT_ROWS):
+        return None
+    fewest = FEWEST_FIT_ROWS * (row + SCALED_CELL * columns)
+    if space < fewest:
+        raise ConfigError(_no_space(FIT_SPACE + fewest))
+    if limit is not None and room < fewest:
+        said = f"--memory-limit {limit / 1e6:,.0f} MB is less than a fit of {columns:,} columns needs"
+        raise ConfigError(f"{said}; give at least {math.ceil((FIT_BYTES + fewest) / 1e6)} MB.")
+    most = max(FEWEST_FIT_ROWS, int(rows))
+    digits = int(10 ** (len(str(most)) - 2))
+    return most // digits * digits
+
+
 def _refuse(limit: int, held: int, more: int) -> None:
     least = math.ceil((held + more) / 1e6)
     if limit < held + more:
         raise ConfigError(f"--memory-limit {limit / 1e6:,.0f} MB is less than this model and its libraries need; give at least {least} MB.")
+    raise ConfigError(_no_space(more))
+
+
+def _no_space(needed: float) -> str:
     left = process.space_left()
-    raise ConfigError(
-        f"the address space has a limit (ulimit -v) that leaves {left / 1e6:,.0f} MB; {more / 1e6:,.0f} MB are needed. Raise it."
-    )
+    return f"the address space has a limit (ulimit -v) that leaves {left / 1e6:,.0f} MB; {needed / 1e6:,.0f} MB are needed. Raise it."
 
 
 def watched(items: Iterator[T], limit: int | None) -> Iterator[T]:

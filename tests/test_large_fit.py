@@ -1,0 +1,280 @@
+"""More rows than memory holds: a random part is learned from, the same one every time, and the process keeps within its limit."""
+
+import gzip
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import csv as pacsv
+
+from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
+from vae_anomaly.edges import artifact, process
+from vae_anomaly.edges.rejects import Rejects
+from vae_anomaly.edges.sampling import Weight
+from vae_anomaly.edges.tables import open_source
+from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
+from vae_anomaly.workflow import memory
+from vae_anomaly.workflow.fit import GoingOn, fit
+from vae_anomaly.workflow.memory import most_rows
+
+ROOT = Path(__file__).parents[1]
+MB = 10**6
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(n: int, seed: int = 1) -> pa.Table:
+    random = np.random.default_rng(seed)
+    a = random.normal(size=n)
+    mode = pa.array(random.choice(["on", "off"], n)).dictionary_encode()
+    label = ["leak" if i % 10 == 9 else "normal" for i in range(n)]
+    return pa.table({"i": np.arange(n), "a": a, "b": a + random.normal(scale=0.1, size=n), "mode": mode, "label": label})
+
+
+def as_text(table: pa.Table, path: str, **options: str) -> None:
+    plain = table.set_column(3, "mode", table["mode"].cast(pa.string()))
+    pacsv.write_csv(plain, path, pacsv.WriteOptions(**options))
+
+
+def plain(table: pa.Table) -> dict[str, list[object]]:
+    return table.to_pydict()  # type: ignore[no-any-return]
+
+
+# ── the rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_sample_is_the_same_rows_in_every_format_and_however_files_are_cut() -> None:
+    table = rows(5000)
+    pq.write_table(table, "whole.parquet", row_group_size=700)
+    pq.write_table(table.slice(0, 1234), "a.parquet")
+    pq.write_table(table.slice(1234), "b.parquet")
+    with pa.ipc.new_file("whole.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=999)
+    as_text(table, "whole.csv")
+    sample = open_source(["whole.parquet"]).sample(300, seed=3)
+    assert (sample.seen, sample.table.num_rows, len(sample.numbers)) == (5000, 300, 300)
+    assert plain(sample.table) == plain(table.take(pa.array(sample.numbers)))
+    assert (np.diff(sample.numbers) > 0).all()
+    for paths in (["a.parquet", "b.parquet"], ["whole.arrow"], ["whole.csv"]):
+        other = open_source(paths).sample(300, seed=3)
+        assert (other.numbers.tolist(), plain(other.table)) == (sample.numbers.tolist(), plain(sample.table))
+    assert open_source(["whole.parquet"]).sample(300, seed=4).numbers.tolist() != sample.numbers.tolist()
+
+
+@pytest.mark.parametrize("path", ["x.parquet", "x.csv"])
+def test_a_sample_of_no_more_rows_than_are_wanted_is_the_table(path: str) -> None:
+    table = rows(400)
+    (pq.write_table if path == "x.parquet" else as_text)(table, path)
+    source = open_source([path])
+    sample = source.sample(400, seed=0)
+    assert sample.table.equals(source.read_table())
+    assert sample.numbers.tolist() == list(range(400))
+
+
+def test_types_come_from_the_rows_that_are_kept_in_all_files() -> None:
+    as_text(rows(500).select(["i", "a", "b", "mode", "label"]), "a.csv")
+    Path("b.csv").write_text("i,a,b,mode,label\n" + "A7,1,2,on,normal\n" * 500, encoding="utf-8")
+    table = open_source(["a.csv", "b.csv"]).sample(100, seed=0).table
+    assert pa.types.is_string(table.schema.field("i").type)
+    assert {"A7"} < set(table["i"].to_pylist())
+
+
+def test_a_dictionary_of_many_levels_shrinks_with_its_rows() -> None:
+    pq.write_table(pa.table({"x": pa.array([f"v{i}" for i in range(20_000)]).dictionary_encode()}), "x.parquet")
+    (column,) = open_source(["x.parquet"]).sample(50, seed=0).table.columns
+    assert pa.types.is_dictionary(column.type)
+    assert max(len(chunk.dictionary) for chunk in column.chunks) <= 50
+
+
+def test_views_and_runs_of_an_arrow_file_are_picked_from_too() -> None:
+    table = pa.table({"v": pa.array([str(i) for i in range(90)], pa.string_view()), "x": np.arange(90.0)})
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([30, 90], pa.int32()), pa.array([1.5, 2.5]))
+    with pa.ipc.new_file("x.arrow", table.append_column("r", runs).schema) as writer:
+        writer.write_table(table.append_column("r", runs))
+    sample = open_source(["x.arrow"]).sample(20, seed=0)
+    expected = {"v": [str(i) for i in sample.numbers], "x": sample.numbers.tolist(), "r": [1.5 if i < 30 else 2.5 for i in sample.numbers]}
+    assert plain(sample.table) == expected
+
+
+def test_bad_rows_are_left_out_of_a_sample_and_counted_once() -> None:
+    lines = [f"{i},x" if i % 50 else "1,2,3" for i in range(1000)]
+    Path("x.csv").write_text("a,b\n" + "\n".join(lines), encoding="utf-8")
+    rejects, seen = Rejects(), list[int]()
+    sample = open_source(["x.csv"], on_error="skip").sample(100, 0, rejects, seen.append)
+    assert (rejects.count, sample.seen, sample.table.num_rows, seen[-1]) == (20, 980, 100, 980)
+    with pytest.raises(DataError, match=re.escape("x.csv row 1 has 3 cells, expected 2")):
+        open_source(["x.csv"]).sample(100, 0)
+    Path("y.csv").write_text("a,b\n1,2,3\n4,5,6\n", encoding="utf-8")
+    with pytest.raises(DataError, match=re.escape("none of the first 2 rows of y.csv can be read; y.csv row 1: 3 cells, expected 2")):
+        open_source(["y.csv"], on_error="skip").sample(100, 0)
+
+
+def test_files_that_do_not_go_together_are_refused_before_they_are_read() -> None:
+    pq.write_table(pa.table({"x": [1.0]}), "a.parquet")
+    pq.write_table(pa.table({"y": [1.0]}), "b.parquet")
+    with pytest.raises(SchemaMismatch, match=re.escape("b.parquet lacks columns that a.parquet has: 'x'")):
+        open_source(["a.parquet", "b.parquet"]).sample(10, 0)
+
+
+# ── how many ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_weight_of_a_table_before_it_is_read() -> None:
+    table = pa.table({"a": np.arange(5000.0), "b": np.arange(5000)})
+    pq.write_table(table, "x.parquet")
+    found = open_source(["x.parquet"]).weight()
+    assert found.rows == 5000
+    assert found.row_bytes == pytest.approx(16.0, rel=0.02)
+    assert open_source(["x.parquet", "x.parquet"]).weight().rows == 5000
+    with pa.ipc.new_file("x.arrow", table.schema) as writer:
+        writer.write_table(table)
+    assert open_source(["x.arrow"]).weight().rows == pytest.approx(5000, rel=0.05)
+    text = "a,b\n" + "1234.5,99\n" * 5000
+    Path("x.csv").write_text(text, encoding="utf-8")
+    found = open_source(["x.csv"]).weight()
+    assert found.rows == pytest.approx(2 * 5000, rel=0.01)
+    assert found.row_bytes == 16 + 41
+    Path("x.csv.gz").write_bytes(gzip.compress(text.encode()))
+    assert open_source(["x.csv.gz"]).weight() == Weight(rows=math.inf, row_bytes=57)
+    assert open_source(["x.csv", "x.csv.gz"]).weight().rows > found.rows
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 8 GB."""
+    monkeypatch.setattr(process, "available", lambda: 8e9)
+    monkeypatch.setattr(process, "space_left", lambda: math.inf)
+
+
+@pytest.mark.usefixtures("machine")
+def test_rows_that_fit() -> None:
+    twenty = Weight(rows=1e9, row_bytes=160.0)
+    # Half of 8 GB without 500 MB for libraries and 350 MB for rows that are scaled once: 3.15 GB, at 4 × 160 + 48 × 20 + 200 bytes.
+    assert most_rows(twenty, 20, None) == 1_700_000
+    assert most_rows(twenty, 20, 1_500 * MB) == 360_000
+    # Few rows are all scaled once: 120 bytes more by the cell.
+    assert most_rows(twenty, 20, 600 * MB) == 23_000
+    assert most_rows(Weight(rows=1_700_000, row_bytes=160.0), 20, None) is None
+    assert most_rows(Weight(rows=math.inf, row_bytes=160.0), 20, None) == 1_700_000
+    assert most_rows(Weight(rows=0.0, row_bytes=0.0), 20, 501 * MB) is None
+
+
+@pytest.mark.usefixtures("machine")
+def test_too_little_memory_for_a_fit_is_refused_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    twenty = Weight(rows=1e9, row_bytes=160.0)
+    with pytest.raises(ConfigError) as error:
+        most_rows(twenty, 20, 300 * MB)
+    assert str(error.value) == "--memory-limit 300 MB is less than a fit of 20 columns needs; give at least 521 MB."
+    assert most_rows(twenty, 20, 521 * MB) == 5000
+    # Without a limit it is tried with the fewest rows.
+    monkeypatch.setattr(process, "available", lambda: 4e8)
+    assert most_rows(twenty, 20, None) == 5000
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_limit_of_the_address_space_bounds_a_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    twenty = Weight(rows=1e9, row_bytes=160.0)
+    monkeypatch.setattr(process, "space_left", lambda: 1_500 * MB)
+    assert most_rows(twenty, 20, None) == most_rows(twenty, 20, 2_000 * MB) == 500_000
+    monkeypatch.setattr(process, "space_left", lambda: 200 * MB)
+    with pytest.raises(ConfigError) as error:
+        most_rows(twenty, 20, None)
+    assert str(error.value) == "the address space has a limit (ulimit -v) that leaves 200 MB; 271 MB are needed. Raise it."
+    assert most_rows(Weight(rows=5000, row_bytes=160.0), 20, None) is None
+
+
+def test_the_memory_of_the_machine_or_of_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < process.available() <= machine
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "memory.max").write_text("1000\n", encoding="ascii")
+    (tmp_path / "a" / "b" / "memory.max").write_text("max\n", encoding="ascii")
+    assert sorted(process.group_limits("", "/a/b", tmp_path)) == [1000]
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("2000\n", encoding="ascii")
+    assert list(process.group_limits("memory", "/", tmp_path)) == [2000]
+    assert list(process.group_limits("cpu", "/a", tmp_path)) == []
+    monkeypatch.setattr(process, "group_limits", lambda *_: [5.0])
+    assert process.available() == 5.0
+
+
+# ── the fit ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def config() -> Config:
+    return Config(
+        data=DataConfig(label_column="label", exclude=("i",)),
+        model=ModelConfig(views=("standard",), members=1, hidden=(8,), latent=2, exemplars=40),
+        train=TrainConfig(steps=5, batch_rows=32, device="cpu"),
+        calibration=CalibrationConfig(alpha=0.05, method="split", share=0.3),
+        tracking=TrackingConfig(enabled=False),
+    )
+
+
+def test_a_fit_of_a_part_is_the_fit_of_a_file_of_that_part(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    pq.write_table(rows(3000), "all.parquet", row_group_size=500)
+    numbers = open_source(["all.parquet"]).sample(700, seed=0).numbers
+    pq.write_table(rows(3000).take(pa.array(numbers)), "part.parquet")
+    told: list[tuple[str, int]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "most_rows", lambda *_: 700)
+        found = fit(["all.parquet"], config(), output=Path("all"), tell=lambda stage, done, _: told.append((stage, done)))
+    part = fit(["part.parquet"], config(), output=Path("part"))
+    note = "learned from 700 of 3,000 rows, drawn at random (seed 0): all of them would be too much for the memory"
+    assert (found.rows_read, part.rows_read, found.rows_used) == (3000, 700, part.rows_used)
+    assert note in found.notes
+    assert note in caplog.text
+    assert note not in part.notes
+    assert (Path("all") / artifact.WEIGHTS).read_bytes() == (Path("part") / artifact.WEIGHTS).read_bytes()
+    assert [(a.row, a.score) for a in found.suspicious] == [(int(numbers[b.row]), b.score) for b in part.suspicious]
+    assert ("reading", 3000) in told
+
+
+def test_another_number_of_rows_is_another_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(rows(3000), "all.parquet")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(stage: str, done: int, _: int | None) -> None:
+        if stage == "training" and done >= 3:
+            raise Killed
+
+    monkeypatch.setattr(memory, "most_rows", lambda *_: 700)
+    for most, resumed in ((700, True), (800, False)):
+        with pytest.raises(Killed):
+            fit(["all.parquet"], config(), output=Path(f"m{most}"), going_on=GoingOn(checkpoint_every=1), tell=killed)
+        monkeypatch.setattr(memory, "most_rows", lambda *_, most=most: most)
+        found = fit(["all.parquet"], config(), output=Path(f"m{most}"))
+        assert (found.resumed_steps > 0) == resumed
+        monkeypatch.setattr(memory, "most_rows", lambda *_: 700)
+
+
+def test_a_process_keeps_within_its_limit() -> None:
+    """300,000 rows of 20 numbers take about 700 MB; 560 MB are allowed."""
+    random = np.random.default_rng(0)
+    with pq.ParquetWriter("normal.parquet", pa.schema([(f"x{j}", pa.float64()) for j in range(20)])) as writer:
+        for _ in range(6):
+            writer.write_table(pa.table(random.normal(size=(20, 50_000)).tolist(), names=writer.schema.names))
+    # Not what the system says of a child that has ended: that counts the memory of the parent it was forked from.
+    peak = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1], file=sys.stderr)"
+    code = f"import sys; from vae_anomaly.cli import app\ntry: app()\nfinally: {peak}"
+    words = ["fit", "normal.parquet", "--no-tracking", "-o", "model", "--memory-limit", "560MB", "--steps", "3", "--json", "--quiet"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    said = json.loads(done.stdout)
+    assert said["rows_read"] == 300_000
+    assert 5_000 < said["rows_used"] < 20_000
+    assert int(done.stderr.split()[-1]) * 1024 < 560 * MB
