@@ -1,11 +1,12 @@
-"""Score more than memory holds under a limit of memory, and watch what the process takes.
+"""Fit on and score more than memory holds under a limit of memory, and watch what the process takes.
 
     python benchmarks/big_score.py [--gb 20] [--limit 1.5GB] [--memory-limit 800MB] [--folder DIR] [--width 900]
 
 Makes half of the bytes as Parquet (one row group a file) and half as CSV, files of about half a gigabyte: eight numbers that the model
-reads, and a key of random letters that is read and copied through, so that bytes are cheap. Scores each set with ``vae-anomaly score``
-into an output folder, one network with the prior N(0, I), one thread, and removes it. The process runs under RLIMIT_AS, a limit of its
-whole address space that the kernel enforces: code of the libraries and all. What of it may be resident is said by ``--memory-limit``.
+reads, and a key of random letters that is read and copied through, so that bytes are cheap. Fits on each set with ``vae-anomaly fit``, its
+defaults, and scores it with ``vae-anomaly score`` into an output folder, one network with the prior N(0, I), one thread; then removes it.
+The processes run under RLIMIT_AS, a limit of the whole address space that the kernel enforces: code of the libraries and all. What of it
+may be resident is said by ``--memory-limit``.
 Samples the resident memory twice a second. Writes
 ``big_score.md``, ``big_score.json`` and ``big_score.png`` to ``benchmarks/results``; exits with 1 where a limit was passed.
 """
@@ -44,8 +45,9 @@ FIELDS = {"resident": "VmRSS", "anonymous": "RssAnon", "peak": "VmHWM", "data": 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One set that was scored: bytes and rows, how long it took, and the samples: seconds, then MB in the order of ``FIELDS``."""
+    """One set that was read: bytes and rows, how long it took, and the samples: seconds, then MB in the order of ``FIELDS``."""
 
+    verb: str
     form: str
     files: int
     bytes: int
@@ -115,14 +117,17 @@ def sampled(process: subprocess.Popen[str], start: float) -> list[tuple[float, .
     return samples
 
 
-def score(folder: Path, form: str, limit: str, memory_limit: str) -> Run:
-    """Score one set under the limits."""
+def run(verb: str, folder: Path, form: str, limit: str, memory_limit: str) -> Run:
+    """Fit on or score one set under the limits."""
     size, files = size_of(limit) or 0, sorted((folder / form).iterdir())
-    words = [str(folder / form), "-m", str(folder / "model"), "-o", f"{folder / 'out'}/", "--id-columns", "key", "--threads", "1"]
-    command = [sys.executable, "-m", "vae_anomaly", "score", *words, "--memory-limit", memory_limit, "--json", "--quiet"]
+    options = {
+        "fit": ["--no-tracking", "-o", str(folder / "fitted"), "--overwrite", "--exclude", "key", "--device", "cpu"],
+        "score": ["-m", str(folder / "model"), "-o", f"{folder / 'out'}/", "--id-columns", "key", "--threads", "1"],
+    }[verb]
+    words = [verb, str(folder / form), *options, "--memory-limit", memory_limit, "--json", "--quiet"]
     start = time.monotonic()
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", "vae_anomaly", *words],
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size)),  # noqa: PLW1509  # nothing else runs here
@@ -130,25 +135,33 @@ def score(folder: Path, form: str, limit: str, memory_limit: str) -> Run:
         samples = sampled(process, start)
         said = process.stdout.read() if process.stdout else ""
     if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: {said}")
-    rows = json.loads(said)["counts"]["rows"]
-    bytes_read = sum(path.stat().st_size for path in files)
-    return Run(form=form, files=len(files), bytes=bytes_read, rows=rows, seconds=time.monotonic() - start, samples=tuple(samples))
+        raise SystemExit(f"{' '.join(words)} ended with {process.returncode}: {said}")
+    found = json.loads(said)
+    return Run(
+        verb=verb,
+        form=form,
+        files=len(files),
+        bytes=sum(path.stat().st_size for path in files),
+        rows=found["rows_read"] if verb == "fit" else found["counts"]["rows"],
+        seconds=time.monotonic() - start,
+        samples=tuple(samples),
+    )
 
 
 def report(runs: list[Run], words: str, limit: int, width: int) -> str:
     """Return what was found as Markdown."""
     head = (
         f"# More than memory holds\n\n`python benchmarks/big_score.py {words}`\n\n"
-        f"Rows of {COLUMNS} float64 columns and a key of {width} random letters, which is copied through; one network, N(0, I), one\n"
-        f"thread, one part for each file. RLIMIT_AS, which the kernel enforces on the whole address space, is {limit / 1e6:,.0f} MB.\n"
+        f"Rows of {COLUMNS} float64 columns and a key of {width} random letters. *fit*: the defaults, every row read, a random part of\n"
+        "them learned from. *score*: the key copied through; one network, N(0, I), one thread, one part for each file.\n"
+        f"RLIMIT_AS, which the kernel enforces on the whole address space, is {limit / 1e6:,.0f} MB.\n"
         "Sizes in MB of 10⁶ bytes. *thirds*: median resident memory in the first, second and last third of the run. *address space*:\n"
         "the most that was mapped, code of the libraries and all.\n\n"
-        "| format | files | GB | rows | seconds | rows/s | MB/s | peak resident | thirds | address space |\n"
-        "|---|---|---|---|---|---|---|---|---|---|\n"
+        "| | format | files | GB | rows | seconds | rows/s | MB/s | peak resident | thirds | address space |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|\n"
     )
     lines = [
-        f"| {r.form} | {r.files} | {r.bytes / 1e9:.1f} | {r.rows:,} | {r.seconds:,.0f} | {r.rows / r.seconds:,.0f} | "
+        f"| {r.verb} | {r.form} | {r.files} | {r.bytes / 1e9:.1f} | {r.rows:,} | {r.seconds:,.0f} | {r.rows / r.seconds:,.0f} | "
         f"{r.bytes / 1e6 / r.seconds:.0f} | {r.most('peak'):,.0f} | {' · '.join(f'{r.third(i):,.0f}' for i in range(3))} | "
         f"{r.most('address_space'):,.0f} |"
         for r in runs
@@ -162,8 +175,9 @@ def draw(runs: list[Run], limit: int) -> None:
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
-    for run in runs:
-        axes.plot([s[0] / 60 for s in run.samples], [s[1] for s in run.samples], label=f"{run.form}, {run.bytes / 1e9:.1f} GB", linewidth=1)
+    for r in runs:
+        label = f"{r.verb}, {r.form}, {r.bytes / 1e9:.1f} GB"
+        axes.plot([s[0] / 60 for s in r.samples], [s[1] for s in r.samples], label=label, linewidth=1)
     axes.axhline(limit / 1e6, color="black", linestyle=":", label="--memory-limit")
     axes.set(xlabel="minutes", ylabel="resident memory, MB", ylim=(0, None))
     axes.legend(frameon=False)
@@ -191,18 +205,19 @@ def main() -> None:
             for i in range(count):
                 write_file(folder / form / f"{i:04d}.{form}", rows, asked.width, seed=10 + i)
             print(f"{count} {form} files written", flush=True)
-            runs.append(score(folder, form, asked.limit, asked.memory_limit))
-            print({**asdict(runs[-1]), "samples": len(runs[-1].samples)}, flush=True)
+            for verb in ("fit", "score"):
+                runs.append(run(verb, folder, form, asked.limit, asked.memory_limit))
+                print({**asdict(runs[-1]), "samples": len(runs[-1].samples)}, flush=True)
             for done in (folder / form, folder / "out"):
                 shutil.rmtree(done)
     words = f"--gb {asked.gb:g} --limit {asked.limit} --memory-limit {asked.memory_limit} --width {asked.width}"
     text = report(runs, words, limit, asked.width)
     print(text)
     RESULTS.joinpath("big_score.md").write_text(text, encoding="utf-8")
-    found = {"limit": limit, "width": asked.width, "fields": ["seconds", *FIELDS], "runs": [asdict(run) for run in runs]}
+    found = {"limit": limit, "width": asked.width, "fields": ["seconds", *FIELDS], "runs": [asdict(r) for r in runs]}
     RESULTS.joinpath("big_score.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
     draw(runs, size_of(asked.memory_limit) or 0)
-    if any(run.most("peak") * 1e6 > (size_of(asked.memory_limit) or 0) for run in runs):
+    if any(r.most("peak") * 1e6 > (size_of(asked.memory_limit) or 0) for r in runs):
         raise SystemExit(1)
 
 

@@ -115,6 +115,8 @@ def fit(
 ) -> None:
     """Learn what normal rows look like. Calibrates the threshold, logs to MLflow and registers the model."""
     terminal.set_logging(verbose, quiet=quiet)
+    if memory_limit is not None:
+        terminal.take_no_stock()
     from vae_anomaly.config import load_config
 
     data_options = {
