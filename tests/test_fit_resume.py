@@ -239,6 +239,37 @@ def test_a_killed_fit_into_a_folder_goes_on(death: str, here: Path, settings: Co
     assert files(here) == {"normal.parquet", "mlflow.db", "model"}
 
 
+def test_a_process_that_is_killed_after_its_fit_and_before_its_end_is_run_again_for_the_same_version(here: Path, settings: Config) -> None:
+    last: list[Any] = []
+    ending = GoingOn(at_exit=last.append)
+    first = fit(["normal.parquet"], settings, going_on=ending)
+    assert files(here) == {"normal.parquet", "mlflow.db", "mlruns", PLACE}
+    # While the process still ends, the same command from somebody else is another fit.
+    assert run(settings).model.version == "2"
+    os.close(last[0].args[1])  # what the system does with the locks of a process that is killed
+    again = fit(["normal.parquet"], settings, going_on=ending)
+    assert (again.model.version, again.resumed_steps, again.model.run_id) == ("1", STEPS, first.model.run_id)
+    assert registry(settings.tracking.uri)[0] == ["FINISHED", "FINISHED"]
+    last[1]()
+    assert files(here) == {"normal.parquet", "mlflow.db", "mlruns"}
+    assert run(settings).model.version == "3"
+
+
+def test_the_command_counts_as_cut_off_until_its_process_ends(here: Path) -> None:
+    """Killed behind its last word, it is no fit of which the folder is in the way."""
+    words = ["fit", "normal.parquet", "--steps", "3", "--no-tracking", "--exclude", "label", "--device", "cpu", "-o", "model", "--json"]
+    killed = (
+        "import os, sys; from vae_anomaly import cli, terminal; show = terminal.show\n"
+        "terminal.show = lambda *given, **named: (show(*given, **named), os.kill(os.getpid(), 9)); cli.main()"
+    )
+    outs = []
+    for code in (killed, "from vae_anomaly import cli; cli.main()"):
+        command, environment = [sys.executable, "-c", code, *words], os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        outs.append((done.returncode, json.loads(done.stdout)["resumed_steps"], files(here) - {"normal.parquet", "mlflow.db"}))
+    assert outs == [(-signal.SIGKILL, 0, {"model", ".model.resume"}), (0, 3, {"model"})]
+
+
 def test_the_folder_that_the_killed_fit_has_written_is_no_obstacle(here: Path, settings: Config) -> None:
     with dead(tracking.Run, "log_figures"):
         run(settings, here / "model")

@@ -4,7 +4,9 @@ Knows nothing about tables, models or tracking: the verbs are imported inside th
 torch, MLflow, pandas and scikit-learn. Errors become a line and an exit code in ``terminal.exit_codes`` alone.
 """
 
+import atexit
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -59,7 +61,10 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of ``vae-anomaly`` and ``python -m vae_anomaly``."""
-    app()
+    last: list[Callable[[], None]] = []
+    # What is registered first is called last, after what MLflow and others have to end. In a test nobody ends, and commands get no obj.
+    atexit.register(lambda: [act() for act in last])
+    app(obj=last.append)
 
 
 def _version(wanted: bool) -> None:
@@ -79,6 +84,7 @@ def _root(
 
 @app.command(cls=GroupedHelp, epilog="Example: vae-anomaly fit data/normal.parquet --alpha 0.001 --id-columns timestamp,machine_id")
 def fit(
+    context: typer.Context,
     data: opt.Data,
     *,
     label_column: opt.LabelColumn = None,
@@ -146,7 +152,7 @@ def fit(
     from vae_anomaly.workflow.fit import GoingOn
     from vae_anomaly.workflow.fit import fit as run
 
-    going_on, limit = GoingOn(resume=resume, checkpoint_every=checkpoint_every), memory.size_of(memory_limit)
+    going_on, limit = GoingOn(resume=resume, checkpoint_every=checkpoint_every, at_exit=context.obj), memory.size_of(memory_limit)
     with terminal.progress(quiet=quiet) as tell:
         result = run(data, settings, output=output, overwrite=overwrite, going_on=going_on, memory_limit=limit, tell=tell)
     terminal.show(result, lambda: "" if quiet else summary.of_fit(result), as_json=as_json)

@@ -27,7 +27,7 @@ from vae_anomaly.workflow.progress import Tell, tell_nobody
 
 INTERRUPTED = 130
 BUG = 1
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+_ARENA_MAX, _MMAP_THRESHOLD = -8, -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
 SECONDS_BETWEEN_LINES = 10.0
 # Typer's usage errors descend from click's ClickException, whichever copy of click Typer came with.
 _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -59,10 +59,14 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
 
 
 def take_no_stock() -> None:
-    """Let allocators reserve no address space ahead: Arrow's own a gigabyte, glibc's 64 MB for each thread; before they are loaded."""
+    """Let allocators reserve no address space ahead: Arrow's own a gigabyte, glibc's 64 MB for each thread; before they are loaded.
+
+    A threshold that stays where it is gives every large buffer back at once; left to itself it grows until they lie among small ones.
+    """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_ARENA_MAX, 2)
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 2**20)
 
 
 def usage_text(error: Exception) -> str:

@@ -7,8 +7,9 @@ import glob
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,22 @@ from vae_anomaly.edges.outputs import writing
 from vae_anomaly.errors import DataError, Interrupted, OutputError, TrackingError, VaeAnomalyError
 
 logger = logging.getLogger(__name__)
+# Takes what is to be done when the process ends.
+AtExit = Callable[[Callable[[], None]], object]
 # Kinds of errors that the same command may not meet again.
 PASSING = (DataError, OutputError, TrackingError)
 
 
 @contextmanager
-def claimed(place: Path, made_from: Mapping[str, Any], interruption: Interruption, *, needed: bool) -> Iterator[Checkpoint]:
+def claimed(
+    place: Path, made_from: Mapping[str, Any], interruption: Interruption, *, needed: bool, at_exit: AtExit | None = None
+) -> Iterator[Checkpoint]:
     """Claim a folder for one process: that of the same fit if it was cut off here, or else one that nobody has.
 
     While others fit under the same name, numbered ones lie beside ``place``. The folder is removed when the block ends, and also after an
-    error if there is nothing in it to go on from, or if the same command would meet the error again. Where none can be made, nothing is
-    kept or, if it is ``needed``, that is an OutputError.
+    error if there is nothing in it to go on from, or if the same command would meet the error again. With ``at_exit`` it is removed then:
+    a process that is killed after its fit has ended and before it could say so has not ended for whoever started it, and will be run
+    again. Where no folder can be made, nothing is kept or, if it is ``needed``, that is an OutputError.
     """
     digests = {name: resume.digest_of(value) for name, value in made_from.items()}
     folder, handle = _found(place, digests, needed=needed)
@@ -44,11 +50,21 @@ def claimed(place: Path, made_from: Mapping[str, Any], interruption: Interruptio
             raise Interrupted(f"interrupted; what was done is kept in {folder}. Run the same command again to go on.") from None
         raise
     else:
-        if folder is not None:
+        if folder is not None and at_exit is not None:
+            at_exit(partial(_leave, folder, handle))
+            handle = None
+        elif folder is not None:
             resume.remove(folder)
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def _leave(folder: Path, handle: int | None) -> None:
+    """Remove a folder and let go of its lock."""
+    resume.remove(folder)
+    if handle is not None:
+        os.close(handle)
 
 
 def _stays(kept: Checkpoint, error: BaseException) -> bool:

@@ -83,10 +83,12 @@ class GoingOn:
     """Whether a fit that was cut off goes on, and how often to keep states.
 
     ``resume`` None: if there is one, True: refuse if there is none, False: never. ``checkpoint_every`` in steps, None: some seconds.
+    ``at_exit`` takes what is to be done when the process ends: until then this fit counts as cut off. None: until ``fit`` returns.
     """
 
     resume: bool | None = None
     checkpoint_every: int | None = None
+    at_exit: slots.AtExit | None = None
 
 
 def fit(
@@ -111,11 +113,11 @@ def fit(
     source = tables.open_source(data, missing_values=config.data.missing_values, on_error=config.data.on_error)
     most = memory.most_rows(source.weight(), len(source.names), memory_limit)
     place, made_from = checkpoint.place_of(output, config.tracking.model_name), continuing.made_from(source, config, most)
+    going_on = going_on or GoingOn()
     with (
         interrupts.heard() as interruption,
-        slots.claimed(place, made_from, interruption, needed=output is not None) as kept,
+        slots.claimed(place, made_from, interruption, needed=output is not None, at_exit=going_on.at_exit) as kept,
     ):
-        going_on = going_on or GoingOn()
         kept.every = going_on.checkpoint_every
         _refuse_output(output, kept, overwrite=overwrite)
         logged = continuing.begin(kept, config.tracking, resume=going_on.resume)
