@@ -1,10 +1,12 @@
 import datetime as dt
+import decimal as dec
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -143,3 +145,29 @@ def test_no_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
 
     with pytest.raises(MemoryError):
         replace(table, batches=full).read(missing=())
+
+
+WORDS = pa.array(["a", "a", None])
+RUNS = pc.run_end_encode(WORDS)  # Parquet has none
+
+
+@pytest.mark.parametrize(
+    ("form", "column", "kind"),
+    [
+        *((form, pa.array(WORDS, pa.string_view()), pa.string()) for form in WRITERS),
+        *((form, pa.array([b"a", None, b"b"], pa.binary_view()), pa.binary()) for form in WRITERS),
+        *((form, pa.array([1.5, None, 2.5]).cast(pa.float16()), pa.float32()) for form in WRITERS),
+        *((form, pa.array([dec.Decimal("1.50"), None], pa.decimal32(5, 2)), pa.decimal128(5, 2)) for form in WRITERS),
+        *((form, RUNS, pa.string()) for form in ("arrow", "stream")),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else str(value),
+)
+def test_types_that_arrow_cannot_take_rows_from_come_in_one_that_it_can(
+    tmp_path: Path, form: str, column: pa.Array, kind: pa.DataType
+) -> None:
+    """Polars writes its texts as views."""
+    made, cells = opened(tmp_path, form, pa.table({"k": column})), column.to_pylist()
+    assert made.schema.field("k").type == kind
+    for read in (made.read(missing=[]), made.read(missing=["?"]), streamed(made, raw=["k"])):
+        assert read["k"].type == kind
+        assert read["k"].take(pa.array([1, 0])).to_pylist() == [cells[1], cells[0]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vae_anomaly.core.cells import blanked
+from vae_anomaly.core.cells import blanked, usual, usual_type
 from vae_anomaly.core.schema import check_duplicates
 from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.edges.rejects import OnBad
@@ -73,7 +73,7 @@ class ColumnarTable:
 def open_parquet(file: TableFile) -> ColumnarTable:
     """Read the footer of a Parquet file; raises DataError if it is damaged or has two columns of one name."""
     with _watched(file.path), pq.ParquetFile(_input(file)) as parquet:
-        schema, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
+        schema, rows = _usual(parquet.schema_arrow), parquet.metadata.num_rows
         names = schema.names  # in here, because damaged ones are no text
     check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=rows, batches=_parquet_batches)
@@ -82,7 +82,7 @@ def open_parquet(file: TableFile) -> ColumnarTable:
 def open_arrow(file: TableFile) -> ColumnarTable:
     """Read the schema of an Arrow file (Feather 2) or stream; raises DataError if it is damaged or names repeat."""
     with _watched(file.path), _arrow_reader(file) as reader:
-        schema = reader.schema.remove_metadata()
+        schema = _usual(reader.schema)
         names = schema.names  # in here, because damaged ones are no text
     check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=None, batches=_arrow_batches)
@@ -131,10 +131,14 @@ def _arrow_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Itera
 
 
 def _valid(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Let nothing pass whose offsets, indices or text Arrow would stumble over later; costs little beside reading."""
+    """Let nothing pass whose offsets, indices, text or types Arrow would stumble over later; costs little beside reading."""
     for batch in batches:
         batch.validate(full=True)
-        yield batch
+        yield pa.RecordBatch.from_arrays([usual(column) for column in batch.columns], names=batch.schema.names)
+
+
+def _usual(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([(field.name, usual_type(field.type)) for field in schema])
 
 
 @contextmanager
