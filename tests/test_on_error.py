@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from tests import test_cli
 from tests.test_cli import files, run
@@ -298,6 +299,54 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     moved = run("calibrate", "later.csv", "-m", "good", "-o", "moved", "--alpha", "0.1", "--on-error", "skip")
     assert moved.exit_code == 0
     assert moved.stderr == f"warning: {note.format('later.csv')}\n"
+
+
+def as_text(rows: pa.Table) -> pa.Table:
+    """Return the rows with a word among the numbers of the fifth."""
+    flow: list[Any] = [None if value is None else str(value) for value in rows["flow"].to_pylist()]
+    return rows.set_column(0, "flow", pa.array([*flow[:4], "Bad", *flow[5:]]))
+
+
+def as_infinity(rows: pa.Table) -> pa.Table:
+    return rows.set_column(0, "flow", pa.array([*rows["flow"].to_pylist()[:-1], float("-inf")]))
+
+
+@pytest.mark.parametrize("on_error", ["skip", "quarantine"])
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            as_text,
+            (
+                "column 'flow' is numeric in this model but 'Bad' in in/2.{} row 5. "
+                "Declare it in --missing-values, or leave the column out and fit again."
+            ),
+        ),
+        (
+            as_infinity,
+            (
+                "column 'flow' must be finite but is -inf in in/2.{} row 20. "
+                "Declare it in --missing-values if it stands for a missing value, or correct the row."
+            ),
+        ),
+    ],
+    ids=["text", "infinity"],
+)
+def test_a_cell_of_parquet_or_arrow_that_does_not_fit_stops_all_the_same(
+    model: Path, change: Any, said: str, ending: str, on_error: str
+) -> None:
+    """As README and help say, ``--on-error`` is for rows of CSV; the error says so too."""
+    Path("in").mkdir()
+    rows = table("mixed", 20, seed=3)
+    for name, part in (("1", rows), ("2", change(rows))):
+        (pq.write_table if ending == "parquet" else feather.write_feather)(part, f"in/{name}.{ending}")
+    shown = run("score", "in", "-m", model, "-o", "out.csv", "--on-error", on_error)
+    whole = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
+    assert (shown.exit_code, shown.stderr.splitlines()[-1]) == (3, f"error: {said.format(ending)} {whole}")
+    assert files(Path()) == ["in"]
+    stopped = run("score", "in", "-m", model, "-o", "out.csv")
+    assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (3, f"error: {said.format(ending)}")
 
 
 def test_the_command_says_what_was_left_out(model: Path) -> None:
