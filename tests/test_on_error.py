@@ -291,6 +291,10 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     row = json.loads(run("explain", "later.csv", "-m", "good", "--rows", "7", "--on-error", "skip", "--json").stdout)["rows"][0]
     same = json.loads(run("explain", "good later.csv", "-m", "good", "--rows", "5", "--json").stdout)["rows"][0]
     assert row | {"row": 5} == same
+    first = "later.csv row 6: 2 cells, expected 11 as in the header"
+    worst = ["explain", "later.csv", "-m", "good", "--worst", "1", "--on-error", "skip"]
+    assert json.loads(run(*worst, "--json").stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
+    assert f"  left out     2 rows that cannot be read; the first: {first}\n" in run(*worst).stdout
     gone = run("explain", "later.csv", "-m", "good", "--rows", "5", "--on-error", "skip")
     assert (gone.exit_code, gone.stderr.splitlines()[-1]) == (
         3,
@@ -299,6 +303,13 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     moved = run("calibrate", "later.csv", "-m", "good", "-o", "moved", "--alpha", "0.1", "--on-error", "skip")
     assert moved.exit_code == 0
     assert moved.stderr == f"warning: {note.format('later.csv')}\n"
+    assert f"  left out     2 rows that cannot be read; the first: {first}\n" in moved.stdout
+    shown = run("calibrate", "later.csv", "-m", "good", "-o", "again", "--alpha", "0.1", "--on-error", "skip", "--json")
+    assert json.loads(shown.stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
+    whole = run("calibrate", "good later.csv", "-m", "good", "-o", "whole", "--alpha", "0.1", "--json")
+    assert json.loads(whole.stdout)["rejected"] is None
+    assert json.loads(whole.stdout)["promise"] == json.loads(shown.stdout)["promise"]
+    assert "left out" not in run("explain", "good later.csv", "-m", "good", "--worst", "1", "--on-error", "skip").stdout
 
 
 def as_text(rows: pa.Table) -> pa.Table:
