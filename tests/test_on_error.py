@@ -288,6 +288,8 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     )
     assert (found["quality"], found["rows"]) == (expected["quality"], 100)
     assert note.format("later.csv") in found["notes"]
+    beside = ["evaluate", "good later.csv", "-m", "good", "--reference", "bad.csv", "--on-error", "skip", "--json", "--no-tracking"]
+    assert json.loads(run(*beside).stdout)["notes"] == [note.format("bad.csv")]
     row = json.loads(run("explain", "later.csv", "-m", "good", "--rows", "7", "--on-error", "skip", "--json").stdout)["rows"][0]
     same = json.loads(run("explain", "good later.csv", "-m", "good", "--rows", "5", "--json").stdout)["rows"][0]
     assert row | {"row": 5} == same

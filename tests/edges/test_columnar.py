@@ -136,6 +136,22 @@ def test_long_rows_are_read_in_small_batches(tmp_path: Path, keys: str, most: in
     assert pa.Table.from_batches(batches).column("x").to_pylist() == list(range(20_000))
 
 
+def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    """Arrow's stream would take its rows, and its whole read refuse them; lists have more cells than rows, which is right."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"k": [str(i) for i in range(40)], "l": [[1, 2, 3]] * 40}), path, compression="none", use_dictionary=False)
+    assert len(open_parquet(find_files([str(path)])[0]).read(missing=[])) == 40
+    footer = path.read_bytes().rindex(b"\x01k")  # the name of the column, and behind it its codec and its cells, 2 × 40
+    content = bytearray(path.read_bytes())
+    content[content.index(80, footer)] = 64
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        open_parquet(find_files([str(path)])[0])
+    assert str(caught.value) == (
+        f"{path} is damaged or was not copied whole: its footer counts 32 cells of 'k' in 40 rows. Write or copy it again."
+    )
+
+
 def test_no_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
     pq.write_table(PUMP, tmp_path / "x.parquet")
     table = open_parquet(find_files([str(tmp_path / "x.parquet")])[0])

@@ -75,8 +75,22 @@ def open_parquet(file: TableFile) -> ColumnarTable:
     with _watched(file.path), pq.ParquetFile(_input(file)) as parquet:
         schema, rows = _usual(parquet.schema_arrow), parquet.metadata.num_rows
         names = schema.names  # in here, because damaged ones are no text
+        _check_counts(parquet.metadata, file.path)
     check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=rows, batches=_parquet_batches)
+
+
+def _check_counts(footer: pq.FileMetaData, path: str) -> None:
+    """Raise DataError where the footer contradicts itself, which Arrow sees only when it reads a file whole."""
+    flat = [j for j in range(footer.num_columns) if footer.schema.column(j).max_repetition_level == 0]
+    for i in range(footer.num_row_groups):
+        group = footer.row_group(i)
+        for column in (group.column(j) for j in flat):
+            if column.num_values != group.num_rows:
+                raise DataError(
+                    f"{path} is damaged or was not copied whole: its footer counts {column.num_values:,} cells "
+                    f"of {column.path_in_schema!r} in {group.num_rows:,} rows. Write or copy it again."
+                )
 
 
 def open_arrow(file: TableFile) -> ColumnarTable:
