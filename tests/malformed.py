@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import struct
 import sys
@@ -693,17 +694,11 @@ def problems(case: Case, model: Path, detector: Detector) -> Iterator[str]:
     if time.process_time() - began > SECONDS:
         yield f"took {time.process_time() - began:.1f} s"
     if code == 0:
-        yield from _wrong_scores(case, output, detector)
+        yield from wrong_scores(case, output, detector)
         return
     if case.outcome == "scored":
         yield f"refused: {shown}"
-    if code not in range(2, 9):
-        yield f"exit code {code}: {shown}"
-    if shown.count("\n") != 1 or not shown.startswith("error: ") or len(shown) > 1500 or "Traceback" in shown:
-        yield f"not one line: {shown!r}"
-    named = Path(case.data.replace("\0", "\\x00").replace("\n", " ")).name
-    if named not in shown and not (case.folder / case.data).is_dir() and len(named) < 100:
-        yield f"does not name {named}: {shown}"
+    yield from ill_said(case, code, shown)
     if case.says not in shown:
         yield f"does not say {case.says!r}: {shown}"
     if case.folder.name == "places" and command(case, words)[0] not in {2, code}:
@@ -712,8 +707,22 @@ def problems(case: Case, model: Path, detector: Detector) -> Iterator[str]:
         yield f"left behind {sorted(case.folder.iterdir())}"
 
 
+def ill_said(case: Case, code: int, shown: str, *, named: bool = True) -> Iterator[str]:
+    """Yield what is wrong with how a command refused a case: the exit code, more than one line, or no file ``named``."""
+    if code not in range(2, 9):
+        yield f"exit code {code}: {shown}"
+    if shown.count("\n") != 1 or not shown.startswith("error: ") or len(shown) > 1500 or "Traceback" in shown:
+        yield f"not one line: {shown!r}"
+    name = Path(case.data.replace("\0", "\\x00").replace("\n", " ")).name
+    if named and name not in shown and not (case.folder / case.data).is_dir() and len(name) < 100:
+        yield f"does not name {name}: {shown}"
+
+
 def command(case: Case, words: list[str]) -> tuple[int, str]:
-    """Run a command in the folder of a case, for at most ``WALL_SECONDS``; returns its exit code and what it said on stderr."""
+    """Run a command in the folder of a case, for at most ``WALL_SECONDS``; returns its exit code and what it said on stderr.
+
+    Left out are the lines that say how far it is, which a busy machine gives it the time for.
+    """
 
     def too_late(*_: object) -> None:
         raise TimeoutError("still running")
@@ -728,10 +737,10 @@ def command(case: Case, words: list[str]) -> tuple[int, str]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         os.chdir(here)
-    return result.exit_code, result.stderr
+    return result.exit_code, re.sub(r"(?m)^[a-z ]+: [\d,]+( of [\d,]+)?\n", "", result.stderr)
 
 
-def _wrong_scores(case: Case, output: Path, detector: Detector) -> Iterator[str]:
+def wrong_scores(case: Case, output: Path, detector: Detector) -> Iterator[str]:
     if case.outcome == "refused":
         yield f"scored {pq.read_metadata(output).num_rows} rows"
         return
@@ -748,6 +757,8 @@ def _wrong_scores(case: Case, output: Path, detector: Detector) -> Iterator[str]
 
 def main() -> None:
     """Sweep the seeds between two numbers and print what is wrong."""
+    from tests.malformed_rows import problems as of_rows
+
     first, last = (int(word) for word in sys.argv[1:3])
     logging.disable(logging.CRITICAL)
     fitted = tiny_detector(MODEL)
@@ -757,9 +768,11 @@ def main() -> None:
         for seed in range(first, last + 1):
             (Path(folder) / str(seed)).mkdir()
             for make in KINDS:
-                for case in make(ground(Path(folder) / str(seed), seed)):
+                made, model = ground(Path(folder) / str(seed), seed), Path(folder) / "model"
+                for case in make(made):
                     cases += 1
-                    for problem in problems(case, Path(folder) / "model", fitted):
+                    more = of_rows(case, make.__name__, made.rows, model, fitted)
+                    for problem in (*problems(case, model, fitted), *more):
                         found += 1
                         print(f"seed {seed} {make.__name__}: {case.name}: {problem.strip()}", flush=True)  # noqa: T201
         print(f"{cases:,} cases, {found:,} problems")  # noqa: T201

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.malformed import KINDS, MODEL, Case, Make, ground, problems
+from tests import malformed_rows
+from tests.malformed import KINDS, MODEL, Case, Make, ground, problems, quotes, ragged, typed, words_for_numbers
 from tests.tiny import detector
 from vae_anomaly.edges import artifact
 
@@ -24,6 +25,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 def test_each_is_refused_in_one_line_or_scored_as_it_is_meant(make: Make, tmp_path: Path, model: Path) -> None:
     found = [f"{case.name}: {problem}" for case in make(ground(tmp_path, SEED)) for problem in problems(case, model, detector(MODEL))]
+    assert found == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [ragged, words_for_numbers, quotes, typed], ids=lambda make: make.__name__)
+def test_bad_rows_are_set_aside_and_the_others_keep_their_scores(make: Make, tmp_path: Path, model: Path) -> None:
+    made = ground(tmp_path, SEED)
+    cases = list(make(made))[::6]
+    found = [f"{c.name}: {p}" for c in cases for p in malformed_rows.problems(c, make.__name__, made.rows, model, detector(MODEL))]
     assert found == []
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from tests import test_cli
 from tests.test_cli import files, run
@@ -287,9 +288,15 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     )
     assert (found["quality"], found["rows"]) == (expected["quality"], 100)
     assert note.format("later.csv") in found["notes"]
+    beside = ["evaluate", "good later.csv", "-m", "good", "--reference", "bad.csv", "--on-error", "skip", "--json", "--no-tracking"]
+    assert json.loads(run(*beside).stdout)["notes"] == [note.format("bad.csv")]
     row = json.loads(run("explain", "later.csv", "-m", "good", "--rows", "7", "--on-error", "skip", "--json").stdout)["rows"][0]
     same = json.loads(run("explain", "good later.csv", "-m", "good", "--rows", "5", "--json").stdout)["rows"][0]
     assert row | {"row": 5} == same
+    first = "later.csv row 6: 2 cells, expected 11 as in the header"
+    worst = ["explain", "later.csv", "-m", "good", "--worst", "1", "--on-error", "skip"]
+    assert json.loads(run(*worst, "--json").stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
+    assert f"  left out     2 rows that cannot be read; the first: {first}\n" in run(*worst).stdout
     gone = run("explain", "later.csv", "-m", "good", "--rows", "5", "--on-error", "skip")
     assert (gone.exit_code, gone.stderr.splitlines()[-1]) == (
         3,
@@ -298,6 +305,61 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     moved = run("calibrate", "later.csv", "-m", "good", "-o", "moved", "--alpha", "0.1", "--on-error", "skip")
     assert moved.exit_code == 0
     assert moved.stderr == f"warning: {note.format('later.csv')}\n"
+    assert f"  left out     2 rows that cannot be read; the first: {first}\n" in moved.stdout
+    shown = run("calibrate", "later.csv", "-m", "good", "-o", "again", "--alpha", "0.1", "--on-error", "skip", "--json")
+    assert json.loads(shown.stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
+    whole = run("calibrate", "good later.csv", "-m", "good", "-o", "whole", "--alpha", "0.1", "--json")
+    assert json.loads(whole.stdout)["rejected"] is None
+    assert json.loads(whole.stdout)["promise"] == json.loads(shown.stdout)["promise"]
+    assert "left out" not in run("explain", "good later.csv", "-m", "good", "--worst", "1", "--on-error", "skip").stdout
+
+
+def as_text(rows: pa.Table) -> pa.Table:
+    """Return the rows with a word among the numbers of the fifth."""
+    flow: list[Any] = [None if value is None else str(value) for value in rows["flow"].to_pylist()]
+    return rows.set_column(0, "flow", pa.array([*flow[:4], "Bad", *flow[5:]]))
+
+
+def as_infinity(rows: pa.Table) -> pa.Table:
+    return rows.set_column(0, "flow", pa.array([*rows["flow"].to_pylist()[:-1], float("-inf")]))
+
+
+@pytest.mark.parametrize("on_error", ["skip", "quarantine"])
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            as_text,
+            (
+                "column 'flow' is numeric in this model but 'Bad' in in/2.{} row 5. "
+                "Declare it in --missing-values, or leave the column out and fit again."
+            ),
+        ),
+        (
+            as_infinity,
+            (
+                "column 'flow' must be finite but is -inf in in/2.{} row 20. "
+                "Declare it in --missing-values if it stands for a missing value, or correct the row."
+            ),
+        ),
+    ],
+    ids=["text", "infinity"],
+)
+def test_a_cell_of_parquet_or_arrow_that_does_not_fit_stops_all_the_same(
+    model: Path, change: Any, said: str, ending: str, on_error: str
+) -> None:
+    """As README and help say, ``--on-error`` is for rows of CSV; the error says so too."""
+    Path("in").mkdir()
+    rows = table("mixed", 20, seed=3)
+    for name, part in (("1", rows), ("2", change(rows))):
+        (pq.write_table if ending == "parquet" else feather.write_feather)(part, f"in/{name}.{ending}")
+    shown = run("score", "in", "-m", model, "-o", "out.csv", "--on-error", on_error)
+    whole = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
+    assert (shown.exit_code, shown.stderr.splitlines()[-1]) == (3, f"error: {said.format(ending)} {whole}")
+    assert files(Path()) == ["in"]
+    stopped = run("score", "in", "-m", model, "-o", "out.csv")
+    assert (stopped.exit_code, stopped.stderr.splitlines()[-1]) == (3, f"error: {said.format(ending)}")
 
 
 def test_the_command_says_what_was_left_out(model: Path) -> None:

@@ -17,6 +17,8 @@ from vae_anomaly.layout import NAMES_SHOWN, count, cut, facts, next_steps, table
 from vae_anomaly.rows import REASONS_SHOWN, range_of, row_in_full, suspicious
 from vae_anomaly.workflow.explained import ExplainResult
 from vae_anomaly.workflow.results import (
+    CalibrateResult,
+    Counts,
     EvaluateResult,
     FitResult,
     InfoResult,
@@ -60,7 +62,8 @@ def of_upload(name: ModelName, steps: Sequence[str]) -> str:
 def of_explain(result: ExplainResult) -> str:
     """Single rows in full."""
     head = f"{named(result.model)}, threshold {result.threshold:.6g} at alpha {result.alpha:g}."
-    return text([head, *(line for row in result.rows for line in row_in_full(row)), *next_steps(result.next_steps)])
+    known = facts([("left out", rejected(result))])
+    return text([head, *known, *(line for row in result.rows for line in row_in_full(row)), *next_steps(result.next_steps)])
 
 
 def of_evaluate(result: EvaluateResult) -> str:
@@ -166,6 +169,15 @@ def threshold(promise: Promise) -> list[tuple[str, str]]:
         ("promise", promise.words),
         ("limit", promise.statement if promise.limit is not None else ""),
     ]
+
+
+def rejected(result: Counts | CalibrateResult | ExplainResult) -> str:
+    """Rows that could not be read, the first of them, and where they went; empty where there are none."""
+    found = result.rejected
+    if found is None:
+        return ""
+    where = f", in {found.quarantine}" if found.quarantine else ""
+    return f"{count(found.rows, 'row')} that cannot be read{where}; the first: {found.first}"
 
 
 def model(found: ModelName) -> list[tuple[str, str]]:

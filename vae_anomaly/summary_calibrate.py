@@ -16,6 +16,7 @@ def of_calibrate(result: CalibrateResult) -> str:
     others = f"; {result.anomalous_rows:,} rows are labelled anomalous and did not calibrate" if result.anomalous_rows else ""
     facts = [
         ("rows", f"{result.calibration_rows:,} of {result.rows:,} rows calibrate{others}"),
+        ("left out", summary.rejected(result)),
         ("no score", f"{result.null_scores:,} rows without any observed cell" if result.null_scores else ""),
         ("a day", f"{result.rows_per_day:,.6g} rows" if result.rows_per_day else ""),
         ("before", f"{result.threshold_before:.6g} at alpha {result.alpha_before:g}"),

@@ -23,7 +23,7 @@ def of_score(result: ScoreResult) -> str:
         ("flagged by", _discovery(counts.discovery) if counts.discovery else ""),
         ("groups", _pooled(counts)),
         ("typicality", _untypical(counts.typicality, result.alpha) if counts.typicality else ""),
-        ("left out", _rejected(counts)),
+        ("left out", summary.rejected(counts)),
         ("no score", f"{count(counts.null_scores, 'row')} without any observed cell" if counts.null_scores else ""),
         ("unseen", cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
         ("missing", cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
@@ -53,15 +53,6 @@ def _counted(result: ScoreResult) -> str:
         return f"{counts.alarms:,}" + (f"; p-value ≤ {counts.discovery.cutoff:.3g}" if counts.discovery.cutoff is not None else "")
     likely = f", {counts.likely_alarms[0]:,} to {counts.likely_alarms[1]:,} in 95 of 100 such cases" if counts.likely_alarms else ""
     return f"{counts.alarms:,}; {counts.expected_alarms:,.1f} expected if every row is normal (alpha {result.alpha:g}){likely}"
-
-
-def _rejected(counts: Counts) -> str:
-    """Rows that could not be read."""
-    found = counts.rejected
-    if found is None:
-        return ""
-    where = f", in {found.quarantine}" if found.quarantine else ""
-    return f"{count(found.rows, 'row')} that cannot be read{where}; the first: {found.first}"
 
 
 def _discovery(found: Discovery) -> str:

@@ -39,6 +39,10 @@ def _minutes(count: int, machines: int = 1, *, step: int = 1) -> list[dt.datetim
         pytest.param(pa.array([t.strftime("%Y-%m-%d %H:%M:%S") for t in _minutes(30)]), 1440.0, id="texts"),
         pytest.param(pa.array([START.date(), START.date(), START.date() + dt.timedelta(days=1), None]), 1.5, id="dates and a missing one"),
         pytest.param(pa.array(_minutes(60), pa.timestamp("ns", tz="UTC")), 1440.0, id="nanoseconds with a zone"),
+        pytest.param(pa.array([i * 60 * 10**9 + i % 2 for i in range(60)], pa.timestamp("ns")), 1440.0, id="finer than a microsecond"),
+        pytest.param(pa.array([t.isoformat() for t in _minutes(30)]).dictionary_encode(), 1440.0, id="texts in a dictionary"),
+        pytest.param(pa.array([0, 86_400_000, 2 * 86_400_000], pa.date64()), 1.0, id="dates in milliseconds"),
+        pytest.param(pa.array([2**61, 2**61 + 86_400 * 10**6], pa.timestamp("s")), 1e-6, id="beyond the year 9999"),
     ],
 )
 def test_rows_per_day_are_rows_over_the_time_they_span(times: pa.Array, expected: float) -> None:

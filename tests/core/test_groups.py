@@ -146,7 +146,7 @@ def test_rows_without_a_group_and_of_unseen_groups_have_the_pooled_threshold() -
     ids=["integers", "floats", "texts", "dictionary"],
 )
 def test_a_group_is_its_text_whatever_the_type(column: pa.Array) -> None:
-    names, place = group_names(column)
+    names, place = group_names(column, "m")
     assert [names[i] for i in place] == ["1", "2", None]
 
 

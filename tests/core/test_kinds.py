@@ -3,6 +3,7 @@ import decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from vae_anomaly.core.kinds import MAX_LEVELS, Column, Dropped, judge
@@ -71,6 +72,10 @@ def test_kind(values: object, expected: str) -> None:
         ([[1.0], [2.0]], "nested column (list<item: double>)"),
         ([{"a": 1}], "nested column (struct<a: int64>)"),
         ([b"a"], "binary column (binary)"),
+        (pa.array([b"a"], pa.binary_view()), "binary column (binary_view)"),
+        (pa.array([b"a"]).dictionary_encode(), "binary column (binary)"),
+        (pc.run_end_encode(pa.array([b"a"])), "binary column (binary)"),
+        (pa.array([b"0" * 16], pa.uuid()), "binary column (fixed_size_binary[16])"),
         (np.arange(50), "looks like an id (whole numbers that rise or fall and never repeat)"),
         (-np.arange(50), "looks like an id (whole numbers that rise or fall and never repeat)"),
         ([f"M{i}" for i in range(50)], "looks like an id (no value repeats)"),

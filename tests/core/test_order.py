@@ -12,6 +12,18 @@ from vae_anomaly.errors import DataError
     [
         pytest.param(pa.chunked_array([[3, 1], [2, 3]]), id="numbers"),
         pytest.param(pa.chunked_array([[datetime(2025, 1, d) for d in (3, 1, 2, 3)]]), id="timestamps"),  # noqa: DTZ001  # as in files
+        pytest.param(
+            pa.chunked_array([pa.array(["2025-01-10", "2025-01-02", "2025-01-03", "2025-01-10"]).dictionary_encode()]), id="dictionary"
+        ),
+        pytest.param(
+            pa.chunked_array([["2025-01-10T01:00:00+01:00", "2025-01-02T00:00:00Z", "2025-01-03T00:00:00Z", "2025-01-10T00:00:00Z"]]),
+            id="zones",
+        ),
+        pytest.param(pa.chunked_array([["10.01.2025 12:00", "02.01.2025 12:00", "03.01.2025 12:00", "10.01.2025 12:00"]]), id="days first"),
+        pytest.param(pa.chunked_array([pa.array([3, 1, 2, 3], pa.time64("ns"))]), id="finer than a microsecond"),
+        pytest.param(pa.chunked_array([pa.array([3, 1, 2, 3], pa.date32())]), id="dates"),
+        pytest.param(pa.chunked_array([pa.array([2**62, -(2**62), 0, 2**62], pa.timestamp("s"))]), id="beyond the year 9999"),
+        pytest.param(pa.chunked_array([pa.array([3, 1, 2, 3], pa.timestamp("us", "Nowhere/At all"))]), id="an unknown zone"),
         pytest.param(pa.chunked_array([["2025-01-10 00:00:00", "2025-01-02", "2025-01-03T12:00:00", "2025-01-10"]]), id="texts"),
     ],
 )
@@ -28,6 +40,13 @@ def test_a_missing_time_is_refused() -> None:
 def test_a_text_that_is_no_time_is_refused() -> None:
     with pytest.raises(DataError, match=r"^time column 't' must hold times such as 2025-03-03 12:00:00: .*noon"):
         time_order(pa.chunked_array([["2025-01-01", "noon"]]), "t")
+
+
+@pytest.mark.parametrize("column", [pa.array([b"a"]), pa.array([[1]]), pa.array([{"x": 1}]), pa.array([True])], ids=lambda c: str(c.type))
+def test_what_has_no_order_in_time_is_refused(column: pa.Array) -> None:
+    with pytest.raises(DataError) as error:
+        time_order(pa.chunked_array([column]), "t")
+    assert str(error.value) == f"time column 't' must hold times or numbers; it is {column.type}. Name another with --time-column."
 
 
 def test_groups_are_told_apart_and_no_group_is_one() -> None:

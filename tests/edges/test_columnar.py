@@ -1,10 +1,12 @@
 import datetime as dt
+import decimal as dec
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -134,6 +136,22 @@ def test_long_rows_are_read_in_small_batches(tmp_path: Path, keys: str, most: in
     assert pa.Table.from_batches(batches).column("x").to_pylist() == list(range(20_000))
 
 
+def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
+    """Arrow's stream would take its rows, and its whole read refuse them; lists have more cells than rows, which is right."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"k": [str(i) for i in range(40)], "l": [[1, 2, 3]] * 40}), path, compression="none", use_dictionary=False)
+    assert len(open_parquet(find_files([str(path)])[0]).read(missing=[])) == 40
+    footer = path.read_bytes().rindex(b"\x01k")  # the name of the column, and behind it its codec and its cells, 2 × 40
+    content = bytearray(path.read_bytes())
+    content[content.index(80, footer)] = 64
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        open_parquet(find_files([str(path)])[0])
+    assert str(caught.value) == (
+        f"{path} is damaged or was not copied whole: its footer counts 32 cells of 'k' in 40 rows. Write or copy it again."
+    )
+
+
 def test_no_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
     pq.write_table(PUMP, tmp_path / "x.parquet")
     table = open_parquet(find_files([str(tmp_path / "x.parquet")])[0])
@@ -143,3 +161,29 @@ def test_no_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
 
     with pytest.raises(MemoryError):
         replace(table, batches=full).read(missing=())
+
+
+WORDS = pa.array(["a", "a", None])
+RUNS = pc.run_end_encode(WORDS)  # Parquet has none
+
+
+@pytest.mark.parametrize(
+    ("form", "column", "kind"),
+    [
+        *((form, pa.array(WORDS, pa.string_view()), pa.string()) for form in WRITERS),
+        *((form, pa.array([b"a", None, b"b"], pa.binary_view()), pa.binary()) for form in WRITERS),
+        *((form, pa.array([1.5, None, 2.5]).cast(pa.float16()), pa.float32()) for form in WRITERS),
+        *((form, pa.array([dec.Decimal("1.50"), None], pa.decimal32(5, 2)), pa.decimal128(5, 2)) for form in WRITERS),
+        *((form, RUNS, pa.string()) for form in ("arrow", "stream")),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else str(value),
+)
+def test_types_that_arrow_cannot_take_rows_from_come_in_one_that_it_can(
+    tmp_path: Path, form: str, column: pa.Array, kind: pa.DataType
+) -> None:
+    """Polars writes its texts as views."""
+    made, cells = opened(tmp_path, form, pa.table({"k": column})), column.to_pylist()
+    assert made.schema.field("k").type == kind
+    for read in (made.read(missing=[]), made.read(missing=["?"]), streamed(made, raw=["k"])):
+        assert read["k"].type == kind
+        assert read["k"].take(pa.array([1, 0])).to_pylist() == [cells[1], cells[0]]

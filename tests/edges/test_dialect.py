@@ -79,6 +79,14 @@ def test_an_umlaut_far_below_decides_too(tmp_path: Path, monkeypatch: pytest.Mon
     assert sniffed(tmp_path, b"a\n" + b"x\n" * 500 + "ä\n".encode()).encoding == "utf-8"
 
 
+@pytest.mark.parametrize("head", [1 << 20, 64])
+def test_an_umlaut_at_the_very_end_decides_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: int) -> None:
+    """In UTF-8 its byte would begin a character that does not come."""
+    monkeypatch.setattr(dialect, "_HEAD", head)
+    assert sniffed(tmp_path, b"a\n" + b"x\n" * 500 + "Stra\xdf".encode("cp1252")).encoding == "cp1252"
+    assert sniffed(tmp_path, b"a\n" + b"x\n" * 500 + "Stra\xdf".encode()).encoding == "utf-8"
+
+
 def test_a_header_longer_than_the_first_look_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dialect, "_HEAD", 64)
     names = tuple(f"column_{i}" for i in range(1000))

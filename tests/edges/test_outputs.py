@@ -53,6 +53,28 @@ def test_csv_is_quoted_only_where_needed_and_nested_columns_are_json(tmp_path: P
     assert json.loads(back["top_features"][2].as_py()) == SCORES["top_features"][2].as_py()
 
 
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (pa.array([b"a,b", b"=1+1", b"\xff"]), '"a,b"\n\'=1+1\n\\xff\n'),
+        (pa.array([b"a,b", b"=1+1", b"c"], pa.large_binary()), '"a,b"\n\'=1+1\nc\n'),
+        (
+            pa.ExtensionArray.from_storage(pa.uuid(), pa.array([bytes(16), None, b"\xff" * 16], pa.binary(16))),
+            f"00000000-0000-0000-0000-000000000000\n\n{'-'.join('f' * n for n in (8, 4, 4, 4, 12))}\n",
+        ),
+        (pa.array([0, None, 1], pa.timestamp("us", "Nowhere/At all")), "0\n\n1\n"),
+        (
+            pa.array([(1, 2, 3), None, (0, 0, 0)], pa.month_day_nano_interval()),
+            '"MonthDayNano(months=1, days=2, nanoseconds=3)"\n\n"MonthDayNano(months=0, days=0, nanoseconds=0)"\n',
+        ),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_keys_of_every_type_are_written_as_text(tmp_path: Path, keys: pa.Array, text: str) -> None:
+    write(tmp_path / "s.csv", pa.table({"key": keys}), rows=1)
+    assert (tmp_path / "s.csv").read_text() == "key\n" + text
+
+
 def test_parquet_is_read_back_as_it_was(tmp_path: Path) -> None:
     assert write(tmp_path / "s.parquet") == 3
     assert pq.read_table(tmp_path / "s.parquet").equals(SCORES)

@@ -35,6 +35,65 @@ def plain(values: pa.Array) -> pa.Array:
     return values.cast(pa.float32()) if pa.types.is_float16(kind) else values
 
 
+def usual_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which Arrow can do everything with such cells: it lacks functions for views, run lengths and small numbers.
+
+    >>> usual_type(pa.string_view()), usual_type(pa.int8())
+    (DataType(string), DataType(int8))
+    """
+    if pa.types.is_run_end_encoded(kind):
+        return usual_type(kind.value_type)
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary(), pa.float16(): pa.float32()}.get(kind, kind)
+
+
+def usual(values: pa.Array) -> pa.Array:
+    """Return the values in their ``usual_type``."""
+    decoded = pc.run_end_decode(values) if pa.types.is_run_end_encoded(values.type) else values
+    kind = usual_type(decoded.type)
+    return decoded if kind == decoded.type else decoded.cast(kind)
+
+
+def readable(values: pa.Array) -> pa.Array:
+    """Return the values without wrapping, as ``plain`` does, and bytes and UUIDs as text.
+
+    >>> readable(pa.array([b"M7", None])).to_pylist()
+    ['M7', None]
+    """
+    if isinstance(values.type, pa.UuidType):
+        return pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())
+    values = plain(values)
+    if not is_binary_type(values.type):
+        return values
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowException:
+        return pa.array([None if v is None else bytes_text(v) for v in values.to_pylist()], pa.string())
+
+
+def bytes_text(value: bytes) -> str:
+    """Return bytes as text; what is no UTF-8 is written in hexadecimal."""
+    return value.decode("utf-8", "backslashreplace")
+
+
+def stored(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the cells inside a dictionary, run lengths or an extension.
+
+    >>> stored(pa.uuid())
+    FixedSizeBinaryType(fixed_size_binary[16])
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return stored(kind.storage_type)
+    return stored(kind.value_type) if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else kind
+
+
+def is_binary_type(kind: pa.DataType) -> bool:
+    """Whether cells of this type are bytes."""
+    small = pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return bool(small or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
 def is_number_type(kind: pa.DataType) -> bool:
     """Whether cells of this type are numbers, booleans not among them."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
@@ -71,13 +130,19 @@ def times(text: pa.Array) -> pa.Array:
     >>> times(pa.array(["24.12.2017", None])).to_pylist()
     [datetime.datetime(2017, 12, 24, 0, 0), None]
     """
+    with contextlib.suppress(pa.ArrowInvalid):
+        return dates(text)
+    return pc.binary_join_element_wise("1970-01-01", text, " ").cast(pa.timestamp("us"))
+
+
+def dates(text: pa.Array) -> pa.Array:
+    """Return timestamps, in UTC where the texts name a zone. Raises ArrowInvalid if a cell has no date or another form than the others."""
     for form in TIME_FORMATS:
         with contextlib.suppress(pa.ArrowInvalid):
             return pc.strptime(text, format=form, unit="us")
-    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
-        with contextlib.suppress(pa.ArrowInvalid):
-            return text.cast(kind)
-    return pc.binary_join_element_wise("1970-01-01", text, " ").cast(pa.timestamp("us"))
+    with contextlib.suppress(pa.ArrowInvalid):
+        return text.cast(pa.timestamp("us", "UTC"))
+    return text.cast(pa.timestamp("us"))
 
 
 def microseconds(text: str | None) -> int | None:

@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly.core.order import as_times
+from vae_anomaly.core import cells
+from vae_anomaly.core.order import as_times, seconds
 from vae_anomaly.core.ranks import alarms_in, conformal_value, finest_alpha
 from vae_anomaly.core.rates import CONFIDENCE
 from vae_anomaly.core.threshold import Threshold
@@ -68,15 +69,15 @@ def rows_per_day(times: pa.ChunkedArray, name: str) -> float:
 
     Raises DataError for a column that is no time, or holds one time only.
     """
-    whole = as_times(times.combine_chunks(), name)
-    if not pa.types.is_temporal(whole.type) or pa.types.is_time(whole.type) or pa.types.is_duration(whole.type):
+    whole = as_times(cells.plain(times).combine_chunks(), name)
+    if not (pa.types.is_timestamp(whole.type) or pa.types.is_date(whole.type)):
         raise DataError(f"time column {name!r} is {whole.type}, which has no days. Name a column of timestamps, or give --rows-per-day.")
-    seconds = whole.cast(pa.timestamp("us", tz=getattr(whole.type, "tz", None))).cast(pa.int64()).drop_null().to_numpy() / 1e6
-    different = np.unique(seconds)
+    found = seconds(whole)
+    different = np.unique(found)
     if len(different) < 2:  # noqa: PLR2004  # a span has two ends
         raise DataError(f"time column {name!r} holds one time only, which says nothing of a day. Give --rows-per-day.")
     span = float(different[-1] - different[0]) * len(different) / (len(different) - 1)
-    return len(seconds) / (span / SECONDS_PER_DAY)
+    return len(found) / (span / SECONDS_PER_DAY)
 
 
 def alpha_of_budget(alerts_per_day: float, rows: float) -> float:

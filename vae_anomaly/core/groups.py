@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_anomaly.core.keys import distinct
 from vae_anomaly.core.labels import text_of
 from vae_anomaly.core.ranks import calibration_rows_needed
 
@@ -53,7 +53,7 @@ class Groups:
     def codes(self, column: pa.Array) -> NDArray[np.int64]:
         """Return the code of every row, −1 where it has no group or one that was not there at calibration."""
         place = {name: i for i, name in enumerate(self.names)}
-        names, indices = group_names(column)
+        names, indices = group_names(column, self.column)
         return (
             np.array([-1 if name is None else place.get(name, -1) for name in names], dtype=np.int64)[indices]
             if names
@@ -91,7 +91,7 @@ class Groups:
 
 def make_groups(name: str, column: pa.Array | pa.ChunkedArray, scores: NDArray[np.float64], alpha: float) -> Groups:
     """Return the groups of calibration ``scores`` ``[n]`` in any order, with the ``column`` ``[n]`` that tells them apart."""
-    texts, place = group_names(column)
+    texts, place = group_names(column, name)
     names = tuple(dict.fromkeys(text for text in texts if text is not None))
     code = np.array([-1 if text is None else names.index(text) for text in texts], dtype=np.int64)[place]
     order = np.argsort(scores, kind="stable")
@@ -99,13 +99,13 @@ def make_groups(name: str, column: pa.Array | pa.ChunkedArray, scores: NDArray[n
     return Groups(column=name, names=names, code=code[order], lent=empty, values=empty).at(scores[order], alpha)
 
 
-def group_names(column: pa.Array | pa.ChunkedArray) -> tuple[list[str | None], NDArray[np.int64]]:
-    """Return the groups of a column as text, and for each row the place of its own; None stands for no group."""
-    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    plain = whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole
-    encoded = pc.dictionary_encode(plain, null_encoding="encode")
-    names = [text_of(value) or None for value in encoded.dictionary.to_pylist()]
-    return names, encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+def group_names(column: pa.Array | pa.ChunkedArray, name: str) -> tuple[list[str | None], NDArray[np.int64]]:
+    """Return the groups of a column as text, and for each row the place of its own; None stands for no group.
+
+    Raises DataError, with the ``name`` of the column, where its cells cannot be compared.
+    """
+    values, places = distinct(column, name)
+    return [text_of(value) or None for value in values], places
 
 
 def weight_of_others(own: int, rows: int, alpha: float) -> float:

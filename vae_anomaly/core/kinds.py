@@ -49,10 +49,10 @@ class Dropped:
 
 def judge(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
     """Decide one column; ``included`` overrules every reason but 'nothing to learn from'."""
-    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    kind = cells.stored(values.type)
     if pa.types.is_nested(kind):
         return Dropped(name=name, reason=f"nested column ({str(kind)[: cells.SHOWN]})")
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+    if cells.is_binary_type(kind):
         return Dropped(name=name, reason=f"binary column ({kind})")
     values = cells.plain(values)
     if pa.types.is_floating(values.type):
@@ -67,7 +67,7 @@ def judge(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dro
 
 
 def _temporal(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
-    if included:
+    if included and not pa.types.is_interval(values.type):  # months are of no length
         return Column(name=name, kind="numeric", nullable=values.null_count > 0, temporal=True)
     clock = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
     return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})")

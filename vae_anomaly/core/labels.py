@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_anomaly.core.keys import distinct
 from vae_anomaly.errors import DataError
 
 # Labels named in an error text; a column that is no label column has thousands.
@@ -37,21 +37,19 @@ class Labels:
         return Labels(names=self.names, code=self.code[rows], normal=self.normal[rows])
 
 
-def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str]) -> Labels:
-    """Read a label column of any type.
+def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str], name: str = "label") -> Labels:
+    """Read a label column of any type but nested ones, which raise DataError with its ``name``.
 
     >>> read_labels(pa.array([0.0, 1.0, None]), ("0", "")).normal.tolist()
     [True, False, True]
     """
-    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    plain = whole.dictionary_decode() if pa.types.is_dictionary(whole.type) else whole
-    encoded = pc.dictionary_encode(plain, null_encoding="encode")
-    texts = [text_of(value) for value in encoded.dictionary.to_pylist()]
+    values, places = distinct(column, name)
+    texts = [text_of(value) for value in values]
     names = tuple(dict.fromkeys(texts))
     place = np.array([names.index(text) for text in texts], dtype=np.int64)
     wanted = {label.strip().lower() for label in normal_labels}
     is_normal = np.array([name.lower() in wanted for name in names], dtype=np.bool_)
-    code = place[encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)]
+    code = place[places]
     return Labels(names=names, code=code, normal=is_normal[code])
 
 

@@ -8,33 +8,49 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_anomaly.core import cells
+from vae_anomaly.core.keys import distinct
 from vae_anomaly.errors import DataError
 
 
 def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
     """Return the rank of every time ``[n]``, equal times equal ranks. Raises DataError for a missing or unreadable time."""
-    whole = column.combine_chunks()
+    whole = cells.plain(column).combine_chunks()
     if whole.null_count:
         row = pc.index(pc.is_null(whole), pa.scalar(value=True)).as_py() + 1
         raise DataError(
             f"time column {name!r} must have a time in every row; row {row:,} has none. Drop such rows, or leave --time-column out."
         )
     values = as_times(whole, name)
-    return np.unique(values.to_numpy(zero_copy_only=False), return_inverse=True)[1].astype(np.int64)
+    if not (cells.is_number_type(values.type) or pa.types.is_temporal(values.type)) or pa.types.is_interval(values.type):
+        raise DataError(f"time column {name!r} must hold times or numbers; it is {values.type}. Name another with --time-column.")
+    ticks = _ticks(values) if pa.types.is_temporal(values.type) else values
+    return np.unique(ticks.to_numpy(zero_copy_only=False), return_inverse=True)[1].astype(np.int64)
 
 
 def as_times(values: pa.Array, name: str) -> pa.Array:
-    """Return a column with its texts read as times. Raises DataError where they are none."""
-    if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+    """Return a column without wrapping, its texts read as times. Raises DataError where they are none."""
+    values = cells.plain(values)
+    if not cells.is_text_type(values.type):
         return values
     try:
-        return values.cast(pa.timestamp("us"))
+        return cells.dates(values)
     except pa.ArrowInvalid as error:
         raise DataError(f"time column {name!r} must hold times such as 2025-03-03 12:00:00: {error}".splitlines()[0]) from None
 
 
-def group_codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return a number for each group ``[n]``; rows without one form a group of their own."""
-    encoded = pc.dictionary_encode(column.combine_chunks(), null_encoding="encode")
-    codes: NDArray[np.int64] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes
+def seconds(times: pa.Array) -> NDArray[np.float64]:
+    """Return the times and dates that are there in seconds since 1970, however fine or far away."""
+    a_second = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}.get(getattr(times.type, "unit", "ms"), 1.0)
+    ticks = np.asarray(_ticks(times).drop_null().to_numpy(), dtype=np.float64)
+    return ticks * 86_400.0 if pa.types.is_date32(times.type) else ticks / a_second
+
+
+def _ticks(times: pa.Array) -> pa.Array:
+    """Return times as the whole numbers they are stored as."""
+    return times.cast(pa.int32() if times.type.bit_width == 32 else pa.int64())  # noqa: PLR2004  # the two widths there are
+
+
+def group_codes(column: pa.ChunkedArray, name: str = "group") -> NDArray[np.int64]:
+    """Return a number for each group ``[n]``; rows without one form a group of their own. Raises DataError for a nested column."""
+    return distinct(column, name)[1]

@@ -186,7 +186,7 @@ def _groups_of(threshold: Threshold, raw: pa.RecordBatch, where: str) -> tuple[N
         raise SchemaMismatch(f"{where} lacks the group column of the threshold: {absent_text([groups.column], raw.schema.names)}")
     column = raw.column(groups.column)
     codes = groups.codes(column)
-    names, place = group_names(column)
+    names, place = group_names(column, groups.column)
     counts = np.bincount(place[codes < 0], minlength=len(names)).tolist()
     return codes, int((codes < 0).sum()), {name: count for name, count in zip(names, counts, strict=True) if count and name is not None}
 

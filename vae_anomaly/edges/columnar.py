@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vae_anomaly.core.cells import blanked
+from vae_anomaly.core.cells import blanked, usual, usual_type
 from vae_anomaly.core.schema import check_duplicates
 from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.edges.rejects import OnBad
@@ -106,16 +105,30 @@ class ColumnarTable:
 def open_parquet(file: TableFile) -> ColumnarTable:
     """Read the footer of a Parquet file; raises DataError if it is damaged or has two columns of one name."""
     with _watched(file.path), pq.ParquetFile(_input(file)) as parquet:
-        schema, rows = parquet.schema_arrow.remove_metadata(), parquet.metadata.num_rows
+        schema, rows = _usual(parquet.schema_arrow), parquet.metadata.num_rows
         names = schema.names  # in here, because damaged ones are no text
+        _check_counts(parquet.metadata, file.path)
     check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=rows, batches=_parquet_batches)
+
+
+def _check_counts(footer: pq.FileMetaData, path: str) -> None:
+    """Raise DataError where the footer contradicts itself, which Arrow sees only when it reads a file whole."""
+    flat = [j for j in range(footer.num_columns) if footer.schema.column(j).max_repetition_level == 0]
+    for i in range(footer.num_row_groups):
+        group = footer.row_group(i)
+        for column in (group.column(j) for j in flat):
+            if column.num_values != group.num_rows:
+                raise DataError(
+                    f"{path} is damaged or was not copied whole: its footer counts {column.num_values:,} cells "
+                    f"of {column.path_in_schema!r} in {group.num_rows:,} rows. Write or copy it again."
+                )
 
 
 def open_arrow(file: TableFile) -> ColumnarTable:
     """Read the schema of an Arrow file (Feather 2) or stream; raises DataError if it is damaged or names repeat."""
     with _watched(file.path), _arrow_reader(file) as reader:
-        schema = pa.schema([(field.name, _picked_from(field.type)) for field in reader.schema])
+        schema = _usual(reader.schema)
         names = schema.names  # in here, because damaged ones are no text
     check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=None, batches=_arrow_batches)
@@ -160,22 +173,7 @@ def _arrow_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Itera
     with _arrow_reader(file) as reader:
         whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
         for batch in whole:
-            arrays = [batch.column(name) for name in names]
-            yield pa.RecordBatch.from_arrays([_decoded(a, _picked_from(a.type)) for a in arrays], names=list(names))
-
-
-def _picked_from(kind: pa.DataType) -> pa.DataType:
-    """Return the type itself, or the plain one of what Arrow cannot pick rows from."""
-    if pa.types.is_run_end_encoded(kind):
-        return _picked_from(kind.value_type)
-    views = ((pa.types.is_string_view, pa.string()), (pa.types.is_binary_view, pa.binary()))
-    return next((plain for is_view, plain in views if is_view(kind)), kind)
-
-
-def _decoded(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_run_end_encoded(values.type):
-        return _decoded(pc.run_end_decode(values), kind)
-    return values if values.type == kind else values.cast(kind)
+            yield batch.select(list(names))
 
 
 def _slim(values: pa.Array) -> pa.Array:
@@ -188,10 +186,14 @@ def _slim(values: pa.Array) -> pa.Array:
 
 
 def _valid(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Let nothing pass whose offsets, indices or text Arrow would stumble over later; costs little beside reading."""
+    """Let nothing pass whose offsets, indices, text or types Arrow would stumble over later; costs little beside reading."""
     for batch in batches:
         batch.validate(full=True)
-        yield batch
+        yield pa.RecordBatch.from_arrays([usual(column) for column in batch.columns], names=batch.schema.names)
+
+
+def _usual(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([(field.name, usual_type(field.type)) for field in schema])
 
 
 @contextmanager

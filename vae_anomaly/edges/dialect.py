@@ -121,7 +121,7 @@ def _is_utf8(file: TableFile, head: bytes, *, whole: bool) -> bool:
 
     Some damaged bytes among more umlauts that are good make no other encoding.
     """
-    good, bad = _beyond_ascii(head, codecs.getincrementaldecoder("utf-8")("surrogateescape"))
+    good, bad = _beyond_ascii(head, codecs.getincrementaldecoder("utf-8")("surrogateescape"), final=whole)
     if whole or good or bad or file.size > _WHOLE_SCAN:
         return good >= bad
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
@@ -130,12 +130,13 @@ def _is_utf8(file: TableFile, head: bytes, *, whole: bool) -> bool:
         for piece in islice(iter(lambda: stream.read(_HEAD), b""), _WHOLE_SCAN // _HEAD):
             more = _beyond_ascii(piece, decoder)
             good, bad = good + more[0], bad + more[1]
-    return good >= bad
+        rest = _beyond_ascii(b"", decoder, final=not stream.read(1))
+    return good + rest[0] >= bad + rest[1]
 
 
-def _beyond_ascii(piece: bytes, decoder: codecs.IncrementalDecoder) -> tuple[int, int]:
-    """Count the characters beyond ASCII that are UTF-8, and the bytes that are not."""
-    text = decoder.decode(piece)
+def _beyond_ascii(piece: bytes, decoder: codecs.IncrementalDecoder, *, final: bool = False) -> tuple[int, int]:
+    """Count the characters beyond ASCII that are UTF-8, and the bytes that are not; a begun one in the final piece is none."""
+    text = decoder.decode(piece, final)
     if text.isascii():
         return 0, 0
     bad = len(_ESCAPED.findall(text))

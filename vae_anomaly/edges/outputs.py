@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vae_anomaly.core import cells
+from vae_anomaly.core.keys import key_text
 from vae_anomaly.edges.files import one_line
 from vae_anomaly.edges.formulas import harmless
 from vae_anomaly.errors import ConfigError, OutputError
@@ -237,9 +238,12 @@ def _lines(batch: pa.RecordBatch, *, escape: bool) -> memoryview:
 def _csv_text(values: pa.Array, *, escape: bool) -> pa.Array:
     if pa.types.is_nested(values.type):
         values = pa.array([None if v is None else _json(v) for v in values.to_pylist()], pa.string())
-    values = cells.plain(values)
+    values = cells.readable(values)
     if not cells.is_text_type(values.type):
-        return values.cast(pa.string())
+        try:
+            return values.cast(pa.string())
+        except pa.ArrowException:  # times in a zone that is not known, months and days
+            values = pa.array([key_text(cell) for cell in values], pa.string())
     return _quoted(harmless(values) if escape else values)
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_anomaly.core.keys import key_text
 from vae_anomaly.core.stream import REST
 from vae_anomaly.edges.tables import Source
 from vae_anomaly.errors import DataError, SchemaMismatch
@@ -66,8 +67,7 @@ class ScoredRows:
     def ids(self, i: int) -> dict[str, str | None]:
         """Return the keys of row ``i`` as text; a mere row number is no key."""
         names = [name for name in keys_of(self.table.schema.names) if name != "row"]
-        values = {name: self.table.column(name)[i].as_py() for name in names}
-        return {name: None if value is None else str(value) for name, value in values.items()}
+        return {name: key_text(self.table.column(name)[i]) for name in names}
 
     def _floats(self, name: str) -> NDArray[np.float64]:
         return np.asarray(pc.fill_null(self._cast(name, pa.float64()), np.nan).to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -15,9 +15,12 @@ from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.edges.columnar import Chunk
 from vae_anomaly.edges.files import TableFile
 from vae_anomaly.edges.rejects import TEXT, Rejects, faults_of, text_of
+from vae_anomaly.errors import SchemaMismatch
 
 # The column with the number of a row over all inputs, from 0, in batches that some rows may be left out of.
 NUMBERS = "\0number"
+
+NO_RECORDS = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
 
 
 class Streamed(Protocol):
@@ -89,7 +92,10 @@ def _fitting(batch: pa.RecordBatch, wanted: Wanted, where: str, first: int, asid
     bad = faults_of(batch) if aside is not None and TEXT in batch.schema.names else None
     arrays, names = [batch.column(field.name).cast(field.type) for field in wanted.raw], list(wanted.raw.names)
     if wanted.schema is not None:
-        model = conform(wanted.schema, batch, where=where, first_row=first, bad=bad)
+        try:
+            model = conform(wanted.schema, batch, where=where, first_row=first, bad=bad)
+        except SchemaMismatch as error:
+            raise (error if aside is None or bad is not None else SchemaMismatch(f"{error} {NO_RECORDS}")) from None
         arrays, names = [*model.columns, *arrays], [*model.schema.names, *names]
     if aside is None:
         return pa.RecordBatch.from_arrays(arrays, names=names)

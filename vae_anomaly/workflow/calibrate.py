@@ -78,6 +78,7 @@ def calibrate(request: CalibrateRequest, *, tell: Tell = tell_nobody) -> Calibra
         fit_p_value=None if threshold.tail is None else threshold.tail.fit_p_value,
         model=model,
         next_steps=_next_steps(model),
+        rejected=rows.rejected,
     )
 
 

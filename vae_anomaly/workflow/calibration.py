@@ -17,11 +17,11 @@ from vae_anomaly.core.encode import encode
 from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class, refuse_without_normal
 from vae_anomaly.core.schema import absent_text, check_present
 from vae_anomaly.edges import tables
-from vae_anomaly.edges.rejects import Rejects
+from vae_anomaly.edges.rejects import RejectedRows, Rejects
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.workflow.opening import cores
 from vae_anomaly.workflow.progress import Tell
-from vae_anomaly.workflow.rejecting import said
+from vae_anomaly.workflow.rejecting import left_out
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +54,10 @@ class CalibrateRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
-    """Scored rows: ``normal`` calibrate, ``anomalous`` have another label; ``group`` is that of the normal rows."""
+    """Scored rows: ``normal`` calibrate, ``anomalous`` have another label; ``group`` is that of the normal rows.
+
+    ``rejected`` rows could not be read.
+    """
 
     normal: Floats
     anomalous: Floats
@@ -62,6 +65,7 @@ class Rows:
     labels: Labels | None
     per_day: float | None
     null_scores: int
+    rejected: RejectedRows | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +167,7 @@ def scored(detector: Detector, source: tables.Source, columns: Columns, request:
             arrays.append(chunk.column(name))
         done += chunk.num_rows
         tell("scoring", done, source.rows)
-    said(rejects)
+    rejected = left_out(rejects)
     total = np.concatenate(scores)
     there = ~np.isnan(total)
     if not there.any():
@@ -178,6 +182,7 @@ def scored(detector: Detector, source: tables.Source, columns: Columns, request:
         labels=labels,
         per_day=request.rows_per_day or (None if columns.time is None else rows_per_day(found[columns.time], columns.time)),
         null_scores=int((~there).sum()),
+        rejected=rejected,
     )
 
 
@@ -185,7 +190,7 @@ def _labels(found: dict[str, pa.ChunkedArray], columns: Columns, detector: Detec
     if columns.label is None:
         return None
     wanted = request.normal_labels or detector.config.data.normal_labels
-    labels = read_labels(found[columns.label], wanted)
+    labels = read_labels(found[columns.label], wanted, columns.label)
     choosing = request.maximize is not None or request.cost_miss is not None
     (refuse_one_class if choosing else refuse_without_normal)(labels, columns.label, wanted)
     return labels

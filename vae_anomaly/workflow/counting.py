@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from vae_anomaly.core.detector import Detector
+from vae_anomaly.core.keys import key_text
 from vae_anomaly.core.report import missing_changes
 from vae_anomaly.core.stream import REST, Tally
 from vae_anomaly.core.threshold import Threshold
@@ -103,15 +104,16 @@ class Counting:
         scores = batch.column("anomaly_score").to_numpy(zero_copy_only=False)
         for i in flagged[np.argsort(-scores[flagged], kind="stable")[:WORST]].tolist():
             number = int(self.numbers[i])  # the tally of this batch was added before it came by
-            entry = (float(scores[i]), -number, self._alarm(batch.slice(i, 1).to_pylist()[0], number))
+            entry = (float(scores[i]), -number, self._alarm(batch.slice(i, 1), number))
             # Rows have different numbers, so that alarms themselves are never compared.
             (heapq.heappush if len(self.worst) < WORST else heapq.heappushpop)(self.worst, entry)
 
-    def _alarm(self, row: Mapping[str, Any], number: int) -> Alarm:
+    def _alarm(self, one: pa.RecordBatch, number: int) -> Alarm:
+        row = one.select(["anomaly_score", "p_value", "top_features"]).to_pylist()[0]
         features = [feature for feature in row["top_features"] or () if feature["column"] != REST]
         return Alarm(
             row=number,
-            ids={name: None if row[name] is None else str(row[name]) for name in self.ids},
+            ids={name: key_text(one.column(name)[0]) for name in self.ids},
             score=row["anomaly_score"],
             p_value=row["p_value"],
             reasons=tuple(Reason(**feature) for feature in features),

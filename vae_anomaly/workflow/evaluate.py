@@ -99,8 +99,10 @@ def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateR
     scored = _scored(detector, source, rejects, column, wanted, request.threads or cores(), tell)
     refuse_one_class(scored.labels, column, wanted)
     tell("other detectors", 0, None)
-    notes = (*((SEEN,) if source.digest() == detector.card.data_digest else ()), *said(rejects))
-    quality = _quality(detector, scored, _reference(detector, request, missing))
+    reference_rejects = Rejects()
+    quality = _quality(detector, scored, _reference(detector, request, missing, reference_rejects))
+    seen = (SEEN,) if source.digest() == detector.card.data_digest else ()
+    notes = (*seen, *said(rejects), *said(reference_rejects))
     curves = _curves(detector, scored)
     page = _page(detector, scored, source.where, title_of(opened.name), notes, quality, curves)
     if request.output is not None:
@@ -238,18 +240,21 @@ def _scored(
     there = ~np.isnan(everything)
     if not there.any():
         raise DataError(f"no row of {source.files[0].path} has a value in any column of the model.")
-    found = read_labels(pa.chunked_array(labels), wanted)
+    found = read_labels(pa.chunked_array(labels), wanted, column)
     rows = joined(batches).rows(torch.from_numpy(there))
     kept = np.concatenate(numbers)[there]
     return Scored(batch=rows, scores=everything[there], labels=found.where(there), numbers=kept, null_scores=len(there) - len(kept))
 
 
-def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[str]) -> Batch | None:
-    """Encode the normal rows that the peers learn from: those asked for, or those of the fit where its files are as they were."""
+def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[str], rejects: Rejects) -> Batch | None:
+    """Encode the normal rows that the peers learn from: those asked for, or those of the fit where its files are as they were.
+
+    Of those asked for, ``rejects`` takes the ones that cannot be read; of the others the fit has said it.
+    """
     card, data = detector.card, detector.config.data
     if request.reference:
         source = tables.open_source(request.reference, missing_values=missing, on_error=request.on_error)
-        return joined(encode(detector.schema, chunk) for chunk in source.batches(detector.schema))
+        return joined(encode(detector.schema, chunk) for chunk in source.batches(detector.schema, on_reject=rejects))
     try:
         source = tables.open_source(card.source, missing_values=data.missing_values, on_error=data.on_error)
     except VaeAnomalyError:

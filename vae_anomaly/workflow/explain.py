@@ -15,6 +15,7 @@ from vae_anomaly.core.counterfactual import smallest_change
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
 from vae_anomaly.core.explain import explain_rows
+from vae_anomaly.core.keys import key_text
 from vae_anomaly.core.stream import expected_text, value_text
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import tables
@@ -23,7 +24,7 @@ from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.workflow.explained import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
 from vae_anomaly.workflow.opening import cores, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
-from vae_anomaly.workflow.rejecting import said
+from vae_anomaly.workflow.rejecting import left_out
 
 Order = Literal["contribution", "z"]
 WORST = 3
@@ -69,30 +70,33 @@ def explain(request: ExplainRequest, *, tell: Tell = tell_nobody) -> ExplainResu
     threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
     source = tables.open_source(request.data, missing_values=missing, on_error=request.on_error)
-    pick = _numbered if request.rows else _worst
+    rejects = Rejects()
+    found = (_numbered if request.rows else _worst)(detector, source, request, rejects, tell)
     return ExplainResult(
-        rows=tuple(_explained(detector, threshold, row, request) for row in pick(detector, source, request, tell)),
+        rows=tuple(_explained(detector, threshold, row, request) for row in found),
         alpha=threshold.alpha,
         threshold=threshold.value,
         model=opened.name,
         next_steps=(),
+        rejected=left_out(rejects),
     )
 
 
-def _chunks(detector: Detector, source: tables.Source, ids: Sequence[str], tell: Tell) -> Iterator[tuple[list[int], pa.RecordBatch, Batch]]:
+def _chunks(
+    detector: Detector, source: tables.Source, ids: Sequence[str], rejects: Rejects, tell: Tell
+) -> Iterator[tuple[list[int], pa.RecordBatch, Batch]]:
     """Yield the numbers of the rows of a chunk, the chunk and its cells."""
-    rows, rejects = 0, Rejects()
+    rows = 0
     for chunk in source.batches(detector.schema, extra=ids, on_reject=rejects):
         yield tables.numbers_of(chunk, rows).tolist(), chunk, encode(detector.schema, chunk.select(list(detector.schema.names)))
         rows += chunk.num_rows
         tell("reading", rows, source.rows)
-    said(rejects)
 
 
-def _numbered(detector: Detector, source: tables.Source, request: ExplainRequest, tell: Tell) -> list[Found]:
+def _numbered(detector: Detector, source: tables.Source, request: ExplainRequest, rejects: Rejects, tell: Tell) -> list[Found]:
     """Return the rows with the asked numbers, in the order asked for."""
     found, rows = {}, 0
-    for numbers, chunk, cells in _chunks(detector, source, request.id_columns, tell):
+    for numbers, chunk, cells in _chunks(detector, source, request.id_columns, rejects, tell):
         rows = numbers[-1] + 1
         for number in request.rows:
             if numbers[0] <= number < rows and number in numbers:
@@ -107,11 +111,11 @@ def _numbered(detector: Detector, source: tables.Source, request: ExplainRequest
     return [found[number] for number in request.rows]
 
 
-def _worst(detector: Detector, source: tables.Source, request: ExplainRequest, tell: Tell) -> list[Found]:
+def _worst(detector: Detector, source: tables.Source, request: ExplainRequest, rejects: Rejects, tell: Tell) -> list[Found]:
     """Return the rows with the highest scores, the highest first; of equal ones the earliest."""
     count = WORST if request.worst is None else request.worst
     kept: list[tuple[float, int, Found]] = []
-    for numbers, chunk, cells in _chunks(detector, source, request.id_columns, tell):
+    for numbers, chunk, cells in _chunks(detector, source, request.id_columns, rejects, tell):
         scores = np.nan_to_num(detector.scores(cells, threads=request.threads or cores()).total.numpy(), nan=-np.inf)
         for i in np.argsort(-scores, kind="stable")[:count].tolist():
             if np.isfinite(scores[i]):
@@ -124,8 +128,7 @@ def _worst(detector: Detector, source: tables.Source, request: ExplainRequest, t
 
 
 def _found(number: int, i: int, chunk: pa.RecordBatch, cells: Batch, ids: Sequence[str]) -> Found:
-    texts = {name: chunk.column(name)[i].as_py() for name in ids}
-    keys = {name: None if value is None else str(value) for name, value in texts.items()}
+    keys = {name: key_text(chunk.column(name)[i]) for name in ids}
     return Found(number=number, ids=keys, cells=cells.rows(slice(i, i + 1)))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vae_anomaly.edges.rejects import RejectedRows
 from vae_anomaly.workflow.results import ModelName
 
 
@@ -64,3 +65,4 @@ class ExplainResult:
     threshold: float
     model: ModelName
     next_steps: tuple[str, ...]
+    rejected: RejectedRows | None = None  # of the rows that were looked at; None: all could be read

@@ -179,7 +179,7 @@ def _read(job: Job, rejects: Rejects) -> Rows:
         return Rows(seen=seen, normal=table, numbers=numbers, anomalous=table.slice(0, 0), labels=None)
     if name not in table.column_names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([name], table.column_names)}")
-    labels = read_labels(table[name], data.normal_labels)
+    labels = read_labels(table[name], data.normal_labels, name)
     refuse_without_normal(labels, name, data.normal_labels)
     return Rows(
         seen=seen,
@@ -203,7 +203,7 @@ def _sampled(rows: Rows, seed: int) -> tuple[str, ...]:
 def _fitted(table: pa.Table, schema: Schema, job: Job) -> Fitted:
     """Fit, and set a threshold for each group where there are groups."""
     order = time_order(table[schema.time], schema.time) if schema.time else None
-    group = group_codes(table[schema.group]) if schema.group else None
+    group = group_codes(table[schema.group], schema.group) if schema.group else None
 
     def on_progress(progress: Progress) -> None:
         job.tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)

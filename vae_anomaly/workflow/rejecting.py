@@ -106,6 +106,12 @@ def refuse_existing(output: Path, on_error: OnError, *, overwrite: bool) -> None
         raise OutputError(f"{path} exists and no manifest says what it is. Name another output with -o, or give --overwrite to replace it.")
 
 
+def left_out(rejects: Rejects) -> RejectedRows | None:
+    """Return how many rows were left out and the first of them, and warn of them; None: every row could be read."""
+    said(rejects)
+    return None if rejects.first is None else RejectedRows(rows=rejects.count, first=rejects.first.where)
+
+
 def said(rejects: Rejects) -> tuple[str, ...]:
     """Return a note on the rows that were left out, and warn of them; nothing where there are none."""
     if rejects.first is None:

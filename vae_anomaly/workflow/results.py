@@ -157,6 +157,7 @@ class CalibrateResult:
     fit_p_value: float | None  # of a fitted tail
     model: ModelName
     next_steps: tuple[str, ...]
+    rejected: RejectedRows | None = None  # None: every row could be read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vae_anomaly.core.encode import Batch, model_order
 from vae_anomaly.core.explain import explain_rows
 from vae_anomaly.core.fitted import Fitted
+from vae_anomaly.core.keys import key_text
 from vae_anomaly.core.stream import expected_text, value_text
 from vae_anomaly.core.suspects import looked_at, suspects
 from vae_anomaly.workflow.results import Alarm, Reason
@@ -33,17 +34,13 @@ def suspicious(fitted: Fitted, table: pa.Table, numbers: NDArray[np.int64], ids:
     return tuple(
         Alarm(
             row=int(numbers[rows[i]]),
-            ids={name: _text(table[name][int(rows[i])]) for name in ids},
+            ids={name: key_text(table[name][int(rows[i])]) for name in ids},
             score=float(scores[i]),
             p_value=float(p_values[i]),
             reasons=_reasons(fitted, int(rows[i])),
         )
         for i in found.tolist()
     )
-
-
-def _text(cell: pa.Scalar) -> str | None:
-    return None if cell.as_py() is None else str(cell.as_py())
 
 
 def _reasons(fitted: Fitted, row: int) -> tuple[Reason, ...]:
