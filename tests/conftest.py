@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from vae_anomaly.core.detector import Detector
@@ -21,6 +22,25 @@ def tiny_detector() -> "Detector":
     from tests.tiny import Case, detector
 
     return detector(Case(kind="mixed", size="one", method="split", prior="exemplar"))
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a SQLite store with its tables and nothing in them, to be copied: MLflow makes them in seconds, and a copy takes none.
+
+    All processes of a suite share it. Tests of what happens where there is no store yet, and one of every way to make one, do without.
+    """
+    from vae_anomaly.edges import store
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    path = folder / "empty-store" / "mlflow.db"
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(folder / "empty-store.lock"):
+        if not path.exists():
+            with store.opened(f"sqlite:///{path}"):
+                pass
+    return path
 
 
 @pytest.fixture

@@ -24,8 +24,10 @@ def free_port() -> int:
 def server(folder: Path, port: int) -> Iterator[str]:
     """Run a server with its store in ``folder`` for the length of a block, from when it answers."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # Nothing here asks for a job of MLflow's, and its runner would be some processes more that import MLflow.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
             _wait_for(f"http://127.0.0.1:{port}")
             yield f"http://127.0.0.1:{port}"

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -58,9 +59,10 @@ def normal_rows(rows: int, seed: int) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """Rows to fit on, to calibrate on, and with labels of one class."""
     folder = tmp_path_factory.mktemp("calibrate")
+    shutil.copy2(empty_store, folder / "mlflow.db")
     pq.write_table(normal_rows(400, seed=1), folder / "fit.parquet")
     pq.write_table(table(1000, seed=2), folder / "later.parquet")
     pq.write_table(normal_rows(320, seed=3).slice(0, 300).drop_columns(["state"]), folder / "plain.parquet")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -93,11 +94,10 @@ def retrain() -> ModuleType:
 
 @pytest.mark.slow
 def test_retrain_promotes_unless_it_is_worse(
-    retrain: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    retrain: ModuleType, own_folder: Path, empty_store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Version 1 is promoted for want of a champion; version 2 is the same model; version 3 sees hardly any column."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy2(empty_store, own_folder / "mlflow.db")
     data = PIPELINES.parent / "data"
     pq.write_table(pq.read_table(data / "normal.parquet").slice(0, 2400), "normal.parquet")
     pq.write_table(pq.read_table(data / "labelled.parquet").slice(0, 1000), "labelled.parquet")

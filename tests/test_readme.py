@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import vae_anomaly
+from tests.forked import TRACKING, commands
 from vae_anomaly import errors
 
 ROOT = Path(__file__).parents[1]
@@ -150,12 +151,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_quick_start_runs_as_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for line in block("Quick start").splitlines():
-        program, *words = shlex.split(line, comments=True)
-        assert program == "vae-anomaly"
-        done = subprocess.run([sys.executable, "-m", "vae_anomaly", *words], cwd=folder, capture_output=True, text=True, check=False)
+    lines = block("Quick start").splitlines()
+    typed = [shlex.split(line, comments=True) for line in lines]
+    assert {program for program, *_ in typed} == {"vae-anomaly"}
+    said = commands([(words, folder) for _, *words in typed], importing=TRACKING)
+    for line, done in zip(lines, said, strict=True):
         assert (done.returncode, done.stdout != "") == (0, True), f"{line}\n{done.stdout}\n{done.stderr}"
     assert (folder / "data" / "new.scores.csv").read_text(encoding="utf-8").count("\n") == 2001
     assert (folder / "mlflow.db").exists()

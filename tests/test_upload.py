@@ -1,6 +1,7 @@
 """A model folder into the registry: by its fit, by another name, and after a server was lost in the middle of logging."""
 
 import json
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def run(*words: object) -> tuple[int, dict[str, Any]]:
     return result.exit_code, json.loads(result.stdout)
 
 
-def test_a_folder_is_logged_as_its_fit_says(folder: Path, tiny_detector: Detector) -> None:
+def test_a_folder_is_logged_as_its_fit_says(folder: Path, tiny_detector: Detector) -> None:  # into a store that it makes
     code, said = run("upload", folder)
     assert (code, said["model"]["uri"], said["model"]["alias"]) == (0, "models:/vae-anomaly/1", "champion")
     assert said["next_steps"][0] == "vae-anomaly score NEW.csv"
@@ -41,7 +42,8 @@ def test_a_folder_is_logged_as_its_fit_says(folder: Path, tiny_detector: Detecto
     assert "train/loss" in logged.data.metrics
 
 
-def test_a_folder_is_logged_under_another_name_or_without_a_version(folder: Path) -> None:
+def test_a_folder_is_logged_under_another_name_or_without_a_version(folder: Path, empty_store: Path) -> None:
+    shutil.copy2(empty_store, folder.with_name("mlflow.db"))
     code, said = run("upload", folder, "--model-name", "pump", "--alias", "live", "--experiment", "night")
     assert (code, said["model"]["uri"], said["model"]["alias"]) == (0, "models:/pump/1", "live")
     client = MlflowClient()

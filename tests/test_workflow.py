@@ -1,6 +1,7 @@
 """The verbs against a real store: whole or absent, again and again, and what is kept when a server is lost."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,10 @@ def table(rows: int, seed: int) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
+def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    shutil.copy2(empty_store, folder / "mlflow.db")
+    return folder
 
 
 @pytest.fixture(scope="module")

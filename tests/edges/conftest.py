@@ -1,6 +1,7 @@
 """A store with one logged and registered fit, for all tests that only look at it."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +23,10 @@ class Logged:
 
 
 @pytest.fixture(scope="session")
-def logged(tiny_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Logged:
+def logged(tiny_detector: Detector, tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Logged:
     """Log a fit to MLflow's default store in a folder of its own."""
     folder = tmp_path_factory.mktemp("logged")
+    shutil.copy2(empty_store, folder / "mlflow.db")
     before = Path.cwd()
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)

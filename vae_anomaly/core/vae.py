@@ -75,12 +75,15 @@ class Cells:
 
 
 class BatchedLinear(nn.Module):
-    """``g`` affine maps at once: ``[g, n, a] → [g, n, b]``; weights start uniform in ±1/√a."""
+    """``g`` affine maps at once: ``[g, n, a] → [g, n, b]``; weights start uniform in ±1/√a, or as they are where others will be loaded."""
 
     def __init__(self, nets: int, inputs: int, outputs: int, generator: torch.Generator | None, scale: float = 1.0) -> None:
         super().__init__()
         bound = scale / max(inputs, 1) ** 0.5
-        self.weight = nn.Parameter((torch.rand(nets, inputs, outputs, generator=generator) * 2 - 1) * bound)
+        shape = nets, inputs, outputs
+        # Chance on torch's meta device is Python code, which imports torch's compiler: more than a second at every start of a scoring.
+        start = torch.empty(shape) if generator is None else (torch.rand(shape, generator=generator) * 2 - 1) * bound
+        self.weight = nn.Parameter(start)
         self.bias = nn.Parameter(torch.zeros(nets, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
