@@ -30,6 +30,7 @@ def test_lines_come_every_ten_seconds_at_most() -> None:
     said: list[str] = []
     clock = iter([0.0, 1.0, 11.0, 11.0, 12.0, 30.0, 30.0])
     tell = terminal.lines(said.append, clock=lambda: next(clock))
+    tell("reading", 0, 400)  # nothing yet, however late it is
     tell("training", 1, 400)
     tell("training", 120, 400)
     tell("training", 130, 400)

@@ -181,12 +181,12 @@ def progress(*, quiet: bool) -> Iterator[Tell]:
 
 
 def lines(write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> Tell:
-    """Progress as a line now and then: at most one in ``SECONDS_BETWEEN_LINES``, so that a short job writes none."""
+    """Progress as a line now and then: at most one in ``SECONDS_BETWEEN_LINES``, none before something is done."""
     last = clock()
 
     def tell(stage: str, done: int, total: int | None) -> None:
         nonlocal last
-        if clock() - last >= SECONDS_BETWEEN_LINES:
+        if done and clock() - last >= SECONDS_BETWEEN_LINES:
             last = clock()
             write(f"{stage}: {_units(done, total)}")
 

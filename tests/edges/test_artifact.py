@@ -194,6 +194,11 @@ def test_a_format_is_a_number_of_1_or_more(folder: Path, number: object) -> None
     assert damage(folder) == f"manifest.json is damaged: its format is {number!r}, not a number of 1 or more"
 
 
+def test_little_of_what_is_wrong_is_quoted(folder: Path) -> None:
+    rewrite(folder, lambda m: m.update(format=["long"] * 1000))
+    assert damage(folder) == f"manifest.json is damaged: {('its format is ' + repr(['long'] * 1000))[: artifact.LONGEST_WHY]}…"
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors"])
 def test_a_missing_file(folder: Path, name: str) -> None:
     (folder / name).unlink()

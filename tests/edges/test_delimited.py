@@ -251,3 +251,18 @@ def test_quoted_text_is_read_as_it_was_written(tmp_path_factory: pytest.TempPath
     (file,) = find_files([str(path)])
     table = DelimitedTable(file=file, dialect=sniff(file, delimiter=",", encoding="utf-8"))
     assert streamed(table, raw="a b").to_pylist() == [{"a": a or None, "b": b or None} for a, b in rows]
+
+
+@pytest.mark.parametrize("rows", [["\ufeff", "\ufeff"], ["x", "\ufeff"], ["\ufeff"], ["\ufeffx", "y"]])
+def test_a_mark_of_byte_order_below_the_header_is_text(write: Write, rows: list[str]) -> None:
+    """Where files with such marks were put together; of those at the beginning of a block Arrow made nothing."""
+    table = write("a\n" + "".join(f"{row}\n" for row in rows))
+    assert streamed(table, raw="a")["a"].to_pylist() == rows
+    assert table.read(missing=[], text=["a"])["a"].to_pylist() == rows
+    wide = write("a,b\n" + "".join(f"{row},1\n" for row in rows))
+    assert streamed(wide, raw="a", numeric="b").to_pydict() == {"b": [1.0] * len(rows), "a": rows}
+
+
+def test_a_mark_of_byte_order_alone_is_too_few_cells(write: Write) -> None:
+    with pytest.raises(DataError, match=r"row 1 has 1 cells, expected 2"):
+        streamed(write("a,b\n\ufeff\n\ufeff"), raw="a")

@@ -46,6 +46,8 @@ from vae_anomaly.edges import publish
 from vae_anomaly.errors import ArtifactError, DamagedArtifact, UnknownFormat
 
 FORMAT = 1
+# Characters of what an error quotes from a damaged file, which may be anything.
+LONGEST_WHY = 300
 PACKAGE = "vae-anomaly"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
@@ -249,7 +251,8 @@ def _tensors(content: bytes, described: Json, folder: Path) -> Tensors:
 
 
 def _damaged(path: Path, why: str) -> DamagedArtifact:
-    return DamagedArtifact(f"{path} is damaged: {why}. Copy the model again, or fit again.")
+    short = why if len(why) <= LONGEST_WHY else f"{why[:LONGEST_WHY]}…"
+    return DamagedArtifact(f"{path} is damaged: {short}. Copy the model again, or fit again.")
 
 
 READERS = {1: _read_format_1}

@@ -3,6 +3,7 @@
 A row is bad here if the whole file would be refused for it; the others come as if the bad ones were not in the file.
 """
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -154,8 +155,10 @@ def _read(data: bytes, dialect: Dialect, convert: pacsv.ConvertOptions) -> pa.Re
 
 
 def _arrow(data: bytes, dialect: Dialect, convert: pacsv.ConvertOptions, handle: Callable[[pacsv.InvalidRow], str] | None) -> pa.Table:
-    read = pacsv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=list(dialect.names))
+    read = pacsv.ReadOptions(use_threads=False, block_size=len(data) + 4, column_names=list(dialect.names))
     parse = pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True, invalid_row_handler=handle)
+    # Records are no files: a mark of byte order at the beginning of one is text, of which Arrow would take the first for a file's.
+    data = BOM_UTF8 + data if data.startswith(BOM_UTF8) else data
     return pacsv.read_csv(pa.BufferReader(data), read, parse, convert)
 
 
