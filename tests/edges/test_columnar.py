@@ -146,10 +146,38 @@ def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     content[content.index(80, footer)] = 64
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        open_parquet(find_files([str(path)])[0])
+        open_parquet(find_files([str(path)])[0]).read(missing=[])
     assert str(caught.value) == (
         f"{path} is damaged or was not copied whole: its footer counts 32 cells of 'k' in 40 rows. Write or copy it again."
     )
+
+
+def test_a_footer_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
+    """Arrow lets an error of C++ through to nobody where it is asked for a damaged row group that it has not read from."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"k": [str(i) for i in range(40)], "x": np.arange(40.0)}), path, row_group_size=20)
+    whole = path.read_bytes()
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    places = [place for place in range(start, len(whole) - 8) if "histogram size mismatch" in damage(whole, place, path)]
+    assert len(places) >= 2
+    for place in places:
+        path.write_bytes(flipped(whole, place))
+        with pytest.raises(DataError, match="x.parquet cannot be read: Definition level histogram size mismatch"):
+            open_parquet(find_files([str(path)])[0]).read(missing=[])
+
+
+def flipped(whole: bytes, place: int) -> bytes:
+    return whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :]
+
+
+def damage(whole: bytes, place: int, path: Path) -> str:
+    """Return what Arrow says of a file with one bit of it turned over."""
+    path.write_bytes(flipped(whole, place))
+    try:
+        pq.read_table(path)
+    except (OSError, pa.ArrowException, UnicodeError, MemoryError) as error:
+        return str(error)
+    return ""
 
 
 def test_no_memory_is_not_taken_for_damage(tmp_path: Path) -> None:

@@ -107,22 +107,8 @@ def open_parquet(file: TableFile) -> ColumnarTable:
     with _watched(file.path), pq.ParquetFile(_input(file)) as parquet:
         schema, rows = _usual(parquet.schema_arrow), parquet.metadata.num_rows
         names = schema.names  # in here, because damaged ones are no text
-        _check_counts(parquet.metadata, file.path)
     check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=rows, batches=_parquet_batches)
-
-
-def _check_counts(footer: pq.FileMetaData, path: str) -> None:
-    """Raise DataError where the footer contradicts itself, which Arrow sees only when it reads a file whole."""
-    flat = [j for j in range(footer.num_columns) if footer.schema.column(j).max_repetition_level == 0]
-    for i in range(footer.num_row_groups):
-        group = footer.row_group(i)
-        for column in (group.column(j) for j in flat):
-            if column.num_values != group.num_rows:
-                raise DataError(
-                    f"{path} is damaged or was not copied whole: its footer counts {column.num_values:,} cells "
-                    f"of {column.path_in_schema!r} in {group.num_rows:,} rows. Write or copy it again."
-                )
 
 
 def open_arrow(file: TableFile) -> ColumnarTable:
@@ -143,22 +129,48 @@ def _parquet_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Ite
     # pre_buffer would fetch the column chunks of the whole file ahead.
     with pq.ParquetFile(_input(file), buffer_size=buffer, pre_buffer=False, page_checksum_verification=True) as parquet:
         rows = min(max(chunk.rows, _FEWEST[0]), _BATCH_ROWS, max(1, int(chunk.bytes / _row_bytes(parquet, names))))
-        yield from parquet.iter_batches(batch_size=rows, columns=list(names))
+        yield from _counted(parquet, parquet.iter_batches(batch_size=rows, columns=list(names)), names, file.path)
+
+
+def _counted(parquet: pq.ParquetFile, batches: Iterator[pa.RecordBatch], names: Sequence[str], path: str) -> Iterator[pa.RecordBatch]:
+    """Let batches pass while the footer does not contradict itself, which Arrow sees only when it reads a file whole.
+
+    A row group is looked at when rows of it have come: by then Arrow has refused a damaged one. Asked for it before, it ends the process.
+    """
+    places = [j for j in _places(parquet, names) if parquet.metadata.schema.column(j).max_repetition_level == 0]
+    begin = read = i = 0
+    for batch in batches:
+        read += batch.num_rows
+        while i < parquet.metadata.num_row_groups and begin < read:
+            group = parquet.metadata.row_group(i)
+            for column in (group.column(j) for j in places if group.num_rows):
+                if column.num_values != group.num_rows:
+                    raise DataError(
+                        f"{path} is damaged or was not copied whole: its footer counts {column.num_values:,} cells "
+                        f"of {column.path_in_schema!r} in {group.num_rows:,} rows. Write or copy it again."
+                    )
+            begin, i = begin + group.num_rows, i + 1
+        yield batch
+
+
+def _places(parquet: pq.ParquetFile, names: Sequence[str]) -> list[int]:
+    """Return which columns of the file belong to these names; a nested one has several."""
+    wanted, schema = set(names), parquet.metadata.schema
+    return [j for j in range(len(schema)) if schema.column(j).path.split(".")[0] in wanted]
 
 
 def _row_bytes(parquet: pq.ParquetFile, names: Sequence[str]) -> float:
     """Return what a row of the named columns takes: on average where it takes most, or at the beginning, if that is more.
 
-    What the footer says is of text as it is stored, which repeats nothing.
+    What the footer says is of text as it is stored, which repeats nothing; of groups after the first only what all columns take together.
     """
     first = next(parquet.iter_batches(batch_size=_FEWEST[0], columns=list(names)), None)
-    most = first.nbytes / first.num_rows if first is not None and first.num_rows else 1.0
-    for i in range(parquet.metadata.num_row_groups):
-        group = parquet.metadata.row_group(i)
-        columns = (group.column(j) for j in range(group.num_columns))
-        size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names)
-        most = max(most, size / max(1, group.num_rows))
-    return max(1.0, float(most))
+    if first is None or not first.num_rows:
+        return 1.0
+    groups = [group for i in range(parquet.metadata.num_row_groups) if (group := parquet.metadata.row_group(i)).num_rows]
+    size = sum(groups[0].column(j).total_uncompressed_size for j in _places(parquet, names))
+    share = min(1.0, size / max(1, groups[0].total_byte_size))
+    return float(max(1.0, first.nbytes / first.num_rows, *(share * group.total_byte_size / group.num_rows for group in groups)))
 
 
 def _arrow_reader(file: TableFile) -> pa.RecordBatchReader:
