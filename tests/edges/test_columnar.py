@@ -162,7 +162,7 @@ def test_a_footer_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
     assert len(places) >= 2
     for place in places:
         path.write_bytes(flipped(whole, place))
-        with pytest.raises(DataError, match="x.parquet cannot be read: Definition level histogram size mismatch"):
+        with pytest.raises(DataError, match=r"x\.parquet cannot be read: Definition level histogram size mismatch"):
             open_parquet(find_files([str(path)])[0]).read(missing=[])
 
 
