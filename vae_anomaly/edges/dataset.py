@@ -18,7 +18,7 @@ from vae_anomaly.edges.files import Listed
 from vae_anomaly.edges.manifest import SUFFIX
 from vae_anomaly.edges.outputs import write_text, writing
 from vae_anomaly.edges.places import Place
-from vae_anomaly.edges.uris import said
+from vae_anomaly.edges.uris import as_os_errors, said
 from vae_anomaly.errors import OutputError
 
 NAME = "manifest.json"
@@ -131,7 +131,8 @@ def sizes(folder: Place) -> dict[str, int]:
     filesystem = folder.remote.filesystem if folder.remote else pafs.LocalFileSystem()
     root = folder.remote.location if folder.remote else str(folder.path.absolute())
     try:
-        infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+        with as_os_errors():
+            infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
     except OSError as error:
         raise OutputError(f"{folder} cannot be listed: {said(error)}.") from error
     files = [info for info in infos if info.type == pafs.FileType.File]

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from vae_anomaly.edges.uris import one_line, resolve, said, shown_path
+from vae_anomaly.edges.uris import as_os_errors, one_line, resolve, said, shown_path
 from vae_anomaly.errors import DataError
 from vae_anomaly.redact import redacted
 
@@ -133,7 +133,8 @@ def digest(files: Iterable[TableFile]) -> str:
 def reading(path: str) -> Iterator[None]:
     """Turn what the operating system says while reading ``path`` into one line."""
     try:
-        yield
+        with as_os_errors():
+            yield
     except FileNotFoundError as error:
         raise DataError(f"{path} is not there any more; it was when reading began.") from error
     except PermissionError as error:
@@ -173,7 +174,9 @@ def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
         raise DataError(f"{shown} is no regular file; expected a file, a folder or a glob.")
     if re.search(r"[*?\[]", location):
         return filesystem, info, re.split(r"[*?\[]", location)[0].rpartition("/")[0] or "/"
-    raise DataError(f"{shown} does not exist{_near(shown)}.")
+    # fsspec says the same of a page that is not there and of a server that is not.
+    silent = ", or its server does not answer" if shown.startswith(("http://", "https://")) else ""
+    raise DataError(f"{shown} does not exist{silent or _near(shown)}.")
 
 
 def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[list[Listed], str | None]:

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.edges import manifest, outputs
 from vae_anomaly.edges.manifest import Manifest
-from vae_anomaly.edges.uris import is_uri, resolve, said, shown_path
+from vae_anomaly.edges.uris import as_os_errors, is_uri, resolve, said, shown_path
 from vae_anomaly.errors import OutputError
 
 _PIECE = 8 << 20  # bytes read at a time while sending: more than the smallest part of a multipart upload
@@ -204,6 +204,7 @@ def _home(text: str) -> Path:
 def _sending(shown: str) -> Iterator[None]:
     """Turn what a store says into one line."""
     try:
-        yield
+        with as_os_errors():
+            yield
     except OSError as error:
         raise OutputError(f"{shown} cannot be written: {said(error)}. Correct that or write elsewhere with -o.") from error

@@ -4,7 +4,10 @@ Knows nothing about tables. Arrow has the file systems of S3, Google and Azure; 
 """
 
 import importlib
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,12 +18,28 @@ from vae_anomaly.errors import DataError, MissingExtra, VaeAnomalyError
 from vae_anomaly.redact import redacted
 
 _MAY_STAND = "%/:@!$&'()*+,;=~-._"
+# Google's client tries for 15 minutes by itself.
+_GOOGLE_TRIES = 15  # seconds
+# Arrow knows the identity of a user or machine only; keys of an account are for adlfs.
+_AZURE_KEYS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
+# Whose exceptions are not of the operating system though they say that a store is not there.
+_CLIENTS = {"adlfs", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3"}
 _STORE_SAYS = {
     "NO_SUCH_BUCKET": "the bucket does not exist",
     "ACCESS_DENIED": "access denied. Give these credentials the right to it",
     "INVALID_ACCESS_KEY_ID": "the access key is not known",
     "SIGNATURE_DOES_NOT_MATCH": "the secret key does not belong to the access key",
     "NETWORK_CONNECTION": "the server does not answer",
+    "OAuth2 access token": "no credentials for Google Cloud were found. Set GOOGLE_APPLICATION_CREDENTIALS",
+    "CURL error": "the server does not answer",
+    "Name or service not known": "the server does not answer",
+    "Connect call failed": "the server does not answer",
+    "Must provide either a connection_string or account_name": "no credentials for Azure were found. Set AZURE_STORAGE_CONNECTION_STRING",
+    "DefaultAzureCredential": (
+        "no credentials for Azure were found. Set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, "
+        "or install vae-anomaly[cloud] and set AZURE_STORAGE_CONNECTION_STRING"
+    ),
+    "ContainerNotFound": "the container does not exist",
 }
 
 
@@ -38,8 +57,12 @@ def resolve(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tuple[p
             return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
         except RuntimeError as error:
             raise failure(f"{path} does not exist: {one_line(error)}") from error
+    scheme = path.partition("://")[0].lower()
+    if scheme in {"abfs", "abfss"} and any(os.environ.get(name) for name in _AZURE_KEYS):
+        return _through_fsspec(path, failure)
     try:
-        filesystem, location = pafs.FileSystem.from_uri(_escaped(path))
+        with as_os_errors():
+            filesystem, location = pafs.FileSystem.from_uri(_patient(_escaped(path)) if scheme in {"gs", "gcs"} else _escaped(path))
     except ImportError:
         return _through_fsspec(path, failure)
     except pa.ArrowInvalid as error:
@@ -57,6 +80,13 @@ def _escaped(uri: str) -> str:
     return f"{quote(place, safe=_MAY_STAND)}{question}{query}"
 
 
+def _patient(uri: str) -> str:
+    """Return the URI of a Google store with a limit for how long its client tries again, where it has none."""
+    if "retry_limit_seconds=" in uri:
+        return uri
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={_GOOGLE_TRIES}"
+
+
 def _through_fsspec(path: str, failure: type[VaeAnomalyError]) -> tuple[pafs.FileSystem, str]:
     """Open what Arrow has no file system for; fsspec knows many more."""
     try:
@@ -64,12 +94,29 @@ def _through_fsspec(path: str, failure: type[VaeAnomalyError]) -> tuple[pafs.Fil
     except ImportError:
         raise MissingExtra(f"reaching {shown_path(path)} needs more file systems: pip install 'vae-anomaly[cloud]'.") from None
     try:
-        filesystem, location = url_to_fs(path)
+        with as_os_errors():
+            filesystem, location = url_to_fs(path)
     except ImportError as error:
         raise MissingExtra(f"reaching {shown_path(path)} needs another package: {one_line(error)}.") from error
     except (ValueError, OSError) as error:
-        raise failure(f"{shown_path(path)} cannot be reached: {one_line(error).replace(path, shown_path(path))}") from error
+        raise failure(f"{shown_path(path)} cannot be reached: {said(error).replace(path, shown_path(path))}") from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location
+
+
+@contextmanager
+def as_os_errors() -> Iterator[None]:
+    """Raise what a client of a store raises as an OSError: Arrow gives what Azure says as an exception of no kind, fsspec as any."""
+    try:
+        yield
+    except Exception as error:
+        # The other exceptions of Arrow are about what is in a file.
+        if type(error) is pa.ArrowException or any(_of_a_client(one) for one in (error, error.__cause__)):
+            raise OSError(str(error)) from error
+        raise
+
+
+def _of_a_client(error: BaseException | None) -> bool:
+    return not isinstance(error, OSError) and type(error).__module__.partition(".")[0].rstrip("0123456789") in _CLIENTS
 
 
 def shown_path(path: str) -> str:
@@ -86,10 +133,10 @@ def shown_path(path: str) -> str:
     return f"{uri[1]}{container}{uri[3]}"
 
 
-def said(error: OSError) -> str:
+def said(error: Exception) -> str:
     """Return what an object store says in our words where it is common, else its own text on one line."""
     text = re.sub(r" \(Request ID: [^)]*\)", "", str(error))
-    return next((ours for theirs, ours in _STORE_SAYS.items() if theirs in text), one_line(OSError(text)))
+    return next((ours for theirs, ours in _STORE_SAYS.items() if theirs in text), one_line(Exception(text)))
 
 
 def one_line(error: BaseException) -> str:
