@@ -98,7 +98,7 @@ def test_a_file_has_the_same_bytes(
     upload(store, ground / "new")
     here = tmp_path / f"out.{ending}"
     score(replace(request_, data=(str(ground / data),), output=here))
-    asked = replace(request_, data=(f"s3://lake/{data}",), destination=f"s3://lake/scores/out.{ending}")
+    asked = replace(request_, data=(f"s3://lake/{data}",), output=f"s3://lake/scores/out.{ending}")
     done = score(asked)
     assert (done.output, done.unchanged, done.counts.rows > 0) == (f"s3://lake/scores/out.{ending}", False, True)
     assert content(store, f"lake/scores/out.{ending}") == here.read_bytes()
@@ -110,8 +110,8 @@ def test_a_file_has_the_same_bytes(
 
 def test_a_folder_has_the_same_bytes(request_: ScoreRequest, ground: Path, store: pafs.S3FileSystem, tmp_path: Path) -> None:
     upload(store, ground / "new")
-    here = score(replace(request_, data=(str(ground / "new"),), destination=f"{tmp_path / 'out'}/"))
-    asked = replace(request_, data=("s3://lake/new/",), destination="s3://lake/out/")
+    here = score(replace(request_, data=(str(ground / "new"),), output=f"{tmp_path / 'out'}/"))
+    asked = replace(request_, data=("s3://lake/new/",), output="s3://lake/out/")
     done = score(asked)
     assert (done.output, done.parts_made) == ("s3://lake/out", 2)
     assert replace(done.counts, top_alarms=()) == replace(here.counts, top_alarms=())
@@ -128,7 +128,7 @@ def test_a_folder_has_the_same_bytes(request_: ScoreRequest, ground: Path, store
 
 
 def test_what_is_there_is_not_replaced_unasked(request_: ScoreRequest, store: pafs.S3FileSystem) -> None:
-    asked = replace(request_, destination="s3://lake/out.csv")
+    asked = replace(request_, output="s3://lake/out.csv")
     with store.open_output_stream("lake/out.csv") as stream:
         stream.write(b"mine")
     with pytest.raises(OutputError) as error:
@@ -149,7 +149,7 @@ def test_what_is_there_is_not_replaced_unasked(request_: ScoreRequest, store: pa
 def test_what_could_not_be_sent_is_sent_by_the_next_run(
     request_: ScoreRequest, store: pafs.S3FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, destination: str
 ) -> None:
-    asked = replace(request_, destination=destination)
+    asked = replace(request_, output=destination)
     with monkeypatch.context() as patch:
         patch.setattr(Remote, "send", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -171,7 +171,7 @@ def test_rows_that_were_set_aside_are_sent_too_also_by_the_next_run(
 ) -> None:
     lines = (ground / "new" / "day=2" / "b.csv").read_text(encoding="utf-8").splitlines()
     (tmp_path / "bad.csv").write_text("\n".join([*lines[:9], "1,2", *lines[9:], ""]), encoding="utf-8")
-    asked = replace(request_, data=(str(tmp_path / "bad.csv"),), destination="s3://lake/out.csv", on_error="quarantine")
+    asked = replace(request_, data=(str(tmp_path / "bad.csv"),), output="s3://lake/out.csv", on_error="quarantine")
     with monkeypatch.context() as patch:
         patch.setattr(Remote, "send", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -214,7 +214,7 @@ def test_half_an_upload_does_not_stay(store: pafs.S3FileSystem) -> None:
 def test_any_file_system_of_fsspec(request_: ScoreRequest, tmp_path: Path) -> None:
     memory = pytest.importorskip("fsspec").filesystem("memory")
     score(replace(request_, output=tmp_path / "out.csv"))
-    score(replace(request_, destination="memory://far/away/out.csv"))
+    score(replace(request_, output="memory://far/away/out.csv"))
     assert memory.cat("/far/away/out.csv") == (tmp_path / "out.csv").read_bytes()
 
 

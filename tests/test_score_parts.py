@@ -61,7 +61,7 @@ def inputs(tmp_path: Path) -> Path:
 @pytest.fixture
 def request_(model: Path, inputs: Path, tmp_path: Path) -> ScoreRequest:
     out = f"{tmp_path / 'out'}/"
-    return ScoreRequest(data=(str(inputs),), model=str(model), destination=out, chunk_rows=BATCH, part_rows=BATCH, threads=1)
+    return ScoreRequest(data=(str(inputs),), model=str(model), output=out, chunk_rows=BATCH, part_rows=BATCH, threads=1)
 
 
 def files(folder: Path) -> list[str]:
@@ -89,7 +89,7 @@ def test_each_part_is_what_a_single_file_would_be(request_: ScoreRequest, inputs
     assert files(tmp_path / "out") == [*PARTS, "manifest.json"]
     for part in PARTS:
         alone = tmp_path / f"alone{Path(part).suffix}"
-        score(replace(request_, data=(str(inputs / part),), destination=None, output=alone, overwrite=True))
+        score(replace(request_, data=(str(inputs / part),), output=alone, overwrite=True))
         assert (tmp_path / "out" / part).read_bytes() == alone.read_bytes()
     assert (done.parts_made, done.parts_before, done.unchanged, done.counts.rows) == (3, 0, False, 5200)
     worst = [(alarm.part, alarm.row) for alarm in done.counts.top_alarms[:3]]
@@ -114,7 +114,7 @@ def test_the_manifest_says_what_was_made_from_what(request_: ScoreRequest, input
 
 def test_counts_are_those_of_all_rows_together(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
     data = tuple(str(inputs / part) for part in PARTS)
-    together = score(replace(request_, data=data, destination=None, output=tmp_path / "one.csv")).counts
+    together = score(replace(request_, data=data, output=tmp_path / "one.csv")).counts
     assert replace(score(request_).counts, top_alarms=()) == replace(together, top_alarms=())
 
 
@@ -164,7 +164,7 @@ def test_a_new_file_is_scored_alone(request_: ScoreRequest, inputs: Path, tmp_pa
     assert (done.unchanged, done.parts_made, done.parts_before, done.counts.rows) == (False, 1, 3, 5800)
     assert {name: (tmp_path / "out" / name).stat().st_ino for name in PARTS} == before
     assert files(tmp_path / "out") == ["b.csv", "c.csv", *PARTS[1:], "manifest.json"]
-    made_at_once = replace(request_, destination=f"{tmp_path / 'other'}/")
+    made_at_once = replace(request_, output=f"{tmp_path / 'other'}/")
     score(made_at_once)
     assert content(tmp_path / "out") == content(tmp_path / "other")
 
@@ -238,7 +238,7 @@ def killed(request: ScoreRequest, after: int, error: type[BaseException] = Kille
 
 @pytest.mark.parametrize(("after", "error"), [*((after, Killed) for after in range(6)), (3, KeyboardInterrupt)])
 def test_a_killed_job_goes_on(request_: ScoreRequest, tmp_path: Path, after: int, error: type[BaseException]) -> None:
-    whole = replace(request_, destination=f"{tmp_path / 'whole'}/")
+    whole = replace(request_, output=f"{tmp_path / 'whole'}/")
     first = score(whole)
     killed(request_, after, error)
     made_before = {name: (tmp_path / "out" / name).stat().st_ino for name in PARTS if (tmp_path / "out" / name).exists()}
@@ -267,7 +267,7 @@ def test_a_killed_overwrite_goes_on_without_it(request_: ScoreRequest, tmp_path:
     score(replace(request_, top=1))
     killed(replace(request_, overwrite=True), after)
     score(request_)
-    score(replace(request_, destination=f"{tmp_path / 'whole'}/"))
+    score(replace(request_, output=f"{tmp_path / 'whole'}/"))
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
@@ -318,10 +318,10 @@ def test_parts_without_rows_are_passed_over(request_: ScoreRequest, inputs: Path
 
 
 def test_an_output_among_the_inputs_is_refused(request_: ScoreRequest, inputs: Path) -> None:
-    assert refused(replace(request_, destination=f"{inputs}/out/")) == (
+    assert refused(replace(request_, output=f"{inputs}/out/")) == (
         f"{inputs}/out lies in {inputs}, and its parts would be scored with it. Name a folder elsewhere with -o."
     )
-    assert refused(replace(request_, data=(f"{inputs}/*/a.parquet",), destination=f"{inputs}/day=1/")) == (
+    assert refused(replace(request_, data=(f"{inputs}/*/a.parquet",), output=f"{inputs}/day=1/")) == (
         f"{inputs}/day=1/a.parquet lies in {inputs}/day=1, where the scores are to go. Name another folder with -o."
     )
 
@@ -339,7 +339,7 @@ def test_options_that_do_not_go_together(request_: ScoreRequest, tmp_path: Path)
         "--fdr judges all rows of a batch together, and files in an output folder are scored one by one. "
         "Name one file for all scores with -o, or flag with --alpha."
     )
-    assert refused(replace(request_, destination=f"{tmp_path}/x.csv", format="parquet"), ConfigError) == (
+    assert refused(replace(request_, output=f"{tmp_path}/x.csv", format="parquet"), ConfigError) == (
         f"--format parquet is for the parts in an output folder; {tmp_path}/x.csv is a csv file."
     )
 
@@ -438,7 +438,7 @@ def test_a_watch_that_cannot_be(request_: ScoreRequest, tmp_path: Path) -> None:
         watch(replace(request_, fdr=0.1), interval=1.0)
     assert str(error.value) == "--watch scores files as they come, and --fdr needs all rows of a batch at once; flag with --alpha instead."
     with pytest.raises(ConfigError) as error:
-        watch(replace(request_, destination=f"{tmp_path}/x.csv"), interval=1.0)
+        watch(replace(request_, output=f"{tmp_path}/x.csv"), interval=1.0)
     assert str(error.value) == "--watch writes one part for each file: name an output folder with -o, with a / at its end."
 
 

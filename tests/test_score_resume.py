@@ -99,7 +99,7 @@ def files(folder: Path) -> list[str]:
 
 
 def content(request: ScoreRequest) -> tuple[bytes, bytes]:
-    assert request.output is not None
+    assert isinstance(request.output, Path)
     return request.output.read_bytes(), manifest.path_of(request.output).read_bytes()
 
 
@@ -108,7 +108,7 @@ WHOLE: dict[ScoreRequest, tuple[bytes, bytes]] = {}
 
 def uninterrupted(request: ScoreRequest) -> tuple[bytes, bytes]:
     """Output and manifest of a run that nothing happens to; of the same request only once."""
-    assert request.output is not None
+    assert isinstance(request.output, Path)
     key = replace(request, output=Path(request.output.name))
     if key not in WHOLE:
         with TemporaryDirectory() as folder:
@@ -119,7 +119,7 @@ def uninterrupted(request: ScoreRequest) -> tuple[bytes, bytes]:
 
 
 def only_the_output_is_there(request: ScoreRequest) -> bool:
-    assert request.output is not None
+    assert isinstance(request.output, Path)
     name = request.output.name
     return files(request.output.parent) == [name, f"{name}.manifest.json"]
 
@@ -128,7 +128,7 @@ def only_the_output_is_there(request: ScoreRequest) -> bool:
 @pytest.mark.parametrize("data", ["new", "new.csv"])
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
 def test_a_killed_job_ends_with_the_same_bytes(request_: ScoreRequest, ground: Path, name: str, data: str, after: int) -> None:
-    assert request_.output is not None
+    assert isinstance(request_.output, Path)
     asked = replace(request_, data=(str(ground / data),), output=request_.output.with_name(name))
     whole = uninterrupted(asked)
     killed(asked, after)
@@ -189,7 +189,7 @@ def test_killed_between_output_and_manifest(request_: ScoreRequest, monkeypatch:
         patch.setattr(manifest, "complete", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             score(request_)
-    assert request_.output is not None
+    assert isinstance(request_.output, Path)
     # A kill would also have left the manifest of a job that has started.
     started = json.loads(whole[1]) | {"state": "started", "bytes": 0, "counts": {}}
     manifest.path_of(request_.output).write_text(json.dumps(started), encoding="utf-8")
@@ -199,7 +199,7 @@ def test_killed_between_output_and_manifest(request_: ScoreRequest, monkeypatch:
 
 
 def test_what_a_job_left_that_was_killed_at_its_very_end_is_removed(request_: ScoreRequest) -> None:
-    assert request_.output is not None
+    assert isinstance(request_.output, Path)
     score(request_)
     folder = resume.folder_of(request_.output)
     folder.mkdir()
@@ -219,7 +219,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_another_request_starts_anew(request_: ScoreRequest, ground: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
     changed = dict(CHANGES[what])
-    assert request_.output is not None
+    assert isinstance(request_.output, Path)
     if "model" in changed:
         artifact.save(detector(Case(kind="mixed", size="one", method="split", prior="standard")), request_.output.parent / "other")
         changed["model"] = str(request_.output.parent / "other")
@@ -296,7 +296,7 @@ def test_counting_goes_on_where_it_was() -> None:
 
 
 def test_a_second_run_into_the_same_output_is_refused(request_: ScoreRequest) -> None:
-    assert request_.output is not None
+    assert isinstance(request_.output, Path)
     with resume.claimed(request_.output):
         with pytest.raises(OutputError) as error:
             score(request_)
@@ -328,7 +328,7 @@ def test_a_run_that_came_second_finds_the_work_done(request_: ScoreRequest, monk
 @pytest.mark.parametrize(("error", "stays"), [(SchemaMismatch, False), (OutputError, False), (DataError, True), (KeyboardInterrupt, True)])
 def test_what_running_again_does_not_mend_leaves_nothing(request_: ScoreRequest, error: type[Exception], *, stays: bool) -> None:
     killed(request_, 5, error=error)
-    assert request_.output is not None
+    assert isinstance(request_.output, Path)
     folder = f".{request_.output.name}.resume"
     kept = [f"{folder}/{name}" for name in ("000000000000000.arrow", "000000000002048.arrow", "lock", "request.json")]
     assert files(request_.output.parent) == (kept if stays else [])
@@ -337,7 +337,7 @@ def test_what_running_again_does_not_mend_leaves_nothing(request_: ScoreRequest,
 @pytest.mark.parametrize("error", [Killed, DataError, KeyboardInterrupt])
 def test_an_error_before_anything_is_finished_leaves_nothing(request_: ScoreRequest, error: type[Exception]) -> None:
     killed(request_, 1, error=error)
-    assert request_.output is not None
+    assert isinstance(request_.output, Path)
     assert list(request_.output.parent.iterdir()) == []
 
 
@@ -357,7 +357,7 @@ def test_on_a_tight_disk_parts_make_way(request_: ScoreRequest, monkeypatch: pyt
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
 def test_sigkill(request_: ScoreRequest, ground: Path) -> None:
-    assert request_.output is not None
+    assert isinstance(request_.output, Path)
     asked = replace(request_, output=request_.output.with_name("out.csv"), data=(str(ground / "new.csv"),), part_rows=1, chunk_rows=1)
     whole = uninterrupted(asked)
     words = ["score", *asked.data, "-m", asked.model, "-o", str(asked.output), "--id-columns", "key", "--alpha", "0.02"]

@@ -101,14 +101,14 @@ def test_a_folder_and_a_file_have_the_same_bytes(
         with filesystem.open_input_stream(f"lake/{name}") as stream:
             return bytes(stream.read())
 
-    score(ScoreRequest(data=(str(ground / "new"),), model=model, destination=f"{tmp_path / 'out'}/", threads=1))
-    asked = ScoreRequest(data=(place.format("new/"),), model=model, destination=place.format("out/"), threads=1)
+    score(ScoreRequest(data=(str(ground / "new"),), model=model, output=f"{tmp_path / 'out'}/", threads=1))
+    asked = ScoreRequest(data=(place.format("new/"),), model=model, output=place.format("out/"), threads=1)
     assert score(asked).parts_made == 2
     for part in ("a.csv", "day=2/b.csv"):
         assert content(f"out/{part}") == (tmp_path / "out" / part).read_bytes()
     assert score(asked).unchanged
 
-    one = ScoreRequest(data=(place.format("new/*.csv"),), model=model, destination=place.format("s/one.csv"), threads=1)
+    one = ScoreRequest(data=(place.format("new/*.csv"),), model=model, output=place.format("s/one.csv"), threads=1)
     score(one)
     assert content("s/one.csv") == content("out/a.csv")
     assert score(one).unchanged

@@ -207,7 +207,7 @@ def score(
     request = ScoreRequest(
         data=tuple(data),
         model=model,
-        destination=output,
+        output=output,
         format=part_format,
         id_columns=opt.names(id_columns) or (),
         missing_values=opt.names(missing_values),

@@ -36,14 +36,13 @@ PART_ROWS = 262_144
 class ScoreRequest:
     """What to score, with which model, and how; None: what the model or its fit says.
 
-    ``output`` is a file on this machine; ``destination``, instead of it, a file, a folder or a URI as it was typed. ``format`` is that of
+    ``output`` is a file, a folder (it ends with a slash, is one, or has no ending) or a URI; None: beside the input. ``format`` is that of
     the parts in a folder, None: that of each input. ``memory_limit`` in bytes.
     """
 
     data: tuple[str, ...]
     model: str
-    output: Path | None = None
-    destination: str | None = None
+    output: str | Path | None = None
     format: Literal["csv", "parquet"] | None = None
     id_columns: tuple[str, ...] = ()
     missing_values: tuple[str, ...] | None = None
@@ -132,12 +131,12 @@ def refuse(request: ScoreRequest) -> None:
 
 def destination(request: ScoreRequest) -> tuple[Place, bool]:
     """Return where the scores go, and whether that is a folder. Raises ConfigError when that has to be said, OutputError."""
-    to = request.destination or request.output
+    to = request.output
     if to is None:
         if len(request.data) > 1:
             raise ConfigError(f"{len(request.data)} inputs have no one place for their scores beside them; name it with -o.")
         to = tables.default_output(request.data[0])
-    folder = request.destination is not None and places.is_folder(request.destination)
+    folder = request.output is not None and places.is_folder(request.output)
     if not folder:
         asked_for = output_format(shown_path(str(to)))
         if request.format not in {None, asked_for}:

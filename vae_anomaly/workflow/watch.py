@@ -41,7 +41,7 @@ def watch(
     """
     if request.fdr is not None:
         raise ConfigError("--watch scores files as they come, and --fdr needs all rows of a batch at once; flag with --alpha instead.")
-    if request.destination is None or not asked.destination(request)[1]:
+    if request.output is None or not asked.destination(request)[1]:
         raise ConfigError("--watch writes one part for each file: name an output folder with -o, with a / at its end.")
     job = asked.opened(request, tell)
     root = dataset.common_root(files.roots(request.data))
