@@ -63,6 +63,13 @@ def test_the_reasons_of_a_row_do_not_depend_on_the_other_rows() -> None:
             assert torch.equal(getattr(part, name), getattr(whole, name)[rows]), name
 
 
+def test_the_reasons_do_not_depend_on_the_number_of_threads() -> None:
+    detector, batch, whole = _explained(MIXED, tiny.odd_rows("mixed"))
+    shared = explain_rows(detector.ensemble, batch, threads=3)
+    for name in ("reconstruction", "kl", "number", "level", "probability"):
+        assert torch.equal(getattr(shared, name), getattr(whole, name)), name
+
+
 def test_a_changed_constant_contributes_its_penalty_and_was_expected_as_it_was() -> None:
     detector, _, explanation = _explained(MIXED, tiny.odd_rows("mixed"))
     rated, site = _place(detector, "rated"), _place(detector, "site")

@@ -8,7 +8,8 @@ import pytest
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.stream import GATHER_ROWS, REST, RESULT_FIELDS, ScoreOptions, Tally, result_schema, score_batches
+from vae_anomaly.core.reasons import REST
+from vae_anomaly.core.stream import GATHER_ROWS, RESULT_FIELDS, ScoreOptions, Tally, result_schema, score_batches
 from vae_anomaly.errors import ConfigError, NotCalibrated, SchemaMismatch
 
 CASE = Case(kind="mixed", size="one", method="split", prior="exemplar")

@@ -7,7 +7,9 @@ of a fit only which rows calibrate.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -22,9 +24,11 @@ from vae_anomaly.core.threshold import Plan
 from vae_anomaly.core.vae import Cells, Layout, by_column
 
 # Rows of a block: explaining holds [g, rows, exemplars] a few times.
-BLOCK_ROWS = 16
+BLOCK_ROWS = 32
 # Columns of a row that are tried in turn; the KL is shared among these, the furthest from expectation.
 CANDIDATES = 32
+# Of these so many at once: as many rows as a block of the score.
+AT_ONCE = 4
 # Calibration rows that say how much a column usually contributes: enough for a 90 % quantile, and fewer of wide tables, whose rows take
 # longer to explain.
 USUAL_ROWS, FEWEST_USUAL_ROWS, USUAL_CELLS = 400, 100, 20_000
@@ -92,17 +96,20 @@ def usual_contributions(ensemble: Ensemble, batch: Batch, plan: Plan, part: Sequ
 
 
 @torch.no_grad()
-def explain_rows(ensemble: Ensemble, batch: Batch) -> Explanation:
-    """Explain rows of any number; deterministic, the same for a row whatever the others are."""
+def explain_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Explanation:
+    """Explain rows of any number, blocks of them on ``threads``; the same bits for a row whatever the others and the threads are."""
     d_num, d_cat = batch.numeric.shape[-1], batch.codes.shape[-1]
     places = torch.cat([ensemble.numeric, d_num + ensemble.codes])
     none = torch.zeros(0, d_num + d_cat, dtype=torch.float64)
     if len(batch) == 0:
         return Explanation(reconstruction=none, kl=none, number=none[:, :d_num], level=none[:, d_num:].long(), probability=none[:, d_num:])
-    with single_threaded_products():
+    _ = ensemble.bank, ensemble.prior_product  # made once, before threads ask for them at the same time
+    with single_threaded_products(), ThreadPoolExecutor(max(1, threads)) as pool:
         # What adds up to the score is computed in the blocks of the score: products of another shape round otherwise.
-        cost, total_kl = _join([_terms(ensemble, block) for block in blocks_of(batch, SCORE_ROWS[ensemble.prior])], len(batch))
-        share, number, level, probability = _join([_share_and_expect(ensemble, b) for b in blocks_of(batch, BLOCK_ROWS)], len(batch))
+        terms = pool.map(torch.no_grad()(_terms), repeat(ensemble), blocks_of(batch, SCORE_ROWS[ensemble.prior]))
+        cost, total_kl = _join(list(terms), len(batch))
+        shares = pool.map(torch.no_grad()(_share_and_expect), repeat(ensemble), blocks_of(batch, BLOCK_ROWS))
+        share, number, level, probability = _join(list(shares), len(batch))
     reconstruction, kl = ensemble.constants.cost(batch), torch.zeros(len(batch), d_num + d_cat, dtype=torch.float64)
     reconstruction[:, places] += cost
     kl[:, places] = share * total_kl.unsqueeze(-1)
@@ -140,13 +147,17 @@ def expected_given_others(cells: Cells, layout: Layout, bank: CellBank) -> Tenso
     """Return the expected units ``[g, n, u]``, each column with itself masked out of the weights (``core.conditional``)."""
     seen = unit_observed(cells.observed, layout).to(cells.units.dtype).unsqueeze(0).expand(cells.units.shape)
     distance = torch.baddbmm(seen @ bank.units.square().transpose(1, 2), cells.units * seen, bank.units.transpose(1, 2), alpha=-2.0)
+    # The weight without column j is that of all cells with the part of j taken back, Σ has·(there² − 2·here·there) over its units.
+    half = 0.5 / bank.variance
+    whole = bank.log_weight.unsqueeze(1) - distance * half
+    squares, there = bank.units.square().transpose(1, 2), bank.units.transpose(1, 2)
+    has, here = seen * half, cells.units * seen * (-2.0 * half)
     expected, column = torch.empty_like(cells.units), unit_columns(layout)
     for j in range(int(column.max()) + 1 if len(column) else 0):
         own = (column == j).nonzero().flatten()
-        there, here, has = bank.units[..., own], cells.units[..., own], seen[..., own]
-        part = torch.baddbmm(has @ there.square().transpose(1, 2), here * has, there.transpose(1, 2), alpha=-2.0)
-        weight = torch.softmax(bank.log_weight.unsqueeze(1) - (distance - part) / (2.0 * bank.variance), dim=-1)
-        expected[..., own] = weight @ there
+        left, right = torch.cat([has[..., own], here[..., own]], dim=-1), torch.cat([squares[:, own], there[:, own]], dim=1)
+        weight = torch.softmax(torch.baddbmm(whole, left, right), dim=-1)
+        expected[..., own] = weight @ bank.units[..., own]
     return expected
 
 
@@ -156,16 +167,16 @@ def _kl_share(ensemble: Ensemble, cells: Cells, expected: Tensor) -> Tensor:
     n, columns = observed.shape
     if columns == 0:
         return torch.zeros(n, 0, dtype=torch.float64)
-    column, weight = unit_columns(ensemble.layout), (ensemble.weight * ensemble.beta).view(-1, 1)
+    column, weight = unit_columns(ensemble.layout), (ensemble.weight * ensemble.beta).view(-1, 1, 1)
     gap = (cells.units - expected).square().sum(0).to(torch.float64)
     distance = torch.zeros(n, columns, dtype=torch.float64).index_add_(1, column, gap)
     candidates = distance.masked_fill(~observed, -1.0).topk(min(CANDIDATES, columns), dim=1).indices
     fall = torch.zeros(n, columns, dtype=torch.float64)
     kl = kl_of(ensemble, *ensemble.vae.encode(cells.units))
-    for k in range(candidates.shape[1]):
-        replaced = torch.where(column == candidates[:, k : k + 1], expected, cells.units)
-        drop = ((kl - kl_of(ensemble, *ensemble.vae.encode(replaced))) * weight).sum(0).clamp_min(0.0)
-        fall.scatter_(1, candidates[:, k : k + 1], drop.unsqueeze(1))
+    for some in torch.split(candidates, AT_ONCE, dim=1):
+        replaced = torch.where(column == some.unsqueeze(-1), expected.unsqueeze(2), cells.units.unsqueeze(2))
+        without = kl_of(ensemble, *ensemble.vae.encode(replaced.flatten(1, 2))).view(-1, *some.shape)
+        fall.scatter_(1, some, ((kl.unsqueeze(-1) - without) * weight).sum(0).clamp_min(0.0))
     fall = fall.masked_fill(~observed, 0.0)
     # Where no replacement lowers the KL, all observed columns share alike; where none is observed, all.
     fall = torch.where(fall.sum(1, keepdim=True) > 0, fall, observed.to(torch.float64))

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
-from vae_anomaly.core.explain import Explanation, explain_rows
 from vae_anomaly.core.groups import group_names
-from vae_anomaly.core.schema import Column, absent_text, conform
+from vae_anomaly.core.reasons import FEATURE, top_features
+from vae_anomaly.core.schema import absent_text, conform
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 
 # Small batches are put together up to this many rows, so that --chunk-rows 1 does not score one padded block a row.
 GATHER_ROWS = 1024
-FEATURE = pa.struct([("column", pa.string()), ("value", pa.string()), ("expected", pa.string()), ("contribution", pa.float64())])
 RESULT_FIELDS = (
     pa.field("anomaly_score", pa.float64()),
     pa.field("reconstruction", pa.float64()),
@@ -36,7 +35,6 @@ RESULT_FIELDS = (
 # Stands after p_value where it is asked for.
 TYPICALITY = pa.field("typicality", pa.float64())
 AFTER = 4
-REST = "(other)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +152,7 @@ def _score_one(
         *keys,
         *(pa.array(x, from_pandas=True) for x in (total, scores.reconstruction.numpy(), scores.kl.numpy(), p_values, *typicality)),
         pa.array(flags),
-        top_features(detector, batch, explained, options.top),
+        top_features(detector, batch, explained, options.top, threads=options.threads),
         pa.repeat(options.model, raw.num_rows),
         pa.repeat(options.model_version, raw.num_rows),
     ]
@@ -204,52 +202,3 @@ def _tally(detector: Detector, batch: Batch, total: NDArray[np.float64], flags: 
         unseen={name: count for name, count in zip(rest, unseen, strict=True) if count},
         missing={c.name: count for c, count in zip(columns, missing, strict=True) if count},
     )
-
-
-def top_features(detector: Detector, batch: Batch, rows: NDArray[np.int64], top: int | None) -> pa.Array:
-    """Return the ``top`` largest contributions of ``rows`` and one ``(other)`` with the remainder; null for the other rows."""
-    entries: list[list[dict[str, object]] | None] = [None] * len(batch)
-    picked = batch.rows(torch.from_numpy(rows))
-    explanation = explain_rows(detector.ensemble, picked)
-    columns = model_order(detector.schema)
-    for i, r in enumerate(rows.tolist()):
-        entries[r] = _entries(columns, picked, explanation, i, top)
-    return pa.array(entries, pa.list_(FEATURE))
-
-
-def _entries(columns: Sequence[Column], batch: Batch, explanation: Explanation, i: int, top: int | None) -> list[dict[str, object]]:
-    contribution = explanation.contribution[i].numpy()
-    order = np.argsort(-contribution, kind="stable")
-    shown = order if top is None else order[:top]
-    out: list[dict[str, object]] = [
-        {
-            "column": columns[j].name,
-            "value": value_text(columns, batch, i, j),
-            "expected": expected_text(columns, explanation, i, j),
-            "contribution": float(contribution[j]),
-        }
-        for j in shown.tolist()
-    ]
-    if len(shown) < len(order):
-        out.append({"column": REST, "value": None, "expected": None, "contribution": float(contribution[order[len(shown) :]].sum())})
-    return out
-
-
-def value_text(columns: Sequence[Column], batch: Batch, i: int, j: int) -> str | None:
-    """Return the cell as text, None where missing, ``(unseen)`` for a level that the schema does not hold."""
-    if not bool(batch.observed[i, -1, j]):
-        return None
-    d_num = batch.numeric.shape[-1]
-    if j < d_num:
-        return f"{float(batch.numeric[i, -1, j]):.10g}"
-    code, levels = int(batch.codes[i, -1, j - d_num]), columns[j].levels
-    return levels[code] if code < len(levels) else "(unseen)"
-
-
-def expected_text(columns: Sequence[Column], explanation: Explanation, i: int, j: int) -> str:
-    """Return what was expected as text: a number, or the most likely level with its probability."""
-    d_num = explanation.number.shape[1]
-    if j < d_num:
-        return f"{float(explanation.number[i, j]):.6g}"
-    level, chance = int(explanation.level[i, j - d_num]), float(explanation.probability[i, j - d_num])
-    return f"{columns[j].levels[level]} ({chance:.0%})"

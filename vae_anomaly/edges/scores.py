@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_anomaly.core.keys import key_text
-from vae_anomaly.core.stream import REST
+from vae_anomaly.core.reasons import REST
 from vae_anomaly.edges.tables import Source
 from vae_anomaly.errors import DataError, SchemaMismatch
 

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter
 
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.keys import key_text
+from vae_anomaly.core.reasons import REST
 from vae_anomaly.core.report import missing_changes
-from vae_anomaly.core.stream import REST, Tally
+from vae_anomaly.core.stream import Tally
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.workflow.progress import Tell
 from vae_anomaly.workflow.results import Alarm, Counts, Discovery, Reason, Untypical

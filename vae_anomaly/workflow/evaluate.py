@@ -22,9 +22,9 @@ from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class
 from vae_anomaly.core.metrics import measure, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.core.overview import ALARMS_SHOWN, REASONS_SHOWN, Curves, Report, overview, reasons
 from vae_anomaly.core.peers import Matrix
+from vae_anomaly.core.reasons import top_features
 from vae_anomaly.core.report import Quality, promise
 from vae_anomaly.core.schema import absent_text
-from vae_anomaly.core.stream import top_features
 from vae_anomaly.edges import tables
 from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.edges.tracking import Run, start_run

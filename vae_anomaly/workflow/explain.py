@@ -16,7 +16,7 @@ from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import Batch, encode, model_order
 from vae_anomaly.core.explain import explain_rows
 from vae_anomaly.core.keys import key_text
-from vae_anomaly.core.stream import expected_text, value_text
+from vae_anomaly.core.reasons import expected_texts, value_texts
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import tables
 from vae_anomaly.edges.rejects import Rejects
@@ -155,15 +155,16 @@ def _explained(detector: Detector, threshold: Threshold, row: Found, request: Ex
 def _columns(detector: Detector, cells: Batch, order: Order) -> tuple[ColumnReason, ...]:
     """Return every column, the largest contribution or z first."""
     explanation, columns = explain_rows(detector.ensemble, cells), model_order(detector.schema)
+    value, expected, contribution = value_texts(columns, cells), expected_texts(columns, explanation), explanation.contribution[0].tolist()
     quality = {q.name: q for q in detector.quality}
     z = None if detector.usual is None else detector.usual.z(explanation.contribution)[0].tolist()
     reasons = [
         ColumnReason(
             column=column.name,
             kind=column.kind,
-            value=value_text(columns, cells, 0, j),
-            expected=expected_text(columns, explanation, 0, j),
-            contribution=float(explanation.contribution[0, j]),
+            value=value(0, j),
+            expected=expected(0, j),
+            contribution=contribution[j],
             reconstruction=float(explanation.reconstruction[0, j]),
             kl=float(explanation.kl[0, j]),
             z=None if z is None else z[j],
@@ -178,11 +179,9 @@ def _columns(detector: Detector, cells: Batch, order: Order) -> tuple[ColumnReas
 def _change(detector: Detector, threshold: Threshold, cells: Batch) -> SmallestChange:
     """Return the smallest change that ends the alarm, in raw units."""
     found, columns = smallest_change(detector.ensemble, cells, threshold.value), model_order(detector.schema)
+    value, instead = value_texts(columns, cells), value_texts(columns, found.row)
     return SmallestChange(
         found=found.found,
         score=found.score,
-        cells=tuple(
-            CellChange(column=columns[j].name, value=value_text(columns, cells, 0, j), instead=value_text(columns, found.row, 0, j))
-            for j in found.places
-        ),
+        cells=tuple(CellChange(column=columns[j].name, value=value(0, j), instead=instead(0, j)) for j in found.places),
     )

@@ -13,7 +13,7 @@ from vae_anomaly.core.encode import Batch, model_order
 from vae_anomaly.core.explain import explain_rows
 from vae_anomaly.core.fitted import Fitted
 from vae_anomaly.core.keys import key_text
-from vae_anomaly.core.stream import expected_text, value_text
+from vae_anomaly.core.reasons import expected_texts, value_texts
 from vae_anomaly.core.suspects import looked_at, suspects
 from vae_anomaly.workflow.results import Alarm, Reason
 
@@ -48,11 +48,12 @@ def _reasons(fitted: Fitted, row: int) -> tuple[Reason, ...]:
     cells: Batch = fitted.batch.rows(slice(row, row + 1))
     explanation, columns = explain_rows(fitted.unseen_ensemble(row), cells), model_order(fitted.detector.schema)
     contribution = explanation.contribution[0].numpy()
+    value, expected = value_texts(columns, cells), expected_texts(columns, explanation)
     return tuple(
         Reason(
             column=columns[j].name,
-            value=value_text(columns, cells, 0, j),
-            expected=expected_text(columns, explanation, 0, j),
+            value=value(0, j),
+            expected=expected(0, j),
             contribution=float(contribution[j]),
         )
         for j in np.argsort(-contribution, kind="stable")[:REASONS].tolist()
