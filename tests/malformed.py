@@ -354,8 +354,7 @@ def words_for_numbers(ground: Ground) -> Iterator[Case]:
             column = NUMBERS[i % len(NUMBERS)]
             row = {k: ("" if v is None else str(v)) for k, v in cells.items()} | {column: '"' + word + '"'}
             content = with_line(ground, place, ",".join(row.values()))
-            says = "binary content" if "\0" in word else f"row {place:,}"
-            yield ground.case(f"{word!r} in {column} {spot}", "x.csv", content, says=says)
+            yield ground.case(f"{word!r} in {column} {spot}", "x.csv", content, says=f"row {place:,}")
 
 
 def headers(ground: Ground) -> Iterator[Case]:
@@ -410,6 +409,9 @@ def delimiters(ground: Ground) -> Iterator[Case]:
     yield ground.case("decimal commas and a row of points", "x.csv", "\n".join(points).encode(), "scored", rows=ground.rows)
     words = commas.splitlines()
     words[9] = "offen" + words[9][words[9].index(";") :]
+    thousand = commas.splitlines()
+    thousand[9] = "1.023" + thousand[9][thousand[9].index(";") :]
+    yield ground.case("a point for thousands among decimal commas", "x.csv", "\n".join(thousand).encode(), says="'1.023', thousands or")
     yield ground.case("a word among decimal commas", "x.csv", "\n".join(words).encode(), says="'offen' in x.csv row 9.")
 
 
@@ -428,7 +430,7 @@ def encodings(ground: Ground) -> Iterator[Case]:
     utf8, western = whole.encode(), whole.encode("cp1252")
     half = utf8.rindex(b"\n", 0, len(utf8) // 2) + 1
     mixed = utf8[:half] + western[western.index(b"\n", len(western) // 2 - 20) + 1 :]
-    yield ground.case("utf-8, then cp1252", "x.csv", mixed, "either")
+    yield ground.case("utf-8, then cp1252", "x.csv", mixed, says="is not utf-8 text")
     for spot, place in SPOTS.items():
         found = utf8.splitlines(keepends=True)
         found[min(place, ROWS)] = found[min(place, ROWS)].replace("ö".encode(), b"\xf6")
@@ -438,7 +440,13 @@ def encodings(ground: Ground) -> Iterator[Case]:
     yield ground.case("utf-16 shifted by a byte", "x.csv", odd[:2] + odd[3:])
     lone = odd[:-4] + b"\x00\xd8" + odd[-4:]
     yield ground.case("utf-16 with half a pair", "x.csv", lone, "either")
-    yield ground.case("a name in latin letters with a zero", "x.csv", whole.replace("Größe 1", "Gr\0ße 1").encode(), "either")
+    yield ground.case(
+        "a name in latin letters with a zero", "x.csv", whole.replace("Größe 1", "Gr\0ße 1").encode(), says="row 2: it holds a zero"
+    )
+    for size in (1, 4096):
+        yield ground.case(
+            f"{size} zeros at the end", "x.csv", text(ground.rows).encode() + bytes(size), says=f"row {ROWS + 1}: it holds a zero"
+        )
     yield ground.case("overlong utf-8", "x.csv", utf8.replace("ö".encode(), b"\xc1\x81", 1), says="row")
 
 
@@ -465,10 +473,15 @@ def quotes(ground: Ground) -> Iterator[Case]:
             "opens and the row goes on": lambda line: '"' + line,
             "stands alone": lambda _: '"',
             "is tripled": lambda line: line.rsplit(",", 1)[0] + ',"""',
+            "closes and text follows": lambda line: '"' + line.replace(",", '"5,', 1),
         }
         for name, change in changes.items():
             found = [change(line) if i == at else line for i, line in enumerate(whole)]
             yield ground.case(f"a quote {name} {spot}", "x.csv", ("\n".join(found) + "\n").encode(), says=f"row {at:,}:")
+        quoted = everything.splitlines()
+        quoted[at] = quoted[at].removesuffix('"')
+        says = f"row {at:,}: a quote is opened and never closed" if at == ROWS else f"row {at:,}: text stands after a closing quote"
+        yield ground.case(f"everything quoted and a quote lost {spot}", "x.csv", "\n".join(quoted).encode(), says=says)
     inch = rows.set_column(rows.column_names.index("crew"), "crew", pa.array(['5" pipe'] * ROWS))
     content = text(rows.drop_columns("crew")).splitlines()
     body = "\n".join(f"{line},{'crew' if i == 0 else chr(53) + chr(34) + ' pipe'}" for i, line in enumerate(content))

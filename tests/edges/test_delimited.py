@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_anomaly.edges import delimited, dialect, records
-from vae_anomaly.edges.delimited import ADVICE, DelimitedTable
+from vae_anomaly.edges.delimited import DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import find_files
 from vae_anomaly.errors import DataError
@@ -211,7 +211,10 @@ def test_malformed_rows_are_named_in_a_fit_too(write: Write, tmp_path: Path, mon
     monkeypatch.setattr(dialect, "_HEAD", 7)
     with pytest.raises(DataError) as caught:
         write("a,b\n1,2\n3\n").read(missing=[])
-    assert str(caught.value) == f"{tmp_path / 'x.csv'} row 2 has 1 cells, expected 2 as in the header: '3'. {ADVICE}"
+    assert (
+        str(caught.value)
+        == f"{tmp_path / 'x.csv'} row 2 has 1 cells, expected 2 as in the header: '3'. Correct that row, or leave such rows out with --on-error skip."
+    )
     with pytest.raises(
         DataError, match=r"x\.csv row 4: not utf-8 text\. Save the file as UTF-8, or leave such rows out with --on-error skip\.$"
     ):
@@ -226,6 +229,41 @@ def test_a_record_that_never_ends_is_refused(write: Write, monkeypatch: pytest.M
         match=r"x\.csv row 2: a quote is opened and never closed: '\"x'\. Close it, or leave such rows out with --on-error skip\.$",
     ):
         streamed(table, text="a b")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('a,b\n1,2\n"63"5,2\n', """row 2: text stands after a closing quote: '"63"5,2'. Double the quotes inside a cell, or"""),
+        ('a,b\n1,"2\n3,"4"\n', """row 1: text stands after a closing quote: '1,"2'. Double the quotes inside a cell, or"""),
+        ("a,b\n1,2\n1\0,2\n", r"row 2: it holds a zero byte: '1\x00,2'. Was the file cut off? Correct that row, or"),
+    ],
+    ids=["after a quote", "a lost quote", "a zero"],
+)
+def test_a_record_that_arrow_would_guess_at_is_refused(write: Write, tmp_path: Path, content: str, said: str) -> None:
+    for read in (lambda table: table.read(missing=[]), lambda table: streamed(table, numeric="a b")):
+        with pytest.raises(DataError) as caught:
+            read(write(content))
+        assert str(caught.value) == f"{tmp_path / 'x.csv'} {said} leave such rows out with --on-error skip."
+
+
+def test_a_point_that_may_stand_for_thousands_is_refused(write: Write, tmp_path: Path) -> None:
+    content = "a;b;c\n1,5;900;1.023\n2,5;1.023;x\n3,5;-1.234.567;x\n"
+    with pytest.raises(DataError) as caught:
+        streamed(write(content), numeric="a b", text="c")
+    assert str(caught.value) == (
+        f"{tmp_path / 'x.csv'} row 2: column 'b' holds '1.023', thousands or decimals, where numbers have commas. "
+        "Write it without the point, or leave such rows out with --on-error skip."
+    )
+    with pytest.raises(DataError) as caught:
+        write(content.replace("-1.234.567", "1000")).read(missing=[])
+    assert str(caught.value) == (
+        f"{tmp_path / 'x.csv'}: column 'b' holds '1.023', thousands or decimals, where numbers have commas. "
+        "Write such numbers without the point, or leave the column out with --exclude."
+    )
+    # With points for decimals it is a number like any other, and text is text.
+    assert write("a;b\n1.5;1.023\n").read(missing=[]).to_pydict() == {"a": [1.5], "b": [1.023]}
+    assert write("a;b\n1,5;1.023\n2,5;x\n").read(missing=[]).to_pydict() == {"a": [1.5, 2.5], "b": ["1.023", "x"]}
 
 
 def test_a_truncated_archive_is_refused(write: Write) -> None:

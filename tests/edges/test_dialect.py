@@ -63,9 +63,23 @@ def test_a_tsv_is_cut_at_tabs(tmp_path: Path) -> None:
         ("ä,€\n1,2\n".encode("cp1252"), "cp1252", "is not UTF-8 and is read as cp1252"),
         ("ä,\x81\n1,2\n".encode("latin-1"), "latin-1", "is not UTF-8 and is read as latin-1"),
         ("ä,b\nö,ü\n".encode() + b"\xff,1\n", "utf-8", ""),
-        (b"\xe4,b\n\xf6,\xfc\n" + "é,1\n".encode(), "cp1252", "is not UTF-8 and is read as cp1252"),
+        (b"\xe4,b\n" + b"\xf6,\xfc\n" * 10 + b"\xc9\xbb,1\n", "cp1252", "is not UTF-8 and is read as cp1252"),
+        ("ä,b\né,1\n".encode() + b"\xf6,\xfc\n" * 9, "utf-8", ""),
+        ("ä,b\n1,2\n".encode() + b"\0" * 50, "utf-8", ""),
     ],
-    ids=["utf-8", "bom", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "latin-1", "utf-8 with a damaged byte", "cp1252 that looks like it"],
+    ids=[
+        "utf-8",
+        "bom",
+        "utf-16",
+        "utf-16-le",
+        "utf-16-be",
+        "cp1252",
+        "latin-1",
+        "utf-8 with a damaged byte",
+        "cp1252 that looks like it",
+        "of both, mostly cp1252",
+        "zeros at the end",
+    ],
 )
 def test_encodings(tmp_path: Path, content: bytes, encoding: str, note: str) -> None:
     found = sniffed(tmp_path, content)

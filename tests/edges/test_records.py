@@ -12,7 +12,7 @@ from vae_anomaly.edges.outputs import quoted_text
 from vae_anomaly.edges.records import blocks, shown
 from vae_anomaly.edges.transcoding import Utf8
 
-OPEN = "a quote is opened and never closed"
+OPEN, AFTER, ZERO = "a quote is opened and never closed", "text stands after a closing quote", "it holds a zero byte"
 
 
 def cut(content: bytes, *, delimiter: str = ",", longest: int = 1 << 20) -> tuple[list[bytes], dict[int, str]]:
@@ -33,7 +33,11 @@ def cut(content: bytes, *, delimiter: str = ",", longest: int = 1 << 20) -> tupl
         (b"\xef\xbb\xbf\n \n h\n1\n", [b"1\n"], {}),
         (b'"h\n1",b\n2,3\n', [b"2,3\n"], {}),
         (b'h\n"a\nb",1\n"c""\n",2\n', [b'"a\nb",1\n', b'"c""\n",2\n'], {}),
-        (b'h\n5" pipe,1\n6,"x"y"\n', [b'5" pipe,1\n', b'6,"x"y"\n'], {}),
+        (b'h\n5" pipe,1\n6,"x"y"\n', [b'5" pipe,1\n', b'6,"x"y"\n'], {1: AFTER}),
+        (b'h\n"63"5,1\n"6" ,"x"  \n', [b'"63"5,1\n', b'"6" ,"x"  \n'], {0: AFTER}),
+        # The quote that is lost takes its line only, not the next row.
+        (b'h\n1,"S\n9,"S"\n1,"S"\n', [b'1,"S\n', b'9,"S"\n', b'1,"S"\n'], {0: AFTER}),
+        (b'h\n1\n2\0,"x"\n3\n\0\0\0', [b"1\n", b'2\0,"x"\n', b"3\n", b"\0\0\0"], {1: ZERO, 3: ZERO}),
         (b'h\n1\n2,"x\n3,4\n', [b"1\n", b'2,"x\n', b"3,4\n"], {1: OPEN}),
         (b'h\n1\n"x', [b"1\n", b'"x'], {1: OPEN}),
         (b"h\n", [], {}),
@@ -55,6 +59,10 @@ def test_a_record_that_is_too_long_costs_itself_only(monkeypatch: pytest.MonkeyP
     assert (found[0], found[1], found[2]) == (b"1\n", long[: len(found[1])], b"2\n")
     assert (broken[1], broken[3]) == ("longer than 0 MB", OPEN)
     assert (found[3], found[4], found[-1]) == (b'3,"y\n', b"y\n", b"4\n")
+
+
+def test_a_record_that_is_too_long_is_so_at_the_end_of_the_file_too() -> None:
+    assert cut(b'h\n1\n"' + b"x" * 2000 + b'"\n', longest=1000)[1] == {1: "longer than 0 MB"}
 
 
 def test_a_record_is_shown_without_its_line_end_and_what_is_no_text_in_hexadecimal() -> None:

@@ -18,13 +18,12 @@ from pyarrow import csv as pacsv
 from vae_anomaly.core.cells import TIME_FORMATS, blanked, not_numbers, numbers
 from vae_anomaly.edges.dialect import COMMA_NUMBER, LONGEST, Dialect, open_text
 from vae_anomaly.edges.files import COMPRESSED, TableFile, one_line, reading
-from vae_anomaly.edges.records import Block, blocks
-from vae_anomaly.edges.rejects import REASON, TEXT, OnBad, faults_of, filtered, screened, text_of
+from vae_anomaly.edges.records import AFTER_QUOTE, ZERO, Block, blocks
+from vae_anomaly.edges.rejects import REASON, TEXT, OnBad, ambiguous, faults_of, filtered, screened, text_of, thousands
 from vae_anomaly.edges.sampling import DOUBT, Weight
 from vae_anomaly.edges.transcoding import Utf8
 from vae_anomaly.errors import DataError
 
-ADVICE = "Correct that row, or leave such rows out with --on-error skip."
 _COMMA_LAST = r"^(\s*[+-]?\d+),((?:[eE][+-]?\d+)?\s*)$"  # '5,', which Arrow takes for a number too
 _HEX_MARKS = (b"0x", b"0X")
 _HEX = r"^\s*0[xX]"
@@ -109,7 +108,7 @@ class DelimitedTable:
             for name in whole:
                 if pc.any(pc.match_substring_regex(spelled[name], _HEX)).as_py():
                     table = table.set_column(table.schema.get_field_index(name), name, spelled[name])
-        table = table if self.dialect.decimal == "." else _pointed(table, text)
+        table = table if self.dialect.decimal == "." else _pointed(table, text, self.file.path)
         return pa.Table.from_arrays([blanked(c, missing) for c in table.columns], names=list(self.names))
 
     def _typed(self, missing: Sequence[str], text: Collection[str]) -> pacsv.ConvertOptions:
@@ -199,15 +198,23 @@ class DelimitedTable:
         return pacsv.ParseOptions(delimiter=self.dialect.delimiter, newlines_in_values=True)
 
 
+# What is in a reason, how its row is refused, and what to do.
+_REFUSALS = (
+    ("cells", " has {reason}: {record!r}. Correct that row"),
+    (AFTER_QUOTE, ": {reason}: {record!r}. Double the quotes inside a cell"),
+    (ZERO, ": {reason}: {record!r}. Was the file cut off? Correct that row"),
+    ("thousands", ": {reason}. Write it without the point"),
+    ("quote", ": {reason}: {record!r}. Close it"),
+    ("text", ": {reason}. Save the file as UTF-8"),
+    ("", " is {reason}. Is a quote left open? Correct that row"),
+)
+
+
 def refusal(path: str, row: int, reason: str, record: str) -> DataError:
     """Return the error for a record that cannot be read."""
-    if "cells" in reason:
-        return DataError(f"{path} row {row:,} has {reason}: {record[:80]!r}. {ADVICE}")
-    if "quote" in reason:
-        return DataError(f"{path} row {row:,}: {reason}: {record[:80]!r}. Close it, or leave such rows out with --on-error skip.")
-    if "text" in reason:
-        return DataError(f"{path} row {row:,}: {reason}. Save the file as UTF-8, or leave such rows out with --on-error skip.")
-    return DataError(f"{path} row {row:,} is {reason}. Is a quote left open? {ADVICE}")
+    said = next(said for mark, said in _REFUSALS if mark in reason)
+    what = said.format(reason=reason, record=record[:80])
+    return DataError(f"{path} row {row:,}{what}, or leave such rows out with --on-error skip.")
 
 
 @contextmanager
@@ -246,11 +253,16 @@ def _points(text: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(pc.replace_substring_regex(text, COMMA_NUMBER, r"\1.\2"), _COMMA_LAST, r"\1.\2")
 
 
-def _pointed(table: pa.Table, text: Collection[str]) -> pa.Table:
+def _pointed(table: pa.Table, text: Collection[str], path: str) -> pa.Table:
     """Read text columns of a file with decimal commas as numbers if every cell is one, with a comma or a point."""
     for i, field in enumerate(table.schema):
         if pa.types.is_string(field.type) and field.name not in text:
             values = _points(table.column(i))
-            if not pc.any(not_numbers(values)).as_py():
-                table = table.set_column(i, field.name, numbers(values))
+            if pc.any(not_numbers(values)).as_py():
+                continue
+            unclear = thousands(table.column(i))
+            if unclear:
+                said = ambiguous(field.name, table.column(i)[unclear[0]].as_py())
+                raise DataError(f"{path}: {said}. Write such numbers without the point, or leave the column out with --exclude.")
+            table = table.set_column(i, field.name, numbers(values))
     return table

@@ -19,6 +19,8 @@ from vae_anomaly.edges.files import TableFile, reading
 from vae_anomaly.errors import ConfigError, DataError
 
 LONGEST = 64 << 20  # bytes a record may have
+# In a file with decimal commas '1.023' may be a thousand or one: nobody but its author knows.
+THOUSANDS = r"^\s*[+-]?[1-9]\d{0,2}(?:\.\d{3})+\s*$"
 COMMA_NUMBER = r"^(\s*[+-]?\d*),(\d+(?:[eE][+-]?\d+)?\s*)$"
 
 _HEAD = 1 << 20  # bytes looked at; more only if a header and two records do not fit
@@ -28,6 +30,7 @@ _WHOLE_SCAN = 64 << 20  # up to this size the encoding is checked to the last by
 _RECORDS = 30  # records looked at for the delimiter
 _NUMBERS = 2000  # records looked at for the decimal sign: the first hundreds may hold whole numbers only
 _DELIMITERS = "\t;|,"
+_CHANCE = 20  # one character in so many of another encoding may look like UTF-8
 _ESCAPED, _FOREIGN = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
 
 
@@ -104,11 +107,11 @@ def _encoding(file: TableFile, head: bytes, *, whole: bool) -> tuple[str, tuple[
     """Return the encoding and what the user should know about the choice."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16", ()
-    for places, name in ((head[1::2], "utf-16-le"), (head[::2], "utf-16-be")):
-        # Text in Latin letters has a zero in nearly every second byte.
-        if places and places.count(0) > len(places) / 2:
+    for zeros, others, name in ((head[1::2], head[::2], "utf-16-le"), (head[::2], head[1::2], "utf-16-be")):
+        # Text in Latin letters has a zero in nearly every second byte, and there only: what a lost power supply leaves is all zeros.
+        if zeros and zeros.count(0) > len(zeros) / 2 > 2 * others.count(0):
             return name, (f"{file.path} is read as UTF-16 without a byte-order mark",)
-    if b"\0" in head:
+    if b"\0" in head.lstrip(b"\r\n").partition(b"\n")[0]:
         raise DataError(f"{file.path} is not a table that can be read: it holds binary content. Expected CSV, Parquet or Arrow.")
     if _is_utf8(file, head, whole=whole):
         return "utf-8", ()
@@ -119,11 +122,12 @@ def _encoding(file: TableFile, head: bytes, *, whole: bool) -> tuple[str, tuple[
 def _is_utf8(file: TableFile, head: bytes, *, whole: bool) -> bool:
     """Look at the whole of a small file: its first umlaut may stand anywhere.
 
-    Some damaged bytes among more umlauts that are good make no other encoding.
+    Where some characters are UTF-8 and some are not, the file is of two encodings, and the rows that are not are damaged. A few that
+    look like UTF-8 are chance: É» is one character there.
     """
     good, bad = _beyond_ascii(head, codecs.getincrementaldecoder("utf-8")("surrogateescape"), final=whole)
     if whole or good or bad or file.size > _WHOLE_SCAN:
-        return good >= bad
+        return good * _CHANCE >= bad
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     with reading(file.path), open_text(file) as stream:
         # Of a small file that unpacks to a large one, no more than of a large one.
@@ -131,7 +135,7 @@ def _is_utf8(file: TableFile, head: bytes, *, whole: bool) -> bool:
             more = _beyond_ascii(piece, decoder)
             good, bad = good + more[0], bad + more[1]
         rest = _beyond_ascii(b"", decoder, final=not stream.read(1))
-    return good + rest[0] >= bad + rest[1]
+    return (good + rest[0]) * _CHANCE >= bad + rest[1]
 
 
 def _beyond_ascii(piece: bytes, decoder: codecs.IncrementalDecoder, *, final: bool = False) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """A delimited file cut into its records, each with its bytes, so that a bad one can be left out and shown.
 
-Where a record ends is what Arrow's reader says: at a line end outside quotes, and a quote counts at the beginning of a cell only.
-Knows nothing about types and models.
+Where a record ends is what Arrow's reader says: at a line end outside quotes, and a quote counts at the beginning of a cell only. What
+Arrow would make of a record by guessing is broken here: text after a closing quote, which it glues to the cell. Knows nothing about types
+and models.
 """
 
 import re
@@ -13,11 +14,14 @@ from vae_anomaly.edges.transcoding import Bytes
 PIECE = 1 << 20  # bytes read at a time
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n?|\n|\Z)")
 _BOM = b"\xef\xbb\xbf"
+NEVER_CLOSED = "a quote is opened and never closed"
+AFTER_QUOTE = "text stands after a closing quote"
+ZERO = "it holds a zero byte"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Consecutive records with their line ends, blank ones left out; ``broken`` says of those that do not end what is wrong with them."""
+    """Consecutive records with their line ends, blank ones left out; ``broken`` says what is wrong with those that are none."""
 
     records: list[bytes]
     broken: dict[int, str]
@@ -29,7 +33,7 @@ def blocks(stream: Bytes, delimiter: str, *, longest: int) -> Iterator[Block]:
     A quote that no other closes within ``longest`` bytes breaks its own line only.
     """
     header = True
-    for records, broken in _cut(stream, _record(delimiter), longest):
+    for records, broken in _cut(stream, Patterns.of(delimiter), longest):
         if header:
             records, broken, header = _without_header(records, broken)  # noqa: PLW2901  # the first block has less in it
         kept = [i for i, record in enumerate(records) if record.strip(b"\r\n")]
@@ -43,15 +47,25 @@ def shown(record: bytes) -> str:
     return record.decode("utf-8", "backslashreplace").rstrip("\r\n")
 
 
-def _record(delimiter: str) -> re.Pattern[bytes]:
-    """Match one whole record; possessive throughout, so that a long one is looked at once."""
-    d = re.escape(delimiter.encode())
-    cell = rb'(?:"[^"]*+(?:""[^"]*+)*+"[^%b\r\n]*+|(?!")[^%b\r\n]*+)' % (d, d)
-    return re.compile(rb"%b(?:%b%b)*+(?:\r\n?|\n|\Z)" % (cell, d, cell))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patterns:
+    """What matches one whole record: as it should be, and as Arrow takes it; possessive, so that a long one is looked at once."""
+
+    strict: re.Pattern[bytes]
+    loose: re.Pattern[bytes]
+
+    @classmethod
+    def of(cls, delimiter: str) -> "Patterns":
+        """Return the patterns for a delimiter; spaces after a closing quote do no harm."""
+        d = re.escape(delimiter.encode())
+        plain, quoted = rb"(?!\")[^%b\r\n]*+" % d, rb'"[^"]*+(?:""[^"]*+)*+"'
+        cells = {"strict": quoted + (b"" if delimiter == " " else b" *+"), "loose": rb"%b[^%b\r\n]*+" % (quoted, d)}
+        whole = {name: rb"(?:%b|%b)(?:%b(?:%b|%b))*+(?:\r\n?|\n|\Z)" % (cell, plain, d, cell, plain) for name, cell in cells.items()}
+        return cls(strict=re.compile(whole["strict"]), loose=re.compile(whole["loose"]))
 
 
-def _cut(stream: Bytes, whole: re.Pattern[bytes], longest: int) -> Iterator[tuple[list[bytes], dict[int, str]]]:
-    """Yield records with their line ends, and which of them do not end."""
+def _cut(stream: Bytes, patterns: Patterns, longest: int) -> Iterator[tuple[list[bytes], dict[int, str]]]:
+    """Yield records with their line ends, and which of them are none."""
     data, start, final = b"", 0, False
     while not final:
         data = data[start:]
@@ -62,15 +76,19 @@ def _cut(stream: Bytes, whole: re.Pattern[bytes], longest: int) -> Iterator[tupl
         piece = stream.read(max(PIECE, len(data)))
         data, start, final = data + piece, 0, not piece
         while True:
-            records, broken, end = _complete(data, start, whole, final=final, longest=longest)
+            records, broken, end = _complete(data, start, patterns, final=final, longest=longest)
             if not records:
                 break
+            if end - start > longest:
+                broken |= {i: _too_long(longest) for i, record in enumerate(records) if len(record) > longest}
+            if data.find(b"\0", start, end) >= 0:
+                broken = {i: ZERO for i, record in enumerate(records) if b"\0" in record} | broken
             yield records, broken
             start = end
 
 
-def _complete(data: bytes, start: int, whole: re.Pattern[bytes], *, final: bool, longest: int) -> tuple[list[bytes], dict[int, str], int]:
-    """Return the complete records from ``start`` on, about a megabyte of them, which do not end, and where they end."""
+def _complete(data: bytes, start: int, patterns: Patterns, *, final: bool, longest: int) -> tuple[list[bytes], dict[int, str], int]:
+    """Return the complete records from ``start`` on, about a megabyte of them, which are none, and where they end."""
     part = data[start : start + PIECE]
     if b'"' not in part:
         lines = part.splitlines(keepends=True)
@@ -83,17 +101,33 @@ def _complete(data: bytes, start: int, whole: re.Pattern[bytes], *, final: bool,
         return [], {}, start
     records, broken, place = list[bytes](), dict[int, str](), start
     while place < min(len(data), start + PIECE):
-        found = whole.match(data, place)
-        if found is None and (final or len(data) - place > longest):
-            line = _LINE.match(data, place)
-            if line is not None and (final or line[0].endswith((b"\r", b"\n"))):
-                broken[len(records)] = "a quote is opened and never closed"
-                found = line
+        found, fault = _record(data, place, patterns, final=final, longest=longest)
         if found is None or (not final and found.end() == len(data) and not data.endswith(b"\n")):
             break
+        if fault:
+            broken[len(records)] = fault
         records.append(found[0])
         place = found.end()
     return records, broken, place
+
+
+def _record(data: bytes, place: int, patterns: Patterns, *, final: bool, longest: int) -> tuple[re.Match[bytes] | None, str]:
+    """Return the record at a place and what is wrong with it; None if more has to be read to know where it ends.
+
+    A quote that is never closed, or that one of a later line closes before text, breaks its own line only.
+    """
+    found = patterns.strict.match(data, place)
+    if found is not None:
+        return found, ""
+    found, fault = patterns.loose.match(data, place), AFTER_QUOTE
+    if found is None:
+        if not final and len(data) - place <= longest:
+            return None, ""
+        fault = NEVER_CLOSED
+    elif not final and found.end() == len(data):
+        return None, ""
+    line = _LINE.match(data, place)
+    return (line, fault) if line is not None and (final or line[0].endswith((b"\r", b"\n"))) else (None, "")
 
 
 def _too_long(longest: int) -> str:

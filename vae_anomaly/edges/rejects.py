@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import csv as pacsv
 
 from vae_anomaly.core.cells import shown as quoted
-from vae_anomaly.edges.dialect import Dialect
+from vae_anomaly.edges.dialect import THOUSANDS, Dialect
 from vae_anomaly.edges.records import Block, shown
 
 OnError = Literal["stop", "skip", "quarantine"]
@@ -88,7 +88,7 @@ def screened(block: Block, dialect: Dialect, types: Mapping[str, pa.DataType], c
         good = [i for i in good if i not in faults]
         binary = pacsv.ConvertOptions(column_types=dict.fromkeys(types, pa.binary()), include_columns=list(types), null_values=[])
         read = _read(_joined(block, good), dialect, binary) if good else None
-        batch = _texts(read, types, good, faults, dialect.encoding)
+        batch = _texts(read, types, good, faults, dialect)
     place = {row: i for i, row in enumerate(good) if row not in faults}
     rows = range(len(block.records))
     whole = batch.take(pa.array([place.get(row) for row in rows], pa.int64())) if faults else batch
@@ -163,9 +163,9 @@ def _arrow(data: bytes, dialect: Dialect, convert: pacsv.ConvertOptions, handle:
 
 
 def _texts(
-    batch: pa.RecordBatch | None, types: Mapping[str, pa.DataType], good: list[int], faults: dict[int, str], encoding: str
+    batch: pa.RecordBatch | None, types: Mapping[str, pa.DataType], good: list[int], faults: dict[int, str], dialect: Dialect
 ) -> pa.RecordBatch:
-    """Return binary columns as text; a row with a cell that is none becomes a fault."""
+    """Return binary columns as text; a row with a cell that is none, or may be one of two numbers, becomes a fault."""
     if batch is None:
         return pa.RecordBatch.from_arrays([pa.array([], pa.string()) for _ in types], names=list(types))
     columns = []
@@ -176,9 +176,23 @@ def _texts(
             texts = [_text(cell) for cell in column.to_pylist()]
             for i, text in enumerate(texts):
                 if text is None:
-                    faults.setdefault(good[i], f"column {quoted(name)} is not {encoding} text")
+                    faults.setdefault(good[i], f"column {quoted(name)} is not {dialect.encoding} text")
             columns.append(pa.array(texts, pa.string()))
+        if dialect.decimal == "," and pa.types.is_floating(types[name]):
+            for i in thousands(columns[-1]):
+                faults.setdefault(good[i], ambiguous(name, columns[-1][i].as_py()))
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def thousands(column: pa.Array | pa.ChunkedArray) -> list[int]:
+    """Return the places of the cells that look like thousands with a point."""
+    found: list[int] = pc.indices_nonzero(pc.match_substring_regex(column, THOUSANDS)).to_pylist()
+    return found
+
+
+def ambiguous(name: str, cell: str) -> str:
+    """Say what is wrong with a number that has a point in a file with decimal commas."""
+    return f"column {quoted(name)} holds {quoted(cell)}, thousands or decimals, where numbers have commas"
 
 
 def _text(cell: bytes) -> str | None:
