@@ -64,6 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     folder = tmp_path_factory.mktemp("calibrate")
     shutil.copy2(empty_store, folder / "mlflow.db")
     pq.write_table(normal_rows(400, seed=1), folder / "fit.parquet")
+    shutil.copy(folder / "fit.parquet", folder / "copy.parquet")
     pq.write_table(table(1000, seed=2), folder / "later.parquet")
     pq.write_table(normal_rows(320, seed=3).slice(0, 300).drop_columns(["state"]), folder / "plain.parquet")
     fine = table(40, seed=4)
@@ -344,6 +345,11 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     "rows of the fit": (
         ["fit.parquet", "--alpha", "0.1"], 3,
         ("fit.parquet holds the rows that the model was fitted on, and rows it has learned from score lower than new ones. "
+         "Calibrate on normal rows that the fit has not seen."),
+    ),
+    "a copy of the rows of the fit": (
+        ["copy.parquet", "--alpha", "0.1"], 3,
+        ("copy.parquet holds the rows that the model was fitted on, and rows it has learned from score lower than new ones. "
          "Calibrate on normal rows that the fit has not seen."),
     ),
     "too fine for the rows": (

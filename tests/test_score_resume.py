@@ -325,7 +325,7 @@ def test_a_run_that_came_second_finds_the_work_done(request_: ScoreRequest, monk
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("error", "stays"), [(SchemaMismatch, False), (OutputError, False), (DataError, True), (KeyboardInterrupt, True)])
+@pytest.mark.parametrize(("error", "stays"), [(SchemaMismatch, False), (OutputError, False), (DataError, False), (KeyboardInterrupt, True)])
 def test_what_running_again_does_not_mend_leaves_nothing(request_: ScoreRequest, error: type[Exception], *, stays: bool) -> None:
     killed(request_, 5, error=error)
     assert isinstance(request_.output, Path)

@@ -202,13 +202,21 @@ def test_until_the_end_a_folder_that_is_removed_says_whose_it_is(output: Path, m
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("error", "stays"), [(OutputError, False), (DataError, True), (KeyboardInterrupt, True), (ValueError, True)])
+@pytest.mark.parametrize(("error", "stays"), [(OutputError, False), (DataError, False), (KeyboardInterrupt, True), (ValueError, True)])
 def test_what_stays_after_an_error(output: Path, error: type[BaseException], *, stays: bool) -> None:
     with suppress(error), resume.claimed(output) as unfinished:
         unfinished.begin(MADE_FROM, anew=False)
         unfinished.keep(0, [batch(0)], {})
         raise error("an error")
     assert bool(left(output)) == stays
+
+
+def test_what_was_finished_stays_where_an_input_could_not_be_read(output: Path) -> None:
+    with suppress(DataError), resume.claimed(output) as unfinished:
+        unfinished.begin(MADE_FROM, anew=False)
+        unfinished.keep(0, [batch(0)], {})
+        raise DataError("the server does not answer") from OSError()
+    assert left(output) != []
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:

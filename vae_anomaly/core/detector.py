@@ -64,6 +64,7 @@ class Card:
     versions: tuple[tuple[str, str], ...] = ()
     source: tuple[str, ...] = ()
     data_digest: str = ""
+    contents_digest: str = ""
     # When a later calibration was made and from which rows; empty: the rows were those of the fit.
     calibrated: str = ""
     calibration_source: tuple[str, ...] = ()

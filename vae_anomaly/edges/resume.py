@@ -151,8 +151,8 @@ def folder_of(output: Path) -> Path:
 def claimed(output: Path) -> Iterator[Unfinished]:
     """Claim an output for one process: the second one is refused, and a killed one gives it back.
 
-    The folder is removed when the block ends, and when it ends with an error that running again does not mend; when it was interrupted
-    or an input could not be read, what was finished stays. Raises OutputError.
+    The folder is removed when the block ends, and when it ends with an error that running again does not mend, a bad row for instance;
+    when it was interrupted or a store did not answer, what was finished stays. Raises OutputError.
     """
     unfinished = Unfinished(output=output, folder=folder_of(output))
     with writing(output):
@@ -167,7 +167,8 @@ def claimed(output: Path) -> Iterator[Unfinished]:
             sweep(left)
         yield unfinished
     except BaseException as error:
-        refused = isinstance(error, VaeAnomalyError) and type(error) is not DataError
+        unread = type(error) is DataError and isinstance(error.__cause__, OSError)
+        refused = isinstance(error, VaeAnomalyError) and not unread
         if refused or not unfinished.holds_something():
             remove(unfinished.folder)
         raise

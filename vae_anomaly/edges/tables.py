@@ -16,6 +16,7 @@ from vae_anomaly.core.schema import Schema, absent_text, check_present
 from vae_anomaly.edges import alike, sampling
 from vae_anomaly.edges import files as found
 from vae_anomaly.edges.columnar import Chunk, open_arrow, open_parquet
+from vae_anomaly.edges.contents import contents_digest
 from vae_anomaly.edges.delimited import DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import TableFile
@@ -86,6 +87,10 @@ class Source:
     def digest(self) -> str:
         """sha256 (hex) over names, sizes and times of change of the files."""
         return found.digest(self.files)
+
+    def contents(self) -> str:
+        """sha256 (hex) over what the files hold, as far as a little of each tells: see ``edges.contents``."""
+        return contents_digest(self.files)
 
     def weight(self) -> Weight:
         """Return how many rows there are at most and what one weighs as it is read; reads the beginning of the first file."""

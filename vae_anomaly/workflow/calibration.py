@@ -19,7 +19,7 @@ from vae_anomaly.core.schema import absent_text, check_present
 from vae_anomaly.edges import tables
 from vae_anomaly.edges.rejects import RejectedRows, Rejects
 from vae_anomaly.errors import ConfigError, DataError
-from vae_anomaly.workflow.opening import cores
+from vae_anomaly.workflow.opening import cores, learned_from
 from vae_anomaly.workflow.progress import Tell
 from vae_anomaly.workflow.rejecting import left_out
 
@@ -147,8 +147,8 @@ def _group(request: CalibrateRequest, detector: Detector, source: tables.Source)
 
 
 def refuse_training_rows(source: tables.Source, detector: Detector) -> None:
-    """Raise DataError for the very files of the fit."""
-    if source.digest() == detector.card.data_digest:
+    """Raise DataError for the files of the fit, also under other names."""
+    if learned_from(detector, source):
         raise DataError(
             f"{source.where} holds the rows that the model was fitted on, and rows it has learned from score lower than new ones. "
             "Calibrate on normal rows that the fit has not seen."

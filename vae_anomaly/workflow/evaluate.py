@@ -30,7 +30,7 @@ from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.edges.tracking import Run, start_run
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
 from vae_anomaly.workflow.detection import Part, beside_peers
-from vae_anomaly.workflow.opening import Opened, cores, open_model
+from vae_anomaly.workflow.opening import Opened, cores, learned_from, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.rejecting import said
 from vae_anomaly.workflow.report import log, refuse_existing, title_of, write
@@ -101,7 +101,7 @@ def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateR
     tell("other detectors", 0, None)
     reference_rejects = Rejects()
     quality = _quality(detector, scored, _reference(detector, request, missing, reference_rejects))
-    seen = (SEEN,) if source.digest() == detector.card.data_digest else ()
+    seen = (SEEN,) if learned_from(detector, source) else ()
     notes = (*seen, *said(rejects), *said(reference_rejects))
     curves = _curves(detector, scored)
     page = _page(detector, scored, source.where, title_of(opened.name), notes, quality, curves)

@@ -237,6 +237,7 @@ def _with_provenance(detector: Detector, source: tables.Source, began: float, no
         versions=tuple(versions.items()),
         source=tuple(file.path for file in source.files),
         data_digest=source.digest(),
+        contents_digest=source.contents(),
     )
     return replace(detector, card=card)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.edges import artifact
 from vae_anomaly.edges.registry import resolve
+from vae_anomaly.edges.tables import Source
 from vae_anomaly.workflow.results import ModelName
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,12 @@ def open_model(model: str, *, uri: str | None = None) -> Opened:
     logger.info("loaded %s from %s, fitted %s", model, found.folder, detector.card.created)
     name = ModelName(name=found.name, version=found.version, folder=str(found.folder), uri=model)
     return Opened(detector=detector, name=name, digest=artifact.fingerprint(found.folder))
+
+
+def learned_from(detector: Detector, source: Source) -> bool:
+    """Whether these are the files of the fit, also under other names. Raises DataError."""
+    card = detector.card
+    return source.digest() == card.data_digest or (card.contents_digest != "" and source.contents() == card.contents_digest)
 
 
 def cores() -> int:
