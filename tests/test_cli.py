@@ -136,6 +136,7 @@ def test_version() -> None:
         pytest.param(["score", "x.csv", "--explain", "some"], "'flagged', 'all', 'none'", id="unknown choice"),
         pytest.param(["score", "x.csv", "--alpha", "much"], "--alpha", id="no number"),
         pytest.param(["score", "x.csv", "--chunk-rows", "0"], "--chunk-rows", id="out of range"),
+        pytest.param(["score", "x.csv", "--chunk-rows", "9" * 20], "--chunk-rows", id="more than a machine counts to"),
         pytest.param(["score"], "DATA", id="no data"),
     ],
 )
