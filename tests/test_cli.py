@@ -436,7 +436,11 @@ def test_ctrl_c_is_130(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    words = [sys.executable, "-c", "from vae_anomaly import terminal; terminal.show({'a': 1}, str, as_json=True)"]
+    words = [
+        sys.executable,
+        "-c",
+        "from vae_anomaly import streams, terminal; streams.make_lasting(); terminal.show({'a': 1}, str, as_json=True)",
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as running:
         assert running.stdout is not None
         assert running.stderr is not None
