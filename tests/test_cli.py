@@ -293,6 +293,35 @@ TEXTS = {
     "alpha out of range": ((*SCORE, "--alpha", "5"), 2, "--alpha must be in (0, 1); got 5."),
     "top out of range": ((*SCORE, "--top", "0"), 2, "--top must be a whole number from 1 or 'all'; got '0'"),
     "ending of the output": ((*SCORE, "-o", "x.txt"), 2, "output 'x.txt' must end in .csv or .parquet, got '.txt'."),
+    "output of too long a name": (
+        (*SCORE, "-o", "x" * 300 + ".csv"), 7, "x" * 300 + ".csv cannot be written: its name is too long. Give it a shorter one with -o.",
+    ),
+    "output folder of too long a name": (
+        (*SCORE, "-o", "x" * 300 + "/"), 7, "x" * 300 + " cannot be written: its name is too long. Give it a shorter one with -o.",
+    ),
+    "side file of too long a name": (
+        (*SCORE, "-o", "x" * 237 + ".csv", "--on-error", "quarantine"), 7,
+        "x" * 237 + ".csv.quarantine.csv cannot be written: its name is too long. Give it a shorter one with -o.",
+    ),
+    "page of too long a name": (
+        ("report", *SCORE[2:], "-o", "x" * 300 + ".html"), 7,
+        "x" * 300 + ".html cannot be written: its name is too long. Give it a shorter one with -o.",
+    ),
+    "ending of a page": (
+        ("report", *SCORE[2:], "-o", "r.txt"), 2, "a report is a page: output 'r.txt' must end in .html, got '.txt'.",
+    ),
+    "ending of the page of an evaluation": (
+        ("evaluate", "labelled.csv", *SCORE[2:], "--label-column", "state", "-o", "r.csv"), 2,
+        "a report is a page: output 'r.csv' must end in .html, got '.csv'.",
+    ),
+    "folder of a file URI": (
+        (*SCORE, "-o", "file://{here}/no/o.csv"), 7,
+        "{here}/no/o.csv cannot be written: its folder does not exist. Make the folder or write elsewhere with -o.",
+    ),
+    "parts among inputs by file URI": (
+        ("score", "file://{here}/more", *SCORE[2:], "-o", "file://{here}/more/out/"), 7,
+        "{here}/more/out lies in file://{here}/more, and its parts would be scored with it. Name a folder elsewhere with -o.",
+    ),
     "output is the input": ((*SCORE, "-o", "new.csv", "--overwrite"), 7, "new.csv is itself an input; name another output with -o."),
     "an id column like one of the output": (
         ("score", "like.csv", *SCORE[2:], "--id-columns", "p_value"), 2,
@@ -358,6 +387,8 @@ def trouble(ground: Path, here: Path) -> Path:
     (here / "header.csv").write_text(f"{lines[0]}\n", encoding="utf-8")
     (here / "text.csv").write_text("\n".join([*lines[:2], '"M1",n/a?,3.0,4.0,"low"', *lines[3:]]), encoding="utf-8")
     (here / "empty.csv").touch()
+    (here / "more").mkdir()
+    write(here / "more" / "a.csv", rows)
     (here / "old.csv").write_text("mine", encoding="utf-8")
     shutil.copytree(ground / "model", here / "damaged")
     weights = here / "damaged" / "weights.safetensors"
@@ -371,7 +402,7 @@ def trouble(ground: Path, here: Path) -> Path:
 def test_errors_are_one_line_with_the_right_code_and_leave_nothing(case: str, ground: Path, trouble: Path) -> None:
     words, code, text = TEXTS[case]
     before = files(trouble)
-    shown = run(*(word.format(ground=ground) for word in words))
+    shown = run(*(word.format(ground=ground, here=trouble) for word in words))
     assert (shown.exit_code, shown.stdout, shown.stderr) == (code, "", f"error: {text.format(here=trouble)}\n")
     assert files(trouble) == before
     assert (trouble / "old.csv").read_text(encoding="utf-8") == "mine"

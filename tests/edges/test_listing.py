@@ -9,7 +9,7 @@ import pytest
 from vae_anomaly.edges import dataset, listing
 from vae_anomaly.edges.files import find_files
 from vae_anomaly.edges.places import Place
-from vae_anomaly.errors import DataError
+from vae_anomaly.errors import DataError, OutputError
 
 NO_TEXT = os.fsdecode(b"M\xfc")  # Latin-1, as a share of old Windows has it
 
@@ -78,6 +78,12 @@ def test_a_name_that_the_locale_does_not_hold_says_so(monkeypatch: pytest.Monkey
 
 def test_an_output_folder_may_hold_such_a_file(folder: Path) -> None:
     assert dataset.sizes(Place(path=folder / "in")) == {"b.csv": 4, "deep/a.csv": 4}
+
+
+def test_an_output_folder_whose_own_name_is_no_text_is_refused(folder: Path) -> None:
+    with pytest.raises(OutputError) as caught:
+        dataset.sizes(Place(path=folder / NO_TEXT))
+    assert str(caught.value) == rf"{folder}/M\xfc has a name that is not UTF-8; rename it."
 
 
 def test_another_file_system_speaks_for_itself() -> None:
