@@ -340,6 +340,11 @@ TEXTS = {
         ("alpha 0.05 needs at least 19 calibration rows; 5 given (half of the 10 rows at most). "
         "Finest alpha possible with these rows: 0.167. Use --alpha 0.167 or more rows."),
     ),
+    "a column without a spread that is a number": (
+        ("fit", "large.csv", *FIT[2:]), 3,
+        ("column 'a' holds -1e+308 in the training rows; the spread of numbers beyond ±1e+148 cannot be computed. Declare it in "
+        "--missing-values if it stands for a missing value, give the column in a larger unit, or leave it out with --exclude."),
+    ),
     "labels without a normal one": (
         ("fit", "labelled.csv", *FIT[2:], "--label-column", "state"), 3,
         ("no row is normal: column 'state' holds 'bad' (6), 'worse' (4); normal means '0', 'false', 'normal', 'negative' or empty. "
@@ -387,6 +392,7 @@ def trouble(ground: Path, here: Path) -> Path:
     (here / "header.csv").write_text(f"{lines[0]}\n", encoding="utf-8")
     (here / "text.csv").write_text("\n".join([*lines[:2], '"M1",n/a?,3.0,4.0,"low"', *lines[3:]]), encoding="utf-8")
     (here / "empty.csv").touch()
+    (here / "large.csv").write_text("a,b\n" + "".join(f"{'-' * (i % 2)}1e308,{i % 9}\n" for i in range(300)), encoding="utf-8")
     (here / "more").mkdir()
     write(here / "more" / "a.csv", rows)
     (here / "old.csv").write_text("mine", encoding="utf-8")
