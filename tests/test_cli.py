@@ -252,6 +252,16 @@ def test_unknown_columns_are_named_once(ground: Path, here: Path) -> None:
     assert shown.stderr == "warning: ignored, because the model does not know them: 'shift'\n"
 
 
+def test_so_are_those_of_any_input(ground: Path, here: Path) -> None:
+    rows = table(10, seed=2).append_column("shift", pa.array(["a"] * 10))
+    write(here / "more.csv", rows)
+    for output in ("o.csv", "o/"):
+        shown = run("score", "new.csv", "more.csv", "-m", ground / "model", "-o", output)
+        assert shown.exit_code == 0
+        assert shown.stderr == "warning: ignored, because the model does not know them: 'shift'\n"
+        assert "  ignored      shift\n" in shown.stdout
+
+
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SCORE = ("score", "new.csv", "-m", "{ground}/model")
