@@ -136,6 +136,7 @@ def test_version() -> None:
         pytest.param(["score", "x.csv", "--explain", "some"], "'flagged', 'all', 'none'", id="unknown choice"),
         pytest.param(["score", "x.csv", "--alpha", "much"], "--alpha", id="no number"),
         pytest.param(["score", "x.csv", "--chunk-rows", "0"], "--chunk-rows", id="out of range"),
+        pytest.param(["score", "x.csv", "--chunk-rows", "9" * 20], "--chunk-rows", id="more than a machine counts to"),
         pytest.param(["score"], "DATA", id="no data"),
     ],
 )
@@ -251,6 +252,16 @@ def test_unknown_columns_are_named_once(ground: Path, here: Path) -> None:
     assert shown.stderr == "warning: ignored, because the model does not know them: 'shift'\n"
 
 
+def test_so_are_those_of_any_input(ground: Path, here: Path) -> None:
+    rows = table(10, seed=2).append_column("shift", pa.array(["a"] * 10))
+    write(here / "more.csv", rows)
+    for output in ("o.csv", "o/"):
+        shown = run("score", "new.csv", "more.csv", "-m", ground / "model", "-o", output)
+        assert shown.exit_code == 0
+        assert shown.stderr == "warning: ignored, because the model does not know them: 'shift'\n"
+        assert "  ignored      shift\n" in shown.stdout
+
+
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SCORE = ("score", "new.csv", "-m", "{ground}/model")
@@ -292,6 +303,35 @@ TEXTS = {
     "alpha out of range": ((*SCORE, "--alpha", "5"), 2, "--alpha must be in (0, 1); got 5."),
     "top out of range": ((*SCORE, "--top", "0"), 2, "--top must be a whole number from 1 or 'all'; got '0'"),
     "ending of the output": ((*SCORE, "-o", "x.txt"), 2, "output 'x.txt' must end in .csv or .parquet, got '.txt'."),
+    "output of too long a name": (
+        (*SCORE, "-o", "x" * 300 + ".csv"), 7, "x" * 300 + ".csv cannot be written: its name is too long. Give it a shorter one with -o.",
+    ),
+    "output folder of too long a name": (
+        (*SCORE, "-o", "x" * 300 + "/"), 7, "x" * 300 + " cannot be written: its name is too long. Give it a shorter one with -o.",
+    ),
+    "side file of too long a name": (
+        (*SCORE, "-o", "x" * 237 + ".csv", "--on-error", "quarantine"), 7,
+        "x" * 237 + ".csv.quarantine.csv cannot be written: its name is too long. Give it a shorter one with -o.",
+    ),
+    "page of too long a name": (
+        ("report", *SCORE[2:], "-o", "x" * 300 + ".html"), 7,
+        "x" * 300 + ".html cannot be written: its name is too long. Give it a shorter one with -o.",
+    ),
+    "ending of a page": (
+        ("report", *SCORE[2:], "-o", "r.txt"), 2, "a report is a page: output 'r.txt' must end in .html, got '.txt'.",
+    ),
+    "ending of the page of an evaluation": (
+        ("evaluate", "labelled.csv", *SCORE[2:], "--label-column", "state", "-o", "r.csv"), 2,
+        "a report is a page: output 'r.csv' must end in .html, got '.csv'.",
+    ),
+    "folder of a file URI": (
+        (*SCORE, "-o", "file://{here}/no/o.csv"), 7,
+        "{here}/no/o.csv cannot be written: its folder does not exist. Make the folder or write elsewhere with -o.",
+    ),
+    "parts among inputs by file URI": (
+        ("score", "file://{here}/more", *SCORE[2:], "-o", "file://{here}/more/out/"), 7,
+        "{here}/more/out lies in file://{here}/more, and its parts would be scored with it. Name a folder elsewhere with -o.",
+    ),
     "output is the input": ((*SCORE, "-o", "new.csv", "--overwrite"), 7, "new.csv is itself an input; name another output with -o."),
     "an id column like one of the output": (
         ("score", "like.csv", *SCORE[2:], "--id-columns", "p_value"), 2,
@@ -309,6 +349,11 @@ TEXTS = {
         FIT, 3,
         ("alpha 0.05 needs at least 19 calibration rows; 5 given (half of the 10 rows at most). "
         "Finest alpha possible with these rows: 0.167. Use --alpha 0.167 or more rows."),
+    ),
+    "a column without a spread that is a number": (
+        ("fit", "large.csv", *FIT[2:]), 3,
+        ("column 'a' holds -1e+308 in the training rows; the spread of numbers beyond ±1e+148 cannot be computed. Declare it in "
+        "--missing-values if it stands for a missing value, give the column in a larger unit, or leave it out with --exclude."),
     ),
     "labels without a normal one": (
         ("fit", "labelled.csv", *FIT[2:], "--label-column", "state"), 3,
@@ -357,6 +402,9 @@ def trouble(ground: Path, here: Path) -> Path:
     (here / "header.csv").write_text(f"{lines[0]}\n", encoding="utf-8")
     (here / "text.csv").write_text("\n".join([*lines[:2], '"M1",n/a?,3.0,4.0,"low"', *lines[3:]]), encoding="utf-8")
     (here / "empty.csv").touch()
+    (here / "large.csv").write_text("a,b\n" + "".join(f"{'-' * (i % 2)}1e308,{i % 9}\n" for i in range(300)), encoding="utf-8")
+    (here / "more").mkdir()
+    write(here / "more" / "a.csv", rows)
     (here / "old.csv").write_text("mine", encoding="utf-8")
     shutil.copytree(ground / "model", here / "damaged")
     weights = here / "damaged" / "weights.safetensors"
@@ -370,7 +418,7 @@ def trouble(ground: Path, here: Path) -> Path:
 def test_errors_are_one_line_with_the_right_code_and_leave_nothing(case: str, ground: Path, trouble: Path) -> None:
     words, code, text = TEXTS[case]
     before = files(trouble)
-    shown = run(*(word.format(ground=ground) for word in words))
+    shown = run(*(word.format(ground=ground, here=trouble) for word in words))
     assert (shown.exit_code, shown.stdout, shown.stderr) == (code, "", f"error: {text.format(here=trouble)}\n")
     assert files(trouble) == before
     assert (trouble / "old.csv").read_text(encoding="utf-8") == "mine"
@@ -435,7 +483,11 @@ def test_ctrl_c_is_130(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
-    words = [sys.executable, "-c", "from vae_anomaly import terminal; terminal.show({'a': 1}, str, as_json=True)"]
+    words = [
+        sys.executable,
+        "-c",
+        "from vae_anomaly import streams, terminal; streams.make_lasting(); terminal.show({'a': 1}, str, as_json=True)",
+    ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as running:
         assert running.stdout is not None
         assert running.stderr is not None

@@ -31,6 +31,7 @@ FACE = (
     "summary_score",
     "rows",
     "layout",
+    "streams",
     "terminal",
     "__main__",
 )

@@ -19,6 +19,7 @@ from tests.test_score_resume import killed
 from tests.tiny import Case, detector, table
 from vae_anomaly.edges import artifact
 from vae_anomaly.edges.rejects import RejectedRows
+from vae_anomaly.edges.tables import Source, open_source
 from vae_anomaly.errors import DataError, OutputError
 from vae_anomaly.workflow.score import ScoreRequest, score
 
@@ -223,6 +224,35 @@ def test_a_file_of_bad_rows_only_is_refused(model: Path, on_error: str) -> None:
         "Check the delimiter, the encoding and the columns."
     )
     assert files(Path()) == ["bad.csv"]
+
+
+def test_a_file_of_bad_rows_only_is_refused_among_others(model: Path) -> None:
+    put("a.csv", with_bad(lines())[0])
+    put("b.csv", [lines()[0], b"1", b"2", b"3"])
+    text = (
+        "none of the first 3 rows of b.csv can be read; b.csv row 1: 1 cells, expected 10 as in the header. "
+        "Check the delimiter, the encoding and the columns."
+    )
+    for output in ("o.csv", "o/"):
+        for data in (("a.csv", "b.csv"), ("b.csv", "a.csv")):
+            with pytest.raises(DataError) as caught:
+                score(asked(model, data, output, on_error="skip"))
+            assert str(caught.value) == text
+            assert not Path("o.csv").exists()
+    for read in (Source.read_table, lambda source: source.sample(5, 0)):
+        with pytest.raises(DataError) as caught:
+            read(open_source(["a.csv", "b.csv"], on_error="skip"))
+        assert str(caught.value) == text
+
+
+def test_a_file_whose_good_rows_a_killed_run_has_scored_is_not_refused_for_the_rest() -> None:
+    put("a.csv", [b"a,b", b"1,2"])
+    put("b.csv", [b"a,b", b"1,2", b"bad", b"worse"])
+    source = open_source(["a.csv", "b.csv"], on_error="skip")
+    assert sum(batch.num_rows for batch in source.batches(None, first_row=2)) == 0
+    put("b.csv", [b"a,b", b"bad", b"worse"])
+    with pytest.raises(DataError, match=r"^none of the first 2 rows of b\.csv can be read"):
+        list(open_source(["a.csv", "b.csv"], on_error="skip").batches(None, first_row=1))
 
 
 def test_so_many_bad_rows_before_a_good_one_are_the_wrong_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,16 @@ def test_names_are_a_line_of_csv(text: str | None, expected: tuple[str, ...] | N
     assert options.names(text) == expected
 
 
+@pytest.mark.parametrize("text", ["a\nb", "a\rb", "a,b\r\nc"])
+def test_names_on_two_lines_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        options.names(text)
+    assert str(error.value) == (
+        f"names are separated by commas and stand on one line; got {text!r}. Put a name that has a line end in double quotes."
+    )
+    assert options.names('"a\nb",c') == ("a\nb", "c")
+
+
 @pytest.mark.parametrize(("text", "expected"), [("5", 5), ("all", None), (" ALL ", None), ("1", 1)])
 def test_top(text: str, expected: int | None) -> None:
     assert options.top_columns(text) == expected

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vae_anomaly import summary, summary_score
+from vae_anomaly import layout, summary, summary_score
 from vae_anomaly.core.blocks import Blocks
 from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.report import Comparison, FalseAlarms, Interval, Intervals, LabelFound, MissingChange, Quality, Ranking, promise
@@ -231,3 +231,31 @@ def test_suspicious_rows_are_named_with_reasons_and_what_to_do() -> None:
         "Next:",
     ]
     assert "Suspicious" not in summary.of_fit(FIT)
+
+
+def test_names_of_others_are_one_line_and_short() -> None:
+    odd, long = "\x1b]0;x\x07\n", "n" * 100_000
+    alarm = Alarm(
+        row=1,
+        ids={odd: long},
+        score=9.0,
+        p_value=0.01,
+        part=odd,
+        reasons=(Reason(column=long, value=odd, expected=long, contribution=9.0),),
+    )
+    columns = tuple(
+        replace(column, name=name, constant=column.constant and odd) for column, name in zip(COLUMNS, (odd, long, long), strict=True)
+    )
+    left_out = tuple(Dropped(name=name, reason="excluded") for name in (odd, long))
+    said = summary.of_fit(replace(FIT, columns=columns, left_out=left_out, labels_left_out={long: 3}, suspicious=(alarm,)))
+    assert not any(character in said for character in "\x1b\x07")
+    assert max(map(len, said.splitlines())) < 400
+    assert r"  row 1 of \x1b]0;x\x07\n, \x1b]0;x\x07\n nnnn" in said
+    counts = replace(SCORE.counts, unseen={long: 2}, top_alarms=())
+    assert max(map(len, summary_score.of_score(replace(SCORE, counts=counts, ignored_columns=(long, odd))).splitlines())) < 200
+
+
+def test_cells_are_as_wide_as_they_are_shown() -> None:
+    assert layout.table(("a", "b"), [("\n", "1"), ("xx", "2")]) == ["  a   b", r"  \n  1", "  xx  2"]
+    assert layout.short("x" * 61) == "x" * 59 + "…"
+    assert layout.short("x" * 60) == "x" * 60

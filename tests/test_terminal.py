@@ -1,13 +1,21 @@
 """Progress that does not flood, values as JSON knows them, programs that are handed over to."""
 
+import io
+import json
 import logging
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vae_anomaly import terminal
+from vae_anomaly import streams, terminal
+from vae_anomaly.errors import DataError
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -79,3 +87,114 @@ def test_handing_over_keeps_stdout_clean_and_the_exit_code(capfd: pytest.Capture
     with pytest.raises(SystemExit, match="3"):
         terminal.hand_over([sys.executable, "-c", "import sys; print('words'); sys.exit(3)"], quiet=True)
     assert capfd.readouterr() == ("", "")
+
+
+# ── streams that cannot be written to ────────────────────────────────────────────────────────────────────────────────
+
+
+class Failing(io.RawIOBase):
+    """Fails at the second write."""
+
+    def __init__(self, error: OSError | None) -> None:
+        self.error, self.taken = error, b""
+
+    def write(self, data: Any) -> int | None:
+        if not self.taken:
+            self.taken = bytes(data)
+            return len(data)
+        if self.error:
+            raise self.error
+        return None
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("odd"), "odd"),
+        (BrokenPipeError(32, "Broken pipe"), ""),
+        (None, "its reader is too slow, and it was set not to wait"),
+    ],
+)
+def test_a_write_never_fails_and_what_was_lost_is_known(error: OSError | None, lost: str) -> None:
+    raw = Failing(error)
+    stream = streams.Lasting(raw)
+    assert [stream.write(b"a"), stream.write(b"bc"), stream.write(b"d")] == [1, 2, 1]
+    assert (raw.taken, stream.lost) == (b"a", lost)
+
+
+@pytest.mark.parametrize(("to", "why"), [("1>&-", "it is closed"), ("1>/dev/full", "No space left on device")], ids=["closed", "full"])
+@pytest.mark.parametrize(
+    ("action", "code"),
+    [
+        ("terminal.show({'a': 1}, lambda: 'ü', as_json=False)", 0),
+        ("terminal.show({'a': 1}, str, as_json=True)", 7),
+    ],
+    ids=["words", "json"],
+)
+def test_stdout_that_takes_nothing(to: str, why: str, action: str, code: int) -> None:
+    done = _process(action, to)
+    text = f"error: the result as JSON cannot be written to stdout: {why}. "
+    text += "The work itself is done; to see the result, send stdout elsewhere and run the command again.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", text if code else "")
+
+
+@pytest.mark.parametrize("to", ["2>&-", "2>/dev/full", "1>&- 2>&- <&-"])
+def test_stderr_that_takes_nothing_keeps_the_exit_code(to: str) -> None:
+    log = "terminal.set_logging(0, quiet=False); import logging; logging.getLogger('vae_anomaly').warning('w'); "
+    done = _process(f"{log}print(sys.stderr.isatty(), sys.stdout.writable()); raise DataError('no')", to)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == ("" if "1>" in to else "False True\n")
+
+
+def test_what_is_opened_later_gets_no_handle_of_a_closed_stream() -> None:
+    done = _process("import os; sys.exit(os.open('pyproject.toml', os.O_RDONLY))", "1>&- 2>&-")
+    assert done.returncode > 2
+
+
+@pytest.mark.parametrize(("as_json", "said"), [("False", "\\xfc \\u2265\n"), ("True", '{"a": "\\u00fc"}\n')])
+def test_characters_that_a_terminal_lacks_are_escapes(as_json: str, said: str) -> None:
+    done = _process(f"terminal.show({{'a': 'ü'}}, lambda: 'ü ≥', as_json={as_json})", "", encoding="ascii")
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
+def _words(action: str, to: str) -> list[str]:
+    code = (
+        "import sys; from vae_anomaly import streams, terminal; from vae_anomaly.errors import DataError; streams.make_lasting()\n"
+        f"with terminal.exit_codes(as_json=False): {action}"
+    )
+    return ["sh", "-c", f'exec "$0" -c "$1" {to}', sys.executable, code]
+
+
+def _process(action: str, to: str, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    return subprocess.run(_words(action, to), cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_json_has_no_half_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show({"a": "M\udcfc"}, str, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"a": "M\udcfc"}
+
+
+# ── what may move a cursor ───────────────────────────────────────────────────────────────────────────────────────────
+
+ODD = "a\x1b[2J\x07\nb\u202e"
+SEEN = r"a\x1b[2J\x07{}b\u202e"
+
+
+def test_results_and_errors_have_no_controls(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show({}, lambda: ODD, as_json=False)
+    terminal.note(lambda: ODD, quiet=False)()
+    with pytest.raises(SystemExit), terminal.exit_codes(as_json=True):
+        raise DataError(ODD)
+    said = capsys.readouterr()
+    assert said.out == SEEN.format("\n") + "\n" + json.dumps({"error": SEEN.format(" "), "exit_code": 3}) + "\n"
+    assert said.err == SEEN.format(r"\n") + "\n" + "error: " + SEEN.format(" ") + "\n"
+
+
+def test_log_lines_have_no_controls(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.set_logging(2, quiet=False)
+    logger = logging.getLogger("vae_anomaly")
+    logger.warning("%s", ODD)
+    logger.debug("a traceback\nhas\x1b lines")
+    assert capsys.readouterr().err == "warning: " + SEEN.format(r"\n") + "\ndebug: a traceback\nhas" + r"\x1b lines" + "\n"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from vae_anomaly import cli_calibrate, cli_upload, looking, terminal
+from vae_anomaly import cli_calibrate, cli_upload, looking, streams, terminal
 from vae_anomaly import options as opt
 from vae_anomaly import options_score as opt_score
 from vae_anomaly.config import DEFAULT_MODEL
@@ -61,6 +61,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of ``vae-anomaly`` and ``python -m vae_anomaly``."""
+    streams.make_lasting()
     last: list[Callable[[], None]] = []
     # What is registered first is called last, after what MLflow and others have to end. In a test nobody ends, and commands get no obj.
     atexit.register(lambda: [act() for act in last])

@@ -256,7 +256,15 @@ def names(text: str | None) -> tuple[str, ...] | None:
     >>> names('a, "b,c"')
     ('a', 'b,c')
     """
-    return None if text is None else tuple(dict.fromkeys(cell.strip() for cell in next(csv.reader([text], skipinitialspace=True), [])))
+    if text is None:
+        return None
+    try:
+        cells = next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error:
+        raise ConfigError(
+            f"names are separated by commas and stand on one line; got {text!r}. Put a name that has a line end in double quotes."
+        ) from None
+    return tuple(dict.fromkeys(cell.strip() for cell in cells))
 
 
 def row_numbers(text: str | None) -> tuple[int, ...]:

@@ -29,7 +29,10 @@ MemoryLimit = Annotated[
                  show_default="none", rich_help_panel="Running"),
 ]  # fmt: skip
 ChunkRows = Annotated[
-    int, typer.Option(min=1, help="Rows in memory at a time; the scores do not depend on it.", metavar="N", rich_help_panel="Running")
+    int,
+    typer.Option(
+        min=1, max=1_000_000_000, help="Rows in memory at a time; the scores do not depend on it.", metavar="N", rich_help_panel="Running"
+    ),
 ]
 PartRows = Annotated[
     int,

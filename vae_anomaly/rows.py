@@ -6,7 +6,7 @@ Knows results only; prints nothing.
 from collections.abc import Sequence
 
 from vae_anomaly.core.detector import ColumnQuality
-from vae_anomaly.layout import NAMES_SHOWN, table
+from vae_anomaly.layout import NAMES_SHOWN, short, table
 from vae_anomaly.workflow.explained import ColumnReason, RowExplained, SmallestChange
 from vae_anomaly.workflow.results import Alarm, Reason
 
@@ -30,10 +30,10 @@ def suspicious(found: Sequence[Alarm]) -> list[str]:
 def _with_reasons(found: Sequence[Alarm]) -> list[str]:
     lines = []
     for alarm in found:
-        ids = "".join(f", {name} {value}" for name, value in alarm.ids.items())
+        ids = "".join(f", {short(name)} {short(str(value))}" for name, value in alarm.ids.items())
         part = f" of {alarm.part}" if alarm.part else ""
         lines.append(f"  row {alarm.row:,}{part}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
-        lines += [f"    {r.column}: {r.value or 'missing'}, expected {r.expected}" for r in _telling(alarm)]
+        lines += [f"    {short(r.column)}: {short(r.value or 'missing')}, expected {short(str(r.expected))}" for r in _telling(alarm)]
     return lines
 
 
@@ -45,13 +45,20 @@ def _telling(alarm: Alarm) -> Sequence[Reason]:
 
 def row_in_full(row: RowExplained) -> list[str]:
     """A table of every column of a row, and what would end the alarm."""
-    name = f"Row {row.row:,}" + "".join(f", {name} {value}" for name, value in row.ids.items())
+    name = f"Row {row.row:,}" + "".join(f", {short(name)} {short(str(value))}" for name, value in row.ids.items())
     if row.score is None or row.reconstruction is None or row.kl is None or row.p_value is None:
         return ["", f"{name}: no score, because no cell of it is observed."]
     verdict = "flagged" if row.is_anomaly else "not flagged"
     parts = f"reconstruction {row.reconstruction:.4g} + KL {row.kl:.4g}"
     cells = [
-        (c.column, c.value or "missing", c.expected, range_of(c), *(f"{x:.4g}" for x in (c.contribution, c.reconstruction, c.kl)), _z(c.z))
+        (
+            short(c.column),
+            short(c.value or "missing"),
+            short(c.expected),
+            range_of(c),
+            *(f"{x:.4g}" for x in (c.contribution, c.reconstruction, c.kl)),
+            _z(c.z),
+        )
         for c in row.columns[: 5 * NAMES_SHOWN]
     ]
     more = len(row.columns) - len(cells)
@@ -71,7 +78,9 @@ def _z(z: float | None) -> str:
 
 def _change(change: SmallestChange) -> str:
     """The smallest change in a sentence."""
-    cells = " and ".join(f"{cell.column} were {cell.instead} instead of {cell.value}" for cell in change.cells)
+    cells = " and ".join(
+        f"{short(cell.column)} were {short(str(cell.instead))} instead of {short(str(cell.value))}" for cell in change.cells
+    )
     if change.found:
         return f"Not flagged if {cells} (score {change.score:.4g})."
     if not change.cells:

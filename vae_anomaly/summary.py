@@ -13,7 +13,7 @@ from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.ranks import rounded_up
 from vae_anomaly.core.report import Comparison, FalseAlarms, Intervals, Promise, Quality, percent
 from vae_anomaly.core.schema import Dropped
-from vae_anomaly.layout import NAMES_SHOWN, count, cut, facts, next_steps, table, text
+from vae_anomaly.layout import NAMES_SHOWN, count, cut, facts, next_steps, short, table, text
 from vae_anomaly.rows import REASONS_SHOWN, range_of, row_in_full, suspicious
 from vae_anomaly.workflow.explained import ExplainResult
 from vae_anomaly.workflow.results import (
@@ -136,11 +136,11 @@ def _kinds(columns: Sequence[ColumnQuality]) -> str:
 def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> list[tuple[str, str]]:
     """Columns that deserve a word: left out, constant, or hardly explained by the others."""
     known = sorted((max(c.r2, 0.0), c.name) for c in columns if c.r2 is not None)
-    weak = [f"{name} ({percent(r2)})" for r2, name in known if r2 < WEAK]
-    worst = [f"{name} ({percent(r2)})" for r2, name in known[:WORST_SHOWN]]
+    weak = [f"{short(name)} ({percent(r2)})" for r2, name in known if r2 < WEAK]
+    worst = [f"{short(name)} ({percent(r2)})" for r2, name in known[:WORST_SHOWN]]
     return [
-        ("left out", cut((f"{column.name} ({column.reason})" for column in left_out), "; ")),
-        ("constant", cut(f"{column.name} = {column.constant}" for column in columns if column.constant is not None)),
+        ("left out", cut((f"{short(column.name)} ({column.reason})" for column in left_out), "; ")),
+        ("constant", cut(f"{short(column.name)} = {short(str(column.constant))}" for column in columns if column.constant is not None)),
         ("explained", f"{percent(median(r2 for r2, _ in known))} of the middle column; worst: {', '.join(worst)}" if known else ""),
         ("weak", f"hardly reconstructed: {cut(weak)}" if weak else ""),
     ]
@@ -155,7 +155,7 @@ def _blocks(blocks: Blocks | None) -> str:
 
 
 def _labels(left_out: Mapping[str, int]) -> str:
-    return "left out of the fit: " + cut(f"{label!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
+    return "left out of the fit: " + cut(f"{short(label)!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
 def threshold(promise: Promise) -> list[tuple[str, str]]:
@@ -202,7 +202,7 @@ def _quality(quality: Quality) -> list[str]:
         ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}; F1 {quality.f1:.4f}"),
         ("intervals", _intervals(quality.intervals) if quality.intervals else ""),
         ("false alarms", _false_alarms(quality.false_alarms) if quality.false_alarms else ""),
-        ("by label", cut(f"{found.label} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
+        ("by label", cut(f"{short(found.label)} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
     ]
     comparison = ["", *_comparison(quality.comparison)] if quality.comparison else []
     return ["Detection:", *facts(known), *comparison]
@@ -211,7 +211,7 @@ def _quality(quality: Quality) -> list[str]:
 def _by_label(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The columns that make most of the score, a line for each label."""
     rows = [
-        (name, ", ".join(f"{column} {share:.0%}" for column, share in list(columns.items())[:REASONS_SHOWN]))
+        (short(name), ", ".join(f"{short(column)} {share:.0%}" for column, share in list(columns.items())[:REASONS_SHOWN]))
         for name, columns in shares.items()
     ]
     return ["", "What makes the score:", *table(("label", "columns"), rows)] if rows else []
@@ -243,7 +243,13 @@ def _comparison(comparison: Comparison) -> list[str]:
 
 def _column_table(columns: Sequence[ColumnQuality]) -> list[str]:
     rows = [
-        (c.name, c.kind, f"constant {c.constant}" if c.r2 is None else percent(max(c.r2, 0.0)), percent(c.missing), range_of(c))
+        (
+            short(c.name),
+            c.kind,
+            f"constant {short(str(c.constant))}" if c.r2 is None else percent(max(c.r2, 0.0)),
+            percent(c.missing),
+            range_of(c),
+        )
         for c in columns[: 5 * NAMES_SHOWN]
     ]
     more = len(columns) - len(rows)

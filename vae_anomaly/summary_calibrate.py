@@ -46,7 +46,7 @@ def _choice(choice: Choice) -> list[tuple[str, str]]:
 
 def _group(row: GroupRow) -> str:
     how = "" if row.lent == 0.0 else " pooled" if row.lent == 1.0 else f" borrows at weight {row.lent:.2g}"
-    return f"{row.name} {row.threshold:.4g} ({row.rows:,} rows{how})"
+    return f"{layout.short(row.name)} {row.threshold:.4g} ({row.rows:,} rows{how})"
 
 
 def _budget(table: Sequence[BudgetRow]) -> list[str]:

@@ -5,7 +5,7 @@ Knows results only; prints nothing.
 
 from vae_anomaly import summary
 from vae_anomaly.core.report import percent
-from vae_anomaly.layout import count, cut, facts, next_steps, text
+from vae_anomaly.layout import count, cut, facts, next_steps, short, text
 from vae_anomaly.rows import alarms
 from vae_anomaly.workflow.results import Counts, Discovery, ScoreResult, Untypical
 
@@ -25,9 +25,9 @@ def of_score(result: ScoreResult) -> str:
         ("typicality", _untypical(counts.typicality, result.alpha) if counts.typicality else ""),
         ("left out", summary.rejected(counts)),
         ("no score", f"{count(counts.null_scores, 'row')} without any observed cell" if counts.null_scores else ""),
-        ("unseen", cut(f"{name} ({count:,})" for name, count in counts.unseen.items())),
-        ("missing", cut(f"{m.column} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
-        ("ignored", cut(result.ignored_columns)),
+        ("unseen", cut(f"{short(name)} ({count:,})" for name, count in counts.unseen.items())),
+        ("missing", cut(f"{short(m.column)} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
+        ("ignored", cut(map(short, result.ignored_columns))),
         ("model", summary.named(result.model)),
         ("parts", _parts(result)),
         ("written", result.output),
@@ -63,7 +63,7 @@ def _pooled(counts: Counts) -> str:
     """Rows that had the threshold of all groups because theirs was not there at calibration."""
     if counts.unseen_groups is None or not counts.pooled_rows:
         return ""
-    unseen = cut(f"{name!r} ({rows:,})" for name, rows in counts.unseen_groups.items())
+    unseen = cut(f"{short(name)!r} ({rows:,})" for name, rows in counts.unseen_groups.items())
     return f"{counts.pooled_rows:,} rows have the pooled threshold: " + (f"not calibrated: {unseen}" if unseen else "they have no group")
 
 

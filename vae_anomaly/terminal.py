@@ -21,7 +21,9 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
-from vae_anomaly.errors import VaeAnomalyError
+from vae_anomaly import streams
+from vae_anomaly.errors import OutputError, VaeAnomalyError
+from vae_anomaly.layout import visible
 from vae_anomaly.redact import without_secrets
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 
@@ -77,9 +79,9 @@ def usage_text(error: Exception) -> str:
 
 def _leave(text: str, code: int, *, as_json: bool) -> NoReturn:
     """Print the line and leave with the code."""
-    line = without_secrets(" ".join(text.split()), os.environ)
+    line = visible(without_secrets(" ".join(text.split()), os.environ))
     if as_json:
-        _print(json.dumps({"error": line, "exit_code": code}))
+        print(json.dumps({"error": line, "exit_code": code}), flush=True)  # noqa: T201
     print(f"error: {line}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
 
@@ -109,18 +111,23 @@ def set_logging(verbose: int, *, quiet: bool) -> None:
 
 
 class _LowerCaseLevel(logging.Formatter):
-    """``warning: …``, in the form of ``error: …``; without secrets, also in a traceback."""
+    """``warning: …``, in the form of ``error: …``; without secrets and controls, also in a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()
-        return without_secrets(super().format(record), os.environ)
+        return visible(without_secrets(super().format(record), os.environ), ends=record.levelno <= logging.DEBUG)
 
 
 def show(result: Any, text: Callable[[], str], *, as_json: bool) -> None:
     """Print a result: ``text()`` for people, nothing if that is empty, or exactly one JSON object."""
-    shown = json.dumps(plain(result), allow_nan=False, ensure_ascii=False) if as_json else text()
+    shown = _json(plain(result)) if as_json else visible(text(), ends=True)
     if shown:
-        _print(shown)
+        print(shown, flush=True)  # noqa: T201
+    if as_json and streams.lost():
+        raise OutputError(
+            f"the result as JSON cannot be written to stdout: {streams.lost()}. The work itself is done; to see the result, "
+            "send stdout elsewhere and run the command again."
+        )
 
 
 def note(text: Callable[..., str], *, quiet: bool) -> Callable[..., None]:
@@ -128,19 +135,19 @@ def note(text: Callable[..., str], *, quiet: bool) -> Callable[..., None]:
 
     def tell(*values: Any) -> None:
         if not quiet:
-            print(text(*values), file=sys.stderr, flush=True)  # noqa: T201
+            print(visible(text(*values)), file=sys.stderr, flush=True)  # noqa: T201
 
     return tell
 
 
-def _print(text: str) -> None:
-    """Print to stdout; a reader that has gone (``| head``) is no error: the work itself is done."""
+def _json(value: Any) -> str:
+    """Return one line of JSON, without characters that stdout does not have: as escapes of Python they would be no JSON."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     try:
-        print(text)  # noqa: T201
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit; give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False)
+    return text
 
 
 def hand_over(command: Sequence[str], *, quiet: bool) -> None:

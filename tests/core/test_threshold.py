@@ -64,6 +64,11 @@ def test_rows_needed_are_exact_at_round_rates(alpha: float, rows: int) -> None:
     assert calibration_rows_needed(finest_alpha(rows)) == rows
 
 
+@pytest.mark.parametrize("alpha", [1e-19, 1e-308, 1e-320, 5e-324])
+def test_a_rate_that_is_hardly_a_number_needs_more_rows_than_anybody_has(alpha: float) -> None:
+    assert calibration_rows_needed(alpha) == 10**18 - 1
+
+
 # P-values and flags
 
 _scores = st.lists(st.integers(0, 12), min_size=1, max_size=60)  # few values, many ties

@@ -177,6 +177,9 @@ def test_no_model(tmp_path: Path) -> None:
         assert str(refused.value) == f"no model at {tmp_path}/{name}: {text}"
         assert type(refused.value) is ArtifactError
         assert not artifact.is_artifact(tmp_path / name)
+    with pytest.raises(ArtifactError) as refused:
+        artifact.load(Path("x" * 300))
+    assert str(refused.value) == f"no model at {'x' * 300}: file name too long."
 
 
 @pytest.mark.parametrize("number", [2, 99])

@@ -3,8 +3,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from vae_anomaly.edges import manifest
-from vae_anomaly.edges.places import Place, Remote, place_of
+from vae_anomaly.edges import manifest, outputs
+from vae_anomaly.edges.places import Place, Remote, is_folder, local_path, place_of
 from vae_anomaly.errors import OutputError
 
 
@@ -76,3 +76,44 @@ def test_each_uri_has_its_own_folder_and_its_secrets_make_no_other(tmp_path: Pat
     assert first == again != other
     assert first.name == "x.csv"
     assert first.is_relative_to(tmp_path / "vae-anomaly" / "outgoing")
+
+
+def test_a_file_uri_is_a_place_on_this_machine(tmp_path: Path) -> None:
+    place = place_of(f"file://{tmp_path}/no/a%20b.csv")
+    assert (place.remote, place.path) == (None, tmp_path / "no" / "a b.csv")
+    with pytest.raises(OutputError) as error:
+        outputs.write_text(place.path, "x")
+    assert str(error.value) == f"{place} cannot be written: its folder does not exist. Make the folder or write elsewhere with -o."
+    assert [local_path(uri) for uri in ("FILE://localhost/x", "file://host/x", "s3://x/y")] == [Path("/x"), None, None]
+    (tmp_path / "there.csv").mkdir()
+    assert is_folder(f"file://{tmp_path}/there.csv")
+
+
+@pytest.mark.parametrize("uri", ["https://127.0.0.1:9/x.csv", "HTTP://user:secret@127.0.0.1:9/x.csv"])
+def test_the_web_is_refused_before_anything_is_made(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(OutputError) as error:
+        place_of(uri)
+    shown = uri.replace("user:secret@", "")
+    assert str(error.value) == f"{shown} cannot be written to: pages of the web can only be read. Write elsewhere with -o."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_so_is_what_fsspec_can_only_read() -> None:
+    class Readable:
+        type_name = "s3"
+
+        def open_output_stream(self, _: str) -> None:
+            raise NotImplementedError
+
+    with pytest.raises(OutputError) as error:
+        Remote(filesystem=Readable(), location="b/x.csv", shown="s3://b/x.csv").write(b"four")
+    assert str(error.value) == "s3://b/x.csv cannot be written to: what is there can only be read. Write elsewhere with -o."
+
+
+def test_a_name_that_no_file_system_takes_is_refused_as_an_output() -> None:
+    name = "a" * 300
+    assert not is_folder(f"{name}.csv")
+    with pytest.raises(OutputError) as error:
+        place_of(f"{name}.csv").size()
+    assert str(error.value) == f"{name}.csv cannot be written: its name is too long. Give it a shorter one with -o."

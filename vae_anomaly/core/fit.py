@@ -16,6 +16,7 @@ from torch import Tensor
 from vae_anomaly.config import Config, TrainConfig
 from vae_anomaly.core.assign import Assignment, assign
 from vae_anomaly.core.blocks import calibration_blocks
+from vae_anomaly.core.cells import shown
 from vae_anomaly.core.detector import Card, Detector
 from vae_anomaly.core.encode import Batch, encode, joined, model_order
 from vae_anomaly.core.exemplars import choose_exemplars
@@ -34,6 +35,9 @@ from vae_anomaly.core.vae import START_ROWS, Layout, Vae, start_linear
 from vae_anomaly.core.views import Views, gather_cells, learn_views
 from vae_anomaly.core.weights import unweighed, weighed
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
+
+# The sum of 10¹⁰ squares of differences of such numbers is still a float64.
+LARGEST = 1e148
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,8 +62,8 @@ def fit_detector(
     """Fit and calibrate a detector on normal rows.
 
     ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises before training: TooFewRows when
-    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes,
-    ConfigError when the device cannot be used.
+    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes or
+    one is too large, ConfigError when the device cannot be used.
     """
     return fit_rows(table, schema, config, time=time, group=group, on_progress=on_progress).detector
 
@@ -147,7 +151,24 @@ def _encode_table(schema: Schema, table: pa.Table) -> Batch:
     for batch in table.combine_chunks().to_batches():
         parts.append(encode(schema, conform(schema, batch, where="the training rows", first_row=first)))
         first += batch.num_rows
-    return joined(parts)
+    encoded = joined(parts)
+    _refuse_too_large(encoded, schema)
+    return encoded
+
+
+def _refuse_too_large(batch: Batch, schema: Schema) -> None:
+    """Raise DataError for a number so large that the spread of its column, a mean of squares, is infinite."""
+    if not batch.numeric.numel():
+        return
+    low, high = batch.numeric.flatten(0, 1).aminmax(dim=0)
+    for column, *ends in zip(model_order(schema), low.tolist(), high.tolist(), strict=False):
+        value = max(ends, key=abs)
+        if abs(value) > LARGEST:
+            raise DataError(
+                f"column {shown(column.name)} holds {value:g} in the training rows; the spread of numbers beyond ±{LARGEST:g} cannot be "
+                "computed. Declare it in --missing-values if it stands for a missing value, give the column in a larger unit, or leave it "
+                "out with --exclude."
+            )
 
 
 def find_constants(batch: Batch, training: Tensor) -> tuple[Constants, Tensor, Tensor]:

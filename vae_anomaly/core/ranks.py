@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from vae_anomaly.errors import ConfigError
 
+# More calibration rows than anybody has; 1/alpha of a rate that is hardly a number is infinite.
+MOST_ROWS = 1e18
+
 
 def conformal_value(ordered: NDArray[np.float64], alpha: float) -> float:
     """Return the ⌈(n+1)(1−alpha)⌉-th smallest of ascending scores (split conformal, Lei et al. 2018).
@@ -46,8 +49,8 @@ def rounded_up(rate: float) -> str:
 
 
 def calibration_rows_needed(alpha: float) -> int:
-    """Return ⌈1/alpha⌉ − 1, the fewest calibration rows that can promise ``alpha``. Raises ConfigError outside (0, 1)."""
+    """Return ⌈1/alpha⌉ − 1, the fewest rows that can promise ``alpha``, at most ``MOST_ROWS``. Raises ConfigError outside (0, 1)."""
     if not 0.0 < alpha < 1.0:
         msg = f"alpha must be in (0, 1); got {alpha:g}."
         raise ConfigError(msg)
-    return math.ceil(1.0 / alpha - 1e-9) - 1
+    return math.ceil(min(1.0 / alpha, MOST_ROWS) - 1e-9) - 1

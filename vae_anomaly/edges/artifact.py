@@ -99,7 +99,13 @@ def is_artifact(folder: Path) -> bool:
 
 def check_present(folder: Path) -> None:
     """Raise ArtifactError where ``folder`` is not an artifact, whole or damaged."""
-    folder = publish.present(folder)
+    try:
+        _check_present(publish.present(folder))
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise ArtifactError(f"no model at {folder}: {(error.strerror or str(error)).lower()}.") from error
+
+
+def _check_present(folder: Path) -> None:
     if not folder.is_dir():
         kind = "it is a file, and a model is a folder" if folder.exists() else "there is no such folder"
         raise ArtifactError(f"no model at {folder}: {kind} with {MANIFEST} and {WEIGHTS}.")

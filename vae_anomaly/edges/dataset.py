@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from vae_anomaly.edges.files import Listed
+from vae_anomaly.edges.listing import files_below, is_text, no_text
 from vae_anomaly.edges.manifest import SUFFIX
 from vae_anomaly.edges.outputs import write_text, writing
 from vae_anomaly.edges.places import Place
@@ -130,12 +131,13 @@ def sizes(folder: Place) -> dict[str, int]:
     """Return the bytes of the files in and below an output folder, by their names in it. Raises OutputError."""
     filesystem = folder.remote.filesystem if folder.remote else pafs.LocalFileSystem()
     root = folder.remote.location if folder.remote else str(folder.path.absolute())
+    if not is_text(root):
+        raise OutputError(no_text(root))
     try:
         with as_os_errors():
-            infos = filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True))
+            files = files_below(filesystem, root, is_text)  # no part has a name that is none
     except OSError as error:
         raise OutputError(f"{folder} cannot be listed: {said(error)}.") from error
-    files = [info for info in infos if info.type == pafs.FileType.File]
     return {str(info.path)[len(root.rstrip("/")) + 1 :]: int(info.size) for info in files}
 
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
+from vae_anomaly.edges.listing import files_below
 from vae_anomaly.edges.uris import as_os_errors, one_line, resolve, said, shown_path
 from vae_anomaly.errors import DataError
 from vae_anomaly.redact import redacted
@@ -180,7 +181,7 @@ def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
 
 
 def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[list[Listed], str | None]:
-    infos = [i for i in _below(filesystem, location) if _by_suffix(i.path) and not hidden(i.path, location)]
+    infos = files_below(filesystem, location, lambda path: _by_suffix(path) is not None and not hidden(path, location))
     complaint = f"{shown} holds no data file; expected {', '.join(_SUFFIXES)} in it or below."
     names = [f"{shown.rstrip('/')}/{PurePosixPath(i.path).relative_to(location)}" for i in infos]
     return [_listed(filesystem, i, root=location, shown=name) for i, name in zip(infos, names, strict=True)], None if infos else complaint
@@ -189,8 +190,11 @@ def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[lis
 def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> tuple[list[Listed], str | None]:
     """Match ``*``, ``?`` and ``[…]`` within a path segment and ``**`` over several; a matched folder gives its files."""
     pattern = re.compile(_glob_pattern(location))
-    files = [i for i in _below(filesystem, plain) if pattern.match(i.path)]
-    matched = [i for i in files if _by_suffix(i.path) and not hidden(i.path, plain)]
+
+    def wanted(path: str) -> bool:
+        return pattern.match(path) is not None and _by_suffix(path) is not None and not hidden(path, plain)
+
+    matched = files_below(filesystem, plain, wanted)
     # What was typed may lack the folder we are in, or have a scheme in front.
     names = [path[: max(0, len(path) - len(location))] + i.path[max(0, len(location) - len(path)) :] for i in matched]
     found = [_listed(filesystem, i, root=plain, shown=name) for i, name in zip(matched, names, strict=True)]
@@ -203,12 +207,6 @@ def _glob_pattern(location: str) -> str:
     known = {"*": "[^/]*", "?": "[^/]", "**": ".*", "**/": "(?:.*/)?"}
     parts = [known.get(t) or (t.replace("[!", "[^", 1) if t.startswith("[") else re.escape(t)) for t in tokens]
     return "".join(parts).rstrip("/") + r"(?:/|$)"
-
-
-def _below(filesystem: pafs.FileSystem, location: str) -> list[pafs.FileInfo]:
-    selector = pafs.FileSelector(location, recursive=True, allow_not_found=True)
-    infos = [i for i in filesystem.get_file_info(selector) if i.type == pafs.FileType.File]
-    return sorted(infos, key=lambda i: str(i.path))
 
 
 def hidden(path: str, root: str) -> bool:

@@ -41,6 +41,7 @@ _SAID = {
     errno.ENOENT: "its folder does not exist. Make the folder or write elsewhere with -o",
     errno.ENOTDIR: "its folder is a file. Write elsewhere with -o",
     errno.EISDIR: "it is a folder. Name a file with -o",
+    errno.ENAMETOOLONG: "its name is too long. Give it a shorter one with -o",
     errno.EFBIG: "the file would be larger than this file system allows. Write elsewhere with -o",
 }
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
@@ -105,7 +106,8 @@ class Place:
         """Return the bytes of the output, None where there is none."""
         if self.remote:
             return self.remote.size()
-        return self.path.stat().st_size if self.path.exists() else None
+        with outputs.writing(self.path):
+            return self.path.stat().st_size if self.path.exists() else None
 
     def is_at(self, filesystem: pafs.FileSystem, location: str) -> bool:
         """Whether this is that file."""
@@ -169,10 +171,13 @@ def place_of(destination: str | Path) -> Place:
     Raises OutputError and MissingExtra.
     """
     text = str(destination)
-    if not is_uri(text):
-        return Place(path=_home(text))
-    filesystem, location = resolve(text, failure=OutputError)
+    here = local_path(text)
+    if here is not None:
+        return Place(path=here)
     shown = shown_path(text).rstrip("/")
+    if shown.lower().startswith(("http://", "https://")):  # before hours of work, of which nothing could be sent
+        raise OutputError(f"{shown} cannot be written to: pages of the web can only be read. Write elsewhere with -o.")
+    filesystem, location = resolve(text, failure=OutputError)
     name = PurePosixPath(location.rstrip("/")).name
     path = staging() / hashlib.sha256(shown.encode()).hexdigest()[:16] / name
     with outputs.writing(path):
@@ -189,7 +194,21 @@ def is_folder(destination: str | Path) -> bool:
     """Whether a destination is a folder: it ends with a slash, exists as one here, or its name has no ending."""
     text = str(destination)
     name = shown_path(text).rpartition("/")[2]
-    return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (not is_uri(text) and _home(text).is_dir())
+    here = local_path(text)
+    # Path.is_dir raises for a name that no file system takes.
+    return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (here is not None and os.path.isdir(here))  # noqa: PTH112
+
+
+def local_path(text: str) -> Path | None:
+    """Return the path on this machine that a text names, be it as a file:// URI; None where it names a place elsewhere.
+
+    >>> local_path("file:///tmp/a%20b.csv"), local_path("s3://bucket/a.csv")
+    (PosixPath('/tmp/a b.csv'), None)
+    """
+    here = re.fullmatch(r"(?i:file://(?:localhost)?)(/[^?]*)", text)
+    if here:
+        return Path(unquote(here[1]))
+    return None if is_uri(text) else _home(text)
 
 
 def _home(text: str) -> Path:
@@ -206,5 +225,7 @@ def _sending(shown: str) -> Iterator[None]:
     try:
         with as_os_errors():
             yield
+    except NotImplementedError as error:  # fsspec says it of the web and of archives
+        raise OutputError(f"{shown} cannot be written to: what is there can only be read. Write elsewhere with -o.") from error
     except OSError as error:
         raise OutputError(f"{shown} cannot be written: {said(error)}. Correct that or write elsewhere with -o.") from error

@@ -15,7 +15,7 @@ from vae_anomaly.core.schema import Schema, conform
 from vae_anomaly.edges.columnar import Chunk
 from vae_anomaly.edges.files import TableFile
 from vae_anomaly.edges.rejects import TEXT, Rejects, faults_of, text_of
-from vae_anomaly.errors import SchemaMismatch
+from vae_anomaly.errors import DataError, SchemaMismatch
 
 # The column with the number of a row over all inputs, from 0, in batches that some rows may be left out of.
 NUMBERS = "\0number"
@@ -62,10 +62,13 @@ class Wanted:
 def stream(parts: Sequence[Streamed], wanted: Wanted, first_row: int, rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
     """Yield the rows from ``first_row`` on; with ``rejects`` the bad ones go there, and ``NUMBERS`` stands last.
 
-    A batch may hold no row, where all of them were bad. Returns after the last row; the caller says whether there was any.
+    A batch may hold no row, where all of them were bad. Returns after the last row; the caller says whether there was any. Raises DataError
+    for a part that has rows and not one that can be read.
     """
     rows = 0
     for part in parts:
+        # A stream goes on behind a row that could be read.
+        own, found = None if rejects is None else Rejects(on_reject=rejects), first_row > rows
         if part.rows is not None and rows + part.rows <= first_row:
             rows += part.rows
             continue
@@ -74,9 +77,21 @@ def stream(parts: Sequence[Streamed], wanted: Wanted, first_row: int, rejects: R
             past = min(max(first_row - rows - first, 0), whole.num_rows)
             batch, first = whole.slice(past), first + past
             if past < whole.num_rows:
-                yield _fitting(batch, wanted, part.file.path, first, None if rejects is None else (rejects, rows))
+                fitting = _fitting(batch, wanted, part.file.path, first, None if own is None else (own, rows))
+                found = found or fitting.num_rows > 0
+                yield fitting
             first += batch.num_rows
+        if own is not None and own.first is not None and not found:
+            raise none_readable(part.file.path, own)
         rows += first
+
+
+def none_readable(where: str, rejects: Rejects) -> DataError:
+    """Return what to say of rows none of which can be read."""
+    first = "" if rejects.first is None else rejects.first.where
+    return DataError(
+        f"none of the first {rejects.count:,} rows of {where} can be read; {first}. Check the delimiter, the encoding and the columns."
+    )
 
 
 def numbers_of(batch: pa.RecordBatch, first: int) -> NDArray[np.int64]:

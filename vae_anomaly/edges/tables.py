@@ -23,7 +23,7 @@ from vae_anomaly.edges.files import TableFile
 from vae_anomaly.edges.outputs import default_output, write_batches
 from vae_anomaly.edges.rejects import OnError, OnReject, Rejects, ignore
 from vae_anomaly.edges.sampling import OnRows, Sample, Weight, ignore_rows
-from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, numbers_of, stream, with_partition
+from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, none_readable, numbers_of, stream, with_partition
 from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 
 __all__ = ["NUMBERS", "Source", "TableFile", "default_output", "numbers_of", "open_files", "open_source", "together", "write_batches"]
@@ -62,6 +62,11 @@ class Source:
     def names(self) -> tuple[str, ...]:
         """Column names of the first file, those of its partition folders last."""
         return _names(self.parts[0])
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Column names of all files, as they are met."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in _names(part)))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -139,8 +144,14 @@ class Source:
         return table
 
     def _pieces(self, part: sampling.Part, rejects: Rejects) -> Iterator[Any]:
-        on_bad = None if self.on_error == "stop" else partial(rejects.add, part.file.path, 0)
-        return part.pieces(missing=self.missing_values, on_bad=on_bad)
+        """Yield all rows of a part. Raises DataError where it has rows and not one that can be read."""
+        own, found = Rejects(on_reject=rejects), 0
+        on_bad = None if self.on_error == "stop" else partial(own.add, part.file.path, 0)
+        for piece in part.pieces(missing=self.missing_values, on_bad=on_bad):
+            found += part.count(piece)
+            yield piece
+        if own.first is not None and not found:
+            raise none_readable(part.file.path, own)
 
     def batches(
         self,
@@ -201,10 +212,7 @@ class Source:
 
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
         if rejects is not None and rejects.first is not None:
-            return DataError(
-                f"none of the first {rejects.count:,} rows of {self.where} can be read; {rejects.first.where}. "
-                "Check the delimiter, the encoding and the columns."
-            )
+            return none_readable(self.where, rejects)
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
 
     def _check_same_names(self) -> None:

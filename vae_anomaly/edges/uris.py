@@ -14,6 +14,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from vae_anomaly.edges.listing import is_text, no_text
 from vae_anomaly.errors import DataError, MissingExtra, VaeAnomalyError
 from vae_anomaly.redact import redacted
 
@@ -52,11 +53,10 @@ def resolve(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tuple[p
     """Return the file system of a path or URI, and the path in it. Raises ``failure`` and MissingExtra."""
     if not path.strip() or "\0" in path:
         raise failure(f"{path!r} is no path; name a file, a folder or a glob.")
+    if not is_text(path):
+        raise failure(no_text(shown_path(path)))
     if not is_uri(path):
-        try:
-            return pafs.LocalFileSystem(), str(Path(path).expanduser().absolute())
-        except RuntimeError as error:
-            raise failure(f"{path} does not exist: {one_line(error)}") from error
+        return pafs.LocalFileSystem(), _absolute(path, failure)
     scheme = path.partition("://")[0].lower()
     if scheme in {"abfs", "abfss"} and any(os.environ.get(name) for name in _AZURE_KEYS):
         return _through_fsspec(path, failure)
@@ -72,6 +72,16 @@ def resolve(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tuple[p
     except OSError as error:
         raise failure(f"{shown_path(path)} cannot be reached: {said(error)}") from error
     return filesystem, location
+
+
+def _absolute(path: str, failure: type[VaeAnomalyError]) -> str:
+    try:
+        location = str(Path(path).expanduser().absolute())
+    except RuntimeError as error:
+        raise failure(f"{path} does not exist: {one_line(error)}") from error
+    if not is_text(location):  # the folder that we are in
+        raise failure(no_text(location))
+    return location
 
 
 def _escaped(uri: str) -> str:

@@ -166,7 +166,7 @@ def check_columns(detector: Detector, source: tables.Source, id_columns: Sequenc
         absent = absent_text([groups.column], source.names)
         raise SchemaMismatch(f"{source.files[0].path} lacks the group column of the threshold: {absent}")
     known = {*id_columns, *([groups.column] if groups else [])}
-    return tuple(name for name in unknown_columns(detector.schema, source.names) if name not in known)
+    return tuple(name for name in unknown_columns(detector.schema, source.all_names) if name not in known)
 
 
 def warn(ignored: Sequence[str], source: tables.Source) -> None:

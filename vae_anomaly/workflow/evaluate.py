@@ -33,7 +33,7 @@ from vae_anomaly.workflow.detection import Part, beside_peers
 from vae_anomaly.workflow.opening import Opened, cores, learned_from, open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.rejecting import said
-from vae_anomaly.workflow.report import log, refuse_existing, title_of, write
+from vae_anomaly.workflow.report import log, refuse_output, title_of, write
 from vae_anomaly.workflow.results import EvaluateResult
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class Scored:
 def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateResult:
     """Score labelled rows and measure ranking, detection and false alarms; log a run unless the model's fit or the request says no.
 
-    Raises ConfigError without a label column, DataError unless there are rows of both classes, OutputError for a page that exists, and
-    TrackingError.
+    Raises ConfigError without a label column or for a page of another ending, DataError unless there are rows of both classes,
+    OutputError for a page that exists, and TrackingError.
     """
     if request.output is not None:
-        refuse_existing(request.output, overwrite=request.overwrite)
+        refuse_output(request.output, overwrite=request.overwrite)
     opened = open_model(request.model, uri=request.tracking_uri)
     detector = opened.detector
     column = request.label_column or detector.config.data.label_column

@@ -147,8 +147,8 @@ def claimed(asked: Asked, make: Make) -> Iterator[Folder]:
     Raises OutputError: it holds the parts of another request, or another run fills it.
     """
     place = asked.place
-    is_new = not place.path.exists()
     with outputs.writing(place.path):
+        is_new = not place.path.exists()
         place.path.mkdir(parents=True, exist_ok=True)
     try:
         with resume.claimed(place.path / dataset.NAME):

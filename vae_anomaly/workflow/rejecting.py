@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vae_anomaly.core.stream import Tally
 from vae_anomaly.edges import manifest, quarantine
+from vae_anomaly.edges.outputs import writing
 from vae_anomaly.edges.places import Place
 from vae_anomaly.edges.rejects import OnError, Rejected, RejectedRows, Rejects
 from vae_anomaly.edges.resume import Unfinished
@@ -102,7 +103,9 @@ def rejecting(on_error: OnError, counting: Counting, unfinished: Unfinished, *, 
 def refuse_existing(output: Path, on_error: OnError, *, overwrite: bool) -> None:
     """Refuse to replace a side file that no run of ours is known to have written."""
     path = quarantine.path_of(output)
-    if on_error == "quarantine" and path.exists() and not overwrite and manifest.read(output) is None:
+    with writing(path):
+        exists = on_error == "quarantine" and path.exists()
+    if exists and not overwrite and manifest.read(output) is None:
         raise OutputError(f"{path} exists and no manifest says what it is. Name another output with -o, or give --overwrite to replace it.")
 
 

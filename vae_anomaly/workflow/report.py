@@ -15,7 +15,7 @@ from vae_anomaly.core.overview import ALARMS_SHOWN, Report, overview, reasons
 from vae_anomaly.core.report import Quality
 from vae_anomaly.edges import outputs, scores, tables
 from vae_anomaly.edges.tracking import NoRun, Run
-from vae_anomaly.errors import OutputError
+from vae_anomaly.errors import ConfigError, OutputError
 from vae_anomaly.workflow.opening import open_model
 from vae_anomaly.workflow.progress import Tell, tell_nobody
 from vae_anomaly.workflow.results import ModelName, ReportResult
@@ -36,7 +36,7 @@ class ReportRequest:
 
 def report(request: ReportRequest, *, tell: Tell = tell_nobody) -> ReportResult:
     """Write a report. Raises OutputError where the output exists, SchemaMismatch for scores that are no output of ``score``."""
-    refuse_existing(request.output, overwrite=request.overwrite)
+    refuse_output(request.output, overwrite=request.overwrite)
     opened = open_model(request.model, uri=request.tracking_uri)
     gathering, notes = empty(opened.detector), tuple[str, ...]()
     if request.scores is not None:
@@ -54,9 +54,13 @@ def report(request: ReportRequest, *, tell: Tell = tell_nobody) -> ReportResult:
     )
 
 
-def refuse_existing(output: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file that nobody said may go. Raises OutputError."""
-    if output.exists() and not overwrite:
+def refuse_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse a name that is not that of a page, and to replace a file that nobody said may go. Raises ConfigError and OutputError."""
+    if output.suffix.lower() != ".html":
+        raise ConfigError(f"a report is a page: output {str(output)!r} must end in .html, got {output.suffix!r}.")
+    with outputs.writing(output):
+        exists = output.exists()
+    if exists and not overwrite:
         raise OutputError(f"{output} exists. Name another with -o, or give --overwrite to replace it.")
 
 
