@@ -266,8 +266,8 @@ TEXTS = {
     ),
     "text in a numeric column": (
         ("score", "text.csv", *SCORE[2:]), 3,
-        ("column 'flow' is numeric in this model but 'n/a?' in text.csv row 2. "
-        "Declare it in --missing-values, or leave the column out and fit again."),
+        ("column 'flow' is numeric in this model but 'n/a?' in text.csv row 2 (line 3). "
+        "Declare it in --missing-values, leave the column out and fit again, or leave such rows out with --on-error skip."),
     ),
     "no such file": (("score", "absent.csv", *SCORE[2:]), 3, "absent.csv does not exist."),
     "empty file": (("score", "empty.csv", *SCORE[2:]), 3, "empty.csv is empty (0 bytes)."),

@@ -188,13 +188,13 @@ def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int
     """Bring a batch to exactly the model's columns, in order; other columns are ignored.
 
     Numeric columns become float64, NaN and blank text null; boolean and category columns become ``string``, a boolean in the
-    spelling of its levels. ``first_row`` is the place of the batch in ``where`` (from 0); errors count rows from 1. With ``bad``, a cell
-    that does not fit is no error: it becomes null, and its row's index in the batch with what is wrong goes there.
+    spelling of its levels. ``first_row`` is the place of the batch in ``where`` (from 0). With ``bad``, a cell that does not fit is no
+    error: it becomes null, and its row's index in the batch with what is wrong goes there.
 
     Raises
     ------
     SchemaMismatch
-        A column is missing, of a type that cannot be read, or holds text or an infinity where the model has numbers.
+        A column is missing or of a type that cannot be read; BadCell: it holds text or an infinity where the model has numbers.
     """
     check_duplicates(batch.schema.names, where)
     check_present(schema, batch.schema.names, where)

@@ -24,7 +24,8 @@ from vae_anomaly.edges.outputs import default_output, write_batches
 from vae_anomaly.edges.rejects import OnError, OnReject, Rejects, ignore
 from vae_anomaly.edges.sampling import OnRows, Sample, Weight, ignore_rows
 from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, numbers_of, stream, with_partition
-from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
+from vae_anomaly.edges.whereabouts import in_its_file, with_line
+from vae_anomaly.errors import BadCell, ConfigError, DataError, SchemaMismatch
 
 __all__ = ["NUMBERS", "Source", "TableFile", "default_output", "numbers_of", "open_files", "open_source", "together", "write_batches"]
 
@@ -186,11 +187,14 @@ class Source:
 
     def _stream(self, wanted: Wanted, first_row: int, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         found, rejects = first_row > 0, Rejects(on_reject=on_reject)
-        for batch in stream(self.parts, wanted, first_row, None if self.on_error == "stop" else rejects):
-            found = found or batch.num_rows > 0
-            if not found and rejects.count >= _GIVE_UP:
-                raise self._no_rows(rejects)
-            yield batch
+        try:
+            for batch in stream(self.parts, wanted, first_row, None if self.on_error == "stop" else rejects):
+                found = found or batch.num_rows > 0
+                if not found and rejects.count >= _GIVE_UP:
+                    raise self._no_rows(rejects)
+                yield batch
+        except BadCell as error:
+            raise with_line(error, self.parts) from None
         if not found:
             raise self._no_rows(rejects)
 
@@ -206,6 +210,10 @@ class Source:
                 "Check the delimiter, the encoding and the columns."
             )
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
+
+    def located(self, error: BadCell, number: int, *, readable: bool) -> BadCell:
+        """Return an error about the row ``number`` (from 0) of all files with its place in its own; see ``whereabouts``."""
+        return in_its_file(error, self.parts, number, readable=readable)
 
     def _check_same_names(self) -> None:
         alike.check_names([(part.file.path, _names(part)) for part in self.parts])
