@@ -290,6 +290,21 @@ def test_missing_columns_are_all_reported() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("absent", "names", "near"),
+    [
+        ("temp", ["timestamp", "temperature"], "temperature"),
+        ("temperature", ["timestamp", "Temp"], "Temp"),
+        ("flow", ["flow_total_of_the_day", "flow_1"], "flow_1"),
+        ("pressure", ["presure", "p"], "presure"),
+        ("id", ["ID", "idle"], "ID"),
+    ],
+)
+def test_the_nearest_name_begins_alike_before_it_is_spelled_alike(absent: str, names: list[str], near: str) -> None:
+    assert absent_text([absent], names).startswith(f"{absent!r} (did you mean {near!r}?). ")
+    assert absent_text(["x"], []) == "'x'. It has no columns at all."
+
+
 def test_text_among_numbers_is_named_with_its_row() -> None:
     assert refused(first_row=18_221, pressure=["1.5", "n/a"]) == (
         "column 'pressure' is numeric in this model but 'n/a' in new.csv row 18,223 (counted from 1). "

@@ -47,6 +47,7 @@ _FOREIGN = {
     b"ORC": "ORC; write it as Parquet",
     b"Obj\x01": "Avro; write it as Parquet",
     b"FEA1": "Feather version 1; write it again with a current pyarrow",
+    b"version https://": "a pointer of Git LFS; fetch the file itself with git lfs pull",
 }
 _FOREIGN_SUFFIXES = (".json", ".jsonl", ".ndjson", ".xml", ".html", ".yaml", ".toml", ".md", ".py", ".ipynb")
 # Scores of an earlier run lie beside their input, and rows that it left out; a folder or glob must not score them again.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from vae_anomaly.core.schema import Schema, absent_text, check_present
+from vae_anomaly.core.schema import Schema, absent_text
 from vae_anomaly.edges import alike, sampling
 from vae_anomaly.edges import files as found
 from vae_anomaly.edges.columnar import Chunk, open_arrow, open_parquet
@@ -20,11 +20,12 @@ from vae_anomaly.edges.contents import contents_digest
 from vae_anomaly.edges.delimited import DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import TableFile
+from vae_anomaly.edges.headers import check_columns
 from vae_anomaly.edges.outputs import default_output, write_batches
 from vae_anomaly.edges.rejects import OnError, OnReject, Rejects, ignore
 from vae_anomaly.edges.sampling import OnRows, Sample, Weight, ignore_rows
 from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, numbers_of, stream, with_partition
-from vae_anomaly.edges.whereabouts import in_its_file, with_line
+from vae_anomaly.edges.whereabouts import with_line
 from vae_anomaly.errors import BadCell, ConfigError, DataError, SchemaMismatch
 
 __all__ = ["NUMBERS", "Source", "TableFile", "default_output", "numbers_of", "open_files", "open_source", "together", "write_batches"]
@@ -171,7 +172,7 @@ class Source:
         for part in self.parts:
             where, names = part.file.path, _names(part)
             if schema is not None:
-                check_present(schema, names, where)
+                check_columns(schema, names, part.file)
             absent = [n for n in wanted if n not in names]
             if absent:
                 raise SchemaMismatch(f"{where} lacks columns that were asked for: {absent_text(absent, names)}")
@@ -209,14 +210,16 @@ class Source:
                 f"none of the first {rejects.count:,} rows of {self.where} can be read; {rejects.first.where}. "
                 "Check the delimiter, the encoding and the columns."
             )
+        if not self.names:
+            return DataError(f"{self.where} has neither columns nor rows. Write it again with the table in it.")
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
 
-    def located(self, error: BadCell, number: int, *, readable: bool) -> BadCell:
-        """Return an error about the row ``number`` (from 0) of all files with its place in its own; see ``whereabouts``."""
-        return in_its_file(error, self.parts, number, readable=readable)
+    def check_present(self, schema: Schema) -> None:
+        """Raise SchemaMismatch where the first file lacks columns of a model."""
+        check_columns(schema, self.names, self.parts[0].file)
 
     def _check_same_names(self) -> None:
-        alike.check_names([(part.file.path, _names(part)) for part in self.parts])
+        alike.check_names([(part.file, _names(part)) for part in self.parts])
 
 
 def open_source(

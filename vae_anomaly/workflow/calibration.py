@@ -15,9 +15,10 @@ from vae_anomaly.core.choice import FScore, rows_per_day
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import encode
 from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class, refuse_without_normal
-from vae_anomaly.core.schema import absent_text, check_present
+from vae_anomaly.core.schema import absent_text
 from vae_anomaly.edges import tables
 from vae_anomaly.edges.rejects import RejectedRows, Rejects
+from vae_anomaly.edges.whereabouts import in_its_file
 from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.workflow.opening import cores, learned_from
 from vae_anomaly.workflow.progress import Tell
@@ -129,7 +130,7 @@ def columns_of(request: CalibrateRequest, detector: Detector, source: tables.Sou
             "--alerts-per-day needs to know how many rows a day brings: name a column of timestamps with --time-column, "
             "or give --rows-per-day."
         )
-    check_present(detector.schema, source.names, source.files[0].path)
+    source.check_present(detector.schema)
     return Columns(label=label, time=None if request.rows_per_day else time, group=_group(request, detector, source))
 
 
@@ -192,7 +193,7 @@ def _per_day(found: dict[str, pa.ChunkedArray], time: str, source: tables.Source
     try:
         return rows_per_day(found[time], time)
     except BadCell as error:
-        raise source.located(error, int(np.concatenate(numbers)[error.row]), readable=False) from None
+        raise in_its_file(error, source.parts, int(np.concatenate(numbers)[error.row]), readable=False) from None
 
 
 def _labels(found: dict[str, pa.ChunkedArray], columns: Columns, detector: Detector, request: CalibrateRequest) -> Labels | None:

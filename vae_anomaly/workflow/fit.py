@@ -34,6 +34,7 @@ from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
 from vae_anomaly.edges import artifact, checkpoint, interrupts, process, slots, tables
 from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.edges.tracking import ModelVersion, start_run
+from vae_anomaly.edges.whereabouts import in_its_file
 from vae_anomaly.errors import BadCell, ConfigError, OutputError
 from vae_anomaly.workflow import continuing, keeping, memory
 from vae_anomaly.workflow.continuing import Outcome
@@ -162,7 +163,7 @@ def _located(source: tables.Source, numbers: NDArray[np.int64]) -> Iterator[None
     try:
         yield
     except BadCell as error:
-        raise source.located(error, int(numbers[error.row]), readable=True) from None
+        raise in_its_file(error, source.parts, int(numbers[error.row]), readable=True) from None
 
 
 def _refuse_bad_cells(anomalous: pa.Table, schema: Schema) -> None:
