@@ -25,6 +25,7 @@ EITHER, UNIT = "A comma may be a decimal mark or part thousands, so it is read a
         ("-1,5 m³/h", f"{UNIT} (-1.5)"),
         ("20°C", f"{UNIT} (20)"),
         ("3 %", f"{UNIT} (3)"),
+        ("5kg/m3", f"{UNIT} (5)"),
     ],
 )
 def test_a_number_that_is_spelled_otherwise(cell: str, said: str) -> None:
@@ -41,7 +42,7 @@ def test_the_header_once_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "cell", ["n/a", "Bad", "-", "0xFF", "5e", "1.2.3", "1,2,3", "12:00", "2024-01-01", "<5", "1 23", "off", "x" * 10_000]
+    "cell", ["n/a", "Bad", "-", "0xFF", "5e", "1.2.3", "1,2,3", "12:00", "2024-01-01", "<5", "1 23", "968b26522119", "off", "x" * 10_000]
 )
 def test_other_text_may_stand_for_a_missing_cell(cell: str) -> None:
     assert ways(cell, "flow") == TEXT

@@ -191,6 +191,7 @@ def test_what_a_killed_run_left_is_swept_away_but_not_what_a_living_one_writes(t
         ("new.csv", "new.scores.csv"),
         ("a/new.csv", "a/new.scores.csv"),
         ("new.csv.gz", "new.scores.csv"),
+        ("new.arrows", "new.scores.parquet"),
         ("New.CSV", "New.scores.csv"),
         ("day.2024.tsv", "day.2024.scores.csv"),
         ("no_suffix", "no_suffix.scores.csv"),

@@ -14,7 +14,9 @@ _THREE_BEHIND_A_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 # Points or commas, or blanks and apostrophes as in Switzerland; the same one throughout.
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?P<mark>[ \u00a0\u202f'\u2019.,])\d{3}(?:(?P=mark)\d{3})*(?:(?!(?P=mark))(?P<decimal>[.,])\d+)?")
 # '0xFF' and '5e' are no units.
-_WITH_UNIT = re.compile(r"([+-]?(?:\d+(?:[.,]\d+)?|[.,]\d+))\s*(?![xXeE][0-9A-Fa-f]*$)(?:[^\W\d_]|[°%‰])\S{0,9}")
+_WITH_UNIT = re.compile(
+    r"([+-]?(?:\d+(?:[.,]\d+)?|[.,]\d+))\s*(?![xXeE][0-9A-Fa-f]*$)(?:[^\W\d_]|[°%‰])(?:[^\s\d]|(?<!\d)[234](?!\d)){0,9}"
+)
 _BRACKETED = re.compile(r"\[[^\]\d]{0,12}\d?\]|\([^)\d]{1,12}\d?\)")
 _UNIT_NAMES = re.compile(
     r"°[CFK]|degC|K|%|‰|m?bar|[kMh]?Pa|psi|(l|m3|m³|kg|t)/(h|s|min)|k?g|[cmk]?m|m?m/s|(rpm|[1U]/min)|[kM]?Hz|[mk]?[VA]|[kM]?Wh?|m?s|min|h|k?Nm?|dB|ppm",

@@ -102,8 +102,8 @@ def default_output(path: str | Path) -> Path:
             else source.with_name(f"{source.name}.scores.parquet")
         )
     stem = re.sub(r"\.(gz|zst|bz2)$", "", source.name, flags=re.IGNORECASE)
-    columnar = re.search(r"\.(parquet|pq|arrow|feather|ipc)$", stem, flags=re.IGNORECASE)
-    base = re.sub(r"\.(csv|tsv|txt|parquet|pq|arrow|feather|ipc)$", "", stem, flags=re.IGNORECASE)
+    columnar = re.search(r"\.(parquet|pq|arrows?|feather|ipc)$", stem, flags=re.IGNORECASE)
+    base = re.sub(r"\.(csv|tsv|txt|parquet|pq|arrows?|feather|ipc)$", "", stem, flags=re.IGNORECASE)
     return source.with_name(f"{base}.scores.{'parquet' if columnar else 'csv'}")
 
 
