@@ -40,6 +40,7 @@ _SAID = {
     errno.EPERM: "permission denied. Write elsewhere with -o",
     errno.ENOENT: "its folder does not exist. Make the folder or write elsewhere with -o",
     errno.ENOTDIR: "its folder is a file. Write elsewhere with -o",
+    errno.EEXIST: "what is there is no folder. Write elsewhere with -o",
     errno.EISDIR: "it is a folder. Name a file with -o",
     errno.EFBIG: "the file would be larger than this file system allows. Write elsewhere with -o",
 }
@@ -114,6 +115,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         said = _SAID.get(error.errno or 0, one_line(error))
+        if error.errno == errno.ENOENT and path.parent.is_dir():  # as /proc
+            said = "no file can be made in its folder. Write elsewhere with -o"
         raise OutputError(f"{path} cannot be written: {said}.") from error
 
 

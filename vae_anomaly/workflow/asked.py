@@ -136,6 +136,8 @@ def destination(request: ScoreRequest) -> tuple[Place, bool]:
         if len(request.data) > 1:
             raise ConfigError(f"{len(request.data)} inputs have no one place for their scores beside them; name it with -o.")
         to = tables.default_output(request.data[0])
+    if str(to).strip() in {"", "-"}:
+        raise ConfigError(f"{str(to)!r} is no name for an output, and scores are not printed; name a file or a folder with -o.")
     folder = request.output is not None and places.is_folder(request.output)
     if not folder:
         asked_for = output_format(shown_path(str(to)))
