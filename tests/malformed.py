@@ -412,7 +412,7 @@ def delimiters(ground: Ground) -> Iterator[Case]:
     thousand = commas.splitlines()
     thousand[9] = "1.023" + thousand[9][thousand[9].index(";") :]
     yield ground.case("a point for thousands among decimal commas", "x.csv", "\n".join(thousand).encode(), says="'1.023', thousands or")
-    yield ground.case("a word among decimal commas", "x.csv", "\n".join(words).encode(), says="'offen' in x.csv row 9.")
+    yield ground.case("a word among decimal commas", "x.csv", "\n".join(words).encode(), says="'offen' in x.csv row 9 (line 10).")
 
 
 def encodings(ground: Ground) -> Iterator[Case]:

@@ -67,6 +67,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     shutil.copy(folder / "fit.parquet", folder / "copy.parquet")
     pq.write_table(table(1000, seed=2), folder / "later.parquet")
     pq.write_table(normal_rows(320, seed=3).slice(0, 300).drop_columns(["state"]), folder / "plain.parquet")
+    lines = [f"2025-03-03 00:{i % 60:02}:00,U1,0.5,0.5" if i != 40 else "noon,U1,0.5,0.5" for i in range(300)]
+    lines[17] = "2025-03-03 00:17:00,U1,a word,0.5"
+    (folder / "times.csv").write_text("\n".join(["when,unit,a,b", *lines]), encoding="utf-8")
     fine = table(40, seed=4)
     pq.write_table(fine.set_column(4, "state", pa.array(["normal"] * 40)), folder / "fine.parquet")
     return folder
@@ -361,6 +364,11 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
         ["later.parquet", "--label-column", "state", "--alpha", "0.001"], 3,
         ("alpha 0.001 needs at least 999 calibration rows; 950 given. Finest alpha possible with these rows: 0.00106. "
          "Use --alpha 0.00106, --method gpd or at least 999 normal rows."),
+    ),
+    "a time that is none": (
+        ["times.csv", "--alerts-per-day", "20", "--time-column", "when", "--on-error", "skip"], 3,
+        ("time column 'when' must hold times such as 2025-03-03 12:00:00, all of one form, but is 'noon' in times.csv row 41 (line 42). "
+         "Correct it, or leave --time-column out."),
     ),
     "too few rows for a tail": (
         ["plain.parquet", "--method", "gpd", "--alpha", "0.001"], 4,

@@ -277,13 +277,27 @@ TEXTS = {
     ),
     "text in a numeric column": (
         ("score", "text.csv", *SCORE[2:]), 3,
-        ("column 'flow' is numeric in this model but 'n/a?' in text.csv row 2. "
-        "Declare it in --missing-values, or leave the column out and fit again."),
+        ("column 'flow' is numeric in this model but 'n/a?' in text.csv row 2 (line 3). "
+        "Declare it in --missing-values, leave the column out and fit again, or leave such rows out with --on-error skip."),
     ),
     "no such file": (("score", "absent.csv", *SCORE[2:]), 3, "absent.csv does not exist."),
     "empty file": (("score", "empty.csv", *SCORE[2:]), 3, "empty.csv is empty (0 bytes)."),
     "empty file to fit": (("fit", "empty.csv", *FIT[2:]), 3, "empty.csv is empty (0 bytes)."),
     "header only": (("score", "header.csv", *SCORE[2:]), 3, "header.csv has a header but no rows; expected a header and rows."),
+    "scores to nowhere": (
+        (*SCORE, "-o", "-"), 2, "'-' is no name for an output, and scores are not printed; name a file or a folder with -o.",
+    ),
+    "scores to a blank": (
+        (*SCORE, "-o", " "), 2, "' ' is no name for an output, and scores are not printed; name a file or a folder with -o.",
+    ),
+    "a model elsewhere": (
+        (*SCORE[:3], "s3://key:secret@lake/pump"), 5,
+        ("no model at s3://lake/pump: a model is the path of a folder here, models:/NAME@ALIAS or runs:/ID. "
+        "Copy the folder to this machine, or register it with vae-anomaly upload."),
+    ),
+    "a decimal comma": (
+        (*SCORE, "--alpha", "0,05"), 2, "Invalid value for '--alpha': '0,05' is no number; write it with a point: 0.05 (see --help)",
+    ),
     "unknown folder": (
         (*SCORE[:3], "nowhere"), 5, "no model at nowhere: there is no such folder with manifest.json and weights.safetensors.",
     ),

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,35 @@ def test_the_weight_of_a_table_before_it_is_read() -> None:
     Path("x.csv.gz").write_bytes(gzip.compress(text.encode()))
     assert open_source(["x.csv.gz"]).weight() == Weight(rows=math.inf, row_bytes=57)
     assert open_source(["x.csv", "x.csv.gz"]).weight().rows > found.rows
+
+
+@pytest.mark.parametrize(("number", "place"), [(1012, "x.csv row 1,014 (line 1,015)"), (1019, "x.csv row 1,021 (line 1,022)")])
+def test_a_cell_that_no_fit_can_use_is_named_with_its_file_row_and_line(number: int, place: str) -> None:
+    """Of a row that is learned from and of one that is held against the model: before training, with the bad row above counted."""
+    table = rows(1300)
+    broken = table.set_column(1, "a", pa.array([math.inf if i == number else x for i, x in enumerate(table["a"].to_pylist())]))
+    pq.write_table(table.slice(0, 0), "empty.parquet")
+    as_text(broken, "x.csv")
+    lines = Path("x.csv").read_text(encoding="utf-8").splitlines()
+    Path("x.csv").write_text("\n".join([*lines[:9], "1,2", *lines[9:]]), encoding="utf-8")
+    settings = replace(config(), data=replace(config().data, on_error="skip"))
+    with pytest.raises(SchemaMismatch) as error:
+        fit(["empty.parquet", "x.csv"], settings, output=Path("m"))
+    assert str(error.value) == (
+        f"column 'a' must be finite but is inf in {place}. "
+        "Declare it in --missing-values if it stands for a missing value, or correct the row."
+    )
+
+
+def test_a_text_that_is_no_time_is_named_with_its_file_row_and_line() -> None:
+    table = rows(300).append_column("t", pa.array([f"2025-01-01 00:{i % 60:02}:00" if i != 77 else "noon" for i in range(300)]))
+    as_text(table, "x.csv")
+    with pytest.raises(DataError) as error:
+        fit(["x.csv"], replace(config(), data=replace(config().data, time_column="t")), output=Path("m"))
+    assert str(error.value) == (
+        "time column 't' must hold times such as 2025-03-03 12:00:00, all of one form, but is 'noon' in x.csv row 78 (line 79). "
+        "Correct it, or leave --time-column out."
+    )
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ FACE = (
     "looking",
     "options",
     "options_score",
+    "options_numbers",
     "help",
     "summary",
     "summary_calibrate",

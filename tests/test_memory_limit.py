@@ -43,6 +43,15 @@ def test_what_is_no_size(text: str) -> None:
     assert str(error.value) == f"--memory-limit must be a size as 500MB, 1.5GB or 2GiB; got {text!r}"
 
 
+@pytest.mark.parametrize("text", ["1.5", "500", " 2 ", ".5"])
+def test_a_size_without_a_unit(text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        size_of(text)
+    bare = text.strip()
+    assert str(error.value) == (f"--memory-limit {bare} has no unit, and that many bytes hold nothing; write {bare}MB or {bare}GB.")
+    assert (size_of("1500000000"), size_of("500B")) == (1_500 * MB, 500)
+
+
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> int:
     """A process that holds 400 MB, with all the address space there is."""

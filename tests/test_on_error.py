@@ -299,7 +299,7 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     Path("tiny.toml").write_text(TINY, encoding="utf-8")
     words = ["--config", "tiny.toml", "--exclude", "key", "--no-tracking", "--label-column", "fault", "--json"]
     good, bad = labelled(240, 1), [b"1,2", b"\xffx,2,3,4,5,6,7,8,9,10,11"]
-    note = "2 rows cannot be read and were left out; the first: {} row 6: 2 cells, expected 11 as in the header"
+    note = "2 rows cannot be read and were left out; the first, counted from 1: {} row 6: 2 cells, expected 11 as in the header"
     put("good.csv", good)
     put("bad.csv", [*good[:6], *bad, *good[6:]])
     stopped = run("fit", "bad.csv", *words, "--output", "x")
@@ -326,7 +326,7 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     first = "later.csv row 6: 2 cells, expected 11 as in the header"
     worst = ["explain", "later.csv", "-m", "good", "--worst", "1", "--on-error", "skip"]
     assert json.loads(run(*worst, "--json").stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
-    assert f"  left out     2 rows that cannot be read; the first: {first}\n" in run(*worst).stdout
+    assert f"  left out     2 rows that cannot be read; the first, counted from 1: {first}\n" in run(*worst).stdout
     gone = run("explain", "later.csv", "-m", "good", "--rows", "5", "--on-error", "skip")
     assert (gone.exit_code, gone.stderr.splitlines()[-1]) == (
         3,
@@ -335,7 +335,7 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     moved = run("calibrate", "later.csv", "-m", "good", "-o", "moved", "--alpha", "0.1", "--on-error", "skip")
     assert moved.exit_code == 0
     assert moved.stderr == f"warning: {note.format('later.csv')}\n"
-    assert f"  left out     2 rows that cannot be read; the first: {first}\n" in moved.stdout
+    assert f"  left out     2 rows that cannot be read; the first, counted from 1: {first}\n" in moved.stdout
     shown = run("calibrate", "later.csv", "-m", "good", "-o", "again", "--alpha", "0.1", "--on-error", "skip", "--json")
     assert json.loads(shown.stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
     whole = run("calibrate", "good later.csv", "-m", "good", "-o", "whole", "--alpha", "0.1", "--json")
@@ -362,14 +362,14 @@ def as_infinity(rows: pa.Table) -> pa.Table:
         (
             as_text,
             (
-                "column 'flow' is numeric in this model but 'Bad' in in/2.{} row 5. "
+                "column 'flow' is numeric in this model but 'Bad' in in/2.{} row 5 (counted from 1). "
                 "Declare it in --missing-values, or leave the column out and fit again."
             ),
         ),
         (
             as_infinity,
             (
-                "column 'flow' must be finite but is -inf in in/2.{} row 20. "
+                "column 'flow' must be finite but is -inf in in/2.{} row 20 (counted from 1). "
                 "Declare it in --missing-values if it stands for a missing value, or correct the row."
             ),
         ),
@@ -397,7 +397,8 @@ def test_the_command_says_what_was_left_out(model: Path) -> None:
     shown = run("score", "mixed.csv", "-m", model, "--alpha", "0.1", "--on-error", "quarantine")
     assert shown.exit_code == 0, shown.stderr
     said = (
-        "7 rows that cannot be read, in mixed.scores.csv.quarantine.csv; the first: mixed.csv row 1: 2 cells, expected 10 as in the header"
+        "7 rows that cannot be read, in mixed.scores.csv.quarantine.csv; the first, counted from 1: "
+        "mixed.csv row 1: 2 cells, expected 10 as in the header"
     )
     assert re.search(rf"left out +{re.escape(said)}\n", shown.stdout)
     again = json.loads(run("score", "mixed.csv", "-m", model, "--alpha", "0.1", "--on-error", "quarantine", "--json").stdout)

@@ -185,7 +185,7 @@ def test_a_scoring_in_words() -> None:
         "  model        pump version 3",
         "  written      x.csv",
         "",
-        "Worst rows:",
+        "Worst rows (the first row is 0):",
         "  row 7, machine M1: score 100, p-value 0.001",
         "    flow: missing, expected 3",
         "    power: 1, expected 2",
@@ -219,10 +219,10 @@ def test_where_the_ui_is() -> None:
 
 def test_suspicious_rows_are_named_with_reasons_and_what_to_do() -> None:
     lines = summary.of_fit(replace(FIT, suspicious=COUNTS.top_alarms)).splitlines()
-    at = lines.index("Suspicious rows among the normal ones:")
+    at = lines.index("Suspicious rows among the normal ones (the first row is 0):")
     assert lines[at - 1 : at + 7] == [
         "",
-        "Suspicious rows among the normal ones:",
+        "Suspicious rows among the normal ones (the first row is 0):",
         "  row 7, machine M1: score 100, p-value 0.001",
         "    flow: missing, expected 3",
         "    power: 1, expected 2",

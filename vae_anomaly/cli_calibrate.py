@@ -11,29 +11,32 @@ import typer
 from vae_anomaly import options as opt
 from vae_anomaly import terminal
 from vae_anomaly.config import DEFAULT_MODEL
+from vae_anomaly.options_numbers import number
 
 FScore = Literal["f1", "f0.5", "f2"]
 NewAlpha = Annotated[
     float | None,
-    typer.Option("--alpha", help="False-alarm rate: the share of normal rows that may be flagged.", metavar="RATE",
+    typer.Option("--alpha", parser=number, help="False-alarm rate: the share of normal rows that may be flagged.", metavar="RATE",
                  show_default="that of the model", rich_help_panel="Threshold"),
 ]  # fmt: skip
 AlertsPerDay = Annotated[
     float | None,
-    typer.Option(help="False alarms a day that somebody has time for; needs a time column or --rows-per-day.", metavar="N",
-                 rich_help_panel="Threshold"),
+    typer.Option(parser=number, help="False alarms a day that somebody has time for; needs a time column or --rows-per-day.",
+                 metavar="N", rich_help_panel="Threshold"),
 ]  # fmt: skip
 RowsPerDay = Annotated[
     float | None,
-    typer.Option(help="Rows that a day brings.", metavar="N", show_default="from the time column", rich_help_panel="Threshold"),
-]
-CostFalseAlarm = Annotated[
-    float | None,
-    typer.Option(help="What a false alarm costs; the threshold then makes the cost of labelled rows smallest.", metavar="COST",
+    typer.Option(parser=number, help="Rows that a day brings.", metavar="N", show_default="from the time column",
                  rich_help_panel="Threshold"),
 ]  # fmt: skip
+CostFalseAlarm = Annotated[
+    float | None,
+    typer.Option(parser=number, help="What a false alarm costs; the threshold then makes the cost of labelled rows smallest.",
+                 metavar="COST", rich_help_panel="Threshold"),
+]  # fmt: skip
 CostMiss = Annotated[
-    float | None, typer.Option(help="What a missed anomaly costs, in the same unit.", metavar="COST", rich_help_panel="Threshold")
+    float | None,
+    typer.Option(parser=number, help="What a missed anomaly costs, in the same unit.", metavar="COST", rich_help_panel="Threshold"),
 ]
 Maximize = Annotated[
     FScore | None,
@@ -41,7 +44,7 @@ Maximize = Annotated[
 ]
 AnomalyRate = Annotated[
     float | None,
-    typer.Option(help="Share of rows to come that are anomalous, for --maximize and costs.", metavar="RATE",
+    typer.Option(parser=number, help="Share of rows to come that are anomalous, for --maximize and costs.", metavar="RATE",
                  show_default="that of the labelled rows", rich_help_panel="Threshold"),
 ]  # fmt: skip
 ThresholdMethod = Annotated[

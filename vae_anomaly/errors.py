@@ -6,6 +6,7 @@ Knows nothing about files, models or the terminal. The tree:
     ├── ConfigError                      2   an option or a key of the config is unknown or out of range
     ├── DataError                        3   not found, unreadable, empty, truncated
     │   ├── SchemaMismatch                   a column is missing or of another type
+    │   │   └── BadCell                      so is one cell; says which row
     │   └── TooFewRows                       says how many are needed, and for what
     ├── NotCalibrated                    4   flags asked of a detector without a threshold that allows them
     ├── ArtifactError                    5   model, version or alias not found
@@ -20,6 +21,7 @@ Knows nothing about files, models or the terminal. The tree:
 A message is one line: what, expected, got, where, do this.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -43,6 +45,19 @@ class DataError(VaeAnomalyError):
 
 class SchemaMismatch(DataError):
     """A column is missing or has another type than the model was fitted on."""
+
+
+class BadCell(SchemaMismatch):
+    """A cell that does not fit its column, in the row at place ``row`` (from 0) of ``where``; ``ways`` are what can be done about it.
+
+    Texts count rows of a file from 1, as its readers do, and say so; of a text file they name the ``line`` as well, where it is known.
+    """
+
+    def __init__(self, said: str, *, where: str, row: int, ways: Sequence[str], line: int | None = None) -> None:
+        self.said, self.where, self.row, self.ways = said, where, row, tuple(ways)
+        counted = "counted from 1" if line is None else f"line {line:,}"
+        do = ", ".join(self.ways[:-1]) + (", or " if len(self.ways) > 1 else "") + self.ways[-1]
+        super().__init__(f"{said} in {where} row {row + 1:,} ({counted}). {do}.")
 
 
 class TooFewRows(DataError):

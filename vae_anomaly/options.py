@@ -11,6 +11,7 @@ import typer
 
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
+from vae_anomaly.options_numbers import number
 
 Explain = Literal["flagged", "all", "none"]
 
@@ -72,18 +73,18 @@ OnErrorFit = Annotated[
 # ── threshold ────────────────────────────────────────────────────────────────────────────────────────────────────────
 Alpha = Annotated[
     float | None,
-    typer.Option(help="False-alarm rate: the share of normal rows that may be flagged.", metavar="RATE",
+    typer.Option(parser=number, help="False-alarm rate: the share of normal rows that may be flagged.", metavar="RATE",
                  show_default=f"{CalibrationConfig().alpha:g}", rich_help_panel="Threshold"),
 ]  # fmt: skip
 ScoreAlpha = Annotated[
     float | None,
-    typer.Option(help="Another false-alarm rate than that of the fit.", metavar="RATE", show_default="that of the fit",
+    typer.Option(parser=number, help="Another false-alarm rate than that of the fit.", metavar="RATE", show_default="that of the fit",
                  rich_help_panel="Threshold"),
 ]  # fmt: skip
 Fdr = Annotated[
     float | None,
-    typer.Option("--fdr", help="Flag at a false-discovery rate instead: the share of the alarms that may be false.", metavar="RATE",
-                 rich_help_panel="Threshold"),
+    typer.Option("--fdr", parser=number, help="Flag at a false-discovery rate instead: the share of the alarms that may be false.",
+                 metavar="RATE", rich_help_panel="Threshold"),
 ]  # fmt: skip
 PValues = Annotated[
     Literal["marginal", "conditional"],

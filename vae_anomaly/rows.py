@@ -16,7 +16,7 @@ REASONS_SHOWN, TELLING = 3, 0.05
 
 def alarms(found: Sequence[Alarm]) -> list[str]:
     """The worst rows with their reasons."""
-    return ["", "Worst rows:", *_with_reasons(found)] if found else []
+    return ["", "Worst rows (the first row is 0):", *_with_reasons(found)] if found else []
 
 
 def suspicious(found: Sequence[Alarm]) -> list[str]:
@@ -24,7 +24,7 @@ def suspicious(found: Sequence[Alarm]) -> list[str]:
     if not found:
         return []
     advice = "  If they are faults, leave them out and fit again; if there may be more of them, fit with --contamination-robust."
-    return ["", "Suspicious rows among the normal ones:", *_with_reasons(found), advice]
+    return ["", "Suspicious rows among the normal ones (the first row is 0):", *_with_reasons(found), advice]
 
 
 def _with_reasons(found: Sequence[Alarm]) -> list[str]:

@@ -177,7 +177,7 @@ def rejected(result: Counts | CalibrateResult | ExplainResult) -> str:
     if found is None:
         return ""
     where = f", in {found.quarantine}" if found.quarantine else ""
-    return f"{count(found.rows, 'row')} that cannot be read{where}; the first: {found.first}"
+    return f"{count(found.rows, 'row')} that cannot be read{where}; the first, counted from 1: {found.first}"
 
 
 def model(found: ModelName) -> list[tuple[str, str]]:

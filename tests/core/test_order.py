@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from vae_anomaly.core.order import group_codes, time_order
-from vae_anomaly.errors import DataError
+from vae_anomaly.errors import BadCell, DataError
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,29 @@ def test_order_of_times(column: pa.ChunkedArray) -> None:
 def test_a_missing_time_is_refused() -> None:
     with pytest.raises(DataError) as error:
         time_order(pa.chunked_array([[1, None]]), "t")
-    assert str(error.value) == "time column 't' must have a time in every row; row 2 has none. Drop such rows, or leave --time-column out."
+    assert str(error.value) == (
+        "time column 't' must have a time in every row but has none in the data row 2 (counted from 1). "
+        "Drop such rows, or leave --time-column out."
+    )
 
 
-def test_a_text_that_is_no_time_is_refused() -> None:
-    with pytest.raises(DataError, match=r"^time column 't' must hold times such as 2025-03-03 12:00:00: .*noon"):
-        time_order(pa.chunked_array([["2025-01-01", "noon"]]), "t")
+@pytest.mark.parametrize(
+    ("texts", "row"),
+    [
+        (["2025-01-01", "noon"], 1),
+        (["noon", "2025-01-01"], 0),
+        (["2025-01-01"] * 7 + ["noon", "2025-01-01", "late"], 7),
+        (["01.02.2025", "02.02.2025", "2025-02-03", "04.02.2025"], 2),
+    ],
+)
+def test_the_first_text_that_is_no_time_or_of_another_form_is_refused(texts: list[str], row: int) -> None:
+    with pytest.raises(BadCell) as error:
+        time_order(pa.chunked_array([texts]), "t")
+    assert error.value.row == row
+    assert str(error.value) == (
+        f"time column 't' must hold times such as 2025-03-03 12:00:00, all of one form, but is {texts[row]!r} in the data row {row + 1} "
+        "(counted from 1). Correct it, or leave --time-column out."
+    )
 
 
 @pytest.mark.parametrize("column", [pa.array([b"a"]), pa.array([[1]]), pa.array([{"x": 1}]), pa.array([True])], ids=lambda c: str(c.type))

@@ -254,7 +254,8 @@ def test_times_that_the_user_included_are_seconds() -> None:
     with pytest.raises(SchemaMismatch) as caught:
         conform(schema, pa.record_batch({"t": ["24.12.2017", "soon"]}), where="x")
     assert str(caught.value) == (
-        "column 't' holds times in this model but 'soon' in x row 2. Declare it in --missing-values, or leave the column out and fit again."
+        "column 't' holds times in this model but 'soon' in x row 2 (counted from 1). "
+        "Declare it in --missing-values, or leave the column out and fit again."
     )
     with pytest.raises(SchemaMismatch, match=r"^column 't' is numeric in this model but month_day_nano_interval in x\. "):
         conform(schema, pa.record_batch({"t": pa.array([(1, 1, 1)], pa.month_day_nano_interval())}), where="x")
@@ -289,9 +290,24 @@ def test_missing_columns_are_all_reported() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("absent", "names", "near"),
+    [
+        ("temp", ["timestamp", "temperature"], "temperature"),
+        ("temperature", ["timestamp", "Temp"], "Temp"),
+        ("flow", ["flow_total_of_the_day", "flow_1"], "flow_1"),
+        ("pressure", ["presure", "p"], "presure"),
+        ("id", ["ID", "idle"], "ID"),
+    ],
+)
+def test_the_nearest_name_begins_alike_before_it_is_spelled_alike(absent: str, names: list[str], near: str) -> None:
+    assert absent_text([absent], names).startswith(f"{absent!r} (did you mean {near!r}?). ")
+    assert absent_text(["x"], []) == "'x'. It has no columns at all."
+
+
 def test_text_among_numbers_is_named_with_its_row() -> None:
     assert refused(first_row=18_221, pressure=["1.5", "n/a"]) == (
-        "column 'pressure' is numeric in this model but 'n/a' in new.csv row 18,223. "
+        "column 'pressure' is numeric in this model but 'n/a' in new.csv row 18,223 (counted from 1). "
         "Declare it in --missing-values, or leave the column out and fit again."
     )
 
@@ -299,7 +315,7 @@ def test_text_among_numbers_is_named_with_its_row() -> None:
 @pytest.mark.parametrize("values", [[1.0, math.inf], ["1", "inf"]], ids=["float", "text"])
 def test_an_infinity_is_named_with_its_row(values: list[Any]) -> None:
     assert refused(pressure=values) == (
-        "column 'pressure' must be finite but is inf in new.csv row 2. "
+        "column 'pressure' must be finite but is inf in new.csv row 2 (counted from 1). "
         "Declare it in --missing-values if it stands for a missing value, or correct the row."
     )
 

@@ -138,7 +138,7 @@ def test_batches_may_differ_in_the_order_and_the_types_of_their_columns(detector
 def test_a_row_that_does_not_fit_is_named_by_its_place_in_all_batches(detector: Detector) -> None:
     rows = tiny.table("mixed", 30, seed=8)
     bad = rows.set_column(0, "flow", pa.array([30.0] * 27 + [float("inf")] + [30.0] * 2))
-    with pytest.raises(SchemaMismatch, match=r"column 'flow' must be finite but is inf in new\.csv row 28\."):
+    with pytest.raises(SchemaMismatch, match=r"column 'flow' must be finite but is inf in new\.csv row 28 \(counted from 1\)\."):
         list(score_batches(detector, bad.to_batches(max_chunksize=10), ScoreOptions(where="new.csv")))
 
 

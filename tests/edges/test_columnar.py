@@ -30,7 +30,7 @@ def write_stream(path: Path, table: pa.Table) -> None:
 WRITERS: dict[str, tuple[str, Any, Any]] = {
     "parquet": ("x.parquet", lambda path, table: pq.write_table(table, path, row_group_size=2), open_parquet),
     "arrow": ("x.arrow", write_arrow, open_arrow),
-    "stream": ("x.arrow", write_stream, open_arrow),
+    "stream": ("x.arrows", write_stream, open_arrow),
 }
 
 

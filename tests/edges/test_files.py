@@ -100,6 +100,16 @@ def test_the_format_follows_the_first_bytes_before_the_suffix(folder: Path) -> N
             "x.xlsx is not a table that can be read but a zip archive or an Excel workbook; save it as CSV or unpack it.",
         ),
         ("x.csv", b"\x89PNG\r\n", "x.csv is not a table that can be read but an image."),
+        *(
+            (
+                name,
+                b"version https://git-lfs.github.com/spec/v1\n",
+                f"{name} is not a table that can be read but a pointer of Git LFS; fetch the file itself with git lfs pull.",
+            )
+            for name in ("x.csv", "x.parquet")
+        ),
+        ("x.csv", b"\x1f\x8b\x08", "x.csv is compressed with gzip, and its name does not end in .gz. Name it x.csv.gz."),
+        ("x.csv.gz", b"a,b\n1,2\n", "x.csv.gz is not compressed with gzip as its name says. Name it x.csv, or copy it again."),
         ("x.json", b"[1]", "x.json is not a table that can be read; write it as CSV or Parquet."),
     ],
 )
@@ -117,7 +127,7 @@ def test_what_is_not_there(folder: Path) -> None:
     assert refused("*.parquet") == "*.parquet matches no data file."
     assert refused("no/*.csv") == "no/*.csv matches no data file."
     assert refused("empty") == (
-        "empty holds no data file; expected .csv, .tsv, .txt, .parquet, .pq, .arrow, .feather, .ipc in it or below."
+        "empty holds no data file; expected .csv, .tsv, .txt, .parquet, .pq, .arrow, .arrows, .feather, .ipc in it or below."
     )
 
 
@@ -132,7 +142,8 @@ def test_what_may_not_be_read(folder: Path) -> None:
     [
         (PermissionError(13, "no"), "f may not be read: permission denied. Give this user the right to read it."),
         (FileNotFoundError(2, "no"), "f is not there any more; it was when reading began."),
-        (OSError("zlib\n inflate  failed"), "f cannot be read: zlib inflate failed"),
+        (OSError("zlib\n inflate  failed"), "f cannot be read: zlib inflate failed. Write or copy it again."),
+        (OSError(28, "no space"), "f cannot be read: [Errno 28] no space"),
     ],
 )
 def test_what_the_operating_system_says_is_one_line(error: OSError, text: str) -> None:

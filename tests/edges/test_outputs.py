@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import csv as pacsv
 
 from vae_anomaly.edges.formulas import harmless, harmless_text
-from vae_anomaly.edges.outputs import default_output, output_format, write_batches
+from vae_anomaly.edges.outputs import default_output, output_format, write_batches, writing
 from vae_anomaly.errors import ConfigError, DataError, OutputError
 
 FORMATS: tuple[Literal["csv", "parquet"], ...] = ("csv", "parquet")
@@ -175,6 +175,12 @@ def test_places_where_no_file_can_be(tmp_path: Path) -> None:
         with pytest.raises(OutputError) as caught:
             write(path)
         assert str(caught.value) == f"{path} cannot be written: {said}"
+    with pytest.raises(OutputError) as caught, writing(tmp_path / "file"):
+        (tmp_path / "file").mkdir()
+    assert str(caught.value) == f"{tmp_path}/file cannot be written: what is there is no folder. Write elsewhere with -o."
+    with pytest.raises(OutputError) as caught, writing(tmp_path / "s.csv"):  # as /proc says of every new name
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    assert str(caught.value) == f"{tmp_path}/s.csv cannot be written: no file can be made in its folder. Write elsewhere with -o."
 
 
 def test_what_a_killed_run_left_is_swept_away_but_not_what_a_living_one_writes(tmp_path: Path) -> None:
@@ -191,6 +197,7 @@ def test_what_a_killed_run_left_is_swept_away_but_not_what_a_living_one_writes(t
         ("new.csv", "new.scores.csv"),
         ("a/new.csv", "a/new.scores.csv"),
         ("new.csv.gz", "new.scores.csv"),
+        ("new.arrows", "new.scores.parquet"),
         ("New.CSV", "New.scores.csv"),
         ("day.2024.tsv", "day.2024.scores.csv"),
         ("no_suffix", "no_suffix.scores.csv"),

@@ -9,7 +9,7 @@ from pyarrow import csv as pacsv
 
 from vae_anomaly.edges import records
 from vae_anomaly.edges.outputs import quoted_text
-from vae_anomaly.edges.records import blocks, shown
+from vae_anomaly.edges.records import blocks, line_of, shown
 from vae_anomaly.edges.transcoding import Utf8
 
 OPEN, AFTER, ZERO = "a quote is opened and never closed", "text stands after a closing quote", "it holds a zero byte"
@@ -120,3 +120,25 @@ def test_what_is_no_text_is_no_utf8_either(content: bytes, encoding: str) -> Non
     assert made.startswith(b"a")
     with pytest.raises(UnicodeDecodeError):
         made.decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (b"h\n1\n2", [2, 3]),
+        (b"h\r\n1\r\n\r\n2\r\n", [2, 4]),
+        (b"h\r1\r2", [2, 3]),
+        (b"\xef\xbb\xbf\n \n h\n1\n", [4]),
+        (b'h\n"a\nb",1\n"c""\n",2\n3,4\n', [2, 4, 6]),
+        (b'h\n1\n2,"x\n3,4\n', [2, 3, 4]),
+    ],
+)
+def test_a_record_is_found_by_the_line_on_which_it_begins(content: bytes, lines: list[int]) -> None:
+    found = [line_of(io.BytesIO(content), ",", row, longest=1 << 20) for row in range(len(lines) + 1)]
+    assert found == [*lines, None]
+
+
+def test_lines_are_not_counted_through_large_files_and_beyond_what_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert line_of(io.BytesIO(b'h\n"' + b"x" * (3 << 20) + b"\n1\n2\n"), ",", 2, longest=1 << 20) is None
+    monkeypatch.setattr(records, "_COUNTED", 10)
+    assert [line_of(io.BytesIO(b"h\n" + b"1\n" * 10), ",", row, longest=1 << 20) for row in (3, 8)] == [5, None]

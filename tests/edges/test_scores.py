@@ -96,8 +96,11 @@ def test_a_table_that_is_no_output_is_refused(tmp_path: Path) -> None:
     ("change", "text"),
     [
         ({"anomaly_score": ["high"]}, "column 'anomaly_score' of {path} is not what score writes (Failed to parse string: 'high'"),
-        ({"top_features": ["[1"]}, "top_features of row 0 in {path} is not what score writes (Expecting"),
-        ({"top_features": ['[{"name": 1}]']}, "top_features of row 0 in {path} is not what score writes ('column'). Score the rows again."),
+        ({"top_features": ["[1"]}, "top_features of {path} row 1 (counted from 1) is not what score writes (Expecting"),
+        (
+            {"top_features": ['[{"name": 1}]']},
+            "top_features of {path} row 1 (counted from 1) is not what score writes ('column'). Score the rows again.",
+        ),
     ],
 )
 def test_a_damaged_output_is_refused_in_one_line(tmp_path: Path, change: dict[str, list[str]], text: str) -> None:

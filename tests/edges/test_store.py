@@ -241,6 +241,15 @@ def test_an_old_file_store_says_what_to_do(own_folder: Path, uri: str | None) ->
     )
 
 
+@pytest.mark.parametrize("uri", ["databricks", "databricks-uc"])
+def test_databricks_is_no_folder(own_folder: Path, uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    for name in [name for name in os.environ if name.startswith("DATABRICKS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(own_folder / "none"))
+    assert refusal(uri).startswith(f"MLflow at {uri} could not ")
+    assert caplog.messages == []
+
+
 def test_the_advice_about_an_old_file_store_works(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (own_folder / "mlruns" / "0").mkdir(parents=True)
     (own_folder / "mlruns" / "0" / "meta.yaml").write_text("name: Default\n")

@@ -240,13 +240,17 @@ def spoiled(path: str, name: str, values: Any, table: pa.Table = PUMP) -> Source
     return open_source([write(f"a.{path}", table), write(f"b.{path}", broken)])
 
 
-@pytest.mark.parametrize("path", ["csv", "parquet", "arrow"])
-def test_text_among_numbers_names_column_file_row_and_value(path: str) -> None:
+COLUMNAR = "row 9 (counted from 1). Declare it in --missing-values, or leave the column out and fit again."
+IN_TEXT = (
+    "row 9 (line 10). Declare it in --missing-values, leave the column out and fit again, or leave such rows out with --on-error skip."
+)
+
+
+@pytest.mark.parametrize(("path", "place"), [("csv", IN_TEXT), ("parquet", COLUMNAR), ("arrow", COLUMNAR)])
+def test_text_among_numbers_names_column_file_row_and_value(path: str, place: str) -> None:
     source = spoiled(path, "pressure", "n/a")
-    assert refused(lambda: rows(source), SchemaMismatch) == (
-        f"column 'pressure' is numeric in this model but 'n/a' in b.{path} row 9. "
-        "Declare it in --missing-values, or leave the column out and fit again."
-    )
+    said = refused(lambda: rows(source), SchemaMismatch)
+    assert said == f"column 'pressure' is numeric in this model but 'n/a' in b.{path} {place}"
     declared = open_source([f.path for f in source.files], missing_values=["n/a"])
     assert rows(declared)["pressure"].to_pylist()[12:] == [*PUMP["pressure"].to_pylist()[:8], None, *PUMP["pressure"].to_pylist()[9:]]
 
@@ -254,7 +258,7 @@ def test_text_among_numbers_names_column_file_row_and_value(path: str) -> None:
 @pytest.mark.parametrize("path", ["csv", "parquet", "arrow"])
 def test_an_infinity_names_column_file_and_row(path: str) -> None:
     assert refused(lambda: rows(spoiled(path, "pressure", float("-inf"))), SchemaMismatch).startswith(
-        f"column 'pressure' must be finite but is -inf in b.{path} row 9."
+        f"column 'pressure' must be finite but is -inf in b.{path} row 9 ("
     )
 
 
@@ -264,7 +268,7 @@ def test_a_bad_cell_far_below_is_found_and_the_rows_before_it_are_not_touched() 
     source = open_source([write("x.csv", "\n".join(["pressure,cycles,running,mode", *lines]) + "\n")])
     seen: list[float] = []
     pressures = (batch.column("pressure").to_pylist() for batch in source.batches(SCHEMA, chunk_rows=1000))
-    with pytest.raises(SchemaMismatch, match=r"but '1 bar' in x\.csv row 150,001\. "):
+    with pytest.raises(SchemaMismatch, match=r"but '1 bar' in x\.csv row 150,001 \(line 150,002\)\. "):
         seen.extend(itertools.chain.from_iterable(pressures))
     assert len(seen) > 10_000
     assert seen == [i / 8 for i in range(len(seen))]
@@ -298,7 +302,13 @@ def test_a_bad_cell_is_named_by_its_place_wherever_reading_began() -> None:
     lines = ["1.5,0,t,auto"] * 4 + ["1 bar,0,t,auto"]
     paths = [write("1.parquet", PUMP), write("2.csv", "\n".join(["pressure,cycles,running,mode", *lines]) + "\n")]
     said = refused(lambda: list(open_source(paths).batches(SCHEMA, first_row=14)), SchemaMismatch)
-    assert "but '1 bar' in 2.csv row 5." in said
+    assert "but '1 bar' in 2.csv row 5 (line 6)." in said
+
+
+def test_the_line_is_that_of_an_editor() -> None:
+    content = '\n\npressure,cycles,running,mode\r\n1,0,t,"two\nlines"\r\n\r\n1 bar,0,t,auto\r\n'
+    said = refused(lambda: list(open_source([write("x.csv", content)]).batches(SCHEMA)), SchemaMismatch)
+    assert "but '1 bar' in x.csv row 2 (line 7). Write the number without its unit (1), or leave such rows out" in said
 
 
 @settings(max_examples=40, deadline=None)

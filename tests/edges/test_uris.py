@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,31 @@ def test_a_uri_that_is_none_is_refused_without_its_secrets(path: str) -> None:
 
 def test_names_may_hold_what_a_uri_may_not() -> None:
     assert uris.resolve("file:///a b/[ü]#1%20.csv")[1] == "/a b/[ü]#1 .csv"
+
+
+@pytest.mark.parametrize("scheme", ["wasbs", "azure", "AZURE"])
+def test_a_scheme_that_nobody_knows_is_refused_with_those_that_are(scheme: str) -> None:
+    pytest.importorskip("fsspec")
+    with pytest.raises(DataError) as error:
+        uris.resolve(f"{scheme}://lake/x.csv")
+    low = scheme.lower()
+    assert str(error.value) == (
+        f"{low}://lake/x.csv cannot be reached: no store is known by {low}://. "
+        "Expected s3:// (Amazon), gs:// (Google), abfs:// (Azure), hdfs://, https:// or a path."
+    )
+
+
+def test_a_scheme_may_be_in_capitals() -> None:
+    assert uris.resolve("FILE:///a/x.csv") == uris.resolve("file:///a/x.csv")
+    filesystem, location = uris.resolve("S3://anonymous@lake/x.csv?region=eu-central-1&endpoint_override=127.0.0.1:9&scheme=http")
+    assert (filesystem.type_name, location) == ("s3", "lake/x.csv")
+
+
+def test_a_tilde_that_is_nobodys_home_is_part_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert uris.resolve("~.csv")[1] == f"{tmp_path}/~.csv"
+    monkeypatch.setenv("HOME", "/home/me")
+    assert uris.resolve("~/x.csv")[1] == "/home/me/x.csv"
 
 
 def test_a_package_that_is_missing_is_named() -> None:

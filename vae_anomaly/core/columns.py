@@ -4,15 +4,15 @@ Knows nothing about files (``where`` is only a word in an error) and nothing abo
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vae_anomaly.core import cells
+from vae_anomaly.core import cells, hints
 from vae_anomaly.core.kinds import Column
-from vae_anomaly.errors import SchemaMismatch
+from vae_anomaly.errors import BadCell, SchemaMismatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,13 +23,13 @@ class Place:
     first_row: int
     bad: dict[int, str] | None
 
-    def refuse(self, bad: pa.Array, said: Callable[[int], str], advice: str) -> None:
+    def refuse(self, bad: pa.Array, said: Callable[[int], str], ways: Callable[[int], Sequence[str]]) -> None:
         """Refuse the first row that is true in ``bad``, or note all of them with what ``said`` says of each."""
         if self.bad is not None:
             for index in pc.indices_nonzero(bad).to_pylist():
                 self.bad.setdefault(index, said(index))
         elif (index := pc.index(bad, pa.scalar(value=True)).as_py()) >= 0:
-            raise SchemaMismatch(f"{said(index)} in {self.where} row {self.first_row + index + 1:,}. {advice}")
+            raise BadCell(said(index), where=self.where, row=self.first_row + index, ways=ways(index))
 
 
 def numeric(column: Column, values: pa.Array, place: Place) -> pa.Array:
@@ -64,7 +64,7 @@ def _parsed(column: Column, text: pa.Array, place: Place) -> pa.Array:
     place.refuse(
         cells.not_numbers(text),
         lambda i: f"column {column.name!r} is numeric in this model but {cells.shown(text[i].as_py())}",
-        "Declare it in --missing-values, or leave the column out and fit again.",
+        lambda i: hints.ways(text[i].as_py(), column.name),
     )
     return cells.numbers(text)
 
@@ -77,7 +77,7 @@ def _finite(column: Column, values: pa.Array, place: Place) -> pa.Array:
     place.refuse(
         pc.fill_null(pc.is_inf(values), fill_value=False),
         lambda i: f"column {column.name!r} must be finite but is {values[i].as_py()}",
-        "Declare it in --missing-values if it stands for a missing value, or correct the row.",
+        lambda _: ("Declare it in --missing-values if it stands for a missing value", "correct the row"),
     )
     return pc.if_else(pc.is_finite(values), values, None)
 
@@ -109,6 +109,6 @@ def _timed(column: Column, text: pa.Array, place: Place) -> pa.Array:
     place.refuse(
         pc.and_(pc.is_null(times), pc.is_valid(text)),
         lambda i: f"column {column.name!r} holds times in this model but {cells.shown(text[i].as_py())}",
-        "Declare it in --missing-values, or leave the column out and fit again.",
+        lambda i: hints.TEXT if text[i].as_py().strip() != column.name else hints.HEADER,
     )
     return times

@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 
 from vae_anomaly.core import cells
 from vae_anomaly.core.keys import distinct
-from vae_anomaly.errors import DataError
+from vae_anomaly.errors import BadCell, DataError
+
+# Who knows the files says where the row is.
+_WHERE = "the data"
 
 
 def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
-    """Return the rank of every time ``[n]``, equal times equal ranks. Raises DataError for a missing or unreadable time."""
+    """Return the rank of every time ``[n]``, equal times equal ranks. Raises BadCell for a missing or unreadable time."""
     whole = cells.plain(column).combine_chunks()
     if whole.null_count:
-        row = pc.index(pc.is_null(whole), pa.scalar(value=True)).as_py() + 1
-        raise DataError(
-            f"time column {name!r} must have a time in every row; row {row:,} has none. Drop such rows, or leave --time-column out."
-        )
+        row = pc.index(pc.is_null(whole), pa.scalar(value=True)).as_py()
+        said = f"time column {name!r} must have a time in every row but has none"
+        raise BadCell(said, where=_WHERE, row=row, ways=("Drop such rows", "leave --time-column out"))
     values = as_times(whole, name)
     if not (cells.is_number_type(values.type) or pa.types.is_temporal(values.type)) or pa.types.is_interval(values.type):
         raise DataError(f"time column {name!r} must hold times or numbers; it is {values.type}. Name another with --time-column.")
@@ -29,14 +31,29 @@ def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
 
 
 def as_times(values: pa.Array, name: str) -> pa.Array:
-    """Return a column without wrapping, its texts read as times. Raises DataError where they are none."""
+    """Return a column without wrapping, its texts read as times. Raises BadCell where they are none."""
     values = cells.plain(values)
     if not cells.is_text_type(values.type):
         return values
     try:
         return cells.dates(values)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"time column {name!r} must hold times such as 2025-03-03 12:00:00: {error}".splitlines()[0]) from None
+    except pa.ArrowInvalid:
+        row = _first_no_time(values)
+    said = f"time column {name!r} must hold times such as 2025-03-03 12:00:00, all of one form, but is {cells.shown(values[row].as_py())}"
+    raise BadCell(said, where=_WHERE, row=row, ways=("Correct it", "leave --time-column out"))
+
+
+def _first_no_time(text: pa.Array) -> int:
+    """Return the place of the first text without which those before are all times of one form."""
+    good, bad = 0, len(text)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            cells.dates(text[:middle])
+            good = middle
+        except pa.ArrowInvalid:
+            bad = middle
+    return good
 
 
 def seconds(times: pa.Array) -> NDArray[np.float64]:

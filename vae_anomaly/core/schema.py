@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 NAMES_SHOWN = 10  # names in one error line
+BEGINNING = 3  # letters that two names must begin with to be taken for one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,9 +139,13 @@ def listed(names: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Return ``name`` quoted, with its nearest match among ``names`` if there is one."""
-    lower = {n.lower(): n for n in reversed(names)}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    """Return ``name`` quoted, with its nearest match among ``names`` if there is one.
+
+    A name that begins as the other one comes before names with as many other letters: ``temp`` is ``temperature``, not ``timestamp``.
+    """
+    lower, asked = {n.lower(): n for n in reversed(names)}, name.lower()
+    begun = [n for n in lower if len(min(n, asked, key=len)) >= BEGINNING and (n.startswith(asked) or asked.startswith(n))]
+    near = sorted(begun, key=lambda n: abs(len(n) - len(asked)))[:1] or difflib.get_close_matches(asked, lower, n=1)
     return f"{cells.shown(name)} (did you mean {cells.shown(lower[near[0]])}?)" if near else cells.shown(name)
 
 
@@ -149,7 +154,7 @@ def absent_text(absent: Sequence[str], names: Sequence[str]) -> str:
     # Matching is quadratic in the columns: only what is shown is matched.
     shown = ", ".join(did_you_mean(n, names) for n in absent[:NAMES_SHOWN])
     more = f" and {len(absent) - NAMES_SHOWN:,} more" if len(absent) > NAMES_SHOWN else ""
-    return f"{shown}{more}. Columns there: {listed(names)}."
+    return f"{shown}{more}. " + (f"Columns there: {listed(names)}." if names else "It has no columns at all.")
 
 
 def _keys(data: DataConfig) -> dict[str, str]:
@@ -188,13 +193,13 @@ def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int
     """Bring a batch to exactly the model's columns, in order; other columns are ignored.
 
     Numeric columns become float64, NaN and blank text null; boolean and category columns become ``string``, a boolean in the
-    spelling of its levels. ``first_row`` is the place of the batch in ``where`` (from 0); errors count rows from 1. With ``bad``, a cell
-    that does not fit is no error: it becomes null, and its row's index in the batch with what is wrong goes there.
+    spelling of its levels. ``first_row`` is the place of the batch in ``where`` (from 0). With ``bad``, a cell that does not fit is no
+    error: it becomes null, and its row's index in the batch with what is wrong goes there.
 
     Raises
     ------
     SchemaMismatch
-        A column is missing, of a type that cannot be read, or holds text or an infinity where the model has numbers.
+        A column is missing or of a type that cannot be read; BadCell: it holds text or an infinity where the model has numbers.
     """
     check_duplicates(batch.schema.names, where)
     check_present(schema, batch.schema.names, where)

@@ -8,19 +8,20 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from vae_anomaly.core.schema import absent_text
+from vae_anomaly.edges.files import TableFile
+from vae_anomaly.edges.headers import doubt
 from vae_anomaly.errors import SchemaMismatch
 
 
-def check_names(files: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Refuse files, each with its path and column names, that have not the columns of the first one. Raises SchemaMismatch."""
+def check_names(files: Sequence[tuple[TableFile, Sequence[str]]]) -> None:
+    """Refuse files, each with its column names, that have not the columns of the first one. Raises SchemaMismatch."""
     first, ours = files[0]
-    for path, theirs in files[1:]:
-        for file, other, has, absent in (
-            (path, first, theirs, set(ours) - set(theirs)),
-            (first, path, ours, set(theirs) - set(ours)),
-        ):
+    for later, theirs in files[1:]:
+        for file, other, has, wanted in ((later, first, theirs, ours), (first, later, ours, theirs)):
+            absent = set(wanted) - set(has)
             if absent:
-                raise SchemaMismatch(f"{file} lacks columns that {other} has: {absent_text(sorted(absent), has)}")
+                said = f"{file.path} lacks columns that {other.path} has: {absent_text(sorted(absent), has)}"
+                raise SchemaMismatch(said + doubt(has, wanted, file))
 
 
 def check_types(paths: Sequence[str], tables: Sequence[pa.Table]) -> None:

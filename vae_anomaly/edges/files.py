@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
+from vae_anomaly.edges import compression
 from vae_anomaly.edges.listing import files_below
 from vae_anomaly.edges.uris import as_os_errors, one_line, resolve, said, shown_path
 from vae_anomaly.errors import DataError
@@ -32,11 +33,12 @@ _SUFFIXES: dict[str, Format] = {
     ".parquet": "parquet",
     ".pq": "parquet",
     ".arrow": "arrow",
+    ".arrows": "arrow",
     ".feather": "arrow",
     ".ipc": "arrow",
 }
 COMPRESSED = (".gz", ".zst", ".bz2")
-_MAGIC: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow"}
+_MAGIC: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}  # the last: a stream of Arrow
 # What people hand in that is no table we read, and what to do with it.
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or an Excel workbook; save it as CSV or unpack it",
@@ -48,6 +50,7 @@ _FOREIGN = {
     b"ORC": "ORC; write it as Parquet",
     b"Obj\x01": "Avro; write it as Parquet",
     b"FEA1": "Feather version 1; write it again with a current pyarrow",
+    b"version https://": "a pointer of Git LFS; fetch the file itself with git lfs pull",
 }
 _FOREIGN_SUFFIXES = (".json", ".jsonl", ".ndjson", ".xml", ".html", ".yaml", ".toml", ".md", ".py", ".ipynb")
 # Scores of an earlier run lie beside their input, and rows that it left out; a folder or glob must not score them again.
@@ -141,7 +144,7 @@ def reading(path: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{path} may not be read: permission denied. Give this user the right to read it.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {said(error)}") from error
+        raise DataError(f"{path} cannot be read: {said(error)}{compression.advice(error, path)}") from error
 
 
 def roots(paths: Sequence[str]) -> tuple[str, ...]:
@@ -247,6 +250,9 @@ def _format(filesystem: pafs.FileSystem, location: str, shown: str) -> Format:
     for magic, form in _MAGIC.items():
         if head.startswith(magic):
             return form
+    complaint = compression.complaint(head, location)
+    if complaint:
+        raise DataError(f"{shown} {complaint}.")
     for magic, what in _FOREIGN.items():
         if head.startswith(magic):
             raise DataError(f"{shown} is not a table that can be read but {what}.")

@@ -40,6 +40,7 @@ _SAID = {
     errno.EPERM: "permission denied. Write elsewhere with -o",
     errno.ENOENT: "its folder does not exist. Make the folder or write elsewhere with -o",
     errno.ENOTDIR: "its folder is a file. Write elsewhere with -o",
+    errno.EEXIST: "what is there is no folder. Write elsewhere with -o",
     errno.EISDIR: "it is a folder. Name a file with -o",
     errno.ENAMETOOLONG: "its name is too long. Give it a shorter one with -o",
     errno.EFBIG: "the file would be larger than this file system allows. Write elsewhere with -o",
@@ -103,8 +104,8 @@ def default_output(path: str | Path) -> Path:
             else source.with_name(f"{source.name}.scores.parquet")
         )
     stem = re.sub(r"\.(gz|zst|bz2)$", "", source.name, flags=re.IGNORECASE)
-    columnar = re.search(r"\.(parquet|pq|arrow|feather|ipc)$", stem, flags=re.IGNORECASE)
-    base = re.sub(r"\.(csv|tsv|txt|parquet|pq|arrow|feather|ipc)$", "", stem, flags=re.IGNORECASE)
+    columnar = re.search(r"\.(parquet|pq|arrows?|feather|ipc)$", stem, flags=re.IGNORECASE)
+    base = re.sub(r"\.(csv|tsv|txt|parquet|pq|arrows?|feather|ipc)$", "", stem, flags=re.IGNORECASE)
     return source.with_name(f"{base}.scores.{'parquet' if columnar else 'csv'}")
 
 
@@ -115,6 +116,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         said = _SAID.get(error.errno or 0, one_line(error))
+        if error.errno == errno.ENOENT and path.parent.is_dir():  # as /proc
+            said = "no file can be made in its folder. Write elsewhere with -o"
         raise OutputError(f"{path} cannot be written: {said}.") from error
 
 

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.edges import manifest, outputs
 from vae_anomaly.edges.manifest import Manifest
-from vae_anomaly.edges.uris import as_os_errors, is_uri, resolve, said, shown_path
+from vae_anomaly.edges.uris import as_os_errors, home, is_uri, resolve, said, shown_path
 from vae_anomaly.errors import OutputError
 
 _PIECE = 8 << 20  # bytes read at a time while sending: more than the smallest part of a multipart upload
@@ -208,15 +208,7 @@ def local_path(text: str) -> Path | None:
     here = re.fullmatch(r"(?i:file://(?:localhost)?)(/[^?]*)", text)
     if here:
         return Path(unquote(here[1]))
-    return None if is_uri(text) else _home(text)
-
-
-def _home(text: str) -> Path:
-    """Return a path with the home of the user in it; that of nobody stays as it is, as in a shell."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        return Path(text)
+    return None if is_uri(text) else home(text)
 
 
 @contextmanager

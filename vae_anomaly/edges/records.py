@@ -13,6 +13,8 @@ from vae_anomaly.edges.transcoding import Bytes
 
 PIECE = 1 << 20  # bytes read at a time
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n?|\n|\Z)")
+_END = re.compile(rb"\r\n?|\n")
+_COUNTED = 64 << 20  # bytes in which lines are counted for an error: a second of reading
 _BOM = b"\xef\xbb\xbf"
 NEVER_CLOSED = "a quote is opened and never closed"
 AFTER_QUOTE = "text stands after a closing quote"
@@ -40,6 +42,25 @@ def blocks(stream: Bytes, delimiter: str, *, longest: int) -> Iterator[Block]:
         place = {old: new for new, old in enumerate(kept)} if broken else {}
         if kept:
             yield Block(records=[records[i] for i in kept], broken={place[i]: said for i, said in broken.items() if i in place})
+
+
+def line_of(stream: Bytes, delimiter: str, row: int, *, longest: int) -> int | None:
+    """Return the line, from 1, on which a record below the header (from 0) begins; None where that takes more reading than it is worth."""
+    line, read, header, bom = 1, 0, True, _BOM
+    for records, _ in _cut(stream, Patterns.of(delimiter), longest):
+        for record in records:
+            blank = not record.removeprefix(bom).decode("utf-8", "replace").strip() if header else not record.strip(b"\r\n")
+            bom = b""
+            if not header and not blank:
+                if row == 0:
+                    return line
+                row -= 1
+            header = header and blank
+            ends = len(_END.findall(record))
+            line, read = line + ends, read + len(record)
+            if read > _COUNTED or not ends:
+                return None
+    return None
 
 
 def shown(record: bytes) -> str:

@@ -19,6 +19,7 @@ from vae_anomaly.config import TrackingConfig
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.statement import statement
 from vae_anomaly.edges import artifact, store
+from vae_anomaly.edges.uris import is_uri, shown_path
 from vae_anomaly.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ def resolve(model: str, *, uri: str | None = None) -> ResolvedModel:
 
     ``uri`` is the MLflow store, None for the default. Raises ArtifactError, TrackingError.
     """
+    if is_uri(model) and not model.startswith(("models:/", "runs:/")):
+        raise ArtifactError(
+            f"no model at {shown_path(model)}: a model is the path of a folder here, models:/NAME@ALIAS or runs:/ID. "
+            "Copy the folder to this machine, or register it with vae-anomaly upload."
+        )
     if not model.startswith(("models:/", "runs:/")):
         return _folder(Path(model), name=Path(model).resolve().name)
     with store.opened(uri, create=False) as opened, store.errors(f"find {model}", opened):

@@ -61,7 +61,10 @@ class ScoredRows:
             entries = json.loads(value) if isinstance(value, str) else value
             return tuple(entry for entry in entries or () if entry["column"] != REST)
         except (ValueError, TypeError, KeyError) as error:
-            text = f"top_features of row {self.first + i:,} in {self.where} is not what score writes ({error}). Score the rows again."
+            text = (
+                f"top_features of {self.where} row {self.first + i + 1:,} (counted from 1) is not what score writes ({error}). "
+                "Score the rows again."
+            )
             raise DataError(" ".join(text.split())) from error
 
     def ids(self, i: int) -> dict[str, str | None]:

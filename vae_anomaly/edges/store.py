@@ -32,6 +32,7 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
+_NO_FOLDERS = {"databricks", "databricks-uc"}  # what MLflow takes for a server, though it looks like a path
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 # How long to wait for a server to accept a connection, and for another process to create the tables of a new database.
 CONNECT_SECONDS = 5.0
@@ -46,8 +47,9 @@ def import_mlflow() -> ModuleType:
     import mlflow
 
     if os.environ["MLFLOW_LOGGING_LEVEL"] == DEFAULTS["MLFLOW_LOGGING_LEVEL"]:
-        # A database that refuses is an exception, which becomes one line; MLflow would write a hundred before it.
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        # A database or an account that refuses is an exception, which becomes one line; MLflow would write a hundred before it.
+        for name in ("mlflow.store.db.utils", "mlflow.utils.databricks_utils"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
 
 
@@ -130,7 +132,11 @@ def _one_line(error: Any) -> str:
 
 def _refuse_file_store(uri: str) -> None:
     """MLflow 3 no longer writes the folder of YAML files that was its default before."""
-    if urlsplit(uri).scheme not in {"", "file"} or os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in {"true", "1"}:
+    if (
+        urlsplit(uri).scheme not in {"", "file"}
+        or uri in _NO_FOLDERS
+        or os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() in {"true", "1"}
+    ):
         return
     folder = unquote(urlsplit(uri).path)
     raise TrackingError(

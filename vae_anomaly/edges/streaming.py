@@ -4,6 +4,7 @@ Knows nothing about formats: a part says what it holds. Memory does not grow wit
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -144,4 +145,15 @@ def with_partition(table: pa.Table, file: TableFile) -> pa.Table:
     for name, value in file.partition:
         if name not in table.schema.names:
             table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    return table
+
+
+def partitions_typed(table: pa.Table, part: Streamed) -> pa.Table:
+    """Read the values of partition folders as whole numbers or dates where all of them are."""
+    for name, _ in part.file.partition:
+        i = table.schema.get_field_index(name)
+        for kind in (pa.int64(), pa.date32()) if name not in part.names else ():
+            with suppress(pa.ArrowInvalid):
+                table = table.set_column(i, name, table.column(i).cast(kind))
+                break
     return table

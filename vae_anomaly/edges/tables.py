@@ -4,7 +4,6 @@ The one face of the readers in ``delimited`` and ``columnar``. Several files are
 detectors and scores; of models only their schema.
 """
 
-import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from vae_anomaly.core.schema import Schema, absent_text, check_present
+from vae_anomaly.core.schema import Schema, absent_text
 from vae_anomaly.edges import alike, sampling
 from vae_anomaly.edges import files as found
 from vae_anomaly.edges.columnar import Chunk, open_arrow, open_parquet
@@ -20,11 +19,13 @@ from vae_anomaly.edges.contents import contents_digest
 from vae_anomaly.edges.delimited import DelimitedTable
 from vae_anomaly.edges.dialect import sniff
 from vae_anomaly.edges.files import TableFile
+from vae_anomaly.edges.headers import check_columns
 from vae_anomaly.edges.outputs import default_output, write_batches
 from vae_anomaly.edges.rejects import OnError, OnReject, Rejects, ignore
 from vae_anomaly.edges.sampling import OnRows, Sample, Weight, ignore_rows
-from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, none_readable, numbers_of, stream, with_partition
-from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
+from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, none_readable, numbers_of, partitions_typed, stream, with_partition
+from vae_anomaly.edges.whereabouts import with_line
+from vae_anomaly.errors import BadCell, ConfigError, DataError, SchemaMismatch
 
 __all__ = ["NUMBERS", "Source", "TableFile", "default_output", "numbers_of", "open_files", "open_source", "together", "write_batches"]
 
@@ -138,7 +139,7 @@ class Source:
             if clashing and part.file.format == "delimited":
                 tables[i] = table_of(i, clashing)
         alike.check_types([part.file.path for part in self.parts], tables)
-        table = _partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.parts[0])
+        table = partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.parts[0])
         if table.num_rows == 0:
             raise self._no_rows(rejects)
         return table
@@ -181,7 +182,7 @@ class Source:
         for part in self.parts:
             where, names = part.file.path, _names(part)
             if schema is not None:
-                check_present(schema, names, where)
+                check_columns(schema, names, part.file)
             absent = [n for n in wanted if n not in names]
             if absent:
                 raise SchemaMismatch(f"{where} lacks columns that were asked for: {absent_text(absent, names)}")
@@ -197,11 +198,14 @@ class Source:
 
     def _stream(self, wanted: Wanted, first_row: int, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         found, rejects = first_row > 0, Rejects(on_reject=on_reject)
-        for batch in stream(self.parts, wanted, first_row, None if self.on_error == "stop" else rejects):
-            found = found or batch.num_rows > 0
-            if not found and rejects.count >= _GIVE_UP:
-                raise self._no_rows(rejects)
-            yield batch
+        try:
+            for batch in stream(self.parts, wanted, first_row, None if self.on_error == "stop" else rejects):
+                found = found or batch.num_rows > 0
+                if not found and rejects.count >= _GIVE_UP:
+                    raise self._no_rows(rejects)
+                yield batch
+        except BadCell as error:
+            raise with_line(error, self.parts) from None
         if not found:
             raise self._no_rows(rejects)
 
@@ -213,10 +217,16 @@ class Source:
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
         if rejects is not None and rejects.first is not None:
             return none_readable(self.where, rejects)
+        if not self.names:
+            return DataError(f"{self.where} has neither columns nor rows. Write it again with the table in it.")
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
 
+    def check_present(self, schema: Schema) -> None:
+        """Raise SchemaMismatch where the first file lacks columns of a model."""
+        check_columns(schema, self.names, self.parts[0].file)
+
     def _check_same_names(self) -> None:
-        alike.check_names([(part.file.path, _names(part)) for part in self.parts])
+        alike.check_names([(part.file, _names(part)) for part in self.parts])
 
 
 def open_source(
@@ -275,17 +285,6 @@ def _kind(part: _Part, name: str) -> pa.DataType:
     """Return the type of a column as it is handed on: without dictionaries, which differ from batch to batch."""
     kind = part.schema.field(name).type if name in part.names else pa.string()
     return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _partitions_typed(table: pa.Table, part: _Part) -> pa.Table:
-    """Read the values of partition folders as whole numbers or dates where all of them are."""
-    for name, _ in part.file.partition:
-        i = table.schema.get_field_index(name)
-        for kind in (pa.int64(), pa.date32()) if name not in part.names else ():
-            with contextlib.suppress(pa.ArrowInvalid):
-                table = table.set_column(i, name, table.column(i).cast(kind))
-                break
-    return table
 
 
 def _chunked(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

@@ -25,6 +25,7 @@ _GOOGLE_TRIES = 15  # seconds
 _AZURE_KEYS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
 # Whose exceptions are not of the operating system though they say that a store is not there.
 _CLIENTS = {"adlfs", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3"}
+_SCHEMES = "Expected s3:// (Amazon), gs:// (Google), abfs:// (Azure), hdfs://, https:// or a path."
 _STORE_SAYS = {
     "NO_SUCH_BUCKET": "the bucket does not exist",
     "ACCESS_DENIED": "access denied. Give these credentials the right to it",
@@ -58,6 +59,7 @@ def resolve(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tuple[p
     if not is_uri(path):
         return pafs.LocalFileSystem(), _absolute(path, failure)
     scheme = path.partition("://")[0].lower()
+    path = scheme + path[len(scheme) :]  # as the standard has it, S3:// is s3://
     if scheme in {"abfs", "abfss"} and any(os.environ.get(name) for name in _AZURE_KEYS):
         return _through_fsspec(path, failure)
     try:
@@ -75,13 +77,18 @@ def resolve(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tuple[p
 
 
 def _absolute(path: str, failure: type[VaeAnomalyError]) -> str:
-    try:
-        location = str(Path(path).expanduser().absolute())
-    except RuntimeError as error:
-        raise failure(f"{path} does not exist: {one_line(error)}") from error
+    location = str(home(path).absolute())
     if not is_text(location):  # the folder that we are in
         raise failure(no_text(location))
     return location
+
+
+def home(path: str) -> Path:
+    """Return a path with the home of the user in it; that of nobody, as in ``~.csv``, stays as it is, as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _escaped(uri: str) -> str:
@@ -109,6 +116,9 @@ def _through_fsspec(path: str, failure: type[VaeAnomalyError]) -> tuple[pafs.Fil
     except ImportError as error:
         raise MissingExtra(f"reaching {shown_path(path)} needs another package: {one_line(error)}.") from error
     except (ValueError, OSError) as error:
+        if str(error).startswith("Protocol not known"):
+            scheme = path.partition("://")[0]
+            raise failure(f"{shown_path(path)} cannot be reached: no store is known by {scheme}://. {_SCHEMES}") from error
         raise failure(f"{shown_path(path)} cannot be reached: {said(error).replace(path, shown_path(path))}") from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location
 

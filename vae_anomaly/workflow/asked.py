@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vae_anomaly import __version__
 from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.schema import absent_text, check_present, listed, unknown_columns
+from vae_anomaly.core.schema import absent_text, listed, unknown_columns
 from vae_anomaly.core.threshold import Threshold
 from vae_anomaly.edges import manifest, places, tables
 from vae_anomaly.edges.outputs import output_format
@@ -136,6 +136,8 @@ def destination(request: ScoreRequest) -> tuple[Place, bool]:
         if len(request.data) > 1:
             raise ConfigError(f"{len(request.data)} inputs have no one place for their scores beside them; name it with -o.")
         to = tables.default_output(request.data[0])
+    if str(to).strip() in {"", "-"}:
+        raise ConfigError(f"{str(to)!r} is no name for an output, and scores are not printed; name a file or a folder with -o.")
     folder = request.output is not None and places.is_folder(request.output)
     if not folder:
         asked_for = output_format(shown_path(str(to)))
@@ -160,7 +162,7 @@ def refuse_input_as_output(place: Place, source: tables.Source) -> None:
 
 def check_columns(detector: Detector, source: tables.Source, id_columns: Sequence[str]) -> tuple[str, ...]:
     """Refuse missing columns and return those that the model does not know."""
-    check_present(detector.schema, source.names, source.files[0].path)
+    source.check_present(detector.schema)
     groups = detector.threshold.groups
     if groups is not None and groups.column not in source.names:
         absent = absent_text([groups.column], source.names)

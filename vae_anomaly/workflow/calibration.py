@@ -15,10 +15,11 @@ from vae_anomaly.core.choice import FScore, rows_per_day
 from vae_anomaly.core.detector import Detector
 from vae_anomaly.core.encode import encode
 from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class, refuse_without_normal
-from vae_anomaly.core.schema import absent_text, check_present
+from vae_anomaly.core.schema import absent_text
 from vae_anomaly.edges import tables
 from vae_anomaly.edges.rejects import RejectedRows, Rejects
-from vae_anomaly.errors import ConfigError, DataError
+from vae_anomaly.edges.whereabouts import in_its_file
+from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.workflow.opening import cores, learned_from
 from vae_anomaly.workflow.progress import Tell
 from vae_anomaly.workflow.rejecting import left_out
@@ -129,7 +130,7 @@ def columns_of(request: CalibrateRequest, detector: Detector, source: tables.Sou
             "--alerts-per-day needs to know how many rows a day brings: name a column of timestamps with --time-column, "
             "or give --rows-per-day."
         )
-    check_present(detector.schema, source.names, source.files[0].path)
+    source.check_present(detector.schema)
     return Columns(label=label, time=None if request.rows_per_day else time, group=_group(request, detector, source))
 
 
@@ -159,12 +160,14 @@ def scored(detector: Detector, source: tables.Source, columns: Columns, request:
     """Score all rows in a stream; of the rows only scores, labels, times and groups are kept."""
     scores: list[Floats] = []
     kept: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
+    numbers: list[NDArray[np.int64]] = []
     done, rejects = 0, Rejects()
     for chunk in source.batches(detector.schema, extra=columns.names, on_reject=rejects):
         batch = encode(detector.schema, chunk.select(list(detector.schema.names)))
         scores.append(detector.scores(batch, threads=request.threads or cores()).total.numpy())
         for name, arrays in kept.items():
             arrays.append(chunk.column(name))
+        numbers.append(tables.numbers_of(chunk, done))
         done += chunk.num_rows
         tell("scoring", done, source.rows)
     rejected = left_out(rejects)
@@ -180,10 +183,17 @@ def scored(detector: Detector, source: tables.Source, columns: Columns, request:
         anomalous=total[there & ~normal],
         group=None if columns.group is None else found[columns.group].filter(pa.array(normal)),
         labels=labels,
-        per_day=request.rows_per_day or (None if columns.time is None else rows_per_day(found[columns.time], columns.time)),
+        per_day=request.rows_per_day or (None if columns.time is None else _per_day(found, columns.time, source, numbers)),
         null_scores=int((~there).sum()),
         rejected=rejected,
     )
+
+
+def _per_day(found: dict[str, pa.ChunkedArray], time: str, source: tables.Source, numbers: list[NDArray[np.int64]]) -> float:
+    try:
+        return rows_per_day(found[time], time)
+    except BadCell as error:
+        raise in_its_file(error, source.parts, int(np.concatenate(numbers)[error.row]), readable=False) from None
 
 
 def _labels(found: dict[str, pa.ChunkedArray], columns: Columns, detector: Detector, request: CalibrateRequest) -> Labels | None:

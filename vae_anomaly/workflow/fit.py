@@ -6,7 +6,8 @@ Everything that can be refused is refused before training. Knows nothing about n
 import logging
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -33,7 +34,8 @@ from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
 from vae_anomaly.edges import artifact, checkpoint, interrupts, process, slots, tables
 from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.edges.tracking import ModelVersion, start_run
-from vae_anomaly.errors import ConfigError, OutputError
+from vae_anomaly.edges.whereabouts import in_its_file
+from vae_anomaly.errors import BadCell, ConfigError, OutputError
 from vae_anomaly.workflow import continuing, keeping, memory
 from vae_anomaly.workflow.continuing import Outcome
 from vae_anomaly.workflow.progress import Tell, tell_nobody
@@ -49,7 +51,7 @@ VERSIONED = ("torch", "numpy", "pyarrow")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rows:
-    """The rows of a fit: what is learned from, with the numbers of its rows, and what its labels call anomalous, with those labels.
+    """The rows of a fit: what is learned from and what its labels call anomalous, with their ``numbers`` and those of the ``others``.
 
     ``seen`` rows were read; more than there are here where all would have been too much for the memory.
     """
@@ -58,6 +60,7 @@ class Rows:
     normal: pa.Table
     numbers: NDArray[np.int64]
     anomalous: pa.Table
+    others: NDArray[np.int64]
     labels: Labels | None
 
 
@@ -144,11 +147,29 @@ def _make(job: Job) -> FitResult:
 
 
 def _fit_rows(rows: Rows, schema: Schema, job: Job, began: float, notes: tuple[str, ...]) -> Outcome:
-    fitted = _fitted(rows.normal, schema, job)
+    with _located(job.source, rows.others):
+        _refuse_bad_cells(rows.anomalous, schema)
+    with _located(job.source, rows.numbers):
+        fitted = _fitted(rows.normal, schema, job)
     odd = suspicious(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
     detector = _with_provenance(fitted.detector, job.source, began, notes)
     outcome = Outcome(detector=detector, quality=_held_against(detector, fitted.plan, rows), suspicious=odd)
     return continuing.keep_outcome(job.kept, outcome)
+
+
+@contextmanager
+def _located(source: tables.Source, numbers: NDArray[np.int64]) -> Iterator[None]:
+    """Say of a cell of the rows ``numbers`` that does not fit where it stands in the files."""
+    try:
+        yield
+    except BadCell as error:
+        raise in_its_file(error, source.parts, int(numbers[error.row]), readable=True) from None
+
+
+def _refuse_bad_cells(anomalous: pa.Table, schema: Schema) -> None:
+    """Refuse what the detector could not be held against; after the training would be late."""
+    for batch in anomalous.combine_chunks().to_batches():
+        conform(schema, batch, where="the labelled rows")
 
 
 def _refuse_output(output: Path | None, kept: checkpoint.Checkpoint, *, overwrite: bool) -> None:
@@ -176,7 +197,7 @@ def _read(job: Job, rejects: Rejects) -> Rows:
         process.give_back()
     name = data.label_column
     if name is None:
-        return Rows(seen=seen, normal=table, numbers=numbers, anomalous=table.slice(0, 0), labels=None)
+        return Rows(seen=seen, normal=table, numbers=numbers, anomalous=table.slice(0, 0), others=numbers[:0], labels=None)
     if name not in table.column_names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([name], table.column_names)}")
     labels = read_labels(table[name], data.normal_labels, name)
@@ -186,6 +207,7 @@ def _read(job: Job, rejects: Rejects) -> Rows:
         normal=table.filter(pa.array(labels.normal)),
         numbers=numbers[labels.normal],
         anomalous=table.filter(pa.array(~labels.normal)),
+        others=numbers[~labels.normal],
         labels=labels.where(~labels.normal),
     )
 

@@ -49,6 +49,8 @@ def size_of(text: str | None) -> int | None:
     if text is None:
         return None
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
+    if found and not found[2] and not text.strip().lower().endswith("b") and 0 < float(found[1]) < UNITS["m"]:
+        raise ConfigError(f"--memory-limit {found[1]} has no unit, and that many bytes hold nothing; write {found[1]}MB or {found[1]}GB.")
     unit = UNITS.get(found[2].lower()) if found else None
     size = int(float(found[1]) * unit) if found and unit else 0
     if size < 1:

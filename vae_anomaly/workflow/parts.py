@@ -6,7 +6,6 @@ Knows nothing about rows; how a part is made is handed in.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vae_anomaly.core.schema import check_present
 from vae_anomaly.edges import dataset, files, tables
 from vae_anomaly.edges.files import Listed
 from vae_anomaly.edges.places import local_path
@@ -69,7 +68,7 @@ def opened(asked: Asked, listed: Sequence[Listed], *, rows_needed: bool) -> dict
     """
     sources = {file: _opened(asked, file) for file in listed}
     for source in sources.values():
-        check_present(asked.opened.detector.schema, source.names, source.where)
+        source.check_present(asked.opened.detector.schema)
     filled = {file: source for file, source in sources.items() if source.rows != 0}
     return filled or (sources if rows_needed else {})
 

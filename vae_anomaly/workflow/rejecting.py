@@ -119,6 +119,6 @@ def said(rejects: Rejects) -> tuple[str, ...]:
     """Return a note on the rows that were left out, and warn of them; nothing where there are none."""
     if rejects.first is None:
         return ()
-    note = f"{rejects.count:,} rows cannot be read and were left out; the first: {rejects.first.where}"
+    note = f"{rejects.count:,} rows cannot be read and were left out; the first, counted from 1: {rejects.first.where}"
     logger.warning("%s", note)
     return (note,)
