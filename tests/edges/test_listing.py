@@ -58,6 +58,16 @@ def test_links_are_followed_and_what_is_no_file_is_passed_over(folder: Path) -> 
     assert with_stray == ["b.csv", "deep/a.csv", "link.csv", "more/a.csv"] == [f.key for f in find_files(["in"])]
 
 
+def test_a_link_that_leads_back_is_not_followed_round_and_round(folder: Path) -> None:
+    (folder / "in" / "self").symlink_to(".")
+    (folder / "in" / "again").symlink_to(folder / "in")
+    (folder / "in" / "deep" / "up").symlink_to("..")
+    assert [f.key for f in find_files(["in"])] == ["b.csv", "deep/a.csv"]
+    (folder / "other").mkdir()
+    (folder / "other" / "there").symlink_to(folder / "in")
+    assert [f.key for f in find_files(["other"])] == ["there/b.csv", "there/deep/a.csv"]
+
+
 @pytest.mark.parametrize("path", [f"{NO_TEXT}.csv", f"{NO_TEXT}/x.csv", f"{NO_TEXT}*.csv", f"s3://bucket/{NO_TEXT}.csv"])
 def test_an_input_whose_name_is_no_text_is_refused(folder: Path, path: str) -> None:
     (folder / f"{NO_TEXT}.csv").write_text("x\n1\n")

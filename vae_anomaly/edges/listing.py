@@ -1,6 +1,6 @@
 """Which files lie below a folder, here or in a store, and names that nobody can open.
 
-Arrow has no text for a name that is not UTF-8, and nothing else to know it by; a folder with such a name below it is walked.
+Folders of this machine are walked: Arrow has no text for a name that is not UTF-8, and goes round and round where a link leads back.
 """
 
 import os
@@ -8,7 +8,6 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import NoReturn
 
 import pyarrow.fs as pafs
 
@@ -20,32 +19,31 @@ def files_below(filesystem: pafs.FileSystem, location: str, wanted: Callable[[st
 
     Raises DataError for a wanted file whose name is not UTF-8; where such a name is that of a file nobody wants, it is passed over.
     """
-    selector = pafs.FileSelector(location, recursive=True, allow_not_found=True)
-    infos = filesystem.get_file_info(selector)
-    try:
-        return _sorted(infos, wanted)
-    except UnicodeDecodeError:
-        if filesystem.type_name != "local":
-            raise
+    if filesystem.type_name == "local":
         return _sorted(_walked(location, wanted), wanted)
+    return _sorted(filesystem.get_file_info(pafs.FileSelector(location, recursive=True, allow_not_found=True)), wanted)
 
 
 def _sorted(infos: Iterable[pafs.FileInfo], wanted: Callable[[str], bool]) -> list[pafs.FileInfo]:
     return sorted((i for i in infos if i.type == pafs.FileType.File and wanted(i.path)), key=lambda i: str(i.path))
 
 
-def _walked(location: str, wanted: Callable[[str], bool]) -> Iterator[pafs.FileInfo]:
-    for folder, _, names in os.walk(location, onerror=_raise, followlinks=True):
-        for path in sorted(os.path.join(folder, name) for name in names):  # noqa: PTH118  # as many as there are files
-            if is_text(path):
-                with suppress(FileNotFoundError):  # it went while we looked
+def _walked(location: str, wanted: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[pafs.FileInfo]:
+    """Yield the files in and below a folder; one that is also ``above`` itself, by a link, is not entered again."""
+    with suppress(FileNotFoundError), os.scandir(location) as entries:  # it went while we looked
+        here = os.stat(location)  # noqa: PTH116  # as many as there are folders
+        inside = above | {(here.st_dev, here.st_ino)}
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            path = entry.path
+            if entry.is_dir():
+                found = entry.stat()
+                if (found.st_dev, found.st_ino) not in inside:
+                    yield from _walked(path, wanted, inside)
+            elif is_text(path):
+                with suppress(FileNotFoundError):
                     yield _info(path)
             elif wanted(path):
                 raise DataError(no_text(path))
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
 
 
 def _info(path: str) -> pafs.FileInfo:
