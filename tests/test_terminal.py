@@ -198,3 +198,29 @@ def test_log_lines_have_no_controls(capsys: pytest.CaptureFixture[str]) -> None:
     logger.warning("%s", ODD)
     logger.debug("a traceback\nhas\x1b lines")
     assert capsys.readouterr().err == "warning: " + SEEN.format(r"\n") + "\ndebug: a traceback\nhas" + r"\x1b lines" + "\n"
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "not enough memory (no more is given); give score a --memory-limit, or the process more"),
+        (
+            ImportError("libx.so: failed to map segment from shared object"),
+            "not enough memory (libx.so: failed to map segment from shared object); give score a --memory-limit, or the process more",
+        ),
+        (
+            ImportError("libx.so: failed to map segment from shared object: Operation not permitted"),
+            (
+                "ImportError: libx.so: failed to map segment from shared object: Operation not permitted; "
+                "this is a bug in vae-anomaly, please report it with the output of -vv"
+            ),
+        ),
+    ],
+)
+def test_too_little_memory_is_no_bug(error: Exception, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left, terminal.exit_codes(as_json=False):
+        raise error
+    assert (left.value.code, capsys.readouterr().err) == (1, f"error: {text}\n")

@@ -47,17 +47,19 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
         _leave(str(error), error.exit_code, as_json=as_json)
     except _UsageProblem as error:
         _leave(f"{usage_text(error)} (see --help)", getattr(error, "exit_code", 2), as_json=as_json)
-    except MemoryError as error:
-        _traceback(error)
-        _leave(
-            f"not enough memory ({str(error) or 'no more is given'}); give score a --memory-limit, or the process more",
-            BUG,
-            as_json=as_json,
-        )
     except Exception as error:  # noqa: BLE001  # the last resort: anything that is not ours is a bug, and still one line
         _traceback(error)
         text = f"{type(error).__name__}: {error}; this is a bug in vae-anomaly, please report it with the output of -vv"
+        if _is_of_memory(error):
+            text = f"not enough memory ({str(error) or 'no more is given'}); give score a --memory-limit, or the process more"
         _leave(text, BUG, as_json=as_json)
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether there is no memory, be it for a library that is loaded at first use: of a mapping that fails, glibc names no other cause."""
+    said = str(error)
+    no_room = said.endswith("failed to map segment from shared object") or "Cannot allocate memory" in said
+    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and no_room)
 
 
 def take_no_stock() -> None:

@@ -32,3 +32,12 @@ def test_a_far_row_scores_highest(name: str) -> None:
     scores = peer_scores(batch(normal.tolist(), codes), asked, (1,), seed=7)[name]
     assert scores.argmax() == 50
     assert np.array_equal(scores, peer_scores(batch(normal.tolist(), codes), asked, (1,), seed=7)[name])
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_one_row_and_equal_rows_are_learned_from_without_a_warning(name: str) -> None:
+    for reference in ([[1.0, 2.0]], [[1.0, 2.0]] * 3):
+        scores = peer_scores(batch(reference, [[0]] * len(reference)), batch([[1.0, 2.0], [4.0, 6.0]], [[0], [0]]), (1,), seed=7)[name]
+        assert np.isfinite(scores).all()
+        if name == "PCA":
+            assert scores.tolist() == [0.0, 25.0]

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from scipy.stats import beta
 
 from vae_anomaly.core.detector import ColumnQuality, Detector
+from vae_anomaly.core.gather import Span, TimeLine
 from vae_anomaly.core.threshold import Method, Threshold, calibrate
 from vae_anomaly.core.train import Block, History
-from vae_anomaly.edges import figures
+from vae_anomaly.edges import figures, report_figures
 
 HISTORY = History(
     blocks=tuple(
@@ -187,3 +188,10 @@ def test_the_pictures_of_a_real_fit_can_be_drawn_without_a_warning(tiny_detector
             figures.calibration_curve(tiny_detector.threshold),
         ):
             assert drawn(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("seconds", [*np.geomspace(1, 3e10, 60).astype(int).tolist(), 150, 12_000, 250_000, 100_000_000])
+def test_a_time_line_of_any_length_has_few_dates_and_no_warning(seconds: int) -> None:
+    spans = tuple(Span(start=1_767_225_600 + start, rows=1, alarms=1, highest=2.0) for start in (0, seconds))
+    drawn = report_figures.time_line(TimeLine(column="time", width=1, spans=spans), 1.0)
+    assert 2 <= len(drawn.axes[1].get_xticks()) <= 8

@@ -215,7 +215,19 @@ def test_a_store_in_a_folder_without_write_access_is_read_without_a_lock(
 
 
 def test_a_file_that_is_no_database(own_folder: Path) -> None:
-    (own_folder / "mlflow.db").write_text("precious, and longer than the hundred bytes of a header " * 4)
+    for content in ("precious, and longer than the hundred bytes of a header " * 4, "a,b"):
+        (own_folder / "mlflow.db").write_text(content)
+        uri = f"sqlite:///{own_folder}/mlflow.db"
+        assert refusal(None) == (
+            f"{uri} is no SQLite store: {own_folder}/mlflow.db holds something else. "
+            "Give --tracking-uri or MLFLOW_TRACKING_URI another file."
+        )
+        assert [path.name for path in own_folder.iterdir()] == ["mlflow.db"]
+        assert (own_folder / "mlflow.db").read_text() == content
+
+
+def test_a_damaged_database(own_folder: Path) -> None:
+    (own_folder / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"x" * 200)
     text = refusal(None)
     assert text.startswith(f"MLflow at sqlite:///{own_folder}/mlflow.db could not open the store: ")
     assert "file is not a database" in text

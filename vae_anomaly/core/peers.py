@@ -67,7 +67,10 @@ def nearest_neighbours(reference: Matrix, rows: Matrix, _seed: int) -> Matrix:
 
 
 def pca(reference: Matrix, rows: Matrix, seed: int) -> Matrix:
-    """Return the squared distance to the plane that keeps 90 % of the variance."""
+    """Return the squared distance to the plane that keeps 90 % of the variance; of one row, or equal ones, the plane is a point."""
+    if not np.ptp(reference, axis=0).any():
+        from_point: Matrix = ((rows - reference[0]) ** 2).sum(1)
+        return from_point
     plane = PCA(n_components=KEPT_VARIANCE, svd_solver="full", random_state=seed % 2**32).fit(reference)
     residual = rows - plane.inverse_transform(plane.transform(rows))
     squares: Matrix = (residual**2).sum(1)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import HOURLY, MINUTELY, MONTHLY, SECONDLY, AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
@@ -73,11 +73,19 @@ def time_line(line: TimeLine, threshold: float) -> Figure:
     bottom.set_ylim(bottom=0)
     bottom.set_ylabel("alarms")
     bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]  # matplotlib.dates is not annotated
+    locator = _few_dates()
     bottom.xaxis.set_major_locator(locator)
     bottom.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]  # the same
     tidy(top, bottom)
     return figure
+
+
+def _few_dates() -> AutoDateLocator:
+    """Return what places at most six dates on an axis, whatever the span; by itself it warns where none of its steps is wide enough."""
+    locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]  # matplotlib.dates is not annotated
+    for unit, whole in ((MONTHLY, 12), (HOURLY, 24), (MINUTELY, 60), (SECONDLY, 60)):
+        locator.intervald[unit] = [*locator.intervald[unit], whole]
+    return locator
 
 
 def against_range(reasons: Sequence[Reason]) -> Figure | None:

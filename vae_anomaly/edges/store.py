@@ -38,6 +38,7 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 CONNECT_SECONDS = 5.0
 LOCK_SECONDS = 900.0  # eight new processes on a busy core need minutes, and the lock of a process that died is free
 MESSAGE_LENGTH = 300
+_SQLITE = b"SQLite format 3\0"  # what every such file begins with; an empty one becomes a database
 
 
 def import_mlflow() -> ModuleType:
@@ -174,6 +175,7 @@ def _make_tables(uri: str) -> None:
     if path is None:
         _touch(uri)
         return
+    _refuse_other_file(uri, path)
     folder = path.absolute().parent
     if not path.exists() and folder.is_dir() and not os.access(folder, os.W_OK):  # MLflow would try for minutes
         raise TrackingError(
@@ -183,6 +185,18 @@ def _make_tables(uri: str) -> None:
         if not path.exists() or path.stat().st_size == 0:
             _create(path)
         _touch(uri)
+
+
+def _refuse_other_file(uri: str, path: Path) -> None:
+    """Refuse a file that no database is, before anything is made beside it."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(len(_SQLITE))
+    if head and head != _SQLITE:
+        raise TrackingError(
+            f"{shown(uri)} is no SQLite store: {path} holds something else. Give --tracking-uri or MLFLOW_TRACKING_URI another file."
+        )
 
 
 def _touch(uri: str) -> None:
