@@ -5,12 +5,11 @@ Knows nothing about rows; how a part is made is handed in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vae_anomaly.edges import dataset, files, tables
 from vae_anomaly.edges.files import Listed
 from vae_anomaly.edges.tables import Source
-from vae_anomaly.edges.uris import is_uri
+from vae_anomaly.edges.uris import home, is_uri
 from vae_anomaly.errors import OutputError
 from vae_anomaly.workflow.asked import Asked, check_columns, warn
 from vae_anomaly.workflow.folder import Make, claimed
@@ -85,6 +84,6 @@ def refuse_nested(asked: Asked, listed: Sequence[Listed]) -> None:
         if place.holds(file.filesystem, file.location):
             raise OutputError(f"{file.path} lies in {place}, where the scores are to go. Name another folder with -o.")
     for path in asked.request.data:
-        folder = Path(path).expanduser().absolute()
+        folder = home(path).absolute()
         if not place.remote and not is_uri(path) and folder.is_dir() and place.path.absolute().is_relative_to(folder):
             raise OutputError(f"{place} lies in {path}, and its parts would be scored with it. Name a folder elsewhere with -o.")
