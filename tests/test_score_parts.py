@@ -405,18 +405,21 @@ def test_a_truncated_file_is_left_until_it_is_whole(request_: ScoreRequest, inpu
 
 def test_what_cannot_be_read_is_said_once_and_stops_nothing(request_: ScoreRequest, inputs: Path, caplog: pytest.LogCaptureFixture) -> None:
     score(request_)
+    caplog.clear()
     (inputs / "empty.csv").touch()
     (inputs / "other.csv").write_text("x\n1\n", encoding="utf-8")
     pyarrow.csv.write_csv(rows(600, seed=9), inputs / "z.csv")
     assert watched(request_, nothing, nothing, nothing) == [("z.csv", 600)]
     assert [message.split(" ")[0] for message in caplog.messages] == [f"{inputs}/empty.csv", f"{inputs}/other.csv"]
     assert caplog.messages[0] == f"{inputs}/empty.csv is empty (0 bytes). It is left until it changes."
+    assert caplog.messages[1].endswith(" is it the right file? It is left until it changes.")
 
 
 def test_a_file_that_changed_after_all_is_scored_again(
     request_: ScoreRequest, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     score(request_)
+    caplog.clear()
     pyarrow.csv.write_csv(rows(600, seed=9), inputs / "b.csv")
     assert watched(request_, nothing) == [("b.csv", 600)]
     assert caplog.messages == [f"{inputs}/b.csv has changed since it was scored, and is scored again"]

@@ -93,7 +93,8 @@ class Looking:
                 self.on_part(file.path, counts)
                 return
         except DataError as error:
-            logger.warning("%s It is left until it changes.", str(error).rstrip(".") + ".")
+            said = str(error)
+            logger.warning("%s It is left until it changes.", said if said.endswith((".", "?")) else f"{said}.")
         self.refused[file.location] = _state(file)
 
 
