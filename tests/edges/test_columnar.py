@@ -96,6 +96,18 @@ def test_a_truncated_file_is_refused(tmp_path: Path, form: str, keep: float) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_stream_that_was_cut_between_two_batches_says_that_rows_may_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "x.arrows"
+    write_stream(path, PUMP)
+    file = find_files([str(path)])[0]
+    assert open_arrow(file).notes == ()
+    cut = path.read_bytes()[:-8]
+    path.write_bytes(cut)
+    table = open_arrow(replace(file, size=len(cut)))
+    assert table.notes == (f"{path} has no mark of its end: rows are missing if what wrote it was cut off",)
+    assert table.read(missing=[]).num_rows == 3
+
+
 def test_damage_in_the_middle_is_found_while_streaming(tmp_path: Path) -> None:
     table = opened(tmp_path, "parquet", pa.table({"x": np.random.default_rng(0).normal(size=50_000)}))
     path = tmp_path / "x.parquet"

@@ -22,6 +22,7 @@ from vae_anomaly.errors import DataError
 _BUFFER = 1 << 20  # bytes of a column chunk held while streaming, so that one huge row group does not fill the memory
 _BUFFERS = 32 << 20  # of all columns together
 _BATCH_ROWS = 65_536  # 10 MB for 20 numbers: large enough for Arrow's own rate, small beside a model
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 _FEWEST = 1024, 1 << 14  # rows of a batch and bytes of a buffer below which reading becomes slow
 
 
@@ -116,8 +117,10 @@ def open_arrow(file: TableFile) -> ColumnarTable:
     with _watched(file.path), _arrow_reader(file) as reader:
         schema = _usual(reader.schema)
         names = schema.names  # in here, because damaged ones are no text
+        ends = _is_file(reader) or _has_its_end(file)
     check_duplicates(names, file.path)
-    return ColumnarTable(file=file, schema=schema, rows=None, batches=_arrow_batches)
+    notes = () if ends else (f"{file.path} has no mark of its end: rows are missing if what wrote it was cut off",)
+    return ColumnarTable(file=file, schema=schema, rows=None, batches=_arrow_batches, notes=notes)
 
 
 def _input(file: TableFile) -> pa.NativeFile:
@@ -180,10 +183,21 @@ def _arrow_reader(file: TableFile) -> pa.RecordBatchReader:
         return pa.ipc.open_stream(_input(file))
 
 
+def _is_file(reader: pa.RecordBatchReader | pa.RecordBatchFileReader) -> bool:
+    return hasattr(reader, "num_record_batches")
+
+
+def _has_its_end(file: TableFile) -> bool:
+    """Whether a stream says where it ends, which the format leaves open."""
+    with _input(file) as stream:
+        stream.seek(max(0, file.size - len(_STREAM_END)))
+        return bytes(stream.read()) == _STREAM_END
+
+
 def _arrow_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
     del chunk  # a file is read in the batches that it was written in
     with _arrow_reader(file) as reader:
-        whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if hasattr(reader, "num_record_batches") else reader
+        whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if _is_file(reader) else reader
         for batch in whole:
             yield batch.select(list(names))
 
