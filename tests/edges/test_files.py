@@ -124,6 +124,7 @@ def test_what_is_not_there(folder: Path) -> None:
     assert refused("zzz.csv") == "zzz.csv does not exist."
     assert refused("A.parquet") == "A.parquet does not exist; there is 'a.csv' in its folder."
     assert refused("no/a.csv") == "no/a.csv does not exist; nor does its folder no."
+    assert refused("~nobody-of-this-name/a.csv") == "~nobody-of-this-name/a.csv does not exist; nor does its folder ~nobody-of-this-name."
     assert refused("*.parquet") == "*.parquet matches no data file."
     assert refused("no/*.csv") == "no/*.csv matches no data file."
     assert refused("empty") == (

@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.edges import compression
 from vae_anomaly.edges.listing import files_below
-from vae_anomaly.edges.uris import as_os_errors, one_line, resolve, said, shown_path
+from vae_anomaly.edges.uris import as_os_errors, home, one_line, resolve, said, shown_path
 from vae_anomaly.errors import DataError
 from vae_anomaly.redact import redacted
 
@@ -266,7 +266,7 @@ def _format(filesystem: pafs.FileSystem, location: str, shown: str) -> Format:
 
 def _near(path: str) -> str:
     """Return a hint at a file of a similar name in the same local folder."""
-    folder = Path(path).expanduser().parent
+    folder = home(path).parent
     if not folder.is_dir():
         return f"; nor does its folder {folder}" if "://" not in path else ""
     stem = Path(path).stem
