@@ -47,6 +47,22 @@ def test_what_is_given_is_not_found_out(tmp_path: Path) -> None:
     assert (found.delimiter, found.encoding, found.names) == (";", "latin-1", ("a", "b,c"))
 
 
+@pytest.mark.parametrize("names", ["2026-02-01 00:00,70.841,5.5", "1.5,-2.5e3,x"])
+def test_a_first_line_of_data_is_noted(tmp_path: Path, names: str) -> None:
+    where = tmp_path / "x.csv"
+    said = f"{where}: the first line is taken for the names of the columns, and looks like data: {names.replace(',', ', ')}"
+    assert sniffed(tmp_path, f"{names}\n1,2,3\n").notes == (said,)
+
+
+@pytest.mark.parametrize("names", ["2024,2025,2026", "flow,70.841,v1.5"])
+def test_names_may_be_numbers(tmp_path: Path, names: str) -> None:
+    assert sniffed(tmp_path, f"{names}\n1,2,3\n").notes == ()
+
+
+def test_an_ending_may_be_in_capitals(tmp_path: Path) -> None:
+    assert sniffed(tmp_path, gzip.compress(b"a,b\n1,2\n"), name="X.CSV.GZ").names == ("a", "b")
+
+
 def test_a_tsv_is_cut_at_tabs(tmp_path: Path) -> None:
     assert sniffed(tmp_path, "a,b\n1,2\n", name="x.tsv").names == ("a,b",)
     assert sniffed(tmp_path, gzip.compress(b"a,b\n1,2\n"), name="x.tsv.gz").names == ("a,b",)

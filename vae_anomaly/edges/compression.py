@@ -36,7 +36,7 @@ def complaint(head: bytes, location: str) -> str:
     plain = path.stem if ending.lower() in _UNPACKED else path.name
     if _INSIDE.search(plain):
         return f"is compressed with {kind} as a whole; Parquet and Arrow compress inside. Unpack it"
-    return "" if ending == by else f"is compressed with {kind}, and its name does not end in {by}. Name it {plain}{by}"
+    return "" if ending.lower() == by else f"is compressed with {kind}, and its name does not end in {by}. Name it {plain}{by}"
 
 
 def advice(error: OSError, path: str) -> str:

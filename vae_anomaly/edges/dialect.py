@@ -29,6 +29,8 @@ _BLOCK = 1 << 20  # bytes parsed at a time: Arrow's default, and as fast as any 
 _WHOLE_SCAN = 64 << 20  # up to this size the encoding is checked to the last byte
 _RECORDS = 30  # records looked at for the delimiter
 _NUMBERS = 2000  # records looked at for the decimal sign: the first hundreds may hold whole numbers only
+_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
+_DATA = re.compile(r"[+-]?\d+[.,]\d+(?:[eE][+-]?\d+)?|\d{4}-\d\d-\d\d(?:[T ].*)?")  # numbers alone may be names: of years, of channels
 _DELIMITERS = "\t;|,"
 _CHANCE = 20  # one character in so many of another encoding may look like UTF-8
 _ESCAPED, _FOREIGN = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
@@ -73,6 +75,8 @@ def sniff(file: TableFile, *, delimiter: str | None = None, encoding: str | None
         raise DataError(f"{file.path} has {'a header but no rows' if records else 'nothing but blank lines'}; expected a header and rows.")
     names = tuple(name.strip() for name in records[0])
     _check_header(names, file.path)
+    if sum(bool(_DATA.fullmatch(name)) for name in names) > len(names) / 2:
+        notes = (*notes, f"{file.path}: the first line is taken for the names of the columns, and looks like data: {', '.join(names)[:60]}")
     return Dialect(
         names=names,
         delimiter=delimiter,
@@ -86,7 +90,9 @@ def sniff(file: TableFile, *, delimiter: str | None = None, encoding: str | None
 
 def open_text(file: TableFile) -> pa.NativeFile:
     """Open the bytes of a file for reading, decompressed if its name says it is compressed."""
-    return file.filesystem.open_input_stream(file.location, compression="detect")
+    # Arrow goes by the ending too, in small letters only.
+    kind = _CODECS.get(PurePosixPath(file.location).suffix.lower(), "detect")
+    return file.filesystem.open_input_stream(file.location, compression=kind)
 
 
 def _head(file: TableFile) -> tuple[bytes, bool]:
