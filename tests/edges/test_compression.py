@@ -27,7 +27,7 @@ def test_a_name_that_says_something_else(kind: str) -> None:
     ending, content = PACKED[kind]
     renamed = f"is compressed with {kind}, and its name does not end in {ending}. Name it"
     assert complaint(content, "in/x.csv") == f"{renamed} x.csv{ending}"
-    assert complaint(content, f"in/X.CSV{ending.upper()}") == f"{renamed} X.CSV{ending}"
+    assert complaint(content, f"in/X.CSV{ending.upper()}") == ""
     other = ".gz" if kind != "gzip" else ".zst"
     assert complaint(content, f"in/x.csv{other}") == f"{renamed} x.csv{ending}"
     assert complaint(CSV, f"in/x.csv{ending}") == f"is not compressed with {kind} as its name says. Name it x.csv, or copy it again"
