@@ -48,10 +48,13 @@ bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH
 	$(BIN)/python benchmarks/acceptance.py $(if $(SHARED),--shared $(SHARED))
 	$(BIN)/python benchmarks/reasons.py
 	$(BIN)/python benchmarks/kill.py
+	$(BIN)/python benchmarks/big_score.py
 	$(if $(ADBENCH),$(BIN)/python benchmarks/decide.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/detection.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/detection_choices.py $(ADBENCH))
 	$(if $(ADBENCH),$(BIN)/python benchmarks/contamination.py $(ADBENCH))
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python benchmarks/fuzz/run.py --work .fuzz
 
 clean:  ## remove the environment and what a run writes; keeps data/ as it was
 	rm -rf .venv mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json data/.*.resume
