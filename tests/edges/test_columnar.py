@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 
+from vae_anomaly.edges import columnar
+from vae_anomaly.edges.clipped import Clipped
 from vae_anomaly.edges.columnar import Chunk, ColumnarTable, open_arrow, open_parquet
 from vae_anomaly.edges.files import find_files
 from vae_anomaly.errors import DataError
@@ -94,6 +97,36 @@ def test_a_truncated_file_is_refused(tmp_path: Path, form: str, keep: float) -> 
     assert str(caught.value).startswith(f"{path} is damaged or was not copied whole: ")
     assert str(caught.value).endswith(". Write or copy it again.")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [b"5354", b"\xff\xff\xff\x7f"], ids=["892 MB", "2 GB"])
+def test_what_a_stream_says_of_its_length_asks_for_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: bytes) -> None:
+    (tmp_path / "x.csv").write_bytes(b"\xff\xff\xff\xff" + length + b"x" * 8)
+    asked: list[int] = []
+
+    class Asked:
+        """A file that notes what is asked of it."""
+
+        def __init__(self, file: pa.NativeFile) -> None:
+            self.seek, self.tell, self.close, self.size, self._file = file.seek, file.tell, file.close, file.size, file
+
+        def read(self, size: int) -> bytes:
+            asked.append(size)
+            return bytes(self._file.read(size))
+
+    monkeypatch.setattr(columnar, "_input", lambda file: Asked(pafs.LocalFileSystem().open_input_file(file.location)))
+    with pytest.raises(DataError, match=r"x\.csv is damaged or was not copied whole: .*\. Write or copy it again\.$"):
+        open_arrow(find_files([str(tmp_path / "x.csv")])[0])
+    assert max(asked) <= 16
+
+
+def test_a_clipped_file_reads_and_seeks_as_others_do(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    whole = pa.PythonFile(Clipped(pafs.LocalFileSystem().open_input_file(str(tmp_path / "x")), 10), mode="r")
+    assert (whole.size(), whole.read(4), whole.tell(), whole.read(100), whole.read()) == (10, b"0123", 4, b"456789", b"")
+    assert (whole.seek(-3, 2), whole.read(), whole.seek(2), whole.seek(3, 1), whole.read(1)) == (7, b"789", 2, 5, b"5")
+    whole.close()
+    assert whole.closed
 
 
 def test_a_stream_that_was_cut_between_two_batches_says_that_rows_may_be_missing(tmp_path: Path) -> None:

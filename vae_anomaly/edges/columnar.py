@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.core.cells import blanked, usual, usual_type
 from vae_anomaly.core.schema import check_duplicates
+from vae_anomaly.edges.clipped import Clipped
 from vae_anomaly.edges.files import TableFile, one_line, reading
 from vae_anomaly.edges.rejects import OnBad
 from vae_anomaly.edges.sampling import Weight
@@ -178,9 +179,14 @@ def _row_bytes(parquet: pq.ParquetFile, names: Sequence[str]) -> float:
 
 def _arrow_reader(file: TableFile) -> pa.RecordBatchReader:
     try:
-        return pa.ipc.open_file(_input(file))
+        return pa.ipc.open_file(_clipped(file))
     except pa.ArrowInvalid:
-        return pa.ipc.open_stream(_input(file))
+        return pa.ipc.open_stream(_clipped(file))
+
+
+def _clipped(file: TableFile) -> pa.PythonFile:
+    handle = _input(file)
+    return pa.PythonFile(Clipped(handle, handle.size()), mode="r")
 
 
 def _is_file(reader: pa.RecordBatchReader | pa.RecordBatchFileReader) -> bool:
