@@ -1,7 +1,9 @@
 """Files whose names are bytes and no text: named where they are meant, passed over where nobody wants them."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
@@ -56,6 +58,54 @@ def test_links_are_followed_and_what_is_no_file_is_passed_over(folder: Path) -> 
     for stray in (folder / "in").glob(f"*{NO_TEXT}*"):
         stray.unlink()
     assert with_stray == ["b.csv", "deep/a.csv", "link.csv", "more/a.csv"] == [f.key for f in find_files(["in"])]
+
+
+def test_a_link_to_itself_is_passed_over(folder: Path) -> None:
+    (folder / "in" / "self").symlink_to("self")
+    (folder / "in" / "self.csv").symlink_to("self.csv")
+    assert [f.key for f in find_files(["in"])] == ["b.csv", "deep/a.csv"]
+
+
+def test_folders_that_cannot_hold_what_is_meant_are_not_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that one that may not be read is in nobody's way: .Trash, lost+found."""
+    for name in ("in/.trash", "in/_temporary", "in/deep/more", "in/day=1/_part=2"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "c.csv").write_text("x\n1\n")
+    entered: list[str] = []
+    scandir = os.scandir
+
+    def entering(path: str) -> Any:
+        entered.append(os.path.relpath(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", entering)
+    for path, keys, folders in [
+        (
+            "in",
+            ["b.csv", "day=1/_part=2/c.csv", "deep/a.csv", "deep/more/c.csv"],
+            ["in", "in/day=1", "in/day=1/_part=2", "in/deep", "in/deep/more"],
+        ),
+        ("in/*.csv", ["b.csv"], ["in"]),
+        ("in/d*p/*.csv", ["deep/a.csv"], ["in", "in/deep"]),
+        ("in/d*p", ["deep/a.csv", "deep/more/c.csv"], ["in", "in/deep", "in/deep/more"]),
+        ("in/**/c.csv", ["day=1/_part=2/c.csv", "deep/more/c.csv"], ["in", "in/day=1", "in/day=1/_part=2", "in/deep", "in/deep/more"]),
+    ]:
+        entered.clear()
+        assert [f.key for f in find_files([path])] == keys
+        assert sorted(entered) == folders
+
+
+def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def entering(path: str) -> Any:
+        if path.endswith("deep"):
+            raise PermissionError(errno.EACCES, "no")
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", entering)
+    assert refused("in") == f"{folder}/in/deep may not be read: permission denied. Give this user the right to read it."
+    assert [f.key for f in find_files(["in/*.csv"])] == ["b.csv"]
 
 
 def test_a_link_that_leads_back_is_not_followed_round_and_round(folder: Path) -> None:

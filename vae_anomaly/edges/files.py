@@ -184,7 +184,10 @@ def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
 
 
 def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[list[Listed], str | None]:
-    infos = files_below(filesystem, location, lambda path: _by_suffix(path) is not None and not hidden(path, location))
+    def seen(path: str) -> bool:
+        return not hidden(path, location)
+
+    infos = files_below(filesystem, location, lambda path: _by_suffix(path) is not None and seen(path), seen)
     complaint = f"{shown} holds no data file; expected {', '.join(_SUFFIXES)} in it or below."
     names = [f"{shown.rstrip('/')}/{PurePosixPath(i.path).relative_to(location)}" for i in infos]
     return [_listed(filesystem, i, root=location, shown=name) for i, name in zip(infos, names, strict=True)], None if infos else complaint
@@ -197,7 +200,7 @@ def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> 
     def wanted(path: str) -> bool:
         return pattern.match(path) is not None and _by_suffix(path) is not None and not hidden(path, plain)
 
-    matched = files_below(filesystem, plain, wanted)
+    matched = files_below(filesystem, plain, wanted, lambda folder: not hidden(folder, plain) and _reaches(location, folder))
     # What was typed may lack the folder we are in, or have a scheme in front.
     names = [path[: max(0, len(path) - len(location))] + i.path[max(0, len(location) - len(path)) :] for i in matched]
     found = [_listed(filesystem, i, root=plain, shown=name) for i, name in zip(matched, names, strict=True)]
@@ -210,6 +213,16 @@ def _glob_pattern(location: str) -> str:
     known = {"*": "[^/]*", "?": "[^/]", "**": ".*", "**/": "(?:.*/)?"}
     parts = [known.get(t) or (t.replace("[!", "[^", 1) if t.startswith("[") else re.escape(t)) for t in tokens]
     return "".join(parts).rstrip("/") + r"(?:/|$)"
+
+
+def _reaches(location: str, folder: str) -> bool:
+    """Whether what a glob matches may lie in a folder, which it names the beginning of, or which lies below a match."""
+    for token, name in zip(location.split("/"), folder.split("/"), strict=False):
+        if "**" in token:
+            return True
+        if not re.match(_glob_pattern(token), name):
+            return False
+    return True
 
 
 def hidden(path: str, root: str) -> bool:

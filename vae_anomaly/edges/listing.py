@@ -3,24 +3,28 @@
 Folders of this machine are walked: Arrow has no text for a name that is not UTF-8, and goes round and round where a link leads back.
 """
 
+import errno
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 
 import pyarrow.fs as pafs
 
 from vae_anomaly.errors import DataError
 
 
-def files_below(filesystem: pafs.FileSystem, location: str, wanted: Callable[[str], bool]) -> list[pafs.FileInfo]:
-    """Return the wanted files below a folder, sorted by path; none where there is no folder.
+def files_below(
+    filesystem: pafs.FileSystem, location: str, wanted: Callable[[str], bool], enters: Callable[[str], bool] = lambda _: True
+) -> list[pafs.FileInfo]:
+    """Return the wanted files below a folder, sorted by path; none where there is no folder. ``enters`` says which folders may have some.
 
-    Raises DataError for a wanted file whose name is not UTF-8; where such a name is that of a file nobody wants, it is passed over.
+    Raises DataError for a wanted file whose name is not UTF-8, and for a folder that may not be read; where such a name is that of a file
+    nobody wants, it is passed over, as are links that lead nowhere.
     """
     if filesystem.type_name == "local":
-        return _sorted(_walked(location, wanted), wanted)
+        return _sorted(_walked(location, wanted, enters), wanted)
     return _sorted(filesystem.get_file_info(pafs.FileSelector(location, recursive=True, allow_not_found=True)), wanted)
 
 
@@ -28,22 +32,38 @@ def _sorted(infos: Iterable[pafs.FileInfo], wanted: Callable[[str], bool]) -> li
     return sorted((i for i in infos if i.type == pafs.FileType.File and wanted(i.path)), key=lambda i: str(i.path))
 
 
-def _walked(location: str, wanted: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[pafs.FileInfo]:
+def _walked(
+    location: str, wanted: Callable[[str], bool], enters: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[pafs.FileInfo]:
     """Yield the files in and below a folder; one that is also ``above`` itself, by a link, is not entered again."""
-    with suppress(FileNotFoundError), os.scandir(location) as entries:  # it went while we looked
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = []
+    with _passing_over(location), os.scandir(location) as entries:
         here = os.stat(location)  # noqa: PTH116  # as many as there are folders
         inside = above | {(here.st_dev, here.st_ino)}
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            path = entry.path
-            if entry.is_dir():
-                found = entry.stat()
-                if (found.st_dev, found.st_ino) not in inside:
-                    yield from _walked(path, wanted, inside)
-            elif is_text(path):
-                with suppress(FileNotFoundError):
-                    yield _info(path)
-            elif wanted(path):
-                raise DataError(no_text(path))
+        for entry in entries:
+            with _passing_over(entry.path):
+                if entry.is_dir():
+                    found = entry.stat()
+                    if (found.st_dev, found.st_ino) not in inside and enters(entry.path):
+                        folders.append((entry.path, inside))
+                elif is_text(entry.path):
+                    yield _info(entry.path)
+                elif wanted(entry.path):
+                    raise DataError(no_text(entry.path))
+    for path, seen in folders:
+        yield from _walked(path, wanted, enters, seen)
+
+
+@contextmanager
+def _passing_over(path: str) -> Iterator[None]:
+    """Pass over what went while we looked, and a link that leads nowhere or to itself."""
+    try:
+        yield
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read: permission denied. Give this user the right to read it.") from error
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ELOOP}:
+            raise
 
 
 def _info(path: str) -> pafs.FileInfo:
