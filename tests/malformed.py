@@ -462,6 +462,8 @@ def line_ends(ground: Ground) -> Iterator[Case]:
 
 def quotes(ground: Ground) -> Iterator[Case]:
     whole, rows = lines(ground.rows), ground.rows
+    padded = "\n".join(" ,".join(f'"{cell}"' for cell in line.split(",")) + " " for line in whole)
+    yield ground.case("everything quoted, and blanks after it", "x.csv", padded.encode(), "scored", rows=rows)
     noted = rows.append_column("note", pa.array([f'a "b", {i}\r\nnext' for i in range(ROWS)]))
     yield ground.case("quoted line ends", "x.csv", text(noted).encode(), "scored", rows=rows)
     everything = "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in whole)
@@ -480,7 +482,7 @@ def quotes(ground: Ground) -> Iterator[Case]:
             yield ground.case(f"a quote {name} {spot}", "x.csv", ("\n".join(found) + "\n").encode(), says=f"row {at:,}:")
         quoted = everything.splitlines()
         quoted[at] = quoted[at].removesuffix('"')
-        says = f"row {at:,}: a quote is opened and never closed" if at == ROWS else f"row {at:,}: text stands after a closing quote"
+        says = f"row {at:,}: a quote is opened and never closed"
         yield ground.case(f"everything quoted and a quote lost {spot}", "x.csv", "\n".join(quoted).encode(), says=says)
     inch = rows.set_column(rows.column_names.index("crew"), "crew", pa.array(['5" pipe'] * ROWS))
     content = text(rows.drop_columns("crew")).splitlines()

@@ -1,6 +1,7 @@
 import bz2
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -233,7 +234,7 @@ def test_a_record_that_never_ends_is_refused(write: Write, monkeypatch: pytest.M
     ("content", "said"),
     [
         ('a,b\n1,2\n"63"5,2\n', """row 2: text stands after a closing quote: '"63"5,2'. Double the quotes inside a cell, or"""),
-        ('a,b\n1,"2\n3,"4"\n', """row 1: text stands after a closing quote: '1,"2'. Double the quotes inside a cell, or"""),
+        ('a,b\n1,"2\n3,"4"\n', """row 1: a quote is opened and never closed: '1,"2'. Close it, or"""),
         ("a,b\n1,2\n1\0,2\n", r"row 2: it holds a zero byte: '1\x00,2'. Was the file cut off? Correct that row, or"),
     ],
     ids=["after a quote", "a lost quote", "a zero"],
@@ -259,6 +260,9 @@ def test_a_point_that_may_stand_for_thousands_is_refused(write: Write, tmp_path:
         f"{tmp_path / 'x.csv'}: column 'b' holds '1.023', thousands or decimals, where numbers have commas. "
         "Write such numbers without the point, or leave the column out with --exclude."
     )
+    # Where nobody wants a number it may be either.
+    spared = replace(write("a;b\n1,5;1.023\n2,5;900\n"), spared=frozenset("b"))
+    assert spared.read(missing=[]).to_pydict() == {"a": [1.5, 2.5], "b": ["1.023", "900"]}
     # With points for decimals it is a number like any other, and text is text.
     assert write("a;b\n1.5;1.023\n").read(missing=[]).to_pydict() == {"a": [1.5], "b": [1.023]}
     assert write("a;b\n1,5;1.023\n2,5;x\n").read(missing=[]).to_pydict() == {"a": [1.5, 2.5], "b": ["1.023", "x"]}

@@ -82,6 +82,7 @@ def test_a_tsv_is_cut_at_tabs(tmp_path: Path) -> None:
         (b"\xe4,b\n" + b"\xf6,\xfc\n" * 10 + b"\xc9\xbb,1\n", "cp1252", "is not UTF-8 and is read as cp1252"),
         ("ä,b\né,1\n".encode() + b"\xf6,\xfc\n" * 9, "utf-8", ""),
         ("ä,b\n1,2\n".encode() + b"\0" * 50, "utf-8", ""),
+        ("ä,b\r1,2\r".encode() + b"1\0,2", "utf-8", ""),
     ],
     ids=[
         "utf-8",
@@ -95,6 +96,7 @@ def test_a_tsv_is_cut_at_tabs(tmp_path: Path) -> None:
         "cp1252 that looks like it",
         "of both, mostly cp1252",
         "zeros at the end",
+        "a zero below cr",
     ],
 )
 def test_encodings(tmp_path: Path, content: bytes, encoding: str, note: str) -> None:

@@ -34,9 +34,11 @@ def cut(content: bytes, *, delimiter: str = ",", longest: int = 1 << 20) -> tupl
         (b'"h\n1",b\n2,3\n', [b"2,3\n"], {}),
         (b'h\n"a\nb",1\n"c""\n",2\n', [b'"a\nb",1\n', b'"c""\n",2\n'], {}),
         (b'h\n5" pipe,1\n6,"x"y"\n', [b'5" pipe,1\n', b'6,"x"y"\n'], {1: AFTER}),
-        (b'h\n"63"5,1\n"6" ,"x"  \n', [b'"63"5,1\n', b'"6" ,"x"  \n'], {0: AFTER}),
+        (b'h\n"63"5,1\n"6" ,"x"  \n', [b'"63"5,1\n', b'"6","x"\n'], {0: AFTER}),
+        # Blanks after a closing quote are not the cell's; others are.
+        (b'h\n5" a, "b" ,"c"" ,d" ,"" , e \r\n', [b'5" a, "b" ,"c"" ,d","", e \r\n'], {}),
         # The quote that is lost takes its line only, not the next row.
-        (b'h\n1,"S\n9,"S"\n1,"S"\n', [b'1,"S\n', b'9,"S"\n', b'1,"S"\n'], {0: AFTER}),
+        (b'h\n1,"S\n9,"S"\n1,"S"\n', [b'1,"S\n', b'9,"S"\n', b'1,"S"\n'], {0: OPEN}),
         (b'h\n1\n2\0,"x"\n3\n\0\0\0', [b"1\n", b'2\0,"x"\n', b"3\n", b"\0\0\0"], {1: ZERO, 3: ZERO}),
         (b'h\n1\n2,"x\n3,4\n', [b"1\n", b'2,"x\n', b"3,4\n"], {1: OPEN}),
         (b'h\n1\n"x', [b"1\n", b'"x'], {1: OPEN}),

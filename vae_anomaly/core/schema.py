@@ -105,7 +105,7 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
     _check_named(table.column_names, data)
     if table.num_rows == 0:
         raise DataError("the table has no rows; a fit needs normal rows to learn from.")
-    keys = _keys(data)
+    keys = taken_out(data)
     found = [
         Dropped(name=name, reason=keys[name]) if name in keys else judge(name, table[name], included=name in data.include)
         for name in table.column_names
@@ -157,7 +157,7 @@ def absent_text(absent: Sequence[str], names: Sequence[str]) -> str:
     return f"{shown}{more}. " + (f"Columns there: {listed(names)}." if names else "It has no columns at all.")
 
 
-def _keys(data: DataConfig) -> dict[str, str]:
+def taken_out(data: DataConfig) -> dict[str, str]:
     """Map the columns that the config takes out to the reason; the more telling reason wins."""
     named = {"excluded": data.exclude, "id column": data.id_columns}
     keys = {name: reason for reason, names in named.items() for name in names}
@@ -166,11 +166,11 @@ def _keys(data: DataConfig) -> dict[str, str]:
 
 
 def _check_named(names: Sequence[str], data: DataConfig) -> None:
-    named = [*_keys(data), *data.include]
+    named = [*taken_out(data), *data.include]
     absent = [n for n in dict.fromkeys(named) if n not in names]
     if absent:
         raise ConfigError(f"columns named in the options are not in the table: {absent_text(absent, names)}")
-    both = [n for n in data.include if n in _keys(data)]
+    both = [n for n in data.include if n in taken_out(data)]
     if both:
         raise ConfigError(f"--include names columns that another option takes out: {listed(both)}. Name each in one option only.")
 

@@ -36,10 +36,11 @@ MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DelimitedTable:
-    """A delimited file whose dialect is known."""
+    """A delimited file whose dialect is known; ``spared``: columns that nobody wants as numbers."""
 
     file: TableFile
     dialect: Dialect
+    spared: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,8 +109,26 @@ class DelimitedTable:
             for name in whole:
                 if pc.any(pc.match_substring_regex(spelled[name], _HEX)).as_py():
                     table = table.set_column(table.schema.get_field_index(name), name, spelled[name])
-        table = table if self.dialect.decimal == "." else _pointed(table, text, self.file.path)
+        table = table if self.dialect.decimal == "." else self._pointed(table, text)
         return pa.Table.from_arrays([blanked(c, missing) for c in table.columns], names=list(self.names))
+
+    def _pointed(self, table: pa.Table, text: Collection[str]) -> pa.Table:
+        """Read text columns of a file with decimal commas as numbers if every cell is one, with a comma or a point."""
+        for i, field in enumerate(table.schema):
+            if pa.types.is_string(field.type) and field.name not in text:
+                values = _points(table.column(i))
+                if pc.any(not_numbers(values)).as_py():
+                    continue
+                unclear = thousands(table.column(i))
+                if unclear and field.name in self.spared:
+                    continue
+                if unclear:
+                    said = ambiguous(field.name, table.column(i)[unclear[0]].as_py())
+                    raise DataError(
+                        f"{self.file.path}: {said}. Write such numbers without the point, or leave the column out with --exclude."
+                    )
+                table = table.set_column(i, field.name, numbers(values))
+        return table
 
     def _typed(self, missing: Sequence[str], text: Collection[str]) -> pacsv.ConvertOptions:
         """Return how types are found out; the columns ``text`` have theirs."""
@@ -200,10 +219,11 @@ class DelimitedTable:
 
 # What is in a reason, how its row is refused, and what to do.
 _REFUSALS = (
+    ("thousands or decimals, where", ": {reason}. Write it without the point"),
+    ("column ", ": {reason}. Save the file as UTF-8"),
     ("cells", " has {reason}: {record!r}. Correct that row"),
     (AFTER_QUOTE, ": {reason}: {record!r}. Double the quotes inside a cell"),
     (ZERO, ": {reason}: {record!r}. Was the file cut off? Correct that row"),
-    ("thousands", ": {reason}. Write it without the point"),
     ("quote", ": {reason}: {record!r}. Close it"),
     ("text", ": {reason}. Save the file as UTF-8"),
     ("", " is {reason}. Is a quote left open? Correct that row"),
@@ -251,18 +271,3 @@ def _as_numbers(text: pa.Array, decimal: str) -> pa.Array:
 def _points(text: pa.Array) -> pa.Array:
     """Write decimal commas as points, as the number parser wants them."""
     return pc.replace_substring_regex(pc.replace_substring_regex(text, COMMA_NUMBER, r"\1.\2"), _COMMA_LAST, r"\1.\2")
-
-
-def _pointed(table: pa.Table, text: Collection[str], path: str) -> pa.Table:
-    """Read text columns of a file with decimal commas as numbers if every cell is one, with a comma or a point."""
-    for i, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) and field.name not in text:
-            values = _points(table.column(i))
-            if pc.any(not_numbers(values)).as_py():
-                continue
-            unclear = thousands(table.column(i))
-            if unclear:
-                said = ambiguous(field.name, table.column(i)[unclear[0]].as_py())
-                raise DataError(f"{path}: {said}. Write such numbers without the point, or leave the column out with --exclude.")
-            table = table.set_column(i, field.name, numbers(values))
-    return table

@@ -117,7 +117,7 @@ def _encoding(file: TableFile, head: bytes, *, whole: bool) -> tuple[str, tuple[
         # Text in Latin letters has a zero in nearly every second byte, and there only: what a lost power supply leaves is all zeros.
         if zeros and zeros.count(0) > len(zeros) / 2 > 2 * others.count(0):
             return name, (f"{file.path} is read as UTF-16 without a byte-order mark",)
-    if b"\0" in head.lstrip(b"\r\n").partition(b"\n")[0]:
+    if b"\0" in re.split(rb"[\r\n]", head.lstrip(b"\r\n"), maxsplit=1)[0]:
         raise DataError(f"{file.path} is not a table that can be read: it holds binary content. Expected CSV, Parquet or Arrow.")
     if _is_utf8(file, head, whole=whole):
         return "utf-8", ()

@@ -74,15 +74,17 @@ class Patterns:
 
     strict: re.Pattern[bytes]
     loose: re.Pattern[bytes]
+    cell: re.Pattern[bytes]
 
     @classmethod
     def of(cls, delimiter: str) -> "Patterns":
-        """Return the patterns for a delimiter; spaces after a closing quote do no harm."""
+        """Return the patterns for a delimiter; blanks after a closing quote are not the cell's."""
         d = re.escape(delimiter.encode())
         plain, quoted = rb"(?!\")[^%b\r\n]*+" % d, rb'"[^"]*+(?:""[^"]*+)*+"'
         cells = {"strict": quoted + (b"" if delimiter == " " else b" *+"), "loose": rb"%b[^%b\r\n]*+" % (quoted, d)}
         whole = {name: rb"(?:%b|%b)(?:%b(?:%b|%b))*+(?:\r\n?|\n|\Z)" % (cell, plain, d, cell, plain) for name, cell in cells.items()}
-        return cls(strict=re.compile(whole["strict"]), loose=re.compile(whole["loose"]))
+        cell = re.compile(rb"(%b) *+|(%b)" % (quoted, plain.replace(b"*+", b"++")))
+        return cls(strict=re.compile(whole["strict"]), loose=re.compile(whole["loose"]), cell=cell)
 
 
 def _cut(stream: Bytes, patterns: Patterns, longest: int) -> Iterator[tuple[list[bytes], dict[int, str]]]:
@@ -127,7 +129,9 @@ def _complete(data: bytes, start: int, patterns: Patterns, *, final: bool, longe
             break
         if fault:
             broken[len(records)] = fault
-        records.append(found[0])
+        # Arrow would take the blanks for a part of the cell, and the level for another.
+        plain = b'" ' not in found[0] or fault
+        records.append(found[0] if plain else patterns.cell.sub(rb"\1\2", found[0]))
         place = found.end()
     return records, broken, place
 
@@ -148,6 +152,8 @@ def _record(data: bytes, place: int, patterns: Patterns, *, final: bool, longest
     elif not final and found.end() == len(data):
         return None, ""
     line = _LINE.match(data, place)
+    if found is not None and line is not None and line.end() < found.end():
+        fault = NEVER_CLOSED  # on its line; what closes it is a quote of another row
     return (line, fault) if line is not None and (final or line[0].endswith((b"\r", b"\n"))) else (None, "")
 
 

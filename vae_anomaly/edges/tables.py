@@ -236,9 +236,11 @@ def open_source(
     delimiter: str | None = None,
     encoding: str | None = None,
     on_error: OnError = "stop",
+    spared: Collection[str] = (),
 ) -> Source:
     """Find and open the files behind paths, folders, globs and URIs, as ``open_files`` does. Raises DataError."""
-    return open_files(found.find_files(paths), missing_values=missing_values, delimiter=delimiter, encoding=encoding, on_error=on_error)
+    how: dict[str, Any] = {"missing_values": missing_values, "delimiter": delimiter, "encoding": encoding}
+    return open_files(found.find_files(paths), on_error=on_error, spared=spared, **how)
 
 
 def open_files(
@@ -248,10 +250,12 @@ def open_files(
     delimiter: str | None = None,
     encoding: str | None = None,
     on_error: OnError = "stop",
+    spared: Collection[str] = (),
 ) -> Source:
     """Open files as one table; reads headers and footers only.
 
-    ``delimiter`` and ``encoding`` are found out from each file unless given. ``on_error``: what becomes of bad rows.
+    ``delimiter`` and ``encoding`` are found out from each file unless given. ``on_error``: what becomes of bad rows. ``spared``: columns
+    of which no number is wanted, so that it does not matter which they are.
 
     Raises
     ------
@@ -261,7 +265,7 @@ def open_files(
 
     def opened(file: TableFile) -> _Part:
         if file.format == "delimited":
-            return DelimitedTable(file=file, dialect=sniff(file, delimiter=delimiter, encoding=encoding))
+            return DelimitedTable(file=file, dialect=sniff(file, delimiter=delimiter, encoding=encoding), spared=frozenset(spared))
         return open_parquet(file) if file.format == "parquet" else open_arrow(file)
 
     if delimiter is not None and len(delimiter) != 1:

@@ -28,7 +28,7 @@ from vae_anomaly.core.groups import make_groups
 from vae_anomaly.core.labels import Labels, read_labels, refuse_without_normal
 from vae_anomaly.core.order import group_codes, time_order
 from vae_anomaly.core.report import Quality, promise
-from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema
+from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema, taken_out
 from vae_anomaly.core.stages import Progress
 from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
 from vae_anomaly.edges import artifact, checkpoint, interrupts, process, slots, tables
@@ -113,7 +113,8 @@ def fit(
     validate(config)
     if not config.tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
-    source = tables.open_source(data, missing_values=config.data.missing_values, on_error=config.data.on_error)
+    missing, spared = config.data.missing_values, taken_out(config.data)
+    source = tables.open_source(data, missing_values=missing, on_error=config.data.on_error, spared=spared)
     most = memory.most_rows(source.weight(), len(source.names), memory_limit)
     place, made_from = checkpoint.place_of(output, config.tracking.model_name), continuing.made_from(source, config, most)
     going_on = going_on or GoingOn()
