@@ -493,7 +493,10 @@ def test_ctrl_c_is_130(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("vae_anomaly.workflow.models.info", interrupted)
     shown = run("info", ground / "model")
-    assert (shown.exit_code, shown.stderr) == (130, "error: interrupted; nothing half-written was left behind\n")
+    assert (shown.exit_code, shown.stderr) == (
+        130,
+        "error: interrupted; no output is half-written. The same command again goes on from what was finished\n",
+    )
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -41,7 +41,9 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _leave("interrupted; nothing half-written was left behind", INTERRUPTED, as_json=as_json)
+        _leave(
+            "interrupted; no output is half-written. The same command again goes on from what was finished", INTERRUPTED, as_json=as_json
+        )
     except VaeAnomalyError as error:
         _traceback(error)
         _leave(str(error), error.exit_code, as_json=as_json)
