@@ -158,6 +158,25 @@ def test_googles_client_gives_up_in_time_unless_the_uri_says_otherwise(uri: str,
     assert uris.resolve(uri)[0] != pafs.FileSystem.from_uri("gs://anonymous@b/x?retry_limit_seconds=900")[0]
 
 
+def test_every_saying_of_a_store_has_words_of_ours() -> None:
+    no_google = "no credentials for Google Cloud were found. Set GOOGLE_APPLICATION_CREDENTIALS"
+    for theirs, ours in {
+        "Retry policy exhausted: Could not create a OAuth2 access token to authenticate": no_google,
+        "PerformWork() - CURL error [6]=Could not resolve hostname": "the server does not answer",
+        "Cannot connect to host a.blob.core.windows.net:443 ssl:default [Name or service not known]": "the server does not answer",
+        "[Errno 111] Connect call failed ('127.0.0.1', 9)": "the server does not answer",
+        "unable to connect to account for Must provide either a connection_string or account_name with credentials!!": (
+            "no credentials for Azure were found. Set AZURE_STORAGE_CONNECTION_STRING"
+        ),
+        "Failed to get token from DefaultAzureCredential. See": (
+            "no credentials for Azure were found. Set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, "
+            "or install vae-anomaly[cloud] and set AZURE_STORAGE_CONNECTION_STRING"
+        ),
+        "ErrorCode:ContainerNotFound": "the container does not exist",
+    }.items():
+        assert uris.said(OSError(theirs)) == ours
+
+
 class _Told(Exception):
     __module__ = "azure.core.exceptions"
 

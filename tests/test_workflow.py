@@ -15,6 +15,7 @@ import pytest
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from vae_anomaly.core.stream import RESULT_FIELDS, Tally
 from vae_anomaly.edges import artifact, manifest, tracking
+from vae_anomaly.edges.tables import open_source
 from vae_anomaly.errors import ArtifactError, ConfigError, DataError, OutputError, TooFewRows, TrackingError
 from vae_anomaly.workflow.counting import Counting
 from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate
@@ -345,6 +346,20 @@ def test_evaluate_lets_the_peers_learn_from_the_rows_of_the_fit(uri: str, labell
     assert [(f.label, f.flagged) for f in found.by_label] == [("leak", 12), ("wear", 8)]
     assert found.comparison is not None
     assert (found.comparison.peer_rows, found.comparison.test_rows) == (ROWS, 120)
+
+
+def test_a_file_that_goes_while_it_is_learned_from_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(table(ROWS, seed=1), path)
+    expected = open_source([str(path)]).contents()
+
+    def gone(stage: str, *_: object) -> None:
+        if stage != "reading":
+            path.unlink(missing_ok=True)
+
+    fit([str(path)], config(None), output=tmp_path / "m", tell=gone)
+    assert not path.exists()
+    assert artifact.load(tmp_path / "m").card.contents_digest == expected
 
 
 def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_are_gone(tmp_path: Path, labelled: str) -> None:

@@ -106,6 +106,8 @@ def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytes
     monkeypatch.setattr("os.scandir", entering)
     assert refused("in") == f"{folder}/in/deep may not be read: permission denied. Give this user the right to read it."
     assert [f.key for f in find_files(["in/*.csv"])] == ["b.csv"]
+    with pytest.raises(OutputError, match=r"/in/deep may not be read: permission denied\. Give this user the right to read it\.$"):
+        dataset.sizes(Place(path=folder / "in"))
 
 
 def test_a_link_that_leads_back_is_not_followed_round_and_round(folder: Path) -> None:

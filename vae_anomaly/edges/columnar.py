@@ -23,8 +23,8 @@ from vae_anomaly.errors import DataError
 _BUFFER = 1 << 20  # bytes of a column chunk held while streaming, so that one huge row group does not fill the memory
 _BUFFERS = 32 << 20  # of all columns together
 _BATCH_ROWS = 65_536  # 10 MB for 20 numbers: large enough for Arrow's own rate, small beside a model
-_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 _FEWEST = 1024, 1 << 14  # rows of a batch and bytes of a buffer below which reading becomes slow
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # a message of no length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ _KINDS = (
     (rb"\x1f\x9d", "compress", ""),
 )
 _UNPACKED = {ending: kind for _, kind, ending in _KINDS if ending}
+# What Arrow calls that by which text is unpacked, by the ending.
+CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _INSIDE = re.compile(r"\.(parquet|pq|arrows?|feather|ipc)$", re.IGNORECASE)
 _OF_CONTENT = re.compile("inflate failed|decompress failed|Truncated compressed stream|deserialize thrift", re.IGNORECASE)
 

@@ -20,7 +20,7 @@ from vae_anomaly.edges.manifest import SUFFIX
 from vae_anomaly.edges.outputs import write_text, writing
 from vae_anomaly.edges.places import Place
 from vae_anomaly.edges.uris import as_os_errors, said
-from vae_anomaly.errors import OutputError
+from vae_anomaly.errors import DataError, OutputError
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -136,6 +136,8 @@ def sizes(folder: Place) -> dict[str, int]:
     try:
         with as_os_errors():
             files = files_below(filesystem, root, is_text)  # no part has a name that is none
+    except DataError as error:  # of a folder in it, which it names
+        raise OutputError(str(error)) from error
     except OSError as error:
         raise OutputError(f"{folder} cannot be listed: {said(error)}.") from error
     return {str(info.path)[len(root.rstrip("/")) + 1 :]: int(info.size) for info in files}

@@ -15,7 +15,9 @@ from pathlib import PurePosixPath
 import pyarrow as pa
 
 from vae_anomaly.core.schema import check_duplicates
+from vae_anomaly.edges.compression import CODECS
 from vae_anomaly.edges.files import TableFile, reading
+from vae_anomaly.edges.headers import NO_HEADER
 from vae_anomaly.errors import ConfigError, DataError
 
 LONGEST = 64 << 20  # bytes a record may have
@@ -29,7 +31,6 @@ _BLOCK = 1 << 20  # bytes parsed at a time: Arrow's default, and as fast as any 
 _WHOLE_SCAN = 64 << 20  # up to this size the encoding is checked to the last byte
 _RECORDS = 30  # records looked at for the delimiter
 _NUMBERS = 2000  # records looked at for the decimal sign: the first hundreds may hold whole numbers only
-_CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _DATA = re.compile(r"[+-]?\d+[.,]\d+(?:[eE][+-]?\d+)?|\d{4}-\d\d-\d\d(?:[T ].*)?")  # numbers alone may be names: of years, of channels
 _DELIMITERS = "\t;|,"
 _CHANCE = 20  # one character in so many of another encoding may look like UTF-8
@@ -91,7 +92,7 @@ def sniff(file: TableFile, *, delimiter: str | None = None, encoding: str | None
 def open_text(file: TableFile) -> pa.NativeFile:
     """Open the bytes of a file for reading, decompressed if its name says it is compressed."""
     # Arrow goes by the ending too, in small letters only.
-    kind = _CODECS.get(PurePosixPath(file.location).suffix.lower(), "detect")
+    kind = CODECS.get(PurePosixPath(file.location).suffix.lower(), "detect")
     return file.filesystem.open_input_stream(file.location, compression=kind)
 
 
@@ -213,5 +214,5 @@ def _check_header(names: tuple[str, ...], path: str) -> None:
         check_duplicates(names, path)
     except DataError as error:
         numbers = sum(bool(re.fullmatch(r"[+-]?\d+(?:[.,]\d+)?|\?|", n)) for n in names)
-        hint = " Its first line does not look like a header; put column names there." if numbers > 1 else ""
+        hint = f" {NO_HEADER}" if numbers > 1 else ""
         raise DataError(f"{error}{hint}") from None

@@ -37,7 +37,7 @@ _SUFFIXES: dict[str, Format] = {
     ".feather": "arrow",
     ".ipc": "arrow",
 }
-COMPRESSED = (".gz", ".zst", ".bz2")
+COMPRESSED = tuple(compression.CODECS)
 _MAGIC: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}  # the last: a stream of Arrow
 # What people hand in that is no table we read, and what to do with it.
 _FOREIGN = {

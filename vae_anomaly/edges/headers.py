@@ -11,6 +11,7 @@ from vae_anomaly.edges.files import TableFile
 from vae_anomaly.errors import SchemaMismatch
 
 _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?|\d{1,4}[-./:]\d{1,2}[-./:]\d{1,4}(?:[T ].*)?|[Nn][Aa][Nn]|\?|")
+NO_HEADER = "Its first line does not look like a header; put column names there."
 _BEGINS = {
     "sep=": "Its first line is for Excel only ('sep='): remove it.",
     "#": "Its first line is a comment: remove what stands above the header.",
@@ -43,7 +44,7 @@ def _of_first_line(names: Sequence[str], wanted: set[str]) -> str:
             return said
     data = sum(bool(_DATA.fullmatch(name)) for name in names)
     if data > min(1, len(names) - 1):
-        return "Its first line does not look like a header; put column names there."
+        return NO_HEADER
     if len(names) == 1 and sum(name in names[0] for name in wanted) > 1:
         return "Its cells are not parted by a comma, a semicolon, a tab or |: write it with one of them."
     return ""

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pyarrow.fs as pafs
@@ -24,18 +24,17 @@ def files_below(
     nobody wants, it is passed over, as are links that lead nowhere.
     """
     if filesystem.type_name == "local":
-        return _sorted(_walked(location, wanted, enters), wanted)
-    return _sorted(filesystem.get_file_info(pafs.FileSelector(location, recursive=True, allow_not_found=True)), wanted)
-
-
-def _sorted(infos: Iterable[pafs.FileInfo], wanted: Callable[[str], bool]) -> list[pafs.FileInfo]:
-    return sorted((i for i in infos if i.type == pafs.FileType.File and wanted(i.path)), key=lambda i: str(i.path))
+        infos = list(_walked(location, wanted, enters))
+    else:
+        found = filesystem.get_file_info(pafs.FileSelector(location, recursive=True, allow_not_found=True))
+        infos = [info for info in found if wanted(info.path)]
+    return sorted((info for info in infos if info.type == pafs.FileType.File), key=lambda info: str(info.path))
 
 
 def _walked(
     location: str, wanted: Callable[[str], bool], enters: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[pafs.FileInfo]:
-    """Yield the files in and below a folder; one that is also ``above`` itself, by a link, is not entered again."""
+    """Yield the wanted files in and below a folder; one that is also ``above`` itself, by a link, is not entered again."""
     folders: list[tuple[str, frozenset[tuple[int, int]]]] = []
     with _passing_over(location), os.scandir(location) as entries:
         here = os.stat(location)  # noqa: PTH116  # as many as there are folders
@@ -46,10 +45,10 @@ def _walked(
                     found = entry.stat()
                     if (found.st_dev, found.st_ino) not in inside and enters(entry.path):
                         folders.append((entry.path, inside))
-                elif is_text(entry.path):
-                    yield _info(entry.path)
                 elif wanted(entry.path):
-                    raise DataError(no_text(entry.path))
+                    if not is_text(entry.path):
+                        raise DataError(no_text(entry.path))
+                    yield _info(entry.path)
     for path, seen in folders:
         yield from _walked(path, wanted, enters, seen)
 

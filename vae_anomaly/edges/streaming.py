@@ -157,3 +157,15 @@ def partitions_typed(table: pa.Table, part: Streamed) -> pa.Table:
                 table = table.set_column(i, name, table.column(i).cast(kind))
                 break
     return table
+
+
+def chunked(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Cut batches that are longer than ``rows``."""
+    for batch in batches:
+        for first in range(0, batch.num_rows, rows):
+            yield batch.slice(first, rows)
+
+
+def names_of(part: Streamed) -> tuple[str, ...]:
+    """Return the column names of a part, those of its partition folders last."""
+    return (*part.names, *(n for n, _ in part.file.partition if n not in part.names))

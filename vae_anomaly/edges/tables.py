@@ -23,7 +23,18 @@ from vae_anomaly.edges.headers import check_columns
 from vae_anomaly.edges.outputs import default_output, write_batches
 from vae_anomaly.edges.rejects import OnError, OnReject, Rejects, ignore
 from vae_anomaly.edges.sampling import OnRows, Sample, Weight, ignore_rows
-from vae_anomaly.edges.streaming import NUMBERS, Streamed, Wanted, none_readable, numbers_of, partitions_typed, stream, with_partition
+from vae_anomaly.edges.streaming import (
+    NUMBERS,
+    Streamed,
+    Wanted,
+    chunked,
+    names_of,
+    none_readable,
+    numbers_of,
+    partitions_typed,
+    stream,
+    with_partition,
+)
 from vae_anomaly.edges.whereabouts import with_line
 from vae_anomaly.errors import BadCell, ConfigError, DataError, SchemaMismatch
 
@@ -62,12 +73,12 @@ class Source:
     @property
     def names(self) -> tuple[str, ...]:
         """Column names of the first file, those of its partition folders last."""
-        return _names(self.parts[0])
+        return names_of(self.parts[0])
 
     @property
     def all_names(self) -> tuple[str, ...]:
         """Column names of all files, as they are met."""
-        return tuple(dict.fromkeys(name for part in self.parts for name in _names(part)))
+        return tuple(dict.fromkeys(name for part in self.parts for name in names_of(part)))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -180,7 +191,7 @@ class Source:
         model = set(schema.names) if schema is not None else set()
         wanted = [n for n in dict.fromkeys(extra) if n not in model]
         for part in self.parts:
-            where, names = part.file.path, _names(part)
+            where, names = part.file.path, names_of(part)
             if schema is not None:
                 check_columns(schema, names, part.file)
             absent = [n for n in wanted if n not in names]
@@ -194,7 +205,7 @@ class Source:
         stream_of = Wanted(
             schema=schema, raw=self._raw_types(raw), missing=self.missing_values, chunk=Chunk(rows=chunk_rows, bytes=chunk_bytes)
         )
-        return _chunked(self._stream(stream_of, first_row, on_reject), chunk_rows)
+        return chunked(self._stream(stream_of, first_row, on_reject), chunk_rows)
 
     def _stream(self, wanted: Wanted, first_row: int, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
         found, rejects = first_row > 0, Rejects(on_reject=on_reject)
@@ -226,7 +237,7 @@ class Source:
         check_columns(schema, self.names, self.parts[0].file)
 
     def _check_same_names(self) -> None:
-        alike.check_names([(part.file, _names(part)) for part in self.parts])
+        alike.check_names([(part.file, names_of(part)) for part in self.parts])
 
 
 def open_source(
@@ -239,8 +250,9 @@ def open_source(
     spared: Collection[str] = (),
 ) -> Source:
     """Find and open the files behind paths, folders, globs and URIs, as ``open_files`` does. Raises DataError."""
-    how: dict[str, Any] = {"missing_values": missing_values, "delimiter": delimiter, "encoding": encoding}
-    return open_files(found.find_files(paths), on_error=on_error, spared=spared, **how)
+    return open_files(
+        found.find_files(paths), missing_values=missing_values, delimiter=delimiter, encoding=encoding, on_error=on_error, spared=spared
+    )
 
 
 def open_files(
@@ -281,18 +293,7 @@ def together(sources: Sequence[Source]) -> Source:
     return replace(sources[0], parts=tuple(part for source in sources for part in source.parts))
 
 
-def _names(part: _Part) -> tuple[str, ...]:
-    return (*part.names, *(n for n, _ in part.file.partition if n not in part.names))
-
-
 def _kind(part: _Part, name: str) -> pa.DataType:
     """Return the type of a column as it is handed on: without dictionaries, which differ from batch to batch."""
     kind = part.schema.field(name).type if name in part.names else pa.string()
     return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _chunked(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut batches that are longer than ``rows``."""
-    for batch in batches:
-        for first in range(0, batch.num_rows, rows):
-            yield batch.slice(first, rows)

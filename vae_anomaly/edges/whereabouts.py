@@ -3,7 +3,11 @@
 Reads again what was read; for errors only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vae_anomaly.edges import sampling
 from vae_anomaly.edges.delimited import DelimitedTable
@@ -40,6 +44,15 @@ def in_its_file(error: BadCell, parts: Sequence[sampling.Part], number: int, *, 
                 return BadCell(error.said, where=part.file.path, row=row, ways=error.ways, line=line)
         number -= rows + (0 if readable else len(bad))
     return error
+
+
+@contextmanager
+def located(parts: Sequence[sampling.Part], numbers: NDArray[np.int64]) -> Iterator[None]:
+    """Say of a cell that does not fit, in one of the readable rows ``numbers`` of all files together, where it stands. Raises BadCell."""
+    try:
+        yield
+    except BadCell as error:
+        raise in_its_file(error, parts, int(numbers[error.row]), readable=True) from None
 
 
 def _past(number: int, bad: Sequence[int]) -> int:

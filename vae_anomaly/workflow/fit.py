@@ -6,8 +6,7 @@ Everything that can be refused is refused before training. Knows nothing about n
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -34,8 +33,8 @@ from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
 from vae_anomaly.edges import artifact, checkpoint, interrupts, process, slots, tables
 from vae_anomaly.edges.rejects import Rejects
 from vae_anomaly.edges.tracking import ModelVersion, start_run
-from vae_anomaly.edges.whereabouts import in_its_file
-from vae_anomaly.errors import BadCell, ConfigError, OutputError
+from vae_anomaly.edges.whereabouts import located
+from vae_anomaly.errors import ConfigError, OutputError
 from vae_anomaly.workflow import continuing, keeping, memory
 from vae_anomaly.workflow.continuing import Outcome
 from vae_anomaly.workflow.progress import Tell, tell_nobody
@@ -68,10 +67,11 @@ class Rows:
 class Job:
     """A fit with its source opened and its folder claimed; ``logged`` is what it had logged whole before it was cut off.
 
-    ``most`` rows fit into memory; None: as many as there are.
+    ``most`` rows fit into memory; None: as many as there are. ``contents`` is what the source held before anything was learned.
     """
 
     source: tables.Source
+    contents: str
     config: Config
     output: Path | None
     overwrite: bool
@@ -125,16 +125,27 @@ def fit(
         kept.every = going_on.checkpoint_every
         _refuse_output(output, kept, overwrite=overwrite)
         logged = continuing.begin(kept, config.tracking, resume=going_on.resume)
-        job = Job(source=source, config=config, output=output, overwrite=overwrite, kept=kept, logged=logged, most=most, tell=tell)
-        return _make(job)
+        return _make(
+            Job(
+                source=source,
+                # Before the training: hours later a file may be gone or another.
+                contents=source.contents(),
+                config=config,
+                output=output,
+                overwrite=overwrite,
+                kept=kept,
+                logged=logged,
+                most=most,
+                tell=tell,
+            )
+        )
 
 
 def _make(job: Job) -> FitResult:
     """Read, fit unless that was done, and put the model where it belongs."""
-    began, source, config = time.monotonic(), job.source, job.config
-    rejects = Rejects()
+    began, rejects, source, config = time.monotonic(), Rejects(), job.source, job.config
     rows = _read(job, rejects)
-    notes = (*said(rejects), *_sampled(rows, config.seed))
+    notes = (*said(rejects), *memory.sampled(len(rows.numbers) + len(rows.others), rows.seen, config.seed))
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows.normal.num_rows)
     logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))
@@ -148,23 +159,14 @@ def _make(job: Job) -> FitResult:
 
 
 def _fit_rows(rows: Rows, schema: Schema, job: Job, began: float, notes: tuple[str, ...]) -> Outcome:
-    with _located(job.source, rows.others):
+    with located(job.source.parts, rows.others):
         _refuse_bad_cells(rows.anomalous, schema)
-    with _located(job.source, rows.numbers):
+    with located(job.source.parts, rows.numbers):
         fitted = _fitted(rows.normal, schema, job)
     odd = suspicious(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
-    detector = _with_provenance(fitted.detector, job.source, began, notes)
+    detector = _with_provenance(fitted.detector, job, began, notes)
     outcome = Outcome(detector=detector, quality=_held_against(detector, fitted.plan, rows), suspicious=odd)
     return continuing.keep_outcome(job.kept, outcome)
-
-
-@contextmanager
-def _located(source: tables.Source, numbers: NDArray[np.int64]) -> Iterator[None]:
-    """Say of a cell of the rows ``numbers`` that does not fit where it stands in the files."""
-    try:
-        yield
-    except BadCell as error:
-        raise in_its_file(error, source.parts, int(numbers[error.row]), readable=True) from None
 
 
 def _refuse_bad_cells(anomalous: pa.Table, schema: Schema) -> None:
@@ -213,16 +215,6 @@ def _read(job: Job, rejects: Rejects) -> Rows:
     )
 
 
-def _sampled(rows: Rows, seed: int) -> tuple[str, ...]:
-    """Return a note on the rows that were not held, and say it; nothing where there are none."""
-    held = rows.normal.num_rows + rows.anomalous.num_rows
-    if held == rows.seen:
-        return ()
-    note = f"learned from {held:,} of {rows.seen:,} rows, drawn at random (seed {seed}): all of them would be too much for the memory"
-    logger.warning("%s", note)
-    return (note,)
-
-
 def _fitted(table: pa.Table, schema: Schema, job: Job) -> Fitted:
     """Fit, and set a threshold for each group where there are groups."""
     order = time_order(table[schema.time], schema.time) if schema.time else None
@@ -249,7 +241,7 @@ def _grouped(detector: Detector, table: pa.Table, plan: Plan, column: str) -> De
     return detector.recalibrated(replace(calibrate(scores[there], alpha), groups=groups))
 
 
-def _with_provenance(detector: Detector, source: tables.Source, began: float, notes: tuple[str, ...]) -> Detector:
+def _with_provenance(detector: Detector, job: Job, began: float, notes: tuple[str, ...]) -> Detector:
     """Add to the card what only the outside world knows."""
     versions = {"vae-anomaly": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
     card = replace(
@@ -258,9 +250,9 @@ def _with_provenance(detector: Detector, source: tables.Source, began: float, no
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.monotonic() - began,
         versions=tuple(versions.items()),
-        source=tuple(file.path for file in source.files),
-        data_digest=source.digest(),
-        contents_digest=source.contents(),
+        source=tuple(file.path for file in job.source.files),
+        data_digest=job.source.digest(),
+        contents_digest=job.contents,
     )
     return replace(detector, card=card)
 

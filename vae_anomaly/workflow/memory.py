@@ -130,3 +130,12 @@ def watched(items: Iterator[T], limit: int | None) -> Iterator[T]:
             if held > limit and not said:
                 logger.warning("the process holds %s MB, more than --memory-limit allows", f"{held / 1e6:,.0f}")
                 said = True
+
+
+def sampled(held: int, seen: int, seed: int) -> tuple[str, ...]:
+    """Return a note on the rows that were not held, and say it; nothing where there are none."""
+    if held == seen:
+        return ()
+    note = f"learned from {held:,} of {seen:,} rows, drawn at random (seed {seed}): all of them would be too much for the memory"
+    logger.warning("%s", note)
+    return (note,)
