@@ -77,7 +77,7 @@ def test_options_in_the_text_exist() -> None:
 
     parameters = [p for command in getattr(get_command(app), "commands", {}).values() for p in command.params]
     known = {option for p in parameters for option in (*p.opts, *p.secondary_opts)}
-    named = {option.rstrip("-") for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", README.replace("--fail-on-…", ""))}
+    named = {option.rstrip("-") for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", README)}
     assert sorted(named - known - {"--help"}) == []
 
 
