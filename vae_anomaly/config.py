@@ -4,7 +4,6 @@ Knows nothing about tables, models or the command line. ``load_config`` reads TO
 the wrong type is an error, and all problems are reported at once.
 """
 
-import difflib
 import json
 import math
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vae_anomaly.errors import ConfigError
+from vae_anomaly.messages import nearest
 
 ViewName = Literal["standard", "minmax", "robust", "percentile"]
 Prior = Literal["exemplar", "standard"]
@@ -268,7 +268,7 @@ def _type_problem(problem: dict[str, Any]) -> str:
     if problem["type"] != "literal_error":
         return f"{key} must be {_KINDS.get(problem['type'], problem['msg'])}; got {got!r}."
     choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-    return f"{key} must be {problem['ctx']['expected']}; got {got!r}.{_did_you_mean(str(got), choices)}"
+    return f"{key} must be {problem['ctx']['expected']}; got {got!r}.{_did_you_mean(nearest(str(got), choices))}"
 
 
 # Every section and every key, dotted: data, data.include, …, seed.
@@ -287,11 +287,11 @@ def _unknown(tree: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 
 def _suggestion(key: str) -> str:
-    leaf = key.rsplit(".", 1)[-1]
-    elsewhere = sorted(known for known in _KEYS if known.rsplit(".", 1)[-1] == leaf)
-    return f" Did you mean {elsewhere[0]!r}?" if elsewhere else _did_you_mean(key, sorted(_KEYS))
+    section, _, leaf = key.rpartition(".")
+    elsewhere = sorted(known for known in _KEYS if known.rpartition(".")[2] == leaf)
+    siblings = {known.rpartition(".")[2]: known for known in sorted(_KEYS) if known.rpartition(".")[0] == section}
+    return _did_you_mean(elsewhere[0] if elsewhere else siblings.get(nearest(leaf, list(siblings)) or ""))
 
 
-def _did_you_mean(word: str, choices: list[str]) -> str:
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.7)
-    return f" Did you mean {near[0]!r}?" if near else ""
+def _did_you_mean(near: str | None) -> str:
+    return f" Did you mean {near!r}?" if near else ""

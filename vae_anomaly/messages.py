@@ -1,39 +1,23 @@
-"""How names, cells, rates and progress are written in messages."""
+"""How names, cells, lists, rates and errors are written in messages, and the type of a progress callback."""
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 
-NAMES_SHOWN = 10  # names in one error line
-BEGINNING = 3  # letters that two names must begin with to be taken for one
+from vae_anomaly.redaction import redacted
+
+NAMES_SHOWN = 10  # items of one list; a table can have thousands of columns
+QUOTED_LENGTH = 60  # characters of one cell or name; free text and JSON are longer than a line
+ERROR_LENGTH = 300  # characters of another library's error; a server may answer with a whole page
+PREFIX_LENGTH = 3  # a shorter prefix fits too many names to suggest one of them
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return quoted names, the first ten and how many more."""
-    quoted = [quote(n) for n in names]
-    more = len(quoted) - NAMES_SHOWN
-    return ", ".join(quoted[:NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+def shorten(text: str, length: int = QUOTED_LENGTH) -> str:
+    """Return the text cut to at most ``length`` characters, the last of them an ellipsis if anything was cut.
 
-
-def did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Return ``name`` quoted, with its nearest match among ``names`` if there is one.
-
-    A name that begins as the other one comes before names with as many other letters: ``temp`` is ``temperature``, not ``timestamp``.
+    >>> shorten("temperature", 8), shorten("flow", 8)
+    ('tempera…', 'flow')
     """
-    lower, asked = {n.lower(): n for n in reversed(names)}, name.lower()
-    begun = [n for n in lower if len(min(n, asked, key=len)) >= BEGINNING and (n.startswith(asked) or asked.startswith(n))]
-    near = sorted(begun, key=lambda n: abs(len(n) - len(asked)))[:1] or difflib.get_close_matches(asked, lower, n=1)
-    return f"{quote(name)} (did you mean {quote(lower[near[0]])}?)" if near else quote(name)
-
-
-def absent_text(absent: Sequence[str], names: Sequence[str]) -> str:
-    """Return the absent names with close matches and the names there are, for the end of an error."""
-    # Matching is quadratic in the columns: only what is shown is matched.
-    shown = ", ".join(did_you_mean(n, names) for n in absent[:NAMES_SHOWN])
-    more = f" and {len(absent) - NAMES_SHOWN:,} more" if len(absent) > NAMES_SHOWN else ""
-    return f"{shown}{more}. " + (f"Columns there: {listed(names)}." if names else "It has no columns at all.")
-
-
-QUOTED_LENGTH = 60  # characters of a cell or name in an error
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def quote(text: str) -> str:
@@ -42,11 +26,57 @@ def quote(text: str) -> str:
     >>> quote("n/a")
     "'n/a'"
     """
-    return repr(text if len(text) <= QUOTED_LENGTH else text[: QUOTED_LENGTH - 1] + "…")
+    return repr(shorten(text))
+
+
+def shorten_list(items: Iterable[str], separator: str = ", ", length: int = NAMES_SHOWN) -> str:
+    """Return the first ``length`` items joined, and the number of the others.
+
+    >>> shorten_list(["a", "b", "c"], length=2)
+    'a, b and 1 more'
+    """
+    texts = list(items)
+    more = len(texts) - length
+    return separator.join(texts[:length]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the names quoted, the first ten and the number of the others."""
+    return shorten_list([quote(name) for name in names])
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """Return the name that ``name`` was probably meant to be, ignoring case; None if none is similar.
+
+    A name that starts with the other one is preferred to names of similar spelling: ``temp`` is ``temperature``, not ``timestamp``.
+    """
+    by_lower, lower = {n.lower(): n for n in reversed(names)}, name.lower()
+    prefixed = [n for n in by_lower if len(min(n, lower, key=len)) >= PREFIX_LENGTH and (n.startswith(lower) or lower.startswith(n))]
+    similar = sorted(prefixed, key=lambda n: abs(len(n) - len(lower)))[:1] or difflib.get_close_matches(lower, by_lower, n=1)
+    return by_lower[similar[0]] if similar else None
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Return ``name`` quoted, with the ``nearest`` of ``names`` if there is one."""
+    near = nearest(name, names)
+    return quote(name) if near is None else f"{quote(name)} (did you mean {quote(near)}?)"
+
+
+def absent_text(absent: Sequence[str], names: Sequence[str]) -> str:
+    """Return the absent names with suggestions and the columns that exist, as the end of an error."""
+    # Matching is quadratic in the columns: only the names that are shown are matched.
+    suggested = [did_you_mean(name, names) for name in absent[:NAMES_SHOWN]]
+    columns = f"Columns there: {listed(names)}." if names else "It has no columns at all."
+    return f"{shorten_list([*suggested, *absent[NAMES_SHOWN:]])}. {columns}"
+
+
+def one_line(text: object) -> str:
+    """Return an error or its text as part of a sentence: on one line, cut when long, without secrets and the full stop."""
+    return shorten(redacted(" ".join(str(text).split())), ERROR_LENGTH).rstrip(".")
 
 
 def percent(share: float) -> str:
-    """Write a share as per cent with three significant digits.
+    """Return a share as per cent with three significant digits.
 
     >>> percent(0.01), percent(0.0123456)
     ('1 %', '1.23 %')
@@ -54,9 +84,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-# Progress: what is being done, how many units of it are done, and how many there are (None: not known).
-Tell = Callable[[str, int, int | None], None]
+# Called with the stage, the units of work done and their total (None: unknown).
+OnProgress = Callable[[str, int, int | None], None]
 
 
-def tell_nobody(_stage: str, _done: int, _total: int | None) -> None:
-    """Drop progress; the default of every verb."""
+def ignore_progress(_stage: str, _done: int, _total: int | None) -> None:
+    """Ignore progress; the default of every workflow."""

@@ -96,7 +96,7 @@ def test_a_fit_in_words() -> None:
     assert lines[:15] == [
         "Fitted on 1,200 of 1,220 rows, 3 columns, in 1.2 s.",
         "  columns      2 numeric, 1 category",
-        "  left out     " + "; ".join(f"c{i} (excluded)" for i in range(10)) + "; and 2 more",
+        "  left out     " + "; ".join(f"c{i} (excluded)" for i in range(10)) + " and 2 more",
         "  constant     site = north",
         "  explained    49.5 % of the middle column; worst: noise (0 %), flow (99 %)",
         "  weak         hardly reconstructed: noise (0 %)",

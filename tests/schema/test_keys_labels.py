@@ -52,4 +52,4 @@ def test_no_anomalous_row_lists_the_labels_found() -> None:
 
 
 def test_thousands_of_labels_are_cut() -> None:
-    assert label_counts({str(i): 1 for i in range(1008)}).endswith("'7' (1) and 1,000 others")
+    assert label_counts({str(i): 1 for i in range(1008)}).endswith("'7' (1) and 1,000 more")

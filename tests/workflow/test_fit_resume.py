@@ -29,7 +29,7 @@ from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfi
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, Interrupted, OutputError, TrackingError
 from vae_anomaly.jobs import fit_workdir, score_workdir, training_state
-from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.model.training import Training
 from vae_anomaly.storage import locks
 from vae_anomaly.tracking import pyfunc
@@ -99,7 +99,7 @@ def run(
     resume: bool | None = None,
     every: int | None = 1,
     overwrite: bool = False,
-    tell: Tell = tell_nobody,
+    tell: OnProgress = ignore_progress,
 ) -> FitResult:
     request = FitRequest(
         data=("normal.parquet",), config=settings, output=output, overwrite=overwrite, resume=resume, checkpoint_every=every

@@ -9,12 +9,12 @@ from statistics import median
 
 from vae_anomaly.calibration.conformal import rounded_up
 from vae_anomaly.calibration.guarantee import Promise
-from vae_anomaly.cli.text import count, cut_list, fact_lines, paragraphs, short, step_lines, table
+from vae_anomaly.cli.text import count, fact_lines, paragraphs, short, step_lines, table
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Intervals, Quality
 from vae_anomaly.explain.top_features import Alarm, Reason
 from vae_anomaly.fitting.diagnostics import WEAK
-from vae_anomaly.messages import NAMES_SHOWN, percent
+from vae_anomaly.messages import NAMES_SHOWN, percent, shorten_list
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.workflow.results import (
     CalibrateResult,
@@ -101,7 +101,7 @@ def of_info(result: InfoResult) -> str:
     """What is in a model."""
     known = [
         ("fitted", f"{result.created or 'at an unknown time'} on {result.rows:,} rows, {result.training_rows:,} of them learned from"),
-        ("data", cut_list(result.source)),
+        ("data", shorten_list(result.source)),
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
         *threshold(result.promise),
@@ -145,13 +145,13 @@ def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> l
     weak = [f"{short(name)} ({percent(r2)})" for r2, name in known if r2 < WEAK]
     worst = [f"{short(name)} ({percent(r2)})" for r2, name in known[:WORST_SHOWN]]
     return [
-        ("left out", cut_list((f"{short(column.name)} ({column.reason})" for column in left_out), "; ")),
+        ("left out", shorten_list((f"{short(column.name)} ({column.reason})" for column in left_out), "; ")),
         (
             "constant",
-            cut_list(f"{short(column.name)} = {short(str(column.constant))}" for column in columns if column.constant is not None),
+            shorten_list(f"{short(column.name)} = {short(str(column.constant))}" for column in columns if column.constant is not None),
         ),
         ("explained", f"{percent(median(r2 for r2, _ in known))} of the middle column; worst: {', '.join(worst)}" if known else ""),
-        ("weak", f"hardly reconstructed: {cut_list(weak)}" if weak else ""),
+        ("weak", f"hardly reconstructed: {shorten_list(weak)}" if weak else ""),
     ]
 
 
@@ -164,7 +164,7 @@ def _blocks(blocks: Blocks | None) -> str:
 
 
 def _labels(left_out: Mapping[str, int]) -> str:
-    return "left out of the fit: " + cut_list(f"{short(label)!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
+    return "left out of the fit: " + shorten_list(f"{short(label)!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
 def threshold(promise: Promise) -> list[tuple[str, str]]:
@@ -211,7 +211,7 @@ def _quality(quality: Quality) -> list[str]:
         ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}; F1 {quality.f1:.4f}"),
         ("intervals", _intervals(quality.intervals) if quality.intervals else ""),
         ("false alarms", _false_alarms(quality.false_alarms) if quality.false_alarms else ""),
-        ("by label", cut_list(f"{short(found.label)} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
+        ("by label", shorten_list(f"{short(found.label)} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
     ]
     comparison = ["", *_comparison(quality.comparison)] if quality.comparison else []
     return ["Detection:", *fact_lines(known), *comparison]

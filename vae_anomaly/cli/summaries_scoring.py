@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from vae_anomaly.calibration.operating_point import BudgetRow, Choice
 from vae_anomaly.cli import summaries, text
 from vae_anomaly.cli.summaries import alarms
-from vae_anomaly.cli.text import count, cut_list, fact_lines, paragraphs, short, step_lines
-from vae_anomaly.messages import percent
+from vae_anomaly.cli.text import count, fact_lines, paragraphs, short, step_lines
+from vae_anomaly.messages import percent, shorten_list
 from vae_anomaly.workflow.results import CalibrateResult, Counts, Discovery, GroupRow, ScoreResult, Untypical
 
 
@@ -28,9 +28,9 @@ def of_score(result: ScoreResult) -> str:
         ("typicality", _untypical(counts.typicality, result.alpha) if counts.typicality else ""),
         ("left out", summaries.rejected(counts)),
         ("no score", f"{count(counts.null_scores, 'row')} without any observed cell" if counts.null_scores else ""),
-        ("unseen", cut_list(f"{short(name)} ({count:,})" for name, count in counts.unseen.items())),
-        ("missing", cut_list(f"{short(m.column)} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
-        ("ignored", cut_list(map(short, result.ignored_columns))),
+        ("unseen", shorten_list(f"{short(name)} ({count:,})" for name, count in counts.unseen.items())),
+        ("missing", shorten_list(f"{short(m.column)} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
+        ("ignored", shorten_list(map(short, result.ignored_columns))),
         ("model", summaries.model_text(result.model)),
         ("parts", _parts(result)),
         ("written", result.output),
@@ -66,7 +66,7 @@ def _pooled(counts: Counts) -> str:
     """Rows that had the threshold of all groups because theirs was not there at calibration."""
     if counts.unseen_groups is None or not counts.pooled_rows:
         return ""
-    unseen = cut_list(f"{short(name)!r} ({rows:,})" for name, rows in counts.unseen_groups.items())
+    unseen = shorten_list(f"{short(name)!r} ({rows:,})" for name, rows in counts.unseen_groups.items())
     return f"{counts.pooled_rows:,} rows have the pooled threshold: " + (f"not calibrated: {unseen}" if unseen else "they have no group")
 
 
@@ -86,7 +86,7 @@ def of_calibrate(result: CalibrateResult) -> str:
         *summaries.threshold(result.promise),
         ("tail", f"Anderson-Darling p = {result.fit_p_value:.2g}" if result.fit_p_value is not None else ""),
         *(_choice(result.choice) if result.choice else []),
-        ("groups", text.cut_list((_group(row) for row in result.groups), "; ")),
+        ("groups", shorten_list((_group(row) for row in result.groups), "; ")),
         *summaries.model(result.model),
     ]
     head = f"Calibrated {summaries.model_text(result.model)} on {result.calibration_rows:,} rows."

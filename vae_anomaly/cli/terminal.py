@@ -24,7 +24,7 @@ import typer
 from vae_anomaly.cli import streams
 from vae_anomaly.cli.text import visible
 from vae_anomaly.errors import OutputError, VaeAnomalyError
-from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.redaction import without_secrets
 
 INTERRUPTED = 130
@@ -181,10 +181,10 @@ def jsonable(value: Any) -> Any:
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[Tell]:
+def progress(*, quiet: bool) -> Iterator[OnProgress]:
     """A bar on stderr where that is a terminal, a line every ten seconds where it is not, nothing when quiet."""
     if quiet:
-        yield tell_nobody
+        yield ignore_progress
     elif sys.stderr.isatty():
         with _bar() as tell:
             yield tell
@@ -192,7 +192,7 @@ def progress(*, quiet: bool) -> Iterator[Tell]:
         yield lines(lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
 
 
-def lines(write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> Tell:
+def lines(write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> OnProgress:
     """Progress as a line now and then: at most one in ``SECONDS_BETWEEN_LINES``, none before something is done."""
     last = clock()
 
@@ -210,7 +210,7 @@ def _units(done: int, total: int | None) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[Tell]:
+def _bar() -> Iterator[OnProgress]:
     """A Rich bar; one at a time, the stage as its title."""
     from rich.console import Console  # --help must not wait for Rich
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn

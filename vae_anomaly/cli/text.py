@@ -6,10 +6,8 @@ Knows nothing about what they say.
 import re
 from collections.abc import Iterable, Sequence
 
-from vae_anomaly.messages import NAMES_SHOWN
+from vae_anomaly.messages import shorten
 
-# Characters of a name or cell; longer ones are cut.
-LONGEST_LIST = 60
 # What moves the cursor, ends a line or turns the direction of writing, and bytes of names that are no text.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
 
@@ -31,20 +29,12 @@ def _escape(character: str) -> str:
 
 def short(name: str) -> str:
     """A name or cell, visible and cut when long."""
-    seen = visible(name)
-    return seen if len(seen) <= LONGEST_LIST else f"{seen[: LONGEST_LIST - 1]}…"
+    return shorten(visible(name))
 
 
 def count(number: int, what: str) -> str:
     """``1 row``, ``2 rows``."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def cut_list(names: Iterable[str], between: str = ", ") -> str:
-    """At most ten names, and how many more there are."""
-    listed = list(names)
-    more = len(listed) - NAMES_SHOWN
-    return between.join(listed[:NAMES_SHOWN]) + (f"{between}and {more:,} more" if more > 0 else "")
 
 
 def fact_lines(pairs: Iterable[tuple[str, str]]) -> list[str]:

@@ -15,6 +15,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import Gathering, Histogram, Step, TimeLine, WorstReason, WorstRow
 from vae_anomaly.fitting.diagnostics import active_units, cautions
+from vae_anomaly.messages import shorten_list
 from vae_anomaly.model.training import History
 from vae_anomaly.schema.encoding import model_order
 from vae_anomaly.schema.inference import Dropped
@@ -139,11 +140,9 @@ def _too_many(scored: ScoringOverview | None) -> tuple[str, ...]:
 def model_facts(detector: Detector) -> tuple[tuple[str, str], ...]:
     """Return what the model was made from, in pairs of a name and words."""
     card, ensemble = detector.card, detector.ensemble
-    more = len(card.source) - SOURCES_SHOWN
-    sources = ", ".join(card.source[:SOURCES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
     every = (
         ("fitted", card.created),
-        ("data", sources),
+        ("data", shorten_list(card.source, length=SOURCES_SHOWN)),
         ("rows", f"{card.rows:,}: {card.training_rows:,} learned from, {card.calibration_rows:,} for the threshold"),
         ("columns", f"{len(detector.quality):,} read, {len(detector.schema.dropped):,} left out"),
         ("networks", f"{len(ensemble.weight)} on the views {', '.join(detector.config.model.views)}"),

@@ -19,6 +19,7 @@ from vae_anomaly.calibration.guarantee import BAND
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.evaluation.score_summary import LINEAR_QUANTILE
+from vae_anomaly.messages import shorten
 from vae_anomaly.model.training import History
 
 BLUE = "#0072B2"
@@ -90,7 +91,7 @@ def quality_figure(quality: Sequence[ColumnQuality]) -> Figure:
         if rows:
             places, values = zip(*rows, strict=True)
             axes.barh(places, values, color=colour, hatch=hatch, edgecolor="white", height=0.75, label=kind)
-    axes.set_yticks(range(len(shown)), [cut_name(q.name) for q in shown])
+    axes.set_yticks(range(len(shown)), [shorten(q.name, NAME_LENGTH) for q in shown])
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
     axes.set_ylim(-0.6, max(len(shown), 1) - 0.4)
@@ -172,11 +173,6 @@ def short_label(value: float, _position: int) -> str:
 def percent_label(value: float, _position: int) -> str:
     """Write a share on an axis as per cent."""
     return f"{100 * value:.10g} %"
-
-
-def cut_name(name: str) -> str:
-    """Shorten a long name."""
-    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
 def tidy_axes(*panels: Axes) -> None:

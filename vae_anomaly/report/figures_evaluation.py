@@ -9,8 +9,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import Histogram
+from vae_anomaly.messages import shorten
 from vae_anomaly.report.content import Curves
-from vae_anomaly.report.figures import BLUE, GREY, ORANGE, SKY, asinh_ticks, cut_name, percent_label, short_label, tidy_axes
+from vae_anomaly.report.figures import BLUE, GREY, NAME_LENGTH, ORANGE, SKY, asinh_ticks, percent_label, short_label, tidy_axes
 
 LABEL_CURVES_SHOWN = 12
 HEATMAP_COLUMNS_SHOWN = 20
@@ -107,8 +108,8 @@ def contributions(curves: Curves) -> Figure:
     figure = Figure(figsize=(max(4.8, 1.8 + 0.5 * len(labels)), 1.7 + 0.27 * len(columns)), layout="constrained")
     axes = figure.subplots()
     mesh = axes.pcolormesh(shares[:, columns].T, cmap="cividis", vmin=0.0, vmax=1.0, edgecolors="white", linewidth=0.8)
-    axes.set_yticks(np.arange(len(columns)) + 0.5, [cut_name(curves.columns[j]) for j in columns])
-    axes.set_xticks(np.arange(len(labels)) + 0.5, [cut_name(name) for name in labels], rotation=35, ha="right")
+    axes.set_yticks(np.arange(len(columns)) + 0.5, [shorten(curves.columns[j], NAME_LENGTH) for j in columns])
+    axes.set_xticks(np.arange(len(labels)) + 0.5, [shorten(name, NAME_LENGTH) for name in labels], rotation=35, ha="right")
     for text in [*axes.get_yticklabels(), *axes.get_xticklabels()]:
         text.set_parse_math(False)
     axes.invert_yaxis()

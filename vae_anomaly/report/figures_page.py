@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from vae_anomaly.evaluation.score_summary import Histogram, TimeLine, WorstReason
-from vae_anomaly.report.figures import BLUE, GREEN, GREY, ORANGE, SKY, asinh_ticks, cut_name, short_label, tidy_axes
+from vae_anomaly.messages import shorten
+from vae_anomaly.report.figures import BLUE, GREEN, GREY, NAME_LENGTH, ORANGE, SKY, asinh_ticks, short_label, tidy_axes
 from vae_anomaly.report.svg import Places, places_of
 
 # Inches; text of ten points can then still be read on a phone.
@@ -100,7 +101,7 @@ def against_range(reasons: Sequence[WorstReason]) -> Figure | None:
         if expected is not None:
             axes.plot(expected, y, color=GREEN, marker="o", markersize=7, fillstyle="none", linestyle="none", label=_once("expected", y))
         axes.plot(value, y, color=ORANGE, marker=_marker(value), markersize=7, linestyle="none", label=_once("value", y))
-    axes.set_yticks(range(len(shown)), [cut_name(reason.column) for reason, _, _ in shown])
+    axes.set_yticks(range(len(shown)), [shorten(reason.column, NAME_LENGTH) for reason, _, _ in shown])
     for text in axes.get_yticklabels():
         text.set_parse_math(False)
     axes.set_xlim(-REACH, 1.0 + REACH)

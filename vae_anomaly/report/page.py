@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from vae_anomaly.calibration.conformal import finest_text
 from vae_anomaly.evaluation.results import Interval, Quality
 from vae_anomaly.evaluation.score_summary import Step, WorstRow
-from vae_anomaly.messages import percent
+from vae_anomaly.messages import percent, shorten
 from vae_anomaly.report import figures, figures_evaluation, figures_page
 from vae_anomaly.report.content import Report
 from vae_anomaly.report.svg import Places, svg
@@ -56,9 +56,7 @@ def _beside(name: str) -> str:
 
 def _short(value: object) -> object:
     """Cut long texts of the user; markup of our own is no such text."""
-    if isinstance(value, str) and not isinstance(value, Markup) and len(value) > 4 * TEXT_LENGTH:
-        return value[: 4 * TEXT_LENGTH - 1] + "…"
-    return value
+    return shorten(value, 4 * TEXT_LENGTH) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _sentence(text: str) -> str:
@@ -193,8 +191,8 @@ def _alarms(report: Report) -> dict[str, Any]:
 
 
 def _alarm(row: WorstRow, place: int) -> dict[str, Any]:
-    ids = "".join(f", {shorten(name)} {shorten(str(value))}" for name, value in row.ids.items())
-    label = f", label {shorten(row.label)}" if row.label else ""
+    ids = "".join(f", {shorten(name, TEXT_LENGTH)} {shorten(str(value), TEXT_LENGTH)}" for name, value in row.ids.items())
+    label = f", label {shorten(row.label, TEXT_LENGTH)}" if row.label else ""
     picture = figures_page.against_range(row.reasons)
     what = "Values and expectations against the usual range of their columns; the table has the numbers."
     return {
@@ -202,9 +200,9 @@ def _alarm(row: WorstRow, place: int) -> dict[str, Any]:
         "caption": f"Reasons for row {row.row:,}",
         "reasons": [
             (
-                shorten(r.column),
-                "missing" if r.value is None else shorten(r.value),
-                shorten(r.expected or ""),
+                shorten(r.column, TEXT_LENGTH),
+                "missing" if r.value is None else shorten(r.value, TEXT_LENGTH),
+                shorten(r.expected or "", TEXT_LENGTH),
                 f"{r.contribution:,.4g}",
                 "" if r.z is None else f"{r.z:,.1f}",
             )
@@ -222,17 +220,12 @@ def _time_words(report: Report) -> str:
     many = line.width // seconds
     every = unit if many == 1 else f"{many:,} {unit}s"
     first, last = (datetime.fromtimestamp(s.start, UTC).strftime("%Y-%m-%d %H:%M") for s in (line.spans[0], line.spans[-1]))
-    return f"Highest score and number of alarms in every {every} of {shorten(line.column)}, {first} to {last}."
+    return f"Highest score and number of alarms in every {every} of {shorten(line.column, TEXT_LENGTH)}, {first} to {last}."
 
 
 # Longer texts of cells and names are cut: a page has to stay small whatever is in the data.
 TEXT_LENGTH = 160
 TABLE_LABELS_SHOWN = 40
-
-
-def shorten(text: str) -> str:
-    """Shorten a long text."""
-    return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…"
 
 
 # ── labels ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -244,7 +237,8 @@ def labels(quality: Quality | None) -> dict[str, Any]:
         return {}
     comparison = quality.comparison
     more = len(quality.by_label) - TABLE_LABELS_SHOWN
-    rows = [(shorten(f.label), f"{f.rows:,}", f"{f.flagged:,}", percent(f.flagged / f.rows)) for f in quality.by_label[:TABLE_LABELS_SHOWN]]
+    shown = quality.by_label[:TABLE_LABELS_SHOWN]
+    rows = [(shorten(f.label, TEXT_LENGTH), f"{f.rows:,}", f"{f.flagged:,}", percent(f.flagged / f.rows)) for f in shown]
     return {
         "quality_rows": _quality_rows(quality),
         "label_rows": [*rows, *([(f"and {more:,} more", "", "", "")] if more > 0 else [])],
@@ -287,20 +281,20 @@ def columns(report: Report) -> dict[str, Any]:
     """Return the tables of the columns of the model and of those left out."""
     rows = [
         (
-            shorten(q.name),
+            shorten(q.name, TEXT_LENGTH),
             q.kind,
-            shorten(f"constant {q.constant}") if q.r2 is None else percent(max(q.r2, 0.0)),
+            shorten(f"constant {q.constant}", TEXT_LENGTH) if q.r2 is None else percent(max(q.r2, 0.0)),
             percent(q.missing),
             f"{q.low:.5g} to {q.high:.5g}" if q.low is not None and q.high is not None else "",
         )
         for q in report.columns
     ]
     known = [q for q in report.columns if q.r2 is not None]
-    worst = ", ".join(f"{shorten(q.name)} ({percent(max(q.r2 or 0.0, 0.0))})" for q in known[:3])
+    worst = ", ".join(f"{shorten(q.name, TEXT_LENGTH)} ({percent(max(q.r2 or 0.0, 0.0))})" for q in known[:3])
     return {
         "columns_rows": rows,
         "columns_caption": "Columns of the model, explained worst first" + _more(report.more_columns),
-        "left_out_rows": [(shorten(d.name), d.reason) for d in report.left_out],
+        "left_out_rows": [(shorten(d.name, TEXT_LENGTH), d.reason) for d in report.left_out],
         "left_out_caption": "Columns left out" + _more(report.more_left_out),
         "learnt_words": _learnt(worst),
     }

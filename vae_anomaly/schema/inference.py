@@ -52,7 +52,7 @@ def judge(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dro
     """Decide one column; ``included`` overrules every reason but 'nothing to learn from'."""
     kind = parsing.stored(values.type)
     if pa.types.is_nested(kind):
-        return Dropped(name=name, reason=f"nested column ({str(kind)[: messages.QUOTED_LENGTH]})")
+        return Dropped(name=name, reason=f"nested column ({messages.shorten(str(kind))})")
     if parsing.is_binary_type(kind):
         return Dropped(name=name, reason=f"binary column ({kind})")
     values = parsing.plain_array(values)

@@ -117,7 +117,7 @@ def group_codes(column: pa.ChunkedArray, name: str = "group") -> NDArray[np.int6
 
 
 # Labels named in an error text; a column that is no label column has thousands.
-NAMED_AT_MOST = 8
+LABELS_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -185,9 +185,7 @@ def refuse_one_class(labels: Labels, column: str, normal_labels: Sequence[str]) 
 
 def label_counts(counts: dict[str, int]) -> str:
     """``'sick' (231), 'ill' (3)``, cut after a few."""
-    parts = [f"{label!r} ({count:,})" for label, count in list(counts.items())[:NAMED_AT_MOST]]
-    rest = len(counts) - len(parts)
-    return ", ".join(parts) + (f" and {rest:,} others" if rest else "")
+    return messages.shorten_list((f"{label!r} ({count:,})" for label, count in counts.items()), length=LABELS_SHOWN)
 
 
 def _wanted(normal_labels: Sequence[str]) -> str:

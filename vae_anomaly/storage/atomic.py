@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vae_anomaly.errors import OutputError
-from vae_anomaly.storage.filesystems import one_line
+from vae_anomaly.messages import one_line
 
 _SAID = {
     errno.ENOSPC: "the disk is full. Free some space or write elsewhere with -o",

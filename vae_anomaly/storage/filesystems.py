@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from vae_anomaly.errors import DataError, MissingExtra, VaeAnomalyError
-from vae_anomaly.redaction import redacted
+from vae_anomaly.messages import one_line
 
 _MAY_STAND = "%/:@!$&'()*+,;=~-._"
 # Google's client tries for 15 minutes by itself.
@@ -158,12 +158,7 @@ def shown_path(path: str) -> str:
 def os_error_text(error: Exception) -> str:
     """Return what an object store says in our words where it is common, else its own text on one line."""
     text = re.sub(r" \(Request ID: [^)]*\)", "", str(error))
-    return next((ours for theirs, ours in _STORE_SAYS.items() if theirs in text), one_line(Exception(text)))
-
-
-def one_line(error: BaseException) -> str:
-    """Return the text of an error on one line, at most 300 characters, without a full stop."""
-    return redacted(" ".join(str(error).split()))[:300].rstrip(".")
+    return next((ours for theirs, ours in _STORE_SAYS.items() if theirs in text), one_line(text))
 
 
 def files_below(

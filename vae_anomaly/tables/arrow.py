@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vae_anomaly.errors import DataError
+from vae_anomaly.messages import one_line
 from vae_anomaly.schema.parsing import blanked, usual, usual_type
 from vae_anomaly.schema.schema import check_duplicates
-from vae_anomaly.storage.filesystems import one_line
 from vae_anomaly.storage.listing import reading
 from vae_anomaly.tables.csv_rejects import OnBad
 from vae_anomaly.tables.files import TableFile

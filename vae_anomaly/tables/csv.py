@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pyarrow import csv as pacsv
 
 from vae_anomaly.errors import DataError
+from vae_anomaly.messages import one_line
 from vae_anomaly.schema.parsing import TIME_FORMATS, blanked, not_numbers, numbers
-from vae_anomaly.storage.filesystems import one_line
 from vae_anomaly.storage.listing import COMPRESSED, reading
 from vae_anomaly.tables.csv_dialect import COMMA_NUMBER, MAX_RECORD_BYTES, Dialect, open_text
 from vae_anomaly.tables.csv_records import AFTER_QUOTE, ZERO, RecordChunk, Utf8, record_chunks

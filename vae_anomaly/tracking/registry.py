@@ -20,6 +20,7 @@ from vae_anomaly.calibration.guarantee import statement
 from vae_anomaly.config import TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError
+from vae_anomaly.messages import shorten_list
 from vae_anomaly.storage.filesystems import is_uri, shown_path
 from vae_anomaly.tracking import store
 
@@ -239,8 +240,7 @@ def _what_there_is(client: "MlflowClient", name: str) -> str:
 
 
 def _listed(names: Sequence[object]) -> str:
-    more = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
-    return ", ".join(str(n) for n in names[:NAMES_LISTED]) + more
+    return shorten_list(map(str, names), length=NAMES_LISTED)
 
 
 def all_pages(search: Callable[..., Any], wanted: str = "") -> Iterator[Any]:

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from vae_anomaly.config import Config, TrackingConfig, config_to_dict
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, TrackingError
+from vae_anomaly.messages import shorten
 from vae_anomaly.model.training import CurvePoint
 from vae_anomaly.redaction import redacted_config
 from vae_anomaly.tracking import recovery, store
@@ -259,4 +260,4 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]
             yield from _flat(value, f"{prefix}{key}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value)
-            yield f"{prefix}{key}", text if len(text) <= PARAM_LENGTH else text[: PARAM_LENGTH - 1] + "…"
+            yield f"{prefix}{key}", shorten(text, PARAM_LENGTH)

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
 from vae_anomaly.errors import ArtifactError, TrackingError, VaeAnomalyError
+from vae_anomaly.messages import one_line
 from vae_anomaly.redaction import redacted
 
 # MLflow reads these from the environment; each is set unless the user has set it.
@@ -40,7 +40,6 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 # How long to wait for a server to accept a connection, and for another process to create the tables of a new database.
 CONNECT_SECONDS = 5.0
 LOCK_SECONDS = 900.0  # eight new processes on a busy core need minutes, and the lock of a process that died is free
-MESSAGE_LENGTH = 300
 _SQLITE = b"SQLite format 3\0"  # what every such file begins with; an empty one becomes a database
 
 
@@ -108,7 +107,7 @@ def errors(doing: str, uri: str) -> Iterator[None]:
     except VaeAnomalyError:
         raise
     except Exception as error:
-        raise TrackingError(f"MLflow at {shown_uri(uri)} could not {doing}: {_one_line(error)}") from error
+        raise TrackingError(f"MLflow at {shown_uri(uri)} could not {doing}: {_first_line(error)}") from error
 
 
 def shown_uri(uri: str) -> str:
@@ -128,10 +127,9 @@ def error_code(error: Exception) -> str:
     return str(getattr(error, "error_code", ""))
 
 
-def _one_line(error: Any) -> str:
-    text = redacted(str(error).strip()) or type(error).__name__
-    line = text.splitlines()[0].strip()
-    return line if len(line) <= MESSAGE_LENGTH else line[: MESSAGE_LENGTH - 1] + "…"
+def _first_line(error: object) -> str:
+    """Return the first line of an error; the others are a traceback or SQL."""
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 def _refuse_file_store(uri: str) -> None:
@@ -161,7 +159,7 @@ def _refuse_silent_server(uri: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
-        why = "no answer" if isinstance(error, TimeoutError) else _one_line(error.strerror or error).lower()
+        why = "no answer" if isinstance(error, TimeoutError) else _first_line(error.strerror or error).lower()
         text = (
             f"the MLflow server at {shown_uri(uri)} cannot be reached: {why}. Start it, or correct --tracking-uri or MLFLOW_TRACKING_URI."
         )

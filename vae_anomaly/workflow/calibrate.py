@@ -23,7 +23,7 @@ from vae_anomaly.calibration.threshold import calibrate as conformal
 from vae_anomaly.config import TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import TooFewRows
-from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.tracking.registry import MODEL_ID
 from vae_anomaly.tracking.runs import Run, start_run
@@ -43,7 +43,7 @@ from vae_anomaly.workflow.results import CalibrateResult, GroupRow, ModelName
 NOTES_OF_FIT = ("cross-fitted", "calibrated on", "the threshold is pooled")
 
 
-def calibrate_files(request: CalibrateRequest, *, tell: Tell = tell_nobody) -> CalibrateResult:
+def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_progress) -> CalibrateResult:
     """Calibrate a model anew on normal rows, and register or replace it.
 
     Raises ConfigError for contrary or incomplete wishes, DataError for the rows of the fit or labels of one class, TooFewRows where the

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vae_anomaly.calibration.operating_point import FScore, rows_per_day
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import BadCell, ConfigError, DataError
-from vae_anomaly.messages import Tell, absent_text
+from vae_anomaly.messages import OnProgress, absent_text
 from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.keys import Labels, read_labels, refuse_one_class, refuse_without_normal
 from vae_anomaly.tables import stream
@@ -156,7 +156,7 @@ def refuse_training_rows(source: Source, detector: Detector) -> None:
         )
 
 
-def scored(detector: Detector, source: Source, columns: Columns, request: CalibrateRequest, tell: Tell) -> CalibrationRows:
+def scored(detector: Detector, source: Source, columns: Columns, request: CalibrateRequest, tell: OnProgress) -> CalibrationRows:
     """Score all rows in a stream; of the rows only scores, labels, times and groups are kept."""
     scores: list[_Floats] = []
     kept: dict[str, list[pa.Array]] = {name: [] for name in columns.names}

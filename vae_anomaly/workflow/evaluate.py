@@ -24,7 +24,7 @@ from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import Gathering, WorstRow
 from vae_anomaly.explain.contributions import explain_rows
 from vae_anomaly.explain.top_features import top_features
-from vae_anomaly.messages import Tell, absent_text, tell_nobody
+from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview, reasons
 from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
 from vae_anomaly.schema.keys import Labels, read_labels, refuse_one_class
@@ -78,7 +78,7 @@ class LabelledScores:
         return self.batch.rows(torch.from_numpy(rows)), self.scores[rows]
 
 
-def evaluate_files(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateResult:
+def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progress) -> EvaluateResult:
     """Score labelled rows and measure ranking, detection and false alarms; log a run unless the model's fit or the request says no.
 
     Raises ConfigError without a label column or for a page of another ending, DataError unless there are rows of both classes,
@@ -225,7 +225,7 @@ def _page(
 
 
 def _scored(
-    detector: Detector, source: Source, rejects: Rejects, column: str, wanted: Sequence[str], threads: int, tell: Tell
+    detector: Detector, source: Source, rejects: Rejects, column: str, wanted: Sequence[str], threads: int, tell: OnProgress
 ) -> LabelledScores:
     """Encode and score all rows; labels are read from the column as the file has it."""
     batches, scores, labels, numbers = [], [], [], []

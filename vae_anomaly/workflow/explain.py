@@ -17,7 +17,7 @@ from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.explain.contributions import explain_rows
 from vae_anomaly.explain.counterfactual import smallest_change
 from vae_anomaly.explain.top_features import expected_texts, value_texts
-from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.schema.encoding import Batch, encode, model_order
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.tables import stream
@@ -58,7 +58,7 @@ class Found:
     cells: Batch
 
 
-def explain_files(request: ExplainRequest, *, tell: Tell = tell_nobody) -> ExplainResult:
+def explain_files(request: ExplainRequest, *, tell: OnProgress = ignore_progress) -> ExplainResult:
     """Explain single rows.
 
     Raises ConfigError when rows are asked for in two ways, DataError for a row number that the data do not reach, and what ``score``
@@ -84,7 +84,7 @@ def explain_files(request: ExplainRequest, *, tell: Tell = tell_nobody) -> Expla
 
 
 def _chunks(
-    detector: Detector, source: Source, ids: Sequence[str], rejects: Rejects, tell: Tell
+    detector: Detector, source: Source, ids: Sequence[str], rejects: Rejects, tell: OnProgress
 ) -> Iterator[tuple[list[int], pa.RecordBatch, Batch]]:
     """Yield the numbers of the rows of a chunk, the chunk and its cells."""
     rows = 0
@@ -94,7 +94,7 @@ def _chunks(
         tell("reading", rows, source.rows)
 
 
-def _numbered(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: Tell) -> list[Found]:
+def _numbered(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: OnProgress) -> list[Found]:
     """Return the rows with the asked numbers, in the order asked for."""
     found, rows = {}, 0
     for numbers, chunk, cells in _chunks(detector, source, request.id_columns, rejects, tell):
@@ -112,7 +112,7 @@ def _numbered(detector: Detector, source: Source, request: ExplainRequest, rejec
     return [found[number] for number in request.rows]
 
 
-def _worst(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: Tell) -> list[Found]:
+def _worst(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: OnProgress) -> list[Found]:
     """Return the rows with the highest scores, the highest first; of equal ones the earliest."""
     count = WORST_EXPLAINED if request.worst is None else request.worst
     kept: list[tuple[float, int, Found]] = []

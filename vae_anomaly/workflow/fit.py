@@ -31,7 +31,7 @@ from vae_anomaly.fitting.held_out import Fitted
 from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import RowSplit, calibration_size
 from vae_anomaly.jobs import fit_workdir, memory, signals
-from vae_anomaly.messages import Tell, absent_text, tell_nobody
+from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.keys import Labels, group_codes, read_labels, refuse_without_normal, time_order
 from vae_anomaly.schema.schema import Schema, conform, infer_schema, taken_out
@@ -81,7 +81,7 @@ class FitJob:
     kept: fit_workdir.Checkpoint
     logged: ModelVersion | None
     most: int | None
-    tell: Tell
+    tell: OnProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class FitRequest:
     memory_limit: int | None = None
 
 
-def fit_files(request: FitRequest, *, tell: Tell = tell_nobody) -> FitResult:
+def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> FitResult:
     """Fit a detector on the normal rows of ``request.data``, then save, log and register it as the request and its settings ask.
 
     If the rows exceed ``memory_limit``, or without one half of the machine's memory, the fit uses a random sample that fits. An interrupted

@@ -13,7 +13,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, OutputError
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import Gathering, WorstRow
-from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, Report, overview, reasons
 from vae_anomaly.storage import atomic
 from vae_anomaly.tables.scores import ScoredRows, read_scores
@@ -36,7 +36,7 @@ class ReportRequest:
     tracking_uri: str | None = None
 
 
-def report_files(request: ReportRequest, *, tell: Tell = tell_nobody) -> ReportResult:
+def report_files(request: ReportRequest, *, tell: OnProgress = ignore_progress) -> ReportResult:
     """Write a report. Raises OutputError where the output exists, SchemaMismatch for scores that are no output of ``score``."""
     refuse_output(request.output, overwrite=request.overwrite)
     opened = open_model(request.model, uri=request.tracking_uri)
@@ -99,7 +99,7 @@ def fit_report(detector: Detector, quality: Quality | None) -> Report:
     return overview(detector, empty(detector), title=detector.config.tracking.model_name, quality=quality)
 
 
-def _gathered(detector: Detector, name: ModelName, path: str, tell: Tell) -> tuple[Gathering, tuple[str, ...]]:
+def _gathered(detector: Detector, name: ModelName, path: str, tell: OnProgress) -> tuple[Gathering, tuple[str, ...]]:
     """Read an output of ``score``; return also what is odd about it."""
     source = open_source([path])
     gathering = Gathering(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=source.where)

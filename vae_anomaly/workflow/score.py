@@ -14,7 +14,7 @@ from itertools import chain
 
 from vae_anomaly.detector.stream import score_batches
 from vae_anomaly.jobs import manifest, score_workdir
-from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.storage.destinations import Destination
 from vae_anomaly.tables import quarantine, writer
 from vae_anomaly.tables.source import open_source
@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 MANY_TIMES = 3.0
 
 
-def score_files(request: ScoreRequest, *, tell: Tell = tell_nobody) -> ScoreResult:
+def score_files(request: ScoreRequest, *, tell: OnProgress = ignore_progress) -> ScoreResult:
     """Score rows and write them with their manifest.
 
     Under ``fdr`` the rows are scored twice: once to find the cut-off, once to flag. Raises NotCalibrated for an ``alpha`` finer than the

@@ -26,7 +26,7 @@ from vae_anomaly.evaluation.results import missing_changes
 from vae_anomaly.explain.top_features import REST, Alarm, Reason
 from vae_anomaly.jobs import manifest
 from vae_anomaly.jobs.score_workdir import Unfinished
-from vae_anomaly.messages import Tell
+from vae_anomaly.messages import OnProgress
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.storage.atomic import writing
 from vae_anomaly.storage.destinations import Destination
@@ -85,7 +85,7 @@ class Counting:
             if name in self.unseen_groups or len(self.unseen_groups) < GROUPS_NAMED:
                 self.unseen_groups[name] += count
 
-    def look(self, batches: Iterator[pa.RecordBatch], tell: Tell, total: int | None) -> Iterator[pa.RecordBatch]:
+    def look(self, batches: Iterator[pa.RecordBatch], tell: OnProgress, total: int | None) -> Iterator[pa.RecordBatch]:
         """Let output batches pass, keep the worst alarms and tell how far it is."""
         tell("scoring", self.rows, total)
         for batch in batches:

@@ -18,7 +18,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import ScoreOptions
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.jobs import manifest
-from vae_anomaly.messages import Tell, absent_text, listed
+from vae_anomaly.messages import OnProgress, absent_text, listed
 from vae_anomaly.schema.schema import unknown_columns
 from vae_anomaly.storage import destinations
 from vae_anomaly.storage.destinations import Destination
@@ -79,7 +79,7 @@ class Asked:
     threshold: Threshold
     missing: tuple[str, ...]
     plan: MemoryPlan
-    tell: Tell
+    tell: OnProgress
 
     def made_from(self) -> dict[str, dict[str, Any]]:
         """All that the bytes of the output depend on besides the inputs; rows in memory and threads are not among it."""
@@ -101,7 +101,7 @@ class Asked:
         }
 
 
-def open_job(request: ScoreRequest, tell: Tell) -> Asked:
+def open_job(request: ScoreRequest, tell: OnProgress) -> Asked:
     """Load the model of a request. Raises ConfigError before that, and NotCalibrated."""
     refuse(request)
     place, folder = destination(request)

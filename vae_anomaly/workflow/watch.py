@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.jobs import manifest
-from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.storage import listing
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.workflow import score_folder, score_job
@@ -32,7 +32,7 @@ def watch(
     *,
     interval: float,
     on_part: OnPart = lambda _name, _counts: None,
-    tell: Tell = tell_nobody,
+    tell: OnProgress = ignore_progress,
     pause: Callable[[float], None] = time.sleep,
 ) -> NoReturn:
     """Look every ``interval`` seconds, score what is new and whole, and tell ``on_part``; ends by an interrupt or an error alone.
