@@ -13,8 +13,9 @@ from pathlib import Path
 
 from vae_anomaly import Config, VaeAnomalyError, load_config
 from vae_anomaly.errors import ArtifactError
-from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
-from vae_anomaly.workflow.fit import FitRequest, fit_files
+from vae_anomaly.workflow.evaluate import evaluate_files
+from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.requests import EvaluateRequest, FitRequest
 
 CHALLENGER = "challenger"
 

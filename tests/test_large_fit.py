@@ -24,8 +24,9 @@ from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.sampling import Weight
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow import memory_plan
-from vae_anomaly.workflow.fit import FitRequest, fit_files
+from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.memory_plan import most_rows
+from vae_anomaly.workflow.requests import FitRequest
 
 ROOT = Path(__file__).parents[1]
 MB = 10**6

@@ -21,8 +21,8 @@ from vae_anomaly import artifact
 from vae_anomaly.errors import DataError, OutputError
 from vae_anomaly.tables.csv_rejects import RejectedRows
 from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.score import score_files
-from vae_anomaly.workflow.score_job import ScoreRequest
 
 GOOD = 60
 # Where bad rows stand, what they are (of a row with these cells), and what is said of them.

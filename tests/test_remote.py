@@ -25,8 +25,8 @@ from vae_anomaly.cli.app import app
 from vae_anomaly.errors import OutputError
 from vae_anomaly.storage import destinations
 from vae_anomaly.storage.destinations import Remote
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.score import score_files
-from vae_anomaly.workflow.score_job import ScoreRequest
 
 moto = pytest.importorskip("moto.server", reason="needs the S3 server of moto: pip install 'vae-anomaly[test]'")
 

@@ -25,8 +25,8 @@ from vae_anomaly.cli.app import app
 from vae_anomaly.errors import DataError
 from vae_anomaly.storage import filesystems, listing
 from vae_anomaly.tables import files
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.score import score_files
-from vae_anomaly.workflow.score_job import ScoreRequest
 
 # The key that every Azurite has.
 _AZURITE = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

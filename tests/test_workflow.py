@@ -19,13 +19,13 @@ from vae_anomaly.errors import ArtifactError, ConfigError, DataError, OutputErro
 from vae_anomaly.jobs import manifest
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.tracking import runs
-from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
-from vae_anomaly.workflow.fit import FitRequest, fit_files
+from vae_anomaly.workflow.evaluate import evaluate_files
+from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.models import list_models, model_info, tracking_ui
+from vae_anomaly.workflow.requests import EvaluateRequest, FitRequest, ScoreRequest
 from vae_anomaly.workflow.results import FitResult
 from vae_anomaly.workflow.score import score_files
 from vae_anomaly.workflow.score_counts import Counting
-from vae_anomaly.workflow.score_job import ScoreRequest
 
 ROWS = 200
 

@@ -14,6 +14,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
+from vae_anomaly.choices import ReadOnError
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.messages import nearest
 
@@ -35,7 +36,7 @@ class DataConfig:
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     missing_values: tuple[str, ...] = ()
-    on_error: Literal["stop", "skip"] = "stop"  # rows of a CSV that cannot be read
+    on_error: ReadOnError = "stop"
     time_column: str | None = None
     group_by: str | None = None
 

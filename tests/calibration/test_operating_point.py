@@ -9,7 +9,6 @@ from vae_anomaly.calibration.conformal import alarms_in
 from vae_anomaly.calibration.operating_point import (
     CANDIDATE_RATES,
     Costs,
-    FScore,
     alpha_of_budget,
     budget_table,
     candidates,
@@ -18,6 +17,7 @@ from vae_anomaly.calibration.operating_point import (
     rows_per_day,
 )
 from vae_anomaly.calibration.threshold import calibrate
+from vae_anomaly.choices import FScore
 from vae_anomaly.errors import ConfigError, DataError
 
 START = dt.datetime(2025, 3, 3, tzinfo=dt.UTC)

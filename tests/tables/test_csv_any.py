@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vae_anomaly.choices import OnError
 from vae_anomaly.config import DataConfig
 from vae_anomaly.schema.schema import infer_schema
 from vae_anomaly.tables import csv_records
 from vae_anomaly.tables.csv import MISSING_TEXT
-from vae_anomaly.tables.csv_rejects import OnError, Rejected
+from vae_anomaly.tables.csv_rejects import Rejected
 from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.tables.stream import NUMBERS
 

@@ -23,13 +23,12 @@ from vae_anomaly.errors import TrackingError, VaeAnomalyError
 from vae_anomaly.storage import atomic
 from vae_anomaly.tracking import runs, store
 from vae_anomaly.workflow.calibrate import calibrate_files
-from vae_anomaly.workflow.calibration_rows import CalibrateRequest
-from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
-from vae_anomaly.workflow.fit import FitRequest, fit_files
+from vae_anomaly.workflow.evaluate import evaluate_files
+from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.models import list_models, model_info
+from vae_anomaly.workflow.requests import CalibrateRequest, EvaluateRequest, FitRequest, ScoreRequest
 from vae_anomaly.workflow.results import FitResult
 from vae_anomaly.workflow.score import score_files
-from vae_anomaly.workflow.score_job import ScoreRequest
 
 START = dt.datetime(2025, 3, 3, tzinfo=dt.UTC)
 

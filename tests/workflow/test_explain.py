@@ -16,7 +16,8 @@ from vae_anomaly.cli import summaries
 from vae_anomaly.cli.app import app
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError
-from vae_anomaly.workflow.explain import ExplainRequest, explain_files
+from vae_anomaly.workflow.explain import explain_files
+from vae_anomaly.workflow.requests import ExplainRequest
 from vae_anomaly.workflow.results import CellChange, SmallestChange
 
 CASE = Case(kind="mixed", size="several", method="split", prior="exemplar")

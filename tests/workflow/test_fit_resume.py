@@ -36,8 +36,9 @@ from vae_anomaly.tracking import pyfunc
 from vae_anomaly.tracking.registry import resolve_model
 from vae_anomaly.tracking.runs import Run
 from vae_anomaly.workflow import publish
-from vae_anomaly.workflow.fit import FitRequest, fit_files
-from vae_anomaly.workflow.publish import UploadRequest, upload_folder
+from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.publish import upload_folder
+from vae_anomaly.workflow.requests import FitRequest, UploadRequest
 from vae_anomaly.workflow.results import FitResult
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,8 @@ from vae_anomaly.cli.app import app
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.tracking import registry
 from vae_anomaly.tracking.runs import Run
-from vae_anomaly.workflow.publish import UploadRequest, upload_folder
+from vae_anomaly.workflow.publish import upload_folder
+from vae_anomaly.workflow.requests import UploadRequest
 
 
 @pytest.fixture

@@ -21,12 +21,12 @@ from vae_anomaly.cli.app import app
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from vae_anomaly.errors import OutputError, SchemaMismatch
 from vae_anomaly.explain.contributions import explain_rows
-from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
-from vae_anomaly.workflow.fit import FitRequest, fit_files
-from vae_anomaly.workflow.report import ReportRequest, report_files
+from vae_anomaly.workflow.evaluate import evaluate_files
+from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.report import report_files
+from vae_anomaly.workflow.requests import EvaluateRequest, FitRequest, ReportRequest, ScoreRequest
 from vae_anomaly.workflow.results import FitResult
 from vae_anomaly.workflow.score import score_files
-from vae_anomaly.workflow.score_job import ScoreRequest
 
 
 def _config(uri: str) -> Config:

@@ -24,9 +24,9 @@ from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.storage.destinations import destination_of
 from vae_anomaly.workflow import score_folder
 from vae_anomaly.workflow import score_folder as output_folder
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score import score_files
-from vae_anomaly.workflow.score_job import ScoreRequest
 from vae_anomaly.workflow.watch import watch
 
 BATCH = 512

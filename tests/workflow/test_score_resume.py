@@ -24,10 +24,10 @@ from vae_anomaly.detector.stream import Tally, score_batches
 from vae_anomaly.errors import DataError, OutputError, SchemaMismatch
 from vae_anomaly.explain.top_features import Alarm, Reason
 from vae_anomaly.jobs import manifest, score_workdir
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import ScoreResult
 from vae_anomaly.workflow.score import score_files
 from vae_anomaly.workflow.score_counts import Counting, counting_from
-from vae_anomaly.workflow.score_job import ScoreRequest
 
 ROWS = 6000
 # Batches of 1,024 rows, and a part every second one.

@@ -5,7 +5,6 @@ from a list of rates, so that the limit of the rate can hold for all of them at 
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +12,12 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.conformal import CONFIDENCE, alarms_in, conformal_value, finest_alpha
 from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.choices import FScore
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.keys import as_times, seconds
 
 _Floats = NDArray[np.float64]
-FScore = Literal["f1", "f0.5", "f2"]
 # Rates that labels choose among: from the finest to a half, by a fifth to a third each.
 CANDIDATE_RATES = 40
 COARSEST = 0.5

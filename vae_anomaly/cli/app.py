@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vae_anomaly.cli import calibrate, commands, streams, terminal
+from vae_anomaly.cli import commands, streams, terminal
 from vae_anomaly.cli import options as opt
 from vae_anomaly.cli import options as opt_score
 from vae_anomaly.config import DEFAULT_MODEL
@@ -166,8 +166,8 @@ def fit(
     settings = load_config(config, overrides)
     from vae_anomaly.cli import summaries
     from vae_anomaly.workflow import memory_plan
-    from vae_anomaly.workflow.fit import FitRequest
     from vae_anomaly.workflow.fit import fit_files as run
+    from vae_anomaly.workflow.requests import FitRequest
 
     request = FitRequest(
         data=tuple(data),
@@ -187,7 +187,7 @@ def fit(
 app.command(cls=GroupedHelp, epilog="Example: vae-anomaly upload pump-20250930013000 --alias challenger")(commands.upload)
 app.command(
     "calibrate", cls=GroupedHelp, epilog="Example: vae-anomaly calibrate later.parquet --alerts-per-day 20 --time-column timestamp"
-)(calibrate.recalibrate)
+)(commands.recalibrate)
 
 
 @app.command(cls=GroupedHelp, epilog="Example: vae-anomaly score data/new.csv --id-columns timestamp,machine_id -o alarms.parquet")
@@ -226,8 +226,8 @@ def score(
     top_columns = opt.top_columns(top)
     from vae_anomaly.cli import summaries_scoring
     from vae_anomaly.workflow import memory_plan
+    from vae_anomaly.workflow.requests import ScoreRequest
     from vae_anomaly.workflow.score import score_files as run
-    from vae_anomaly.workflow.score_job import ScoreRequest
     from vae_anomaly.workflow.watch import watch as run_watch
 
     request = ScoreRequest(

@@ -9,10 +9,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from vae_anomaly.choices import ColumnOrder, ExplainedRows, OnError, PValueKind, ReadOnError
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
-
-Explain = Literal["flagged", "all", "none"]
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 Data = Annotated[list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, Parquet, Arrow.", metavar="DATA", show_default=False)]
@@ -55,16 +54,16 @@ GroupBy = Annotated[
                  metavar="COLUMN", rich_help_panel="Data"),
 ]  # fmt: skip
 OnErrorOption = Annotated[
-    Literal["stop", "skip", "quarantine"],
+    OnError,
     typer.Option("--on-error", help="A CSV row that cannot be read: stop there, leave it out, or also write it to OUTPUT.quarantine.csv.",
                  rich_help_panel="Data"),
 ]  # fmt: skip
 OnErrorRead = Annotated[
-    Literal["stop", "skip"],
+    ReadOnError,
     typer.Option("--on-error", help="A CSV row that cannot be read: stop there, or leave it out and say so.", rich_help_panel="Data"),
 ]
 OnErrorFit = Annotated[
-    Literal["stop", "skip"] | None,
+    ReadOnError | None,
     typer.Option("--on-error", help="A CSV row that is cut, too long or no text: stop there, or leave it out and say so.",
                  show_default=DataConfig().on_error, rich_help_panel="Data"),
 ]  # fmt: skip
@@ -104,7 +103,7 @@ Fdr = Annotated[
                  metavar="RATE", rich_help_panel="Threshold"),
 ]  # fmt: skip
 PValues = Annotated[
-    Literal["marginal", "conditional"],
+    PValueKind,
     typer.Option(help="marginal: valid on average over calibrations; conditional: larger, valid for this one with 90 % confidence.",
                  rich_help_panel="Threshold"),
 ]  # fmt: skip
@@ -222,7 +221,7 @@ NoEscape = Annotated[
 ]  # fmt: skip
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel="Tracking and output")]
 ExplainOption = Annotated[
-    Explain, typer.Option("--explain", help="Which rows get their top columns named.", rich_help_panel="Tracking and output")
+    ExplainedRows, typer.Option("--explain", help="Which rows get their top columns named.", rich_help_panel="Tracking and output")
 ]
 Top = Annotated[
     str, typer.Option(help="How many columns an explanation names, or all.", metavar="K|all", rich_help_panel="Tracking and output")
@@ -243,7 +242,7 @@ WorstRows = Annotated[
     ),
 ]
 OrderOption = Annotated[
-    Literal["contribution", "z"],
+    ColumnOrder,
     typer.Option("--order", help="What puts a column first: its share of the score, or how unusual that is for the column.",
                  rich_help_panel="Rows"),
 ]  # fmt: skip

@@ -5,7 +5,6 @@ The same function serves files, pyfunc and Spark's ``mapInArrow``. Knows nothing
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.groups import group_names
 from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.choices import ExplainedRows
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.top_features import FEATURE, top_features
@@ -49,7 +49,7 @@ class ScoreOptions:
 
     alpha: float | None = None
     typicality: bool = False
-    explain: Literal["flagged", "all", "none"] = "flagged"
+    explain: ExplainedRows = "flagged"
     top: int | None = 5
     id_columns: tuple[str, ...] = ()
     model: str = ""

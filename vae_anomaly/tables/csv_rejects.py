@@ -6,7 +6,6 @@ A row is bad here if the whole file would be refused for it; the others come as 
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +15,6 @@ from vae_anomaly.messages import quote as quoted
 from vae_anomaly.tables.csv_dialect import THOUSANDS, Dialect
 from vae_anomaly.tables.csv_records import RecordChunk, record_text
 
-OnError = Literal["stop", "skip", "quarantine"]
 # Columns beside those of the file, which cannot have a zero in their names.
 REASON_COLUMN = "\0reason"
 TEXT_COLUMN = "\0text"

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from vae_anomaly.choices import OnError
 from vae_anomaly.errors import BadCell, ConfigError, DataError, SchemaMismatch
 from vae_anomaly.messages import absent_text
 from vae_anomaly.schema.schema import Schema
@@ -20,7 +21,7 @@ from vae_anomaly.tables.arrow import Chunk, open_arrow, open_parquet
 from vae_anomaly.tables.columns import check_header
 from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import sniff
-from vae_anomaly.tables.csv_rejects import OnError, OnReject, Rejects, ignore
+from vae_anomaly.tables.csv_rejects import OnReject, Rejects, ignore
 from vae_anomaly.tables.error_location import with_line
 from vae_anomaly.tables.files import TableFile, contents_digest, find_files
 from vae_anomaly.tables.sampling import OnRows, Sample, Weight, ignore_rows

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
@@ -25,6 +25,7 @@ from mlflow.types.schema import Array, Object, Property
 
 from vae_anomaly import artifact
 from vae_anomaly._version import __version__
+from vae_anomaly.choices import ExplainedRows
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import RESULT_FIELDS, ScoreOptions, score_batches
 from vae_anomaly.errors import ConfigError, SchemaMismatch
@@ -150,7 +151,7 @@ def _options(params: Mapping[str, Any], *, model: str, version: str) -> ScoreOpt
         raise ConfigError(f"explain must be one of {', '.join(EXPLAIN)}; got {explain!r}.")
     return ScoreOptions(
         alpha=params.get("alpha"),
-        explain=cast("Literal['flagged', 'all', 'none']", explain),
+        explain=cast("ExplainedRows", explain),
         top=int(params.get("top", TOP)) or None,
         model=model,
         model_version=version,

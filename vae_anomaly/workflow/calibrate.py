@@ -27,16 +27,9 @@ from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.tracking.registry import MODEL_ID
 from vae_anomaly.tracking.runs import Run, start_run
-from vae_anomaly.workflow.calibration_rows import (
-    CalibrateRequest,
-    CalibrationRows,
-    Columns,
-    columns_of,
-    refuse_contradictions,
-    refuse_training_rows,
-    scored,
-)
+from vae_anomaly.workflow.calibration_rows import CalibrationRows, Columns, columns_of, refuse_contradictions, refuse_training_rows, scored
 from vae_anomaly.workflow.models import Opened, open_model
+from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.results import CalibrateResult, GroupRow, ModelName
 
 # Notes of a fit that a new calibration makes untrue begin with these words.

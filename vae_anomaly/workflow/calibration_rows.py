@@ -4,14 +4,12 @@ Refuses what cannot be before anything is scored. Knows nothing of thresholds.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.operating_point import FScore, rows_per_day
+from vae_anomaly.calibration.operating_point import rows_per_day
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.messages import OnProgress, absent_text
@@ -22,35 +20,10 @@ from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
 from vae_anomaly.tables.error_location import in_its_file
 from vae_anomaly.tables.source import Source
 from vae_anomaly.workflow.models import cores, learned_from
+from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.score_counts import left_out
 
 _Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrateRequest:
-    """Which rows, which model, and how the rate is asked for; None: what the fit said, or not asked."""
-
-    data: tuple[str, ...]
-    model: str
-    alpha: float | None = None
-    alerts_per_day: float | None = None
-    rows_per_day: float | None = None
-    cost_false_alarm: float | None = None
-    cost_miss: float | None = None
-    maximize: FScore | None = None
-    anomaly_rate: float | None = None
-    method: Literal["conformal", "gpd"] = "conformal"
-    group_by: str | None = None
-    time_column: str | None = None
-    label_column: str | None = None
-    normal_labels: tuple[str, ...] | None = None
-    missing_values: tuple[str, ...] | None = None
-    on_error: Literal["stop", "skip"] = "stop"
-    alias: str | None = None
-    output: Path | None = None
-    threads: int | None = None
-    tracking_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

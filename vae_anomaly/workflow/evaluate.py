@@ -5,8 +5,7 @@ Knows nothing about networks or file formats. All labelled rows are held in memo
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +33,7 @@ from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.tracking.runs import Run, start_run
 from vae_anomaly.workflow.models import Opened, cores, learned_from, open_model
 from vae_anomaly.workflow.report import log_report, refuse_output, title_of, write_report
+from vae_anomaly.workflow.requests import EvaluateRequest
 from vae_anomaly.workflow.results import EvaluateResult
 from vae_anomaly.workflow.score_counts import rejected_notes
 
@@ -42,24 +42,6 @@ LABELS_EXPLAINED = 13
 ROWS_A_LABEL = 100
 COLUMNS_A_LABEL = 5
 SEEN = "the model was fitted on these very files: it has seen their normal rows, and the figures are too good"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateRequest:
-    """Which rows, which model, and what the labels mean; None: what the fit said."""
-
-    data: tuple[str, ...]
-    model: str
-    label_column: str | None = None
-    normal_labels: tuple[str, ...] | None = None
-    missing_values: tuple[str, ...] | None = None
-    on_error: Literal["stop", "skip"] = "stop"
-    reference: tuple[str, ...] = ()
-    output: Path | None = None
-    overwrite: bool = False
-    no_tracking: bool = False
-    threads: int | None = None
-    tracking_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,12 +6,12 @@ Reads the data as a stream and keeps the asked rows only. Knows nothing about ne
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.choices import ColumnOrder
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.explain.contributions import explain_rows
@@ -24,29 +24,11 @@ from vae_anomaly.tables import stream
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.workflow.models import cores, open_model
+from vae_anomaly.workflow.requests import ExplainRequest
 from vae_anomaly.workflow.results import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
 from vae_anomaly.workflow.score_counts import left_out
 
-Order = Literal["contribution", "z"]
 WORST_EXPLAINED = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExplainRequest:
-    """Which rows, by their numbers from 0 or the ``worst`` by score, and which model; None: what the model says."""
-
-    data: tuple[str, ...]
-    model: str
-    rows: tuple[int, ...] = ()
-    worst: int | None = None
-    id_columns: tuple[str, ...] = ()
-    missing_values: tuple[str, ...] | None = None
-    on_error: Literal["stop", "skip"] = "stop"
-    alpha: float | None = None
-    order: Order = "contribution"
-    counterfactual: bool = False
-    threads: int | None = None
-    tracking_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,7 +135,7 @@ def _explained(detector: Detector, threshold: Threshold, row: Found, request: Ex
     )
 
 
-def _columns(detector: Detector, cells: Batch, order: Order) -> tuple[ColumnReason, ...]:
+def _columns(detector: Detector, cells: Batch, order: ColumnOrder) -> tuple[ColumnReason, ...]:
     """Return every column, the largest contribution or z first."""
     explanation, columns = explain_rows(detector.ensemble, cells), model_order(detector.schema)
     value, expected, contribution = value_texts(columns, cells), expected_texts(columns, explanation), explanation.contribution[0].tolist()

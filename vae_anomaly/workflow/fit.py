@@ -42,6 +42,7 @@ from vae_anomaly.tracking.registry import ModelVersion
 from vae_anomaly.tracking.runs import start_run
 from vae_anomaly.workflow import fit_resume, memory_plan, publish
 from vae_anomaly.workflow.fit_resume import Outcome
+from vae_anomaly.workflow.requests import FitRequest
 from vae_anomaly.workflow.results import FitResult, ModelName
 from vae_anomaly.workflow.score_counts import rejected_notes
 
@@ -82,25 +83,6 @@ class FitJob:
     logged: ModelVersion | None
     most: int | None
     tell: OnProgress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitRequest:
-    """Training data, settings and destination of one fit.
-
-    ``output`` None: no model folder besides the MLflow run. ``resume`` None: continue an interrupted fit if there is one; True: require
-    one; False: start anew. ``checkpoint_every`` in optimizer steps; None: by time. ``memory_limit`` in bytes. ``at_exit`` registers a
-    function to call at process exit; the work folder is deleted only then. None: it is deleted when ``fit_files`` returns.
-    """
-
-    data: tuple[str, ...]
-    config: Config
-    output: Path | None = None
-    overwrite: bool = False
-    resume: bool | None = None
-    checkpoint_every: int | None = None
-    at_exit: fit_workdir.AtExit | None = None
-    memory_limit: int | None = None
 
 
 def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> FitResult:

@@ -22,6 +22,7 @@ from vae_anomaly.tracking.runs import NoRun, Run, start_run
 from vae_anomaly.workflow.fit_resume import Outcome
 from vae_anomaly.workflow.report import fit_report as report_of_fit
 from vae_anomaly.workflow.report import log_report
+from vae_anomaly.workflow.requests import UploadRequest
 from vae_anomaly.workflow.results import ModelName
 
 
@@ -116,18 +117,6 @@ def _advice(folder: Path | None, detector: Detector) -> str:
     option = "" if detector.config.tracking.register else " --no-register"
     name = shlex.quote(str(folder))
     return f"The model is kept: score with --model {name}, and log it later with: vae-anomaly upload {name}{option}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadRequest:
-    """Which folder, and where to; None: as the fit says."""
-
-    folder: Path
-    model_name: str | None = None
-    alias: str | None = None
-    experiment: str | None = None
-    tracking_uri: str | None = None
-    register: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

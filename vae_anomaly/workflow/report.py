@@ -4,7 +4,6 @@ Knows nothing about networks, file formats or HTML.
 """
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +19,10 @@ from vae_anomaly.tables.scores import ScoredRows, read_scores
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.tracking.runs import NoRun, Run
 from vae_anomaly.workflow.models import open_model
+from vae_anomaly.workflow.requests import ReportRequest
 from vae_anomaly.workflow.results import ModelName, ReportResult
 
 REPORT_NAME = "report.html"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportRequest:
-    """Which model, which output of ``score`` if any, and where the page goes."""
-
-    model: str
-    output: Path
-    scores: str | None = None
-    overwrite: bool = False
-    tracking_uri: str | None = None
 
 
 def report_files(request: ReportRequest, *, tell: OnProgress = ignore_progress) -> ReportResult:

@@ -21,9 +21,10 @@ from vae_anomaly.tables.source import open_source
 from vae_anomaly.tables.writer import output_format
 from vae_anomaly.workflow import memory_plan, score_fdr, score_folder, score_job, score_resume
 from vae_anomaly.workflow.prefetch import ahead
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import Counts, Discovery, ScoreResult
 from vae_anomaly.workflow.score_counts import Counting, refuse_existing, rejecting
-from vae_anomaly.workflow.score_job import Asked, ScoreRequest, ScoreTask
+from vae_anomaly.workflow.score_job import Asked, ScoreTask
 
 _logger = logging.getLogger(__name__)
 # So many times the expected alarms are no accident of a small batch.

@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.choices import OnError
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import Tally
 from vae_anomaly.errors import OutputError
@@ -31,7 +32,7 @@ from vae_anomaly.schema.keys import key_text
 from vae_anomaly.storage.atomic import writing
 from vae_anomaly.storage.destinations import Destination
 from vae_anomaly.tables import quarantine
-from vae_anomaly.tables.csv_rejects import OnError, Rejected, RejectedRows, Rejects
+from vae_anomaly.tables.csv_rejects import Rejected, RejectedRows, Rejects
 from vae_anomaly.workflow.results import Counts, Discovery, Untypical
 
 # Alarms shown in the summary.

@@ -7,7 +7,6 @@ from these counts it can go on.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.fdr import cutoff, marginal_table, rank_counts
 from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.choices import PValueKind
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import ScoreOptions, score_batches
 from vae_anomaly.messages import percent
@@ -29,9 +29,7 @@ class Ranks:
     counts: NDArray[np.int64]
 
 
-def threshold_for(
-    threshold: Threshold, *, alpha: float | None, fdr: float | None, p_values: Literal["marginal", "conditional"]
-) -> Threshold:
+def threshold_for(threshold: Threshold, *, alpha: float | None, fdr: float | None, p_values: PValueKind) -> Threshold:
     """Return the threshold to start from. Raises NotCalibrated where the calibration does not have what is asked for."""
     if fdr is not None:
         threshold.refuse_unless_exact("--fdr")

@@ -6,8 +6,7 @@ Knows no rows and writes nothing.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
@@ -24,48 +23,17 @@ from vae_anomaly.storage import destinations
 from vae_anomaly.storage.destinations import Destination
 from vae_anomaly.storage.filesystems import shown_path
 from vae_anomaly.tables import writer
-from vae_anomaly.tables.csv_rejects import OnError, OnReject, ignore
+from vae_anomaly.tables.csv_rejects import OnReject, ignore
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tables.stream import NUMBERS
 from vae_anomaly.tables.writer import output_format
 from vae_anomaly.workflow import score_fdr
 from vae_anomaly.workflow.memory_plan import MemoryPlan, plan_memory
 from vae_anomaly.workflow.models import Opened, cores, open_model
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import Counts
 
 _logger = logging.getLogger(__name__)
-# Rows after which finished ones are kept at the latest.
-PART_ROWS = 262_144
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreRequest:
-    """What to score, with which model, and how; None: what the model or its fit says.
-
-    ``output`` is a file, a folder (it ends with a slash, is one, or has no ending) or a URI; None: beside the input. ``format`` is that of
-    the parts in a folder, None: that of each input. ``memory_limit`` in bytes.
-    """
-
-    data: tuple[str, ...]
-    model: str
-    output: str | Path | None = None
-    format: Literal["csv", "parquet"] | None = None
-    id_columns: tuple[str, ...] = ()
-    missing_values: tuple[str, ...] | None = None
-    alpha: float | None = None
-    fdr: float | None = None
-    p_values: Literal["marginal", "conditional"] = "marginal"
-    typicality: bool = False
-    explain: Literal["flagged", "all", "none"] = "flagged"
-    top: int | None = 5
-    chunk_rows: int = 65_536
-    part_rows: int = PART_ROWS
-    threads: int | None = None
-    memory_limit: int | None = None
-    on_error: OnError = "stop"
-    escape: bool = True
-    overwrite: bool = False
-    tracking_uri: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

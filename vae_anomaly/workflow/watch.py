@@ -16,10 +16,11 @@ from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.storage import listing
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.workflow import score_folder, score_job
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score import make
 from vae_anomaly.workflow.score_folder import Folder, claim_folder
-from vae_anomaly.workflow.score_job import Asked, ScoreRequest
+from vae_anomaly.workflow.score_job import Asked
 
 _logger = logging.getLogger(__name__)
 

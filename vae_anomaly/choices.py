@@ -1,0 +1,15 @@
+"""Values that an option may take, where several packages and ``--help``, which must not import numpy, have to agree on them."""
+
+from typing import Literal
+
+# What to do with a CSV row that cannot be parsed. Only a command that writes rows can also quarantine it.
+ReadOnError = Literal["stop", "skip"]
+OnError = Literal["stop", "skip", "quarantine"]
+FScore = Literal["f1", "f0.5", "f2"]
+# Calibration of a new threshold: conformal quantile, or the tail of a generalized Pareto distribution.
+CalibrationTail = Literal["conformal", "gpd"]
+# p-values valid on average over calibration sets, or for this calibration set with 90 % confidence.
+PValueKind = Literal["marginal", "conditional"]
+ExplainedRows = Literal["flagged", "all", "none"]
+# Columns of an explanation by their contribution to the score, or by how unusual it is for the column.
+ColumnOrder = Literal["contribution", "z"]
