@@ -11,7 +11,8 @@ from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Interval, Intervals, LabelFound, MissingChange, Quality, Ranking
 from vae_anomaly.explain.top_features import Alarm, Reason
 from vae_anomaly.schema.inference import Dropped
-from vae_anomaly.workflow.results import Counts, EvaluateResult, FitResult, ListedVersion, ModelName, ModelsResult, ScoreResult, UiResult
+from vae_anomaly.tracking.registry import RegisteredVersion
+from vae_anomaly.workflow.results import Counts, EvaluateResult, FitResult, ModelName, ModelsResult, ScoreResult, UiResult
 
 MODEL = ModelName(name="pump", version="3", alias="live", run_id="r1", uri="models:/pump/3")
 COLUMNS = (
@@ -194,7 +195,9 @@ def test_a_scoring_that_was_done_before_says_so() -> None:
 
 
 def test_versions_as_a_table() -> None:
-    version = ListedVersion(name="pump", version="3", aliases=("live",), created="2025", tags={"rows": "10", "alpha": "0.01"}, run_id="r")
+    version = RegisteredVersion(
+        name="pump", version="3", aliases=("live",), created="2025", tags={"rows": "10", "alpha": "0.01"}, run_id="r"
+    )
     assert summaries.of_models(ModelsResult(store="s", versions=(version,))).splitlines() == [
         "  model  version  alias  created  rows  alpha  threshold",
         "  pump   3        live   2025     10    0.01",

@@ -6,9 +6,10 @@ Knows nothing of what is in the artifact or in the run. What cannot be found is 
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -50,13 +51,13 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredVersion:
-    """One version of a registered model; ``created`` in milliseconds since 1970."""
+    """One version of a registered model; ``created`` is an ISO 8601 time in UTC."""
 
     name: str
     version: str
     aliases: tuple[str, ...]
-    tags: dict[str, str]
-    created: int
+    created: str
+    tags: Mapping[str, str]
     run_id: str
 
 
@@ -108,18 +109,19 @@ def registered_versions(name: str | None = None, *, uri: str | None = None) -> t
         client = MlflowClient()
         aliases = {m.name: m.aliases for m in all_pages(client.search_registered_models)}
         wanted = f"name='{name}'" if name else ""
-        found = [
+        versions = all_pages(client.search_model_versions, wanted)
+        newest_first = sorted(versions, key=lambda v: (int(v.creation_timestamp), int(v.version)), reverse=True)
+        return tuple(
             RegisteredVersion(
                 name=v.name,
                 version=str(v.version),
                 aliases=tuple(sorted(a for a, n in aliases.get(v.name, {}).items() if str(n) == str(v.version))),
+                created=datetime.fromtimestamp(int(v.creation_timestamp) / 1000, UTC).isoformat(timespec="seconds"),
                 tags=dict(v.tags),
-                created=int(v.creation_timestamp),
                 run_id=v.run_id or "",
             )
-            for v in all_pages(client.search_model_versions, wanted)
-        ]
-    return tuple(sorted(found, key=lambda v: (v.created, int(v.version)), reverse=True))
+            for v in newest_first
+        )
 
 
 def resolve_model(model: str, *, uri: str | None = None) -> ResolvedModel:

@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from vae_anomaly import artifact
 from vae_anomaly.calibration.guarantee import promise
@@ -18,7 +17,7 @@ from vae_anomaly.redaction import redacted
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking import store
 from vae_anomaly.tracking.registry import registered_versions, resolve_model
-from vae_anomaly.workflow.results import InfoResult, ListedVersion, ModelName, ModelsResult, UiResult
+from vae_anomaly.workflow.results import InfoResult, ModelName, ModelsResult, UiResult
 
 
 def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
@@ -58,17 +57,7 @@ def list_models(name: str | None = None, *, tracking_uri: str | None = None) -> 
         raise ArtifactError(f"{what} is registered in {store.shown_uri(uri)}. Fit one here, or give --tracking-uri.")
     return ModelsResult(
         store=store.shown_uri(uri),
-        versions=tuple(
-            ListedVersion(
-                name=version.name,
-                version=version.version,
-                aliases=version.aliases,
-                created=datetime.fromtimestamp(version.created / 1000, UTC).isoformat(timespec="seconds"),
-                tags=version.tags,
-                run_id=version.run_id,
-            )
-            for version in found
-        ),
+        versions=found,
     )
 
 

@@ -11,9 +11,10 @@ from vae_anomaly.calibration.guarantee import Promise
 from vae_anomaly.calibration.operating_point import BudgetRow, Choice
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import MissingChange, Quality
-from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.explain.top_features import Alarm, Reason
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.tables.csv_rejects import RejectedRows
+from vae_anomaly.tracking.registry import RegisteredVersion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,23 +196,11 @@ class InfoResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ListedVersion:
-    """One registered version."""
-
-    name: str
-    version: str
-    aliases: tuple[str, ...]
-    created: str
-    tags: Mapping[str, str]
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsResult:
     """The versions in a registry, newest first."""
 
     store: str
-    versions: tuple[ListedVersion, ...]
+    versions: tuple[RegisteredVersion, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,14 +213,11 @@ class UiResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnReason:
-    """One column of an explained row; the two parts add up to ``contribution``, and contributions to the score."""
+class ColumnReason(Reason):
+    """One column of an explained row: ``reconstruction`` + ``kl`` = ``contribution``; contributions sum to the score."""
 
-    column: str
     kind: str
-    value: str | None
     expected: str
-    contribution: float  # weighted nats
     reconstruction: float
     kl: float
     z: float | None  # of the contribution against calibration rows; None: the model does not know what is usual
