@@ -3,7 +3,8 @@ import pytest
 
 from vae_anomaly.calibration.conformal import conformal_value
 from vae_anomaly.calibration.threshold import Threshold, calibrate
-from vae_anomaly.evaluation.score_summary import Gathering, WorstRow, steps_of
+from vae_anomaly.evaluation.score_summary import Gathering, steps_of
+from vae_anomaly.explain.top_features import Alarm
 
 
 def _threshold(n: int = 999) -> Threshold:
@@ -98,6 +99,6 @@ def test_rows_without_a_time_are_not_on_the_line() -> None:
 def test_the_worst_rows_are_kept_the_earliest_of_equal_ones_first() -> None:
     gathering = Gathering(threshold=_threshold(), worst_rows=3)
     for row, score in enumerate([5.0, 9.0, 7.0, 9.0, 1.0, 8.0]):
-        gathering.offer(WorstRow(row=row, ids={}, score=score, p_value=0.1, reasons=()))
+        gathering.offer(Alarm(row=row, ids={}, score=score, p_value=0.1, reasons=()))
     assert [(row.row, row.score) for row in gathering.worst()] == [(1, 9.0), (3, 9.0), (5, 8.0)]
     assert (gathering.wants(8.0), gathering.wants(8.5)) == (False, True)

@@ -6,8 +6,9 @@ import pytest
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.evaluation.score_summary import Gathering, WorstRow
-from vae_anomaly.report.content import model_facts, overview, reasons
+from vae_anomaly.evaluation.score_summary import Gathering
+from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.report.content import model_facts, overview, reasons_in_context
 from vae_anomaly.schema.inference import Dropped
 
 
@@ -43,12 +44,12 @@ def test_rows_are_counted_and_too_many_alarms_are_said(detector: Detector) -> No
     gathering.source = "new.csv"
     scores = np.append(np.full(50, 1e6), np.full(50, np.nan))
     gathering.add(scores, detector.threshold.flags(scores))
-    gathering.offer(WorstRow(row=3, ids={}, score=1e6, p_value=0.01, reasons=()))
+    gathering.offer(Alarm(row=3, ids={}, score=1e6, p_value=0.01, reasons=()))
     found = overview(detector, gathering, title="", notes=("a note",))
     assert found.scored is not None
     assert (found.scored.rows, found.scored.unscored, found.scored.alarms, found.scored.source) == (100, 50, 50, "new.csv")
     assert found.scored.expected == pytest.approx(5.0)
-    assert [row.row for row in found.scored.worst] == [3]
+    assert [alarm.row for alarm, _ in found.scored.worst] == [3]
     assert found.cautions[:2] == (
         "a note",
         (
@@ -59,19 +60,19 @@ def test_rows_are_counted_and_too_many_alarms_are_said(detector: Detector) -> No
 
 
 def test_reasons_get_the_range_and_the_z_of_their_column(detector: Detector) -> None:
-    features: list[dict[str, object]] = [
-        {"column": "pressure", "value": "9e5", "expected": "1e5", "contribution": 7.5},
-        {"column": "mode", "value": None, "expected": "low (50%)", "contribution": 1.0},
-        {"column": "nowhere", "value": "1", "expected": "1", "contribution": 1.0},
+    reasons = [
+        Reason(column="pressure", value="9e5", expected="1e5", contribution=7.5),
+        Reason(column="mode", value=None, expected="low (50%)", contribution=1.0),
+        Reason(column="nowhere", value="1", expected="1", contribution=1.0),
     ]
-    pressure, mode = reasons(detector, features)
+    pressure, mode = reasons_in_context(detector, reasons)
     quality = next(q for q in detector.quality if q.name == "pressure")
     assert detector.usual is not None
-    assert (pressure.low, pressure.middle, pressure.high) == (quality.low, quality.middle, quality.high)
+    assert (pressure.low, pressure.high) == (quality.low, quality.high)
     assert pressure.z == pytest.approx((7.5 - float(detector.usual.middle[1])) / float(detector.usual.spread[1]))
     assert (mode.value, mode.expected, mode.low) == (None, "low (50%)", None)
-    assert reasons(replace(detector, usual=None), features)[0].z is None
-    assert len(reasons(detector, features * 4)) == 4
+    assert reasons_in_context(replace(detector, usual=None), reasons)[0].z is None
+    assert len(reasons_in_context(detector, reasons * 4)) == 4
 
 
 def test_facts_say_what_a_model_was_made_from(detector: Detector) -> None:

@@ -19,8 +19,9 @@ from vae_anomaly.detector.card import Blocks
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.metrics import measure, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Comparison, Ranking
-from vae_anomaly.evaluation.score_summary import Gathering, WorstReason, WorstRow
-from vae_anomaly.report.content import Curves, Report, overview
+from vae_anomaly.evaluation.score_summary import Gathering
+from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.report.content import Curves, ReasonInContext, Report, overview
 from vae_anomaly.report.page import render
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.schema.keys import read_labels
@@ -54,13 +55,13 @@ def _report(rows: int = 400, *, labelled: bool = True) -> Report:
     for kind, scores in (("normal", normal), ("anomalous", anomalous)) if labelled else (("rows", normal),):
         gathering.add(scores, threshold.flags(scores), kind=kind, times=times[: len(scores)])
     shown = (
-        WorstReason(column=EVIL, value="99", expected="30", contribution=50.0, z=12.5, low=20.0, middle=30.0, high=40.0),
-        WorstReason(column=f"$x^2$ {ATTRIBUTE}", value="1e5", expected="1e5", contribution=5.0, low=9e4, middle=1e5, high=1.1e5),
-        WorstReason(column="</script><script>alert(3)</script>", value=EVIL, expected=f"{EVIL} (90%)", contribution=4.0),
+        ReasonInContext(column=EVIL, value="99", expected="30", contribution=50.0, z=12.5, low=20.0, high=40.0),
+        ReasonInContext(column=f"$x^2$ {ATTRIBUTE}", value="1e5", expected="1e5", contribution=5.0, low=9e4, high=1.1e5),
+        ReasonInContext(column="</script><script>alert(3)</script>", value=EVIL, expected=f"{EVIL} (90%)", contribution=4.0),
     )
-    gathering.offer(WorstRow(row=7, ids={EVIL: EVIL, "none": None}, score=77.0, p_value=0.01, reasons=shown, label=EVIL))
+    alarm = Alarm(row=7, ids={EVIL: EVIL, "none": None, "label": EVIL}, score=77.0, p_value=0.01, reasons=shown)
     if not labelled:
-        return overview(detector, gathering, title=EVIL)
+        return _with_alarm(overview(detector, gathering, title=EVIL), alarm, shown)
     labels = read_labels(pa.array([EVIL, "leak"] * (len(anomalous) // 2)), ("normal",))
     rankings = (Ranking(name="PCA", auroc=0.9, average_precision=0.5), Ranking(name="vae-anomaly", auroc=0.8, average_precision=0.4))
     peers = Comparison(rankings=rankings, peer_rows=5, test_rows=9, words="PCA ranks better here: AUROC 0.9000, vae-anomaly 0.8000")
@@ -73,7 +74,12 @@ def _report(rows: int = 400, *, labelled: bool = True) -> Report:
         rows=100,
     )
     quality = replace(measure(normal, anomalous, threshold, labels, seed=0), comparison=peers)
-    return overview(detector, gathering, title=EVIL, quality=quality, curves=curves)
+    return _with_alarm(overview(detector, gathering, title=EVIL, quality=quality, curves=curves), alarm, shown)
+
+
+def _with_alarm(report: Report, alarm: Alarm, reasons: tuple[ReasonInContext, ...]) -> Report:
+    assert report.scored is not None
+    return replace(report, scored=replace(report.scored, worst=((alarm, reasons),)))
 
 
 @cache
@@ -158,7 +164,8 @@ def test_the_page_stays_small_whatever_there_is() -> None:
     dropped = (Dropped(name=long, reason=long),) * 200
     many = replace(many, columns=columns, left_out=dropped, cautions=(long,) * 5, title=long, facts=((long, long),) * 12)
     assert many.scored is not None
-    rows = tuple(replace(many.scored.worst[0], row=i, ids={long: long}, label=long) for i in range(10))
+    alarm, reasons = many.scored.worst[0]
+    rows = tuple((replace(alarm, row=i, ids={long: long, "label": long}), reasons) for i in range(10))
     many = replace(many, scored=replace(many.scored, worst=rows, source=long))
     assert len(render(many).encode()) < 2_000_000
     assert len(_page().encode()) < 700_000

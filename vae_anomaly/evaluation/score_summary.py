@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.conformal import conformal_value, finest_alpha
 from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.explain.top_features import Alarm
 
 _Scores = NDArray[np.float64]
 _Flags = NDArray[np.bool_]
@@ -67,32 +68,6 @@ class TimeLine:
     spans: tuple[Span, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorstReason:
-    """One column of an alarm in raw units; ``low``, ``middle``, ``high``: its 1 %, 50 % and 99 % quantiles at fit, numbers only."""
-
-    column: str
-    value: str | None
-    expected: str | None
-    contribution: float
-    z: float | None = None
-    low: float | None = None
-    middle: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorstRow:
-    """A flagged row; ``row`` counts from 0."""
-
-    row: int
-    ids: Mapping[str, str | None]
-    score: float
-    p_value: float
-    reasons: tuple[WorstReason, ...]
-    label: str = ""
-
-
 def steps_of(threshold: Threshold) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the rates that a reader can try, ascending, and the threshold of each; the one in use is among them."""
     n = len(threshold.calibration)
@@ -118,7 +93,7 @@ class Gathering:
     _above: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     _spans: dict[int, tuple[int, int, float]] = field(default_factory=dict)
     _width: int = 0
-    _worst: list[tuple[float, int, WorstRow]] = field(default_factory=list)
+    _worst: list[tuple[float, int, Alarm]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         scores = self.threshold.calibration
@@ -144,7 +119,7 @@ class Gathering:
         if times is not None:
             self._add_times(times[there], scores[there], flags[there])
 
-    def offer(self, row: WorstRow) -> None:
+    def offer(self, row: Alarm) -> None:
         """Keep a flagged row if it is among the worst so far; of equal scores the earliest."""
         entry = (row.score, -row.row, row)
         # Rows have different numbers, so that rows themselves are never compared.
@@ -154,7 +129,7 @@ class Gathering:
         """Say whether a row of this score would be kept."""
         return len(self._worst) < self.worst_rows or score > self._worst[0][0]
 
-    def worst(self) -> tuple[WorstRow, ...]:
+    def worst(self) -> tuple[Alarm, ...]:
         """Return the rows kept, the worst first."""
         return tuple(row for _, _, row in sorted(self._worst, key=lambda entry: (-entry[0], -entry[1])))
 

@@ -3,7 +3,7 @@
 Knows nothing of thresholds: it is told which rows to explain.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +90,7 @@ def expected_texts(columns: Sequence[Column], explanation: Explanation) -> Calla
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """One column of an alarm, raw units as text."""
+    """One column's contribution to a score, in weighted nats; value and expectation as text in raw units."""
 
     column: str
     value: str | None
@@ -100,7 +100,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alarm:
-    """One flagged or suspicious row and the columns that did it."""
+    """A flagged or suspicious row with its reasons, largest contribution first."""
 
     row: int  # number over all inputs, from 0, as in the output
     ids: Mapping[str, str | None]
@@ -108,3 +108,17 @@ class Alarm:
     p_value: float
     reasons: tuple[Reason, ...]
     part: str = ""  # of an output folder; rows are then numbered from 0 in each
+
+
+def reasons_of(features: Iterable[Mapping[str, object]]) -> tuple[Reason, ...]:
+    """Convert one value of the ``top_features`` column to reasons, without the ``(other)`` entry."""
+    return tuple(
+        Reason(
+            column=str(feature["column"]),
+            value=None if feature["value"] is None else str(feature["value"]),
+            expected=None if feature["expected"] is None else str(feature["expected"]),
+            contribution=float(str(feature["contribution"])),
+        )
+        for feature in features
+        if feature["column"] != REST
+    )

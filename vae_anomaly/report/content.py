@@ -13,7 +13,8 @@ from vae_anomaly.calibration.guarantee import Promise, promise
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.results import Quality
-from vae_anomaly.evaluation.score_summary import Gathering, Histogram, Step, TimeLine, WorstReason, WorstRow
+from vae_anomaly.evaluation.score_summary import Gathering, Histogram, Step, TimeLine
+from vae_anomaly.explain.top_features import Alarm, Reason
 from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.messages import shorten_list
 from vae_anomaly.model.training import History
@@ -46,6 +47,15 @@ class Curves:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonInContext(Reason):
+    """A reason with the z of its contribution and the usual range of its column: 1 % and 99 % quantiles at fit, numbers only."""
+
+    z: float | None = None  # against calibration rows; None: not known
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringOverview:
     """Rows that the model scored: ``alarms`` as they were flagged, ``expected`` if every row were normal."""
 
@@ -54,7 +64,7 @@ class ScoringOverview:
     unscored: int
     alarms: int
     expected: float
-    worst: tuple[WorstRow, ...]
+    worst: tuple[tuple[Alarm, tuple[ReasonInContext, ...]], ...]
     time_line: TimeLine | None
 
 
@@ -124,7 +134,7 @@ def _scored(detector: Detector, gathering: Gathering) -> ScoringOverview:
         unscored=gathering.unscored,
         alarms=gathering.alarms,
         expected=detector.threshold.alpha * (gathering.rows - gathering.unscored),
-        worst=gathering.worst(),
+        worst=tuple((alarm, reasons_in_context(detector, alarm.reasons)) for alarm in gathering.worst()),
         time_line=gathering.time_line(),
     )
 
@@ -156,19 +166,21 @@ def model_facts(detector: Detector) -> tuple[tuple[str, str], ...]:
     return tuple((name, words) for name, words in every if words)
 
 
-def reasons(detector: Detector, features: Sequence[Mapping[str, object]]) -> tuple[WorstReason, ...]:
-    """Turn the ``top_features`` of a row into reasons with the usual range of their column and the z of their contribution."""
-    columns = [column.name for column in model_order(detector.schema)]
-    places = {name: j for j, name in enumerate(columns)}
-    quality = {q.name: q for q in detector.quality}
-    found = []
-    for feature in features:
-        name, contribution = str(feature["column"]), float(str(feature["contribution"]))
-        if name not in places:
-            continue
-        j, usual, q = places[name], detector.usual, quality[name]
-        z = None if usual is None else (contribution - float(usual.middle[j])) / float(usual.spread[j])
-        value, expected = (None if feature[key] is None else str(feature[key]) for key in ("value", "expected"))
-        parts = {"low": q.low, "middle": q.middle, "high": q.high}
-        found.append(WorstReason(column=name, value=value, expected=expected, contribution=contribution, z=z, **parts))
-    return tuple(found[:REPORT_REASONS_SHOWN])
+def reasons_in_context(detector: Detector, reasons: Sequence[Reason]) -> tuple[ReasonInContext, ...]:
+    """Add to the largest reasons the usual range of their column and the z of their contribution; columns unknown to the model go."""
+    position = {column.name: j for j, column in enumerate(model_order(detector.schema))}
+    quality, usual = {q.name: q for q in detector.quality}, detector.usual
+    known = [reason for reason in reasons if reason.column in position][:REPORT_REASONS_SHOWN]
+    return tuple(
+        ReasonInContext(
+            column=reason.column,
+            value=reason.value,
+            expected=reason.expected,
+            contribution=reason.contribution,
+            z=None if usual is None else (reason.contribution - float(usual.middle[j])) / float(usual.spread[j]),
+            low=q.low,
+            high=q.high,
+        )
+        for reason in known
+        for j, q in [(position[reason.column], quality[reason.column])]
+    )

@@ -12,8 +12,9 @@ from matplotlib.dates import HOURLY, MINUTELY, MONTHLY, SECONDLY, AutoDateLocato
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from vae_anomaly.evaluation.score_summary import Histogram, TimeLine, WorstReason
+from vae_anomaly.evaluation.score_summary import Histogram, TimeLine
 from vae_anomaly.messages import shorten
+from vae_anomaly.report.content import ReasonInContext
 from vae_anomaly.report.figures import BLUE, GREEN, GREY, NAME_LENGTH, ORANGE, SKY, asinh_ticks, short_label, tidy_axes
 from vae_anomaly.report.svg import Places, places_of
 
@@ -89,7 +90,7 @@ def _few_dates() -> AutoDateLocator:
     return locator
 
 
-def against_range(reasons: Sequence[WorstReason]) -> Figure | None:
+def against_range(reasons: Sequence[ReasonInContext]) -> Figure | None:
     """Draw values and what was expected against the usual range (1 % to 99 %) of their columns; None where none is a number."""
     shown = [(r, *_places(r)) for r in reasons if _has_range(r)]
     if not shown:
@@ -116,11 +117,11 @@ def _once(label: str, y: int) -> str | None:
     return label if y == 0 else None
 
 
-def _has_range(reason: WorstReason) -> bool:
+def _has_range(reason: ReasonInContext) -> bool:
     return reason.low is not None and reason.high is not None and _number(reason.value) is not None
 
 
-def _places(reason: WorstReason) -> tuple[float, float | None]:
+def _places(reason: ReasonInContext) -> tuple[float, float | None]:
     """Return value and expectation where the usual range goes from 0 to 1, cut at the edges of the picture."""
     assert reason.low is not None
     assert reason.high is not None

@@ -6,6 +6,7 @@ Pure: a ``Report`` in, a text out. The layout stands in ``report.html`` beside t
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
@@ -16,10 +17,11 @@ from matplotlib.figure import Figure
 
 from vae_anomaly.calibration.conformal import finest_text
 from vae_anomaly.evaluation.results import Interval, Quality
-from vae_anomaly.evaluation.score_summary import Step, WorstRow
+from vae_anomaly.evaluation.score_summary import Step
+from vae_anomaly.explain.top_features import Alarm
 from vae_anomaly.messages import percent, shorten
 from vae_anomaly.report import figures, figures_evaluation, figures_page
-from vae_anomaly.report.content import Report
+from vae_anomaly.report.content import ReasonInContext, Report
 from vae_anomaly.report.svg import Places, svg
 
 KINDS = {"rows": "scored rows", "calibration": "calibration rows"}
@@ -184,19 +186,18 @@ def _alarms(report: Report) -> dict[str, Any]:
     empty = f" {scored.unscored:,} rows have no score, because no cell of them is observed." if scored.unscored else ""
     many = f"The worst {len(scored.worst)} of {scored.alarms:,} flagged rows, with their reasons." if scored.worst else "No row is flagged."
     return {
-        "alarms": [_alarm(row, i) for i, row in enumerate(scored.worst)],
+        "alarms": [_alarm(row, reasons, i) for i, (row, reasons) in enumerate(scored.worst)],
         "alarms_words": many + empty,
         "time_words": _time_words(report) if scored.time_line else "",
     }
 
 
-def _alarm(row: WorstRow, place: int) -> dict[str, Any]:
+def _alarm(row: Alarm, reasons: Sequence[ReasonInContext], place: int) -> dict[str, Any]:
     ids = "".join(f", {shorten(name, TEXT_LENGTH)} {shorten(str(value), TEXT_LENGTH)}" for name, value in row.ids.items())
-    label = f", label {shorten(row.label, TEXT_LENGTH)}" if row.label else ""
-    picture = figures_page.against_range(row.reasons)
+    picture = figures_page.against_range(reasons)
     what = "Values and expectations against the usual range of their columns; the table has the numbers."
     return {
-        "title": f"Row {row.row:,}{ids}: score {row.score:,.4g}, p-value {row.p_value:.2g}{label}",
+        "title": f"Row {row.row:,}{ids}: score {row.score:,.4g}, p-value {row.p_value:.2g}",
         "caption": f"Reasons for row {row.row:,}",
         "reasons": [
             (
@@ -206,7 +207,7 @@ def _alarm(row: WorstRow, place: int) -> dict[str, Any]:
                 f"{r.contribution:,.4g}",
                 "" if r.z is None else f"{r.z:,.1f}",
             )
-            for r in row.reasons
+            for r in reasons
         ],
         "picture": Markup(svg(picture, f"alarm{place}", what)) if picture else None,  # noqa: S704
     }

@@ -20,11 +20,11 @@ from vae_anomaly.evaluation.baselines import Matrix
 from vae_anomaly.evaluation.comparison import BaselineSplit, beside_peers
 from vae_anomaly.evaluation.metrics import measure, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Quality
-from vae_anomaly.evaluation.score_summary import Gathering, WorstRow
+from vae_anomaly.evaluation.score_summary import Gathering
 from vae_anomaly.explain.contributions import explain_rows
-from vae_anomaly.explain.top_features import top_features
+from vae_anomaly.explain.top_features import Alarm, reasons_of, top_features
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
-from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview, reasons
+from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview
 from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
 from vae_anomaly.schema.keys import Labels, read_labels, refuse_one_class
 from vae_anomaly.tables import stream
@@ -194,13 +194,12 @@ def _page(
     p_values = detector.threshold.p_values(scored.scores)
     for i, shown in zip(worst.tolist(), features, strict=True):
         gathering.offer(
-            WorstRow(
+            Alarm(
                 row=int(scored.numbers[i]),
-                ids={},
+                ids={"label": scored.labels.names[scored.labels.code[i]]},
                 score=float(scored.scores[i]),
                 p_value=float(p_values[i]),
-                reasons=reasons(detector, shown),
-                label=scored.labels.names[scored.labels.code[i]],
+                reasons=reasons_of(shown),
             )
         )
     return overview(detector, gathering, title=title, notes=notes, quality=quality, curves=curves)

@@ -11,9 +11,10 @@ import numpy as np
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, OutputError
 from vae_anomaly.evaluation.results import Quality
-from vae_anomaly.evaluation.score_summary import Gathering, WorstRow
+from vae_anomaly.evaluation.score_summary import Gathering
+from vae_anomaly.explain.top_features import Alarm, reasons_of
 from vae_anomaly.messages import OnProgress, ignore_progress
-from vae_anomaly.report.content import ALARMS_SHOWN, Report, overview, reasons
+from vae_anomaly.report.content import ALARMS_SHOWN, Report, overview
 from vae_anomaly.storage import atomic
 from vae_anomaly.tables.scores import ScoredRows, read_scores
 from vae_anomaly.tables.source import open_source
@@ -99,20 +100,20 @@ def _gathered(detector: Detector, name: ModelName, path: str, tell: OnProgress) 
         flagged = np.flatnonzero(rows.flags)
         for i in flagged[np.argsort(-rows.scores[flagged], kind="stable")[:ALARMS_SHOWN]].tolist():
             if gathering.wants(float(rows.scores[i])):
-                gathering.offer(_worst(detector, rows, i))
+                gathering.offer(_alarm(rows, i))
         if len(rows.scores) and {"model", "model_version"} <= set(rows.table.schema.names):
             models.add(tuple(str(rows.table.column(c)[0].as_py() or "") for c in ("model", "model_version")))  # type: ignore[arg-type]
         tell("reading", gathering.rows, source.rows)
     return gathering, _oddities(gathering, name, models)
 
 
-def _worst(detector: Detector, rows: ScoredRows, i: int) -> WorstRow:
-    return WorstRow(
+def _alarm(rows: ScoredRows, i: int) -> Alarm:
+    return Alarm(
         row=rows.first + i,
         ids=rows.ids(i),
         score=float(rows.scores[i]),
         p_value=float(rows.p_values[i]),
-        reasons=reasons(detector, rows.features(i)),
+        reasons=reasons_of(rows.features(i)),
     )
 
 
