@@ -249,6 +249,6 @@ def test_with_time_the_last_block_of_each_group_calibrates_after_a_gap() -> None
 
 def test_the_gap_is_used_for_nothing() -> None:
     plan = split_rows(_config(), 3000, seed=0, time=np.arange(3000))
-    left_out = np.flatnonzero(plan.fold == -2)
-    assert len(left_out) == 30
-    assert not set(left_out) & ({*plan.training} | {*plan.calibration})
+    excluded = np.flatnonzero(plan.fold == -2)
+    assert len(excluded) == 30
+    assert not set(excluded) & ({*plan.training} | {*plan.calibration})

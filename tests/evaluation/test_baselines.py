@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_anomaly.evaluation.baselines import PEERS, matrix, peer_scores
+from vae_anomaly.evaluation.baselines import BASELINES, baseline_scores, matrix
 from vae_anomaly.schema.encoding import Batch
 
 
@@ -23,21 +23,21 @@ def test_matrix_by_hand() -> None:
     assert matrix(rows, reference, levels=(2,)).tolist() == expected
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_far_row_scores_highest(name: str) -> None:
     random = np.random.default_rng(0)
     normal = random.normal(size=(300, 1)) @ np.ones((1, 3)) + random.normal(scale=0.1, size=(300, 3))
     codes = [[0]] * 300
     asked = batch([*normal[:50].tolist(), [3.0, -3.0, 3.0]], codes[:51])
-    scores = peer_scores(batch(normal.tolist(), codes), asked, (1,), seed=7)[name]
+    scores = baseline_scores(batch(normal.tolist(), codes), asked, (1,), seed=7)[name]
     assert scores.argmax() == 50
-    assert np.array_equal(scores, peer_scores(batch(normal.tolist(), codes), asked, (1,), seed=7)[name])
+    assert np.array_equal(scores, baseline_scores(batch(normal.tolist(), codes), asked, (1,), seed=7)[name])
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_one_row_and_equal_rows_are_learned_from_without_a_warning(name: str) -> None:
     for reference in ([[1.0, 2.0]], [[1.0, 2.0]] * 3):
-        scores = peer_scores(batch(reference, [[0]] * len(reference)), batch([[1.0, 2.0], [4.0, 6.0]], [[0], [0]]), (1,), seed=7)[name]
+        scores = baseline_scores(batch(reference, [[0]] * len(reference)), batch([[1.0, 2.0], [4.0, 6.0]], [[0], [0]]), (1,), seed=7)[name]
         assert np.isfinite(scores).all()
         if name == "PCA":
             assert scores.tolist() == [0.0, 25.0]

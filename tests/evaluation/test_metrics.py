@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.evaluation import metrics
-from vae_anomaly.evaluation.metrics import bootstrap, compare, exact_interval, measure, rank
+from vae_anomaly.evaluation.metrics import bootstrap, detection_quality, exact_interval, rank_detectors, ranking_metrics
 from vae_anomaly.evaluation.results import Ranking
 from vae_anomaly.schema.keys import read_labels
 
@@ -19,14 +19,14 @@ def test_interval_is_clopper_and_pearsons(hits: int, n: int) -> None:
 
 def test_rank_counts_ties_half() -> None:
     """Of the six pairs four are in order and one is a tie."""
-    found = rank("x", np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0]))
+    found = ranking_metrics("x", np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0]))
     assert found.auroc == pytest.approx((1 + 0.5 + 0 + 3) / 6)
 
 
 def test_measure_by_hand() -> None:
     labels = read_labels(pa.array(["leak", "wear", "leak"]), ("normal",))
     threshold = calibrate(np.arange(1.0, 20.0), 0.05)
-    found = measure(np.array([1.0, 30.0, 2.0, 3.0]), np.array([25.0, 5.0, 26.0]), threshold, labels, seed=0)
+    found = detection_quality(np.array([1.0, 30.0, 2.0, 3.0]), np.array([25.0, 5.0, 26.0]), threshold, labels, seed=0)
     assert (found.normal_rows, found.anomalous_rows, found.recall, found.precision) == (4, 3, 2 / 3, 2 / 3)
     assert found.false_alarms is not None
     assert (found.false_alarms.rows, found.false_alarms.rate) == (1, 0.25)
@@ -36,20 +36,20 @@ def test_measure_by_hand() -> None:
 
 def test_measure_on_calibration_rows_says_nothing_of_false_alarms() -> None:
     labels = read_labels(pa.array(["leak"]), ("normal",))
-    found = measure(np.arange(19.0), np.array([0.5]), calibrate(np.arange(19.0), 0.06), labels, seed=0, calibrated_on=True)
+    found = detection_quality(np.arange(19.0), np.array([0.5]), calibrate(np.arange(19.0), 0.06), labels, seed=0, calibrated_on=True)
     assert (found.false_alarms, found.recall) == (None, 0.0)
 
 
 def test_no_alarm_has_no_precision() -> None:
     labels = read_labels(pa.array(["leak"]), ("normal",))
-    assert measure(np.zeros(3), np.zeros(1), calibrate(np.arange(19.0), 0.05), labels, seed=0).precision is None
+    assert detection_quality(np.zeros(3), np.zeros(1), calibrate(np.arange(19.0), 0.05), labels, seed=0).precision is None
 
 
 def test_a_loss_is_admitted() -> None:
     ours, peer = Ranking(name="ours", auroc=0.9, average_precision=0.5), Ranking(name="PCA", auroc=0.95, average_precision=0.4)
-    lost = compare([ours, peer], "ours", peer_rows=5, test_rows=9)
+    lost = rank_detectors([ours, peer], "ours", peer_rows=5, test_rows=9)
     assert ([r.name for r in lost.rankings], lost.words) == (["PCA", "ours"], "PCA ranks better here: AUROC 0.9500, ours 0.9000")
-    assert compare([ours], "ours", peer_rows=5, test_rows=9).words == "ours ranks first of 1 here (AUROC 0.9000)"
+    assert rank_detectors([ours], "ours", peer_rows=5, test_rows=9).words == "ours ranks first of 1 here (AUROC 0.9000)"
 
 
 # Bootstrap
@@ -84,7 +84,7 @@ def test_figures_of_a_sample_are_those_of_scikit_learn_with_weights() -> None:
 def test_intervals_hold_the_figure_and_are_as_wide_as_theory_says() -> None:
     normal, anomalous = _drawn()
     labels = read_labels(pa.array(["leak"] * 60), ("normal",))
-    found = measure(normal, anomalous, calibrate(np.sort(normal), 0.1), labels, seed=0)
+    found = detection_quality(normal, anomalous, calibrate(np.sort(normal), 0.1), labels, seed=0)
     assert found.intervals is not None
     for name in ("auroc", "average_precision", "recall", "precision", "f1"):
         interval = getattr(found.intervals, name)
@@ -92,8 +92,8 @@ def test_intervals_hold_the_figure_and_are_as_wide_as_theory_says() -> None:
     # The recall of 60 rows is a binomial share: four standard errors between the ends, nearly.
     expected = 2 * 1.96 * np.sqrt(found.recall * (1 - found.recall) / 60)
     assert found.intervals.recall.high - found.intervals.recall.low == pytest.approx(expected, rel=0.15)
-    assert found.intervals == measure(normal, anomalous, calibrate(np.sort(normal), 0.1), labels, seed=0).intervals
-    assert found.intervals != measure(normal, anomalous, calibrate(np.sort(normal), 0.1), labels, seed=1).intervals
+    assert found.intervals == detection_quality(normal, anomalous, calibrate(np.sort(normal), 0.1), labels, seed=0).intervals
+    assert found.intervals != detection_quality(normal, anomalous, calibrate(np.sort(normal), 0.1), labels, seed=1).intervals
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:

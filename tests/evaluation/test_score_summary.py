@@ -3,7 +3,7 @@ import pytest
 
 from vae_anomaly.calibration.conformal import conformal_value
 from vae_anomaly.calibration.threshold import Threshold, calibrate
-from vae_anomaly.evaluation.score_summary import Gathering, steps_of
+from vae_anomaly.evaluation.score_summary import ScoreSummary, alpha_grid
 from vae_anomaly.explain.top_features import Alarm
 
 
@@ -11,9 +11,9 @@ def _threshold(n: int = 999) -> Threshold:
     return calibrate(np.random.default_rng(0).exponential(10.0, n), 0.01)
 
 
-def _gathered(scores: np.ndarray, *, pieces: int = 1, times: np.ndarray | None = None) -> Gathering:
+def _gathered(scores: np.ndarray, *, pieces: int = 1, times: np.ndarray | None = None) -> ScoreSummary:
     threshold = _threshold()
-    gathering = Gathering(threshold=threshold, worst_rows=3, time_column="clock")
+    gathering = ScoreSummary(threshold=threshold, worst_rows=3, time_column="clock")
     for index in np.array_split(np.arange(len(scores)), pieces):
         part = scores[index]
         gathering.add(part, threshold.flags(part), times=None if times is None else times[index])
@@ -22,7 +22,7 @@ def _gathered(scores: np.ndarray, *, pieces: int = 1, times: np.ndarray | None =
 
 def test_steps_go_from_the_finest_rate_and_hold_the_one_in_use() -> None:
     threshold = _threshold()
-    alphas, values = steps_of(threshold)
+    alphas, values = alpha_grid(threshold)
     assert alphas[0] == pytest.approx(1 / 1000)
     assert alphas[-1] == pytest.approx(0.5)
     assert (np.diff(alphas) > 0).all()
@@ -61,7 +61,7 @@ def test_bins_hold_every_score_once_and_are_few() -> None:
 
 
 def test_equal_calibration_scores_have_bins_too() -> None:
-    gathering = Gathering(threshold=calibrate(np.ones(99), 0.05), worst_rows=1)
+    gathering = ScoreSummary(threshold=calibrate(np.ones(99), 0.05), worst_rows=1)
     assert sum(gathering.histogram().counts["calibration"]) == 99
 
 
@@ -97,7 +97,7 @@ def test_rows_without_a_time_are_not_on_the_line() -> None:
 
 
 def test_the_worst_rows_are_kept_the_earliest_of_equal_ones_first() -> None:
-    gathering = Gathering(threshold=_threshold(), worst_rows=3)
+    gathering = ScoreSummary(threshold=_threshold(), worst_rows=3)
     for row, score in enumerate([5.0, 9.0, 7.0, 9.0, 1.0, 8.0]):
         gathering.offer(Alarm(row=row, ids={}, score=score, p_value=0.1, reasons=()))
     assert [(row.row, row.score) for row in gathering.worst()] == [(1, 9.0), (3, 9.0), (5, 8.0)]

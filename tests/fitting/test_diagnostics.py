@@ -8,7 +8,7 @@ from tests.tiny import Case
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.fitting.diagnostics import column_quality
 from vae_anomaly.fitting.fit import fit_detector
-from vae_anomaly.fitting.splits import assign, split_rows
+from vae_anomaly.fitting.splits import assign_networks, split_rows
 from vae_anomaly.model.scaling import gather_cells
 from vae_anomaly.model.vae import expected_units
 from vae_anomaly.schema.schema import infer_schema
@@ -18,7 +18,7 @@ CASE = Case(kind="mixed", size="one", method="split", prior="exemplar")
 
 def _watched(rows: int = tiny.NORMAL_ROWS) -> tuple[Tensor, ...]:
     config = tiny.config(CASE)
-    return assign(split_rows(config.calibration, rows, config.seed), config).validation
+    return assign_networks(split_rows(config.calibration, rows, config.seed), config).validation
 
 
 def _by_name(quality: tuple[ColumnQuality, ...]) -> dict[str, ColumnQuality]:

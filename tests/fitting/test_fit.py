@@ -1,4 +1,4 @@
-"""Who learns from what, which columns are constant, which rows are exemplars, how views are weighed, what calibrates."""
+"""Who learns from what, which columns are constant, which rows are exemplars, how views are with_learned_weights, what calibrates."""
 
 import json
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from tests.tiny import Case
 from vae_anomaly.config import CalibrationConfig, Config
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 from vae_anomaly.fitting.checkpointing import Progress
-from vae_anomaly.fitting.fit import find_constants, fit_detector, fit_rows, reachable
-from vae_anomaly.fitting.robust import Doubts
-from vae_anomaly.fitting.splits import RowSplit, assign, split_rows
+from vae_anomaly.fitting.fit import check_device, find_constant_columns, fit_detector, fit_rows
+from vae_anomaly.fitting.robust import TrimmedRows
+from vae_anomaly.fitting.splits import RowSplit, assign_networks, split_rows
 from vae_anomaly.model.ensemble import score_rows
-from vae_anomaly.model.training import Training
+from vae_anomaly.model.training import TrainingState
 from vae_anomaly.schema.encoding import Batch
 from vae_anomaly.schema.schema import infer_schema
 
@@ -43,7 +43,7 @@ def _rows(values: list[list[float | None]], codes: list[list[int | None]]) -> Ba
     )
 
 
-# Constants
+# ConstantColumns
 
 
 def test_a_column_is_constant_when_its_observed_training_cells_are_all_the_same() -> None:
@@ -51,7 +51,7 @@ def test_a_column_is_constant_when_its_observed_training_cells_are_all_the_same(
         [[None, 1.0, 5.0, None], [7.0, 2.0, 5.0, None], [7.0, 1.0, 5.0, None], [8.0, 1.0, 5.0, None]],
         [[1, 0], [None, 2], [1, 0], [0, 0]],
     )
-    constants, numeric, codes = find_constants(batch, torch.tensor([0, 1, 2]))
+    constants, numeric, codes = find_constant_columns(batch, torch.tensor([0, 1, 2]))
     assert (constants.numeric.tolist(), constants.value.tolist()) == ([0, 2, 3], [7.0, 5.0, 0.0])
     assert (constants.code.tolist(), constants.level.tolist()) == ([0], [1])
     assert (numeric.tolist(), codes.tolist()) == ([1], [1])
@@ -96,7 +96,7 @@ def test_the_largest_numbers_whose_spread_is_one_are_learned_from() -> None:
 @pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
 def test_a_network_never_sees_its_own_fold_nor_the_calibration_part(case: Case) -> None:
     plan, config = _plan(case), tiny.config(case)
-    nets = assign(plan, config)
+    nets = assign_networks(plan, config)
     for learned, watched, exemplars in zip(nets.rows, nets.validation, nets.exemplars, strict=True):
         assert not set(learned.tolist()) & set(watched.tolist())
         assert set(learned.tolist()) | set(watched.tolist()) == set(plan.training.tolist())
@@ -107,9 +107,11 @@ def test_a_network_never_sees_its_own_fold_nor_the_calibration_part(case: Case) 
 
 def test_split_has_a_network_for_each_view_and_member_and_cross_for_each_view_and_fold() -> None:
     config = tiny.config(SPLIT)
-    split, cross = assign(_plan(SPLIT), config), assign(_plan(CROSS), config)
-    assert list(zip(split.views, split.part, strict=True)) == [(v, k) for v in config.model.views for k in range(config.model.members)]
-    assert list(zip(cross.views, cross.part, strict=True)) == [(v, k) for v in config.model.views for k in range(10)]
+    split, cross = assign_networks(_plan(SPLIT), config), assign_networks(_plan(CROSS), config)
+    assert list(zip(split.views, split.held_out_fold, strict=True)) == [
+        (v, k) for v in config.model.views for k in range(config.model.members)
+    ]
+    assert list(zip(cross.views, cross.held_out_fold, strict=True)) == [(v, k) for v in config.model.views for k in range(10)]
 
 
 def _learned(state: dict[str, Tensor], index: Tensor) -> dict[str, bytes]:
@@ -127,8 +129,8 @@ def test_under_cross_everything_is_learned_without_the_fold() -> None:
     for i in np.flatnonzero(plan.fold == fold).tolist():
         values[i] = 500.0
     other = rows.set_column(0, "flow", pa.array(values))
-    mine = (torch.tensor(assign(plan, config).part) == fold).nonzero().flatten()
-    theirs = (torch.tensor(assign(plan, config).part) != fold).nonzero().flatten()
+    mine = (torch.tensor(assign_networks(plan, config).held_out_fold) == fold).nonzero().flatten()
+    theirs = (torch.tensor(assign_networks(plan, config).held_out_fold) != fold).nonzero().flatten()
     first, second = (fit_detector(t, schema, config).state()[1] for t in (rows, other))
     assert _learned(first, mine) == _learned(second, mine)
     assert _learned(first, theirs) != _learned(second, theirs), "the control: the others have seen the change"
@@ -153,7 +155,7 @@ def test_under_split_nothing_is_learned_from_the_calibration_part() -> None:
 def test_under_cross_a_row_is_scored_by_the_networks_that_have_not_seen_it() -> None:
     detector, plan = tiny.detector(CROSS), _plan(CROSS)
     batch = tiny.encoded(detector.schema, tiny.normal_rows("mixed"))
-    part = torch.tensor(assign(plan, detector.config).part)
+    part = torch.tensor(assign_networks(plan, detector.config).held_out_fold)
     expected = []
     for i in range(len(batch)):
         alone = detector.ensemble.nets((part == plan.fold[i]).nonzero().flatten())
@@ -209,10 +211,10 @@ def test_too_few_rows_are_refused_before_training() -> None:
 def test_a_device_that_cannot_be_used_is_refused_before_training() -> None:
     """PyTorch knows the name ``xla``, and computes there with a package that nobody has here; so it is with a GPU on other machines."""
     with pytest.raises(ConfigError) as refused:
-        reachable(torch.device("xla"))
+        check_device(torch.device("xla"))
     assert str(refused.value).startswith("train.device 'xla' cannot be used here: ")
     assert str(refused.value).endswith(". Use auto or cpu.")
-    assert reachable(torch.device("cpu")) == torch.device("cpu")
+    assert check_device(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_progress_counts_the_steps_and_then_the_calibration() -> None:
@@ -254,30 +256,30 @@ class InMemory:
     """Remembers as long as the process lives, and kills the fit after so many steps."""
 
     def __init__(self) -> None:
-        self.states: dict[str, Training] = {}
-        self.found: Doubts | None = None
+        self.states: dict[str, TrainingState] = {}
+        self.trimmed: TrimmedRows | None = None
         self.heard: list[tuple[str, int, int]] = []
         self.left = 10**9
 
-    def training(self, stage: str) -> Training | None:
+    def load_training(self, stage: str) -> TrainingState | None:
         return self.states.get(stage)
 
-    def keep(self, stage: str, done: int, total: int, training: Callable[[], Training]) -> None:
+    def after_step(self, stage: str, done: int, total: int, training: Callable[[], TrainingState]) -> None:
         self.heard.append((stage, done, total))
         self.states[stage] = training()
         self.left -= 1
         if self.left == 0:
             raise Killed
 
-    def doubts(self) -> Doubts | None:
-        return self.found
+    def load_trimmed_rows(self) -> TrimmedRows | None:
+        return self.trimmed
 
-    def keep_doubts(self, doubts: Doubts) -> None:
-        self.found = doubts
+    def save_trimmed_rows(self, trimmed: TrimmedRows) -> None:
+        self.trimmed = trimmed
 
 
-def _bytes(table: pa.Table, config: Config, memory: InMemory | None = None) -> tuple[str, dict[str, bytes]]:
-    state, tensors = fit_rows(table, infer_schema(table, config.data), config, memory=memory).detector.state()
+def _bytes(table: pa.Table, config: Config, checkpoint: InMemory | None = None) -> tuple[str, dict[str, bytes]]:
+    state, tensors = fit_rows(table, infer_schema(table, config.data), config, checkpoint=checkpoint).detector.state()
     return json.dumps(state), {name: t.contiguous().numpy().tobytes() for name, t in tensors.items()}
 
 
@@ -286,16 +288,16 @@ def _bytes(table: pa.Table, config: Config, memory: InMemory | None = None) -> t
 def test_a_fit_that_is_killed_again_and_again_gives_the_same_bytes(case: Case, *, robust: bool) -> None:
     config, table = tiny.config(case, steps=6), tiny.normal_rows("mixed")
     config = replace(config, train=replace(config.train, contamination_robust=robust))
-    memory, kills = InMemory(), 0
+    checkpoint, kills = InMemory(), 0
     while True:
-        memory.left = 4
+        checkpoint.left = 4
         try:
-            found = _bytes(table, config, memory)
+            found = _bytes(table, config, checkpoint)
             break
         except Killed:
             kills += 1
     assert found == _bytes(table, config)
     stages = ["first pass", "train"] if robust else ["train"]
-    assert memory.heard == [(stage, done, 6) for stage in stages for done in range(1, 7)], "no step is done twice"
-    assert kills == len(memory.heard) // 4
-    assert (memory.found is not None) == robust
+    assert checkpoint.heard == [(stage, done, 6) for stage in stages for done in range(1, 7)], "no step is done twice"
+    assert kills == len(checkpoint.heard) // 4
+    assert (checkpoint.trimmed is not None) == robust

@@ -12,9 +12,9 @@ from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import Config
 from vae_anomaly.fitting.fit import fit_rows
-from vae_anomaly.fitting.held_out import Fitted
-from vae_anomaly.fitting.robust import DOUBTED_SHARE, Oddness, doubting, doubts, exemplar_limit, first_pass
-from vae_anomaly.fitting.splits import RowSplit, assign, members, split_rows
+from vae_anomaly.fitting.held_out import FitRecord
+from vae_anomaly.fitting.robust import DOUBTED_SHARE, FirstPassScores, exemplar_limit, first_pass_split, robust_note, trim_rows
+from vae_anomaly.fitting.splits import RowSplit, assign_networks, members_per_view, split_rows
 from vae_anomaly.schema.schema import infer_schema
 
 SPLIT = Case(kind="numeric", size="several", method="split", prior="exemplar")
@@ -26,7 +26,7 @@ def _config(case: Case) -> Config:
     return replace(config, train=replace(config.train, contamination_robust=True))
 
 
-def _fit(rows: pa.Table, case: Case) -> Fitted:
+def _fit(rows: pa.Table, case: Case) -> FitRecord:
     config = _config(case)
     return fit_rows(rows, infer_schema(rows, config.data), config)
 
@@ -52,29 +52,29 @@ def test_gross_faults_are_found_and_not_learned_from(case: Case) -> None:
     clean, config = tiny.normal_rows("numeric"), _config(case)
     places = split_rows(config.calibration, clean.num_rows, 0).training[[3, 30, 60, 90]]
     fitted = _fit(_planted(clean, places, tuple(clean.column_names)), case)
-    assert set(places.tolist()) <= set(_marked(fitted.plan.left_out).tolist())
-    nets = assign(fitted.plan, config)
+    assert set(places.tolist()) <= set(_marked(fitted.split.excluded).tolist())
+    nets = assign_networks(fitted.split, config)
     for learned, watched, exemplars in zip(nets.rows, nets.validation, nets.exemplars, strict=True):
         assert not set(places.tolist()) & {*learned.tolist(), *watched.tolist(), *exemplars.tolist()}
-    assert not set(places.tolist()) & set(fitted.own.flatten().tolist())
+    assert not set(places.tolist()) & set(fitted.exemplar_rows.flatten().tolist())
 
 
 @pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
 def test_clean_rows_stay_nearly_whole(case: Case) -> None:
     fitted = _fit(tiny.normal_rows("numeric"), case)
-    left_out, doubted = _marked(fitted.plan.left_out), _marked(fitted.plan.doubted)
-    trained = len(fitted.plan.training) + len(left_out)
-    assert len(left_out) <= 0.02 * trained
-    assert len(doubted) <= DOUBTED_SHARE * trained
-    assert doubts(fitted.plan) in fitted.detector.card.notes
+    excluded, not_exemplar = _marked(fitted.split.excluded), _marked(fitted.split.not_exemplar)
+    trained = len(fitted.split.training) + len(excluded)
+    assert len(excluded) <= 0.02 * trained
+    assert len(not_exemplar) <= DOUBTED_SHARE * trained
+    assert robust_note(fitted.split) in fitted.detector.card.notes
 
 
 def test_nothing_is_sorted_out_of_the_calibration() -> None:
-    """Other calibration rows change nothing that is learned or doubted, so that ``split`` stays exact."""
+    """Other calibration rows change nothing that is learned or not_exemplar, so that ``split`` stays exact."""
     clean, config = tiny.normal_rows("numeric"), _config(SPLIT)
     calibration = split_rows(config.calibration, clean.num_rows, 0).calibration
     first, second = _fit(clean, SPLIT), _fit(_planted(clean, calibration[:10], ("pressure",)), SPLIT)
-    assert first.plan.calibration.tolist() == second.plan.calibration.tolist() == calibration.tolist()
+    assert first.split.calibration.tolist() == second.split.calibration.tolist() == calibration.tolist()
     assert len(second.detector.threshold.calibration) == len(calibration)
     states = [f.detector.state()[1] for f in (first, second)]
     changed = [name for name in states[0] if not torch.equal(states[0][name], states[1][name])]
@@ -89,38 +89,38 @@ def test_under_cross_a_doubted_row_calibrates() -> None:
 def test_a_first_pass_deals_out_the_training_rows_alone() -> None:
     fold = np.full(30, -1)
     fold[10:] = np.arange(20) % 10
-    found = first_pass(RowSplit(method="split", folds=10, fold=fold), 0)
+    found = first_pass_split(RowSplit(method="split", folds=10, fold=fold), 0)
     assert (found.method, found.folds) == ("cross", 5)
     assert np.bincount(found.fold[10:]).tolist() == [4] * 5
     assert (found.fold[:10] == -1).all()
-    assert not _marked(found.doubted).size
+    assert not _marked(found.not_exemplar).size
 
 
 def test_the_oddest_are_those_far_from_all_and_from_a_few() -> None:
-    """By hand: of 40 training rows two are doubted, those with the largest product; what stands out is left out instead."""
+    """By hand: of 40 training rows two are not_exemplar, those with the largest product; what stands out is left out instead."""
     near, few = np.linspace(1.0, 1.5, 50), np.linspace(1.0, 1.5, 50)
     near[[0, 20, 30]], few[[0, 20, 30]] = [99.0, 1.9, 1.8], [99.0, 0.7, 9.0]
     near[5] = np.nan
     plan = RowSplit(method="split", folds=10, fold=np.where(np.arange(50) >= 10, np.arange(50) % 10, -1))
-    found = doubting(plan, Oddness(near=near, few=few))
-    assert (_marked(found.left_out).tolist(), _marked(found.doubted).tolist()) == ([], [30, 49])
+    found = trim_rows(plan, FirstPassScores(near=near, few=few))
+    assert (_marked(found.excluded).tolist(), _marked(found.not_exemplar).tolist()) == ([], [30, 49])
     near[40] = 99.0
-    found = doubting(plan, Oddness(near=near, few=few))
-    assert (_marked(found.left_out).tolist(), _marked(found.doubted).tolist()) == ([40], [30])
+    found = trim_rows(plan, FirstPassScores(near=near, few=few))
+    assert (_marked(found.excluded).tolist(), _marked(found.not_exemplar).tolist()) == ([40], [30])
 
 
 def test_exemplars_are_fewer_and_networks_more_where_rows_are_doubted() -> None:
     config, plan = Config().model, RowSplit(method="split", folds=10, fold=np.arange(10))
-    assert (exemplar_limit(plan, config), members(plan, config)) == (2000, 1)
-    doubted = replace(plan, doubted=np.zeros(10, dtype=np.bool_))
-    assert (exemplar_limit(doubted, config), exemplar_limit(doubted, replace(config, exemplars=64))) == (100, 64)
-    assert (members(doubted, config), members(doubted, replace(config, members=7))) == (5, 7)
+    assert (exemplar_limit(plan, config), members_per_view(plan, config)) == (2000, 1)
+    not_exemplar = replace(plan, not_exemplar=np.zeros(10, dtype=np.bool_))
+    assert (exemplar_limit(not_exemplar, config), exemplar_limit(not_exemplar, replace(config, exemplars=64))) == (100, 64)
+    assert (members_per_view(not_exemplar, config), members_per_view(not_exemplar, replace(config, members=7))) == (5, 7)
 
 
 def test_the_note_says_what_is_not_trusted_and_what_the_threshold_still_promises() -> None:
     marked = np.arange(10) < 3
-    plan = RowSplit(method="split", folds=10, fold=np.arange(10), left_out=marked, doubted=np.arange(10) == 7)
-    assert doubts(plan) == (
+    plan = RowSplit(method="split", folds=10, fold=np.arange(10), excluded=marked, not_exemplar=np.arange(10) == 7)
+    assert robust_note(plan) == (
         "contamination-robust: 3 training rows that stand out teach nothing, 1 odd ones are no exemplars; rows "
         "that calibrate are not sorted out, so anomalies among them raise the threshold: fewer false alarms than alpha, fewer faults found"
     )

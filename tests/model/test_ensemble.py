@@ -11,7 +11,7 @@ from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConfig
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.model.ensemble import Constants, Ensemble, blocks_of, kl_of, net_terms, score_rows, single_threaded_products
+from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, blocks_of, kl_of, net_terms, score_rows, single_threaded_products
 from vae_anomaly.model.prior import kl_to_prior
 from vae_anomaly.model.vae import gaussian_kl
 from vae_anomaly.schema.encoding import Batch
@@ -148,8 +148,8 @@ def test_a_row_of_which_only_constants_are_observed_has_a_score() -> None:
     assert float(total[1] - total[0]) == pytest.approx(detector.ensemble.constants.penalty)
 
 
-def _constants() -> Constants:
-    return Constants(
+def _constants() -> ConstantColumns:
+    return ConstantColumns(
         numeric=torch.tensor([1]),
         value=torch.tensor([2.5], dtype=torch.float64),
         code=torch.tensor([0]),

@@ -3,7 +3,7 @@ import torch
 
 from vae_anomaly.config import ModelConfig
 from vae_anomaly.model.ensemble import single_threaded_products
-from vae_anomaly.model.training import is_small
+from vae_anomaly.model.training import is_small_step
 from vae_anomaly.model.vae import Layout, Vae
 
 
@@ -28,5 +28,5 @@ def test_a_step_is_small_until_its_operations_are_a_billion() -> None:
     vae = Vae(3, Layout(numeric=20, booleans=0, levels=()), ModelConfig(), torch.Generator().manual_seed(0))
     weights = sum(p.numel() for p in vae.parameters())
     rows = int(1e9 / (6 * weights))
-    assert is_small(vae, rows)
-    assert not is_small(vae, rows + 1)
+    assert is_small_step(vae, rows)
+    assert not is_small_step(vae, rows + 1)

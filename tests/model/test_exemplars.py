@@ -3,7 +3,7 @@ import torch
 
 from tests import tiny
 from tests.tiny import Case
-from vae_anomaly.fitting.splits import Assignment, assign, split_rows
+from vae_anomaly.fitting.splits import NetworkAssignment, assign_networks, split_rows
 from vae_anomaly.model.exemplars import choose_exemplars
 from vae_anomaly.schema.encoding import Batch
 
@@ -12,11 +12,11 @@ CROSS = Case(kind="mixed", size="several", method="cross", prior="exemplar")
 ONE = Case(kind="mixed", size="one", method="split", prior="exemplar")
 
 
-def _nets(case: Case) -> tuple[Assignment, Batch]:
+def _nets(case: Case) -> tuple[NetworkAssignment, Batch]:
     detector = tiny.detector(case)
     plan = split_rows(tiny.config(case).calibration, tiny.NORMAL_ROWS, 0)
     read = detector.ensemble.reads(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
-    return assign(plan, detector.config), read
+    return assign_networks(plan, detector.config), read
 
 
 @pytest.mark.parametrize("case", [SPLIT, CROSS, ONE], ids=str)

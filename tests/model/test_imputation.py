@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.config import ModelConfig
-from vae_anomaly.model.imputation import CellBank, cell_bank, conditional_units, fill_missing, settle_missing, unit_observed
-from vae_anomaly.model.prior import Exemplars, equal_weights
+from vae_anomaly.model.imputation import CellBank, cell_bank, conditional_units, fill_missing, impute_by_decoding, unit_observed
+from vae_anomaly.model.prior import Exemplars, equal_log_weights
 from vae_anomaly.model.scaling import Views
 from vae_anomaly.model.vae import Cells, Layout, Vae, expected_units
 
@@ -24,7 +24,7 @@ def _bank() -> CellBank:
     counts = torch.tensor([COUNT, COUNT - 4])  # the second network has four places of padding
     return CellBank(
         units=_normal(NETS, COUNT, LAYOUT.units, seed=0),
-        log_weight=equal_weights(counts, COUNT),
+        log_weight=equal_log_weights(counts, COUNT),
         variance=torch.tensor([0.5, 2.0]).view(-1, 1, 1),
     )
 
@@ -111,7 +111,7 @@ def _vae() -> tuple[Vae, Views]:
 def test_the_bank_is_what_the_exemplars_decode_to_in_units() -> None:
     vae, views = _vae()
     exemplars = Exemplars(
-        mu=_normal(NETS, COUNT, 3, seed=5), logvar=torch.zeros(NETS, COUNT, 3), log_weight=equal_weights(torch.tensor([12, 8]), COUNT)
+        mu=_normal(NETS, COUNT, 3, seed=5), logvar=torch.zeros(NETS, COUNT, 3), log_weight=equal_log_weights(torch.tensor([12, 8]), COUNT)
     )
     bank = cell_bank(vae, views, exemplars)
     decoded = expected_units(LAYOUT, vae.decode(exemplars.mu))
@@ -129,7 +129,7 @@ def test_the_bank_is_what_the_exemplars_decode_to_in_units() -> None:
 def test_a_bank_of_hardly_any_exemplars_has_a_finite_kernel(count: int) -> None:
     vae, views = _vae()
     same = torch.ones(NETS, count, 3)  # and none further than nothing from the next
-    bank = cell_bank(vae, views, Exemplars(mu=same, logvar=same, log_weight=equal_weights(torch.tensor([count, count]), count)))
+    bank = cell_bank(vae, views, Exemplars(mu=same, logvar=same, log_weight=equal_log_weights(torch.tensor([count, count]), count)))
     assert bool((bank.variance > 0).all())
     assert bool(torch.isfinite(conditional_units(bank.units, torch.ones(1, count, 6), bank)).all())
 
@@ -138,13 +138,13 @@ def test_exemplars_fill_their_missing_cells_by_decoding_and_keep_the_others() ->
     vae, views = _vae()
     observed = torch.tensor([[True, False, True, True], [True] * 4])
     cells = _cells(observed)
-    settled = settle_missing(vae, views, cells)
+    settled = impute_by_decoding(vae, views, cells)
     assert torch.equal(settled.units[:, 1], cells.units[:, 1])
     assert torch.equal(settled.units[:, 0, [0, 2, 3, 4, 5]], cells.units[:, 0, [0, 2, 3, 4, 5]])
     assert not torch.equal(settled.units[:, 0, 1], cells.units[:, 0, 1])
     other = cells.units.clone()
     other[:, 0, 1] = -3.0  # where the filling starts from hardly matters after some rounds
-    again = settle_missing(vae, views, Cells(units=other, target=cells.target, observed=observed))
+    again = impute_by_decoding(vae, views, Cells(units=other, target=cells.target, observed=observed))
     gap = (again.units - settled.units)[:, 0, 1].abs().max()
     assert gap < 0.3 * (other - cells.units)[:, 0, 1].abs().max()
-    assert settle_missing(vae, views, _cells(torch.ones(3, 4, dtype=torch.bool))).units.equal(_cells(torch.ones(3, 4)).units)
+    assert impute_by_decoding(vae, views, _cells(torch.ones(3, 4, dtype=torch.bool))).units.equal(_cells(torch.ones(3, 4)).units)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from vae_anomaly.model.prior import Exemplars, equal_weights, exemplar_costs, kl_to_prior, prior_product, widened
+from vae_anomaly.model.prior import Exemplars, adapt_bandwidths, equal_log_weights, exemplar_costs, kl_to_prior, prior_product
 from vae_anomaly.model.vae import gaussian_kl
 
 LATENT = 6
@@ -24,7 +24,7 @@ def _posteriors(nets: int, rows: int, seed: int, spread: float = 1.0) -> tuple[T
 
 def _exemplars(nets: int, count: int, seed: int = 0) -> Exemplars:
     mu, logvar = _posteriors(nets, count, seed)
-    return Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(torch.full((nets,), count), count))
+    return Exemplars(mu=mu, logvar=logvar, log_weight=equal_log_weights(torch.full((nets,), count), count))
 
 
 def _pairwise(mu: Tensor, logvar: Tensor, e: Exemplars) -> Tensor:
@@ -41,7 +41,7 @@ def _reference(mu: Tensor, logvar: Tensor, e: Exemplars) -> Tensor:
 
 def test_one_standard_exemplar_is_the_gaussian_kl_to_the_standard_normal() -> None:
     zero = torch.zeros(2, 1, LATENT)
-    standard = Exemplars(mu=zero, logvar=zero, log_weight=equal_weights(torch.tensor([1, 1]), 1))
+    standard = Exemplars(mu=zero, logvar=zero, log_weight=equal_log_weights(torch.tensor([1, 1]), 1))
     mu, logvar = _posteriors(2, 50, seed=3)
     torch.testing.assert_close(kl_to_prior(mu, logvar, prior_product(standard)), gaussian_kl(mu, logvar), rtol=1e-5, atol=1e-5)
 
@@ -86,8 +86,8 @@ def test_it_is_never_negative(count: int) -> None:
 def test_a_row_that_is_the_only_exemplar_costs_nothing_and_one_of_two_far_ones_log_two() -> None:
     mu, logvar = torch.zeros(1, 2, LATENT), torch.full((1, 2, LATENT), -4.0)
     mu[:, 1] = 9.0
-    one = Exemplars(mu=mu[:, :1], logvar=logvar[:, :1], log_weight=equal_weights(torch.tensor([1]), 1))
-    two = Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(torch.tensor([2]), 2))
+    one = Exemplars(mu=mu[:, :1], logvar=logvar[:, :1], log_weight=equal_log_weights(torch.tensor([1]), 1))
+    two = Exemplars(mu=mu, logvar=logvar, log_weight=equal_log_weights(torch.tensor([2]), 2))
     assert float(kl_to_prior(mu[:, :1], logvar[:, :1], prior_product(one))) == pytest.approx(0.0, abs=1e-5)
     assert kl_to_prior(mu, logvar, prior_product(two))[0].tolist() == pytest.approx([math.log(2)] * 2, abs=1e-3)
 
@@ -98,7 +98,7 @@ def test_leaving_itself_out_is_dropping_the_exemplar() -> None:
     left_out = kl_to_prior(e.mu, e.logvar, prior_product(e), torch.arange(count).expand(2, count))
     for i in range(count):
         others = torch.tensor([j for j in range(count) if j != i])
-        rest = Exemplars(mu=e.mu[:, others], logvar=e.logvar[:, others], log_weight=equal_weights(torch.tensor([7, 7]), 7))
+        rest = Exemplars(mu=e.mu[:, others], logvar=e.logvar[:, others], log_weight=equal_log_weights(torch.tensor([7, 7]), 7))
         alone = kl_to_prior(e.mu[:, i : i + 1], e.logvar[:, i : i + 1], prior_product(rest))
         torch.testing.assert_close(left_out[:, i : i + 1], alone, rtol=1e-5, atol=1e-5)
 
@@ -116,7 +116,7 @@ def test_padding_is_no_exemplar() -> None:
     wide = Exemplars(
         mu=torch.cat([few.mu, few.mu[:, :4]], 1),
         logvar=torch.cat([few.logvar, few.logvar[:, :4]], 1),
-        log_weight=equal_weights(torch.tensor([5]), width),
+        log_weight=equal_log_weights(torch.tensor([5]), width),
     )
     mu, logvar = _posteriors(1, 50, seed=5)
     own = torch.arange(5).expand(1, 5)
@@ -133,7 +133,7 @@ def test_costs_are_the_kl_to_each_exemplar_and_its_weight() -> None:
 
 
 def test_weights_share_one_among_the_exemplars_of_each_network() -> None:
-    weights = equal_weights(torch.tensor([2, 4]), 4).exp()
+    weights = equal_log_weights(torch.tensor([2, 4]), 4).exp()
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25] * 4]))
 
 
@@ -149,8 +149,8 @@ def test_exemplars_are_widened_where_their_neighbours_are_far() -> None:
     generator = torch.Generator().manual_seed(3)
     mu, logvar = torch.randn(2, 9, 3, generator=generator), torch.randn(2, 9, 3, generator=generator) * 0.3
     counts = torch.tensor([9, 6])
-    given = Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(counts, 9))
-    made = widened(given)
+    given = Exemplars(mu=mu, logvar=logvar, log_weight=equal_log_weights(counts, 9))
+    made = adapt_bandwidths(given)
     for g, count in enumerate(counts.tolist()):
         m, v = mu[g, :count].double().numpy(), logvar[g, :count].double().exp().numpy()
         kl = 0.5 * ((m[:, None] - m) ** 2 / v + v[:, None] / v - 1 - np.log(v[:, None] / v)).sum(-1)
@@ -162,4 +162,4 @@ def test_exemplars_are_widened_where_their_neighbours_are_far() -> None:
         assert torch.equal(made.logvar[g, count:], logvar[g, count:])
     assert torch.equal(made.mu, mu)
     one = Exemplars(mu=mu[:, :1], logvar=logvar[:, :1], log_weight=torch.zeros(2, 1))
-    assert torch.equal(widened(one).logvar, one.logvar)
+    assert torch.equal(adapt_bandwidths(one).logvar, one.logvar)

@@ -11,17 +11,17 @@ from vae_anomaly.errors import VaeAnomalyError
 from vae_anomaly.model import training as training_module
 from vae_anomaly.model.scaling import Views, learn_views
 from vae_anomaly.model.training import (
-    BLOCKS,
     CLIP_NORM,
+    CURVE_POINTS,
     CurvePoint,
     History,
     OnStep,
     Sampler,
-    Training,
+    TrainingState,
     adamw_step,
-    budget,
     device_of,
     fit_weights,
+    step_budget,
 )
 from vae_anomaly.model.vae import Layout, Vae
 from vae_anomaly.schema.encoding import Batch
@@ -59,7 +59,7 @@ def _train(
     views: Views | None = None,
     settings: TrainConfig | None = None,
     seed: int = 0,
-    start: Training | None = None,
+    start: TrainingState | None = None,
     on_step: OnStep = lambda *_: None,
 ) -> tuple[Weights, History]:
     generator = torch.Generator().manual_seed(seed)
@@ -185,7 +185,7 @@ def test_the_loss_goes_down_and_the_history_says_how_it_ended() -> None:
 )
 def test_few_rows_end_the_training_before_the_budget(rows: int, asked: int | None, steps: int, why: str) -> None:
     epochs = Sampler(rows=(torch.arange(rows), torch.arange(20_000)), batch=128, generator=torch.Generator()).epochs()
-    assert budget(TrainConfig(steps=asked), epochs) == (steps, why)
+    assert step_budget(TrainConfig(steps=asked), epochs) == (steps, why)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20, 33])
@@ -194,7 +194,7 @@ def test_a_block_is_a_twentieth_and_the_last_one_ends_with_the_last_step(steps: 
     ends = [block.step for block in history.blocks]
     assert ends[-1] == steps
     assert ends == sorted(set(ends))
-    assert len(ends) == min(steps, BLOCKS)
+    assert len(ends) == min(steps, CURVE_POINTS)
 
 
 def test_the_train_loss_of_blocks_is_the_mean_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_is_said_in_one_line() -> None:
 
 def test_a_training_goes_on_from_any_step_as_if_it_had_never_stopped() -> None:
     """28 steps over 30 rows, 16 at a time: slices cross the ends of epochs. Another seed would show whatever is not put back."""
-    states: list[Training] = []
+    states: list[TrainingState] = []
     whole, history = _train(THIRDS[:2], settings=_config(steps=28), on_step=lambda _done, _total, training: states.append(training()))
     assert [state.step for state in states] == list(range(1, 29))
     for state in states:
@@ -244,7 +244,7 @@ def test_a_training_goes_on_from_any_step_as_if_it_had_never_stopped() -> None:
 
 
 def test_a_state_does_not_change_with_the_training_that_goes_on() -> None:
-    states: list[Training] = []
+    states: list[TrainingState] = []
     _train(THIRDS[:1], settings=_config(steps=3), on_step=lambda _done, _total, training: states.append(training()))
     first, last = states[0], states[-1]
     assert not torch.equal(first.weights, last.weights)
@@ -278,9 +278,9 @@ def test_epochs_go_on_from_a_place(taken: int) -> None:
     first = Sampler(rows=rows, batch=3, generator=torch.Generator().manual_seed(0)).epochs()
     for _ in range(taken):
         next(first)
-    place, generator = first.place(), first.sampler.generator.get_state()
+    place, generator = first.state(), first.sampler.generator.get_state()
     second = Sampler(rows=rows, batch=3, generator=torch.Generator().manual_seed(1)).epochs()
-    second.go_to(place)
+    second.restore(place)
     second.sampler.generator.set_state(generator)
     assert [next(second).tolist() for _ in range(8)] == [next(first).tolist() for _ in range(8)]
 

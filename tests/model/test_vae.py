@@ -19,7 +19,7 @@ from vae_anomaly.model.vae import (
     cell_nll,
     expected_units,
     gaussian_kl,
-    start_linear,
+    init_linear,
     training_loss,
 )
 
@@ -267,7 +267,7 @@ def test_a_linear_start_is_the_optimum_of_a_linear_vae(rows: int) -> None:
     units += 0.05 * torch.randn(rows, 20, generator=generator)
     layout = Layout(numeric=20, booleans=0, levels=())
     vae = Vae(1, layout, ModelConfig(latent=5), generator)
-    start_linear(vae, 0, units, torch.zeros(0))
+    init_linear(vae, 0, units, torch.zeros(0))
     for body in (vae.encoder, vae.decoder):
         body.out.weight.data.zero_()
 
@@ -293,7 +293,7 @@ def test_a_linear_start_gives_categories_their_frequencies() -> None:
     layout = Layout(numeric=0, booleans=1, levels=(3,))
     vae = Vae(1, layout, ModelConfig(latent=2), torch.Generator().manual_seed(0))
     frequency = torch.tensor([0.25, 0.5, 0.3, 0.2])
-    start_linear(vae, 0, torch.zeros(30, 4), frequency)
+    init_linear(vae, 0, torch.zeros(30, 4), frequency)
     vae.decoder.out.weight.data.zero_()
     torch.testing.assert_close(expected_units(layout, vae.decode(torch.zeros(1, 1, 2)))[0, 0], frequency)
 
@@ -302,5 +302,5 @@ def test_a_network_without_linear_paths_starts_at_random() -> None:
     layout = Layout(numeric=4, booleans=0, levels=())
     vae = Vae(1, layout, ModelConfig(linear_skip=False), torch.Generator().manual_seed(0))
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
-    start_linear(vae, 0, torch.randn(9, 4), torch.zeros(0))
+    init_linear(vae, 0, torch.randn(9, 4), torch.zeros(0))
     assert all(torch.equal(before[name], tensor) for name, tensor in vae.state_dict().items())

@@ -12,12 +12,12 @@ from torch import Tensor
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import ModelConfig
-from vae_anomaly.fitting.splits import assign, split_rows
+from vae_anomaly.fitting.splits import assign_networks, split_rows
 from vae_anomaly.model.ensemble import Ensemble, net_terms
 from vae_anomaly.model.exemplars import choose_exemplars
 from vae_anomaly.model.scaling import gather_cells
 from vae_anomaly.model.vae import cell_nll
-from vae_anomaly.model.weighting import learn_noise, learn_weights, midpoints, share_of_reconstruction
+from vae_anomaly.model.weighting import learn_noise, learn_weights, midpoints, reconstruction_share
 from vae_anomaly.schema.encoding import Batch
 
 SPLIT = Case(kind="mixed", size="several", method="split", prior="exemplar")
@@ -30,7 +30,7 @@ def _fresh(case: Case) -> tuple[Ensemble, Batch, Tensor, ModelConfig]:
     """An ensemble as it is before it has weights, the rows it reads, and which of them are its exemplars."""
     detector = tiny.detector(case)
     e, model = detector.ensemble, detector.config.model
-    nets = assign(split_rows(tiny.config(case).calibration, tiny.NORMAL_ROWS, 0), detector.config)
+    nets = assign_networks(split_rows(tiny.config(case).calibration, tiny.NORMAL_ROWS, 0), detector.config)
     read = e.reads(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
     exemplars, own = choose_exemplars(e.vae, e.views, read, nets.exemplars, model.exemplars, torch.Generator().manual_seed(0))
     ones = torch.ones_like(e.weight)
@@ -94,7 +94,7 @@ def test_clumps_leave_reconstruction_aside_and_a_cloud_lets_it_speak() -> None:
         other = rows[random.permutation(200)]
         alone = ((rows[:, None] - rows[None]) ** 2).sum(-1) + np.where(np.eye(200) > 0, np.inf, 0.0)
         between = ((0.5 * (rows + other)[:, None] - rows[None]) ** 2).sum(-1) + np.where(np.eye(200) > 0, np.inf, 0.0)
-        found.append(float(share_of_reconstruction(torch.from_numpy(alone.min(1))[None], torch.from_numpy(between.min(1))[None])))
+        found.append(float(reconstruction_share(torch.from_numpy(alone.min(1))[None], torch.from_numpy(between.min(1))[None])))
     assert found[0] < 0.5 < found[1] == 3.0
 
 
@@ -104,7 +104,7 @@ def test_the_share_follows_the_odds_of_mann_and_whitney(kl: list[float], between
     """SciPy's statistic counts ties half; without ties both agree."""
     if len(set(kl) | set(between)) < len(kl) + len(between):
         return
-    got = float(share_of_reconstruction(torch.tensor([kl], dtype=torch.float64), torch.tensor([between], dtype=torch.float64)))
+    got = float(reconstruction_share(torch.tensor([kl], dtype=torch.float64), torch.tensor([between], dtype=torch.float64)))
     nearer = mannwhitneyu(kl, between).statistic / (len(kl) * len(between))
     assert got == pytest.approx(min(3.0, 0.3 * (nearer / max(1.0 - nearer, 1e-9)) ** 4), rel=1e-9)
 

@@ -6,7 +6,7 @@ import pytest
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.evaluation.score_summary import Gathering
+from vae_anomaly.evaluation.score_summary import ScoreSummary
 from vae_anomaly.explain.top_features import Alarm, Reason
 from vae_anomaly.report.content import model_facts, overview, reasons_in_context
 from vae_anomaly.schema.inference import Dropped
@@ -17,8 +17,8 @@ def detector() -> Detector:
     return tiny.detector(Case(kind="mixed", size="several", method="split", prior="exemplar"))
 
 
-def _gathering(detector: Detector) -> Gathering:
-    return Gathering(threshold=detector.threshold, worst_rows=10)
+def _gathering(detector: Detector) -> ScoreSummary:
+    return ScoreSummary(threshold=detector.threshold, worst_rows=10)
 
 
 def test_a_report_without_rows_is_about_the_model(detector: Detector) -> None:

@@ -17,9 +17,9 @@ from tests.browser import Page, opened_browser
 from tests.tiny import Case
 from vae_anomaly.detector.card import Blocks
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.evaluation.metrics import measure, precision_recall_points, realised_rates, roc_points
+from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Comparison, Ranking
-from vae_anomaly.evaluation.score_summary import Gathering
+from vae_anomaly.evaluation.score_summary import ScoreSummary
 from vae_anomaly.explain.top_features import Alarm
 from vae_anomaly.report.content import Curves, ReasonInContext, Report, overview
 from vae_anomaly.report.page import render
@@ -50,7 +50,7 @@ def _report(rows: int = 400, *, labelled: bool = True) -> Report:
     threshold = detector.threshold
     normal = random.choice(threshold.calibration, rows)
     anomalous = threshold.calibration[-1] * random.uniform(0.5, 5.0, max(rows // 10, 20))
-    gathering = Gathering(threshold=threshold, worst_rows=10, source=f"{EVIL}.csv", time_column=EVIL)
+    gathering = ScoreSummary(threshold=threshold, worst_rows=10, source=f"{EVIL}.csv", time_column=EVIL)
     times = 1_740_787_200 + 60 * np.arange(rows)
     for kind, scores in (("normal", normal), ("anomalous", anomalous)) if labelled else (("rows", normal),):
         gathering.add(scores, threshold.flags(scores), kind=kind, times=times[: len(scores)])
@@ -73,7 +73,7 @@ def _report(rows: int = 400, *, labelled: bool = True) -> Report:
         by_label={EVIL: tuple(range(9)), "normal": (1.0,) * 9},
         rows=100,
     )
-    quality = replace(measure(normal, anomalous, threshold, labels, seed=0), comparison=peers)
+    quality = replace(detection_quality(normal, anomalous, threshold, labels, seed=0), comparison=peers)
     return _with_alarm(overview(detector, gathering, title=EVIL, quality=quality, curves=curves), alarm, shown)
 
 
@@ -175,13 +175,13 @@ def test_the_page_stays_small_whatever_there_is() -> None:
 def test_less_to_show_makes_a_page_too(kind: str) -> None:
     report = _report(labelled=False)
     if kind == "model":
-        report = overview(tiny.detector(CASE), Gathering(threshold=tiny.detector(CASE).threshold, worst_rows=1), title="pump")
+        report = overview(tiny.detector(CASE), ScoreSummary(threshold=tiny.detector(CASE).threshold, worst_rows=1), title="pump")
     elif kind == "no alarm":
         assert report.scored is not None
         report = replace(report, scored=replace(report.scored, worst=(), alarms=0, time_line=None, unscored=3))
     elif kind == "cross":
         detector = tiny.detector(Case(kind="numeric", size="one", method="cross", prior="standard"))
-        report = overview(detector, Gathering(threshold=detector.threshold, worst_rows=1), title="pump")
+        report = overview(detector, ScoreSummary(threshold=detector.threshold, worst_rows=1), title="pump")
     elif kind == "constant":
         report = replace(report, columns=tuple(replace(q, r2=None) for q in report.columns), left_out=(), cautions=())
     elif kind == "labels at fit":

@@ -30,7 +30,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, Interrupted, OutputError, TrackingError
 from vae_anomaly.jobs import fit_workdir, score_workdir, training_state
 from vae_anomaly.messages import OnProgress, ignore_progress
-from vae_anomaly.model.training import Training
+from vae_anomaly.model.training import TrainingState
 from vae_anomaly.storage import locks
 from vae_anomaly.tracking import pyfunc
 from vae_anomaly.tracking.registry import resolve_model
@@ -206,9 +206,9 @@ def files(folder: Path) -> set[str]:
 # ── killed at any moment ─────────────────────────────────────────────────────────────────────────────────────────────
 
 DEATHS: dict[str, tuple[object, str, dict[str, Any]]] = {
-    "before a step": (fit_workdir.Checkpoint, "keep", {"call": 1}),
-    "in the middle of the training": (fit_workdir.Checkpoint, "keep", {"call": 6}),
-    "at the end of the training": (fit_workdir.Checkpoint, "keep", {"call": STEPS, "after": True}),
+    "before a step": (fit_workdir.Checkpoint, "after_step", {"call": 1}),
+    "in the middle of the training": (fit_workdir.Checkpoint, "after_step", {"call": 6}),
+    "at the end of the training": (fit_workdir.Checkpoint, "after_step", {"call": STEPS, "after": True}),
     "when fitted": (fit_workdir.Checkpoint, "keep_finished", {}),
     "when the model is kept": (fit_workdir.Checkpoint, "keep_finished", {"after": True}),
     "before the parameters": (Run, "log_config", {}),
@@ -330,7 +330,7 @@ def test_without_registering_the_run_is_the_model(settings: Config) -> None:
 @pytest.fixture
 def cut_off(here: Path, settings: Config) -> Path:
     """Return the folder of a fit without tracking that was killed after 5 steps."""
-    with dead(fit_workdir.Checkpoint, "keep", call=6):
+    with dead(fit_workdir.Checkpoint, "after_step", call=6):
         run(untracked(settings), here / "model")
     return here / ".model.resume"
 
@@ -364,7 +364,7 @@ def test_another_fit_starts_anew_and_says_so(cut_off: Path, here: Path, settings
 
 
 def test_the_run_of_another_fit_that_was_cut_off_is_ended(here: Path, settings: Config) -> None:
-    with dead(fit_workdir.Checkpoint, "keep", call=6):
+    with dead(fit_workdir.Checkpoint, "after_step", call=6):
         run(settings)
     run(replace(settings, seed=1))
     assert registry(settings.tracking.uri) == (["FINISHED"], {"live": "1"}, ["FINISHED", "KILLED"])
@@ -385,7 +385,7 @@ def test_a_damaged_state_is_removed_and_the_fit_starts_anew(
 
 def test_a_robust_fit_goes_on_after_its_first_pass(here: Path, settings: Config, whole: Whole) -> None:
     settings = replace(settings, train=replace(settings.train, contamination_robust=True))
-    with dead(fit_workdir.Checkpoint, "keep", call=STEPS + 4):
+    with dead(fit_workdir.Checkpoint, "after_step", call=STEPS + 4):
         run(untracked(settings), here / "model")
     assert files(here / ".model.resume") >= {"doubts.safetensors", "train.safetensors"}
     assert run(untracked(settings), here / "model").resumed_steps == 3
@@ -399,7 +399,7 @@ def test_states_are_kept_after_so_many_steps_and_at_the_end(
     seen: list[int] = []
     real = training_state.write_training
 
-    def look(path: Path, training: Training) -> None:
+    def look(path: Path, training: TrainingState) -> None:
         seen.append(training.step)
         real(path, training)
 
@@ -429,7 +429,7 @@ def test_fits_at_the_same_time_have_folders_of_their_own(here: Path, settings: C
     def while_training(stage: str, _done: int, _total: int | None) -> None:
         if stage == "training" and not places:
             places.append(files(here))
-            with dead(fit_workdir.Checkpoint, "keep", call=4):
+            with dead(fit_workdir.Checkpoint, "after_step", call=4):
                 run(plain, here / "model")
             places.append(files(here))
             assert run(plain, here / "model").resumed_steps == 3
@@ -446,7 +446,7 @@ def test_a_fit_finds_its_own_folder_among_others(cut_off: Path, here: Path, sett
     """Two fits were killed while they ran side by side; the one in the second folder is run again first."""
     plain = replace(untracked(settings), seed=1)
     cut_off.rename(here / "aside")
-    with dead(fit_workdir.Checkpoint, "keep", call=4):
+    with dead(fit_workdir.Checkpoint, "after_step", call=4):
         run(plain, here / "model")
     (here / "aside").rename(cut_off.with_name(f"{cut_off.name}-2"))
     assert run(untracked(settings), here / "model").resumed_steps == 5

@@ -66,7 +66,7 @@ class Blocks:
     p_value: float
 
 
-def block_rates(scores: NDArray[np.float64], limit: float) -> Blocks | None:
+def alarm_stability(scores: NDArray[np.float64], limit: float) -> Blocks | None:
     """Return the rates above ``limit`` in up to ten parts of ``scores`` in their order; None where there are too few to say.
 
     Pearson's χ² test that the rate is the same in all parts (Pearson 1900), degrees of freedom: parts − 1.

@@ -18,7 +18,7 @@ from vae_anomaly.detector.card import Blocks, Card, ColumnQuality
 from vae_anomaly.detector.validation import check_depth, check_ensemble, check_layout
 from vae_anomaly.errors import ConfigError, DamagedArtifact
 from vae_anomaly.explain.contributions import Usual
-from vae_anomaly.model.ensemble import Constants, Ensemble, Scores, score_rows
+from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, Scores, score_rows
 from vae_anomaly.model.prior import Exemplars
 from vae_anomaly.model.scaling import Views
 from vae_anomaly.model.vae import Layout, Vae
@@ -118,7 +118,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         weight=weight,
         beta=tensors["beta"],
         noise=tensors["noise"],
-        constants=Constants(**parts, penalty=float(values["penalty"])),
+        constants=ConstantColumns(**parts, penalty=float(values["penalty"])),
         numeric=tensors["numeric"],
         codes=tensors["codes"],
         unseen=float(values["unseen"]),

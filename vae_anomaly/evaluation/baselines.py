@@ -45,12 +45,12 @@ def _centre(reference: Batch) -> tuple[Matrix, Matrix]:
     return mean, np.where(scale > 0, scale, 1.0)
 
 
-def peer_scores(reference: Batch, rows: Batch, levels: tuple[int, ...], seed: int) -> dict[str, Matrix]:
+def baseline_scores(reference: Batch, rows: Batch, levels: tuple[int, ...], seed: int) -> dict[str, Matrix]:
     """Let every peer learn from ``reference`` (at most 10,000 rows of it, by ``seed``) and score ``rows``: name → scores ``[n]``."""
     chosen = np.random.default_rng([seed, 2]).permutation(len(reference))[:REFERENCE_ROWS]
     sample = reference.rows(torch.from_numpy(np.sort(chosen)))
     learned, asked = matrix(sample, sample, levels), matrix(rows, sample, levels)
-    return {name: score(learned, asked, seed) for name, score in PEERS.items()}
+    return {name: score(learned, asked, seed) for name, score in BASELINES.items()}
 
 
 def isolation_forest(reference: Matrix, rows: Matrix, seed: int) -> Matrix:
@@ -77,7 +77,7 @@ def pca(reference: Matrix, rows: Matrix, seed: int) -> Matrix:
     return squares
 
 
-PEERS: dict[str, Callable[[Matrix, Matrix, int], Matrix]] = {
+BASELINES: dict[str, Callable[[Matrix, Matrix, int], Matrix]] = {
     "Isolation Forest": isolation_forest,
     f"{BASELINE_NEIGHBOURS} nearest neighbours": nearest_neighbours,
     "PCA": pca,

@@ -24,14 +24,14 @@ BOOTSTRAP_SAMPLES = 500
 POINTS = 400
 
 
-def rank(name: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Ranking:
+def ranking_metrics(name: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Ranking:
     """Return area under the ROC curve and average precision of two sets of scores; ties count half in the former."""
     scores = np.concatenate([normal, anomalous])
     truth = np.arange(len(scores)) >= len(normal)
     return Ranking(name=name, auroc=float(roc_auc_score(truth, scores)), average_precision=float(average_precision_score(truth, scores)))
 
 
-def measure(
+def detection_quality(
     normal: NDArray[np.float64],
     anomalous: NDArray[np.float64],
     threshold: Threshold,
@@ -47,12 +47,12 @@ def measure(
     """
     false, flags = int(threshold.flags(normal).sum()), threshold.flags(anomalous)
     hits = int(flags.sum())
-    ranking = rank("", normal, anomalous)
+    own = ranking_metrics("", normal, anomalous)
     return Quality(
         normal_rows=len(normal),
         anomalous_rows=len(anomalous),
-        auroc=ranking.auroc,
-        average_precision=ranking.average_precision,
+        auroc=own.auroc,
+        average_precision=own.average_precision,
         precision=hits / (hits + false) if hits + false else None,
         recall=hits / len(anomalous),
         false_alarms=None if calibrated_on else _false_alarms(false, len(normal)),
@@ -172,7 +172,7 @@ def _by_label(flags: NDArray[np.bool_], labels: Labels) -> tuple[LabelFound, ...
     return tuple(LabelFound(label=name, rows=count, flagged=flagged.get(name, 0)) for name, count in labels.counts().items())
 
 
-def compare(rankings: list[Ranking], ours: str, *, peer_rows: int, test_rows: int) -> Comparison:
+def rank_detectors(rankings: list[Ranking], ours: str, *, peer_rows: int, test_rows: int) -> Comparison:
     """Order the detectors by AUROC and say in words whether ``ours`` earned its place."""
     ordered = tuple(sorted(rankings, key=lambda ranking: -ranking.auroc))
     own = next(ranking for ranking in ordered if ranking.name == ours)

@@ -68,7 +68,7 @@ class TimeLine:
     spans: tuple[Span, ...]
 
 
-def steps_of(threshold: Threshold) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def alpha_grid(threshold: Threshold) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the rates that a reader can try, ascending, and the threshold of each; the one in use is among them."""
     n = len(threshold.calibration)
     grid = np.geomspace(finest_alpha(n) * (1.0 + 1e-9), max(LOOSEST, threshold.alpha), RATE_STEPS)
@@ -79,7 +79,7 @@ def steps_of(threshold: Threshold) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 @dataclass(kw_only=True)
-class Gathering:
+class ScoreSummary:
     """Grows with every ``add``; kinds of rows (``rows``, or ``normal`` and ``anomalous``) are counted apart."""
 
     threshold: Threshold
@@ -100,7 +100,7 @@ class Gathering:
         self.linear = max(float(np.quantile(np.abs(scores), LINEAR_QUANTILE)), 1e-9)
         low, high = np.arcsinh(scores[[0, -1]] / self.linear)
         self.bin_width = float(high - low) / FINE_BINS or 1.0 / FINE_BINS
-        self._alphas, self._values = steps_of(self.threshold)
+        self._alphas, self._values = alpha_grid(self.threshold)
         self.add(scores, np.zeros(len(scores), dtype=np.bool_), kind="calibration")
         self.rows = 0
 

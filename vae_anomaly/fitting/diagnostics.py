@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.calibration.threshold import Threshold
-from vae_anomaly.detector.card import Blocks, ColumnQuality, block_rates
+from vae_anomaly.detector.card import Blocks, ColumnQuality, alarm_stability
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.explain.contributions import FEWEST_USUAL_ROWS, LEAST_SPREAD, NORMAL_90, USUAL_CELLS, USUAL_ROWS, Usual, explain_rows
 from vae_anomaly.fitting.splits import RowSplit
 from vae_anomaly.messages import percent
 from vae_anomaly.model.ensemble import Ensemble, score_rows
-from vae_anomaly.model.imputation import settle_missing
+from vae_anomaly.model.imputation import impute_by_decoding
 from vae_anomaly.model.scaling import QUANTILE_ROWS, gather_cells
 from vae_anomaly.model.vae import Cells, best_log_loss, by_column, cell_nll
 from vae_anomaly.schema.encoding import Batch, model_order
@@ -38,7 +38,7 @@ def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, validation:
     count = min(QUALITY_ROWS, *(len(v) for v in validation))
     read = ensemble.reads(batch)
     cells = gather_cells(ensemble.views, ensemble.layout, read, torch.stack([v[:count] for v in validation]))
-    explained = _explained(ensemble, settle_missing(ensemble.vae, ensemble.views, cells))
+    explained = _explained(ensemble, impute_by_decoding(ensemble.vae, ensemble.views, cells))
     places = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()
     by_place = dict(zip(places, explained.tolist(), strict=True))
     return tuple(_describe(column, j, batch, by_place.get(j)) for j, column in enumerate(model_order(schema)))
@@ -150,31 +150,31 @@ def _weak(detector: Detector) -> str:
     )
 
 
-def calibration_blocks(
-    ensemble: Ensemble, batch: Batch, plan: RowSplit, threshold: Threshold, time: NDArray[np.int64] | None = None
+def calibration_stability(
+    ensemble: Ensemble, batch: Batch, split: RowSplit, threshold: Threshold, time: NDArray[np.int64] | None = None
 ) -> Blocks | None:
     """Return the rates in consecutive parts of the calibration rows, in the order of ``time`` or of the table; None under ``cross``."""
-    if plan.method == "cross":
+    if split.method == "cross":
         return None
-    rows = plan.calibration if time is None else plan.calibration[np.argsort(time[plan.calibration], kind="stable")]
-    return block_rates(score_rows(ensemble, batch.rows(torch.from_numpy(rows))).total.numpy(), threshold.value)
+    rows = split.calibration if time is None else split.calibration[np.argsort(time[split.calibration], kind="stable")]
+    return alarm_stability(score_rows(ensemble, batch.rows(torch.from_numpy(rows))).total.numpy(), threshold.value)
 
 
-def usual_contributions(ensemble: Ensemble, batch: Batch, plan: RowSplit, part: Sequence[int]) -> Usual:
+def usual_contributions(ensemble: Ensemble, batch: Batch, split: RowSplit, held_out_fold: Sequence[int]) -> Usual:
     """Learn what columns usually contribute from a few hundred calibration rows, each explained by networks that have not seen it.
 
-    ``part[g]`` is the fold of network ``g`` under ``cross``. The spread is (90 % quantile − median) / 1.28, so that a z reads as a number
-    of standard deviations on the side of large contributions, which is the only side that matters and the one with a long tail.
+    ``held_out_fold[g]`` is the fold that network ``g`` leaves out under ``cross``. The spread is (90 % quantile − median) / 1.28, so that
+    z reads as standard deviations on the side of large contributions, the only side that matters and the one with a long tail.
     """
     most = min(USUAL_ROWS, max(FEWEST_USUAL_ROWS, USUAL_CELLS // max(batch.observed.shape[-1], 1)))
-    rows = plan.calibration[:: max(1, -(-len(plan.calibration) // most))]
+    rows = split.calibration[:: max(1, -(-len(split.calibration) // most))]
     found = []
-    for k in range(plan.folds if plan.method == "cross" else 1):
-        here = rows if plan.method == "split" else rows[plan.fold[rows] == k]
+    for k in range(split.folds if split.method == "cross" else 1):
+        here = rows if split.method == "split" else rows[split.fold[rows] == k]
         nets = ensemble
-        if plan.method == "cross":
-            nets = ensemble.nets((torch.tensor(part) == k).nonzero().flatten())
-            nets = replace(nets, weight=nets.weight * plan.folds)
+        if split.method == "cross":
+            nets = ensemble.nets((torch.tensor(held_out_fold) == k).nonzero().flatten())
+            nets = replace(nets, weight=nets.weight * split.folds)
         found.append(explain_rows(nets, batch.rows(torch.from_numpy(here))).contribution)
     middle, high = np.quantile(torch.cat(found).numpy(), [0.5, 0.9], axis=0)
     spread = (high - middle) / NORMAL_90

@@ -1,6 +1,6 @@
 """Normal rows become a detector: deal the rows out, train, choose exemplars, weigh the views, calibrate.
 
-What each network learns, it learns from its own rows only: scaling, levels, weights, exemplars and the weight of its view. Knows
+What each network learns, it learns from its exemplar_rows rows only: scaling, levels, weights, exemplars and the weight of its view. Knows
 nothing of files, MLflow or the clock.
 """
 
@@ -18,18 +18,18 @@ from vae_anomaly.config import Config, TrainConfig
 from vae_anomaly.detector.card import Card
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
-from vae_anomaly.fitting.checkpointing import Forgetful, Memory, Progress, Stage
-from vae_anomaly.fitting.diagnostics import calibration_blocks, column_quality, usual_contributions
-from vae_anomaly.fitting.held_out import Fitted, scores_across
-from vae_anomaly.fitting.robust import doubting, doubts, exemplar_limit, first_pass, oddness
-from vae_anomaly.fitting.splits import Assignment, RowSplit, assign, split_rows
+from vae_anomaly.fitting.checkpointing import NoCheckpoint, Progress, Stage, TrainingCheckpoint
+from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions
+from vae_anomaly.fitting.held_out import FitRecord, cross_fit_scores
+from vae_anomaly.fitting.robust import exemplar_limit, first_pass_scores, first_pass_split, robust_note, trim_rows
+from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_networks, split_rows
 from vae_anomaly.messages import quote
-from vae_anomaly.model.ensemble import Constants, Ensemble, score_rows, single_threaded_products
+from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, score_rows, single_threaded_products
 from vae_anomaly.model.exemplars import choose_exemplars
 from vae_anomaly.model.scaling import Views, gather_cells, learn_views
-from vae_anomaly.model.training import History, device_of, fit_weights, is_small
-from vae_anomaly.model.vae import START_ROWS, Layout, Vae, start_linear
-from vae_anomaly.model.weighting import unweighed, weighed
+from vae_anomaly.model.training import History, device_of, fit_weights, is_small_step
+from vae_anomaly.model.vae import START_ROWS, Layout, Vae, init_linear
+from vae_anomaly.model.weighting import unit_weights, with_learned_weights
 from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
 from vae_anomaly.schema.schema import Schema, conform
 
@@ -38,12 +38,12 @@ LARGEST = 1e148
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Learned:
-    """Networks that have learned: ``own`` int64 ``[g, n]`` are the rows that are exemplars of each, −1 = padding."""
+class TrainedEnsemble:
+    """Networks that have learned: ``exemplar_rows`` int64 ``[g, n]`` are the rows that are exemplars of each, −1 = padding."""
 
     ensemble: Ensemble
-    nets: Assignment
-    own: Tensor
+    networks: NetworkAssignment
+    exemplar_rows: Tensor
     history: History
 
 
@@ -73,64 +73,68 @@ def fit_rows(
     time: NDArray[np.int64] | None = None,
     group: NDArray[np.int64] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    memory: Memory | None = None,
-) -> Fitted:
-    """Do what ``fit_detector`` does, and keep what is known of the rows; with a ``memory`` of the same fit, go on from there."""
-    memory = memory or Forgetful()
-    plan = split_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
-    reachable(device_of(config.train.device))
+    checkpoint: TrainingCheckpoint | None = None,
+) -> FitRecord:
+    """Do what ``fit_detector`` does, and keep what is known of the rows; with a ``checkpoint`` of the same fit, go on from there."""
+    checkpoint = checkpoint or NoCheckpoint()
+    split = split_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
+    check_device(device_of(config.train.device))
     batch = _encode_table(schema, table)
     if config.train.contamination_robust:
-        plan = _doubting(batch, schema, plan, config, Stage(name="first pass", on_progress=on_progress, memory=memory))
-    learned = _learn(batch, schema, plan, config, Stage(name="train", on_progress=on_progress, memory=memory))
+        split = _trim(batch, schema, split, config, Stage(name="first pass", on_progress=on_progress, checkpoint=checkpoint))
+    learned = _learn(batch, schema, split, config, Stage(name="train", on_progress=on_progress, checkpoint=checkpoint))
     on_progress(Progress(stage="calibrate", done=0, total=1))
-    ensemble, threshold = _calibrate(learned.ensemble, batch, plan, learned.nets, config)
+    ensemble, threshold = _calibrate(learned.ensemble, batch, split, learned.networks, config)
     detector = Detector(
         schema=schema,
         config=config,
         ensemble=ensemble,
         threshold=threshold,
-        quality=column_quality(ensemble, batch, schema, learned.nets.validation),
-        card=_card(plan, config, learned.history, ensemble.constants, schema),
-        usual=usual_contributions(ensemble, batch, plan, learned.nets.part),
-        blocks=calibration_blocks(ensemble, batch, plan, threshold, time),
+        quality=column_quality(ensemble, batch, schema, learned.networks.validation),
+        card=_card(split, config, learned.history, ensemble.constants, schema),
+        usual=usual_contributions(ensemble, batch, split, learned.networks.held_out_fold),
+        blocks=calibration_stability(ensemble, batch, split, threshold, time),
     )
-    return Fitted(detector=detector, plan=plan, batch=batch, part=learned.nets.part, own=learned.own)
+    return FitRecord(
+        detector=detector, split=split, batch=batch, held_out_fold=learned.networks.held_out_fold, exemplar_rows=learned.exemplar_rows
+    )
 
 
-def _doubting(batch: Batch, schema: Schema, plan: RowSplit, config: Config, stage: Stage) -> RowSplit:
-    """Return the plan that does not trust the rows that a first pass finds oddest."""
-    found = stage.memory.doubts()
+def _trim(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage: Stage) -> RowSplit:
+    """Return the split that does not trust the rows that a first pass finds oddest."""
+    found = stage.checkpoint.load_trimmed_rows()
     if found is None:
-        first = first_pass(plan, config.seed)
+        first = first_pass_split(split, config.seed)
         learned = _learn(batch, schema, first, config, stage)
-        odd = oddness(learned.ensemble, batch, first, learned.nets.part, learned.nets.exemplars, config.model, config.seed)
-        found = doubting(plan, odd)
-        stage.memory.keep_doubts(found)
-    return replace(plan, left_out=found.left_out, doubted=found.doubted)
+        odd = first_pass_scores(
+            learned.ensemble, batch, first, learned.networks.held_out_fold, learned.networks.exemplars, config.model, config.seed
+        )
+        found = trim_rows(split, odd)
+        stage.checkpoint.save_trimmed_rows(found)
+    return replace(split, excluded=found.excluded, not_exemplar=found.not_exemplar)
 
 
-def _learn(batch: Batch, schema: Schema, plan: RowSplit, config: Config, stage: Stage) -> Learned:
-    """Let all networks of a plan learn from their rows; nothing is calibrated yet."""
-    constants, numeric, codes = find_constants(batch, torch.from_numpy(plan.training))
+def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage: Stage) -> TrainedEnsemble:
+    """Let all networks of a split learn from their rows; nothing is calibrated yet."""
+    constants, numeric, codes = find_constant_columns(batch, torch.from_numpy(split.training))
     read = batch.columns(numeric, codes)
-    layout = _layout(schema, numeric, codes, len(plan.training))
-    nets = assign(plan, config)
+    layout = _layout(schema, numeric, codes, len(split.training))
+    networks = assign_networks(split, config)
     generator = torch.Generator().manual_seed(config.seed)
-    views = learn_views(layout, read, nets.views, nets.rows)
-    unseen = 1.0 / (len(plan.training) + 1.0)
-    vae = Vae(len(nets.views), layout, config.model, generator)
-    with single_threaded_products(wanted=is_small(vae, config.train.batch_rows)):
-        _start(vae, views, read, nets.rows)
-        history = _train(vae, views, read, nets, config.train, unseen, generator, stage)
-    limit, sure = exemplar_limit(plan, config.model), plan.doubted is None
-    exemplars, own = choose_exemplars(vae, views, read, nets.exemplars, limit, generator, widen=sure)
+    views = learn_views(layout, read, networks.views, networks.rows)
+    unseen = 1.0 / (len(split.training) + 1.0)
+    vae = Vae(len(networks.views), layout, config.model, generator)
+    with single_threaded_products(wanted=is_small_step(vae, config.train.batch_rows)):
+        _start(vae, views, read, networks.rows)
+        history = _train(vae, views, read, networks, config.train, unseen, generator, stage)
+    limit, sure = exemplar_limit(split, config.model), split.not_exemplar is None
+    exemplars, exemplar_rows = choose_exemplars(vae, views, read, networks.exemplars, limit, generator, widen=sure)
     ensemble = Ensemble(
         layout=layout,
         vae=vae,
         views=views,
         exemplars=exemplars,
-        **unweighed(len(nets.views), config.model.sigma),
+        **unit_weights(len(networks.views), config.model.sigma),
         constants=constants,
         numeric=numeric,
         codes=codes,
@@ -138,8 +142,8 @@ def _learn(batch: Batch, schema: Schema, plan: RowSplit, config: Config, stage: 
         prior=config.model.prior,
         likelihood=config.model.likelihood,
     )
-    ensemble = weighed(ensemble, read, own, len(config.model.views), generator)
-    return Learned(ensemble=ensemble, nets=nets, own=own, history=history)
+    ensemble = with_learned_weights(ensemble, read, exemplar_rows, len(config.model.views), generator)
+    return TrainedEnsemble(ensemble=ensemble, networks=networks, exemplar_rows=exemplar_rows, history=history)
 
 
 def _encode_table(schema: Schema, table: pa.Table) -> Batch:
@@ -168,13 +172,13 @@ def _refuse_too_large(batch: Batch, schema: Schema) -> None:
             )
 
 
-def find_constants(batch: Batch, training: Tensor) -> tuple[Constants, Tensor, Tensor]:
+def find_constant_columns(batch: Batch, training: Tensor) -> tuple[ConstantColumns, Tensor, Tensor]:
     """Return the columns that do not change over the training rows, and the places of the numbers and codes that do."""
     rows = batch.rows(training)
     d_num = rows.numeric.shape[-1]
     numeric, value = _unchanging(rows.numeric, rows.observed[..., :d_num])
     code, level = _unchanging(rows.codes, rows.observed[..., d_num:])
-    constants = Constants(
+    constants = ConstantColumns(
         numeric=numeric.nonzero().flatten(), value=value[numeric], code=code.nonzero().flatten(), level=level[code], penalty=0.0
     )
     return constants, (~numeric).nonzero().flatten(), (~code).nonzero().flatten()
@@ -198,7 +202,7 @@ def _layout(schema: Schema, numeric: Tensor, codes: Tensor, rows: int) -> Layout
     return layout
 
 
-def reachable(device: torch.device) -> torch.device:
+def check_device(device: torch.device) -> torch.device:
     """Return the device. Raises ConfigError where this installation of torch cannot compute on it."""
     try:
         torch.empty(1, device=device)
@@ -212,14 +216,14 @@ def _start(vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor]) -> None:
     """Start every network at the best linear one on the rows that it learns from."""
     for net, index in enumerate(rows):
         cells = gather_cells(views.nets(torch.tensor([net])), vae.layout, read, index[:START_ROWS].unsqueeze(0))
-        start_linear(vae, net, cells.units[0], views.mean[net])
+        init_linear(vae, net, cells.units[0], views.mean[net])
 
 
 def _train(  # noqa: PLR0913, PLR0917
     vae: Vae,
     views: Views,
     read: Batch,
-    nets: Assignment,
+    networks: NetworkAssignment,
     config: TrainConfig,
     unseen: float,
     generator: torch.Generator,
@@ -232,8 +236,8 @@ def _train(  # noqa: PLR0913, PLR0917
         vae.to(device),
         Views(**{name: getattr(views, name).to(device) for name in Views.__slots__}),
         there,
-        rows=nets.rows,
-        validation=nets.validation,
+        rows=networks.rows,
+        validation=networks.validation,
         config=config,
         unseen=unseen,
         generator=generator,
@@ -244,34 +248,36 @@ def _train(  # noqa: PLR0913, PLR0917
     return history
 
 
-def _calibrate(ensemble: Ensemble, batch: Batch, plan: RowSplit, nets: Assignment, config: Config) -> tuple[Ensemble, Threshold]:
+def _calibrate(
+    ensemble: Ensemble, batch: Batch, split: RowSplit, networks: NetworkAssignment, config: Config
+) -> tuple[Ensemble, Threshold]:
     """Score the calibration rows by networks that have not seen them, then set the cost of a changed constant above them all."""
-    rows = torch.from_numpy(plan.calibration)
-    whole = plan.method == "split"
-    totals = score_rows(ensemble, batch.rows(rows)).total if whole else scores_across(ensemble, batch, plan, nets.part)
+    rows = torch.from_numpy(split.calibration)
+    whole = split.method == "split"
+    totals = score_rows(ensemble, batch.rows(rows)).total if whole else cross_fit_scores(ensemble, batch, split, networks.held_out_fold)
     totals = totals[~totals.isnan()]
     if not len(totals):
         raise TooFewRows("no calibration row has an observed value in any model column; give rows with fewer missing values.")
     constants = replace(ensemble.constants, penalty=float(totals.max()) + 1.0)
     totals = totals + constants.cost(batch.rows(rows)).sum(-1)[batch.observed[rows].flatten(1).any(1)]
-    return replace(ensemble, constants=constants), calibrate(totals.numpy(), config.calibration.alpha, plan.method)
+    return replace(ensemble, constants=constants), calibrate(totals.numpy(), config.calibration.alpha, split.method)
 
 
-def _card(plan: RowSplit, config: Config, history: History, constants: Constants, schema: Schema) -> Card:
+def _card(split: RowSplit, config: Config, history: History, constants: ConstantColumns, schema: Schema) -> Card:
     notes = []
-    if plan.method == "cross":
-        notes.append(f"cross-fitted, approximate: {plan.folds} folds; the false-alarm rate is near alpha and at most twice it in theory")
-    if plan.doubted is not None:
-        notes.append(doubts(plan))
+    if split.method == "cross":
+        notes.append(f"cross-fitted, approximate: {split.folds} folds; the false-alarm rate is near alpha and at most twice it in theory")
+    if split.not_exemplar is not None:
+        notes.append(robust_note(split))
     if schema.time is not None:
         notes.append("calibrated on the last block of each group; the promise is for exchangeable rows, which a time series is not")
     count = len(constants.numeric) + len(constants.code)
     if count:
         notes.append(f"{count} constant column(s): cost nothing while unchanged; a change flags the row")
     return Card(
-        rows=len(plan.fold),
-        training_rows=len(plan.training),
-        calibration_rows=len(plan.calibration),
+        rows=len(split.fold),
+        training_rows=len(split.training),
+        calibration_rows=len(split.calibration),
         seed=config.seed,
         history=history,
         notes=tuple(notes),

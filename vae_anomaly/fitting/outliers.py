@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from vae_anomaly.explain.contributions import explain_rows
 from vae_anomaly.explain.top_features import Alarm, Reason, expected_texts, value_texts
-from vae_anomaly.fitting.held_out import Fitted
-from vae_anomaly.fitting.robust import looked_at, suspects
+from vae_anomaly.fitting.held_out import FitRecord
+from vae_anomaly.fitting.robust import outlier_positions, screened_rows
 from vae_anomaly.schema.encoding import Batch, model_order
 from vae_anomaly.schema.keys import key_text
 
@@ -20,15 +20,15 @@ from vae_anomaly.schema.keys import key_text
 REASONS = 3
 
 
-def suspicious_rows(fitted: Fitted, table: pa.Table, numbers: NDArray[np.int64], ids: Sequence[str]) -> tuple[Alarm, ...]:
+def suspicious_rows(fitted: FitRecord, table: pa.Table, numbers: NDArray[np.int64], ids: Sequence[str]) -> tuple[Alarm, ...]:
     """Return at most five rows that stand out, the highest score first; ``numbers`` ``[n]`` are those of the rows in the data.
 
     At most 20,000 rows are looked at, evenly spread.
     """
-    rows = looked_at(len(fitted.batch))
-    scores = fitted.unseen_scores(rows)
+    rows = screened_rows(len(fitted.batch))
+    scores = fitted.held_out_scores(rows)
     threshold = fitted.detector.threshold
-    found = suspects(scores, fitted.fold(rows), threshold.value)
+    found = outlier_positions(scores, fitted.fold(rows), threshold.value)
     p_values = threshold.p_values(scores)
     return tuple(
         Alarm(
@@ -42,10 +42,10 @@ def suspicious_rows(fitted: Fitted, table: pa.Table, numbers: NDArray[np.int64],
     )
 
 
-def _reasons(fitted: Fitted, row: int) -> tuple[Reason, ...]:
+def _reasons(fitted: FitRecord, row: int) -> tuple[Reason, ...]:
     """Return the columns that contribute most to the score of a row, the largest first."""
     cells: Batch = fitted.batch.rows(slice(row, row + 1))
-    explanation, columns = explain_rows(fitted.unseen_ensemble(row), cells), model_order(fitted.detector.schema)
+    explanation, columns = explain_rows(fitted.held_out_ensemble(row), cells), model_order(fitted.detector.schema)
     contribution = explanation.contribution[0].numpy()
     value, expected = value_texts(columns, cells), expected_texts(columns, explanation)
     return tuple(

@@ -1,4 +1,4 @@
-"""Who learns from what: networks dealt out over views and over the folds of a plan. Knows no network and no table."""
+"""Who learns from what: networks dealt out over views and over the folds of a split. Knows no network and no table."""
 
 import math
 from dataclasses import dataclass
@@ -27,15 +27,15 @@ GAP_SHARE = 0.01
 class RowSplit:
     """Who learns from which rows: ``fold`` int64 ``[n]``: −1 = calibration only (``split``), −2 = left out (gap), else the fold.
 
-    Nothing is learned from the rows ``left_out`` bool ``[n]``, though they keep their fold, and those ``doubted`` bool ``[n]`` are no
+    Nothing is learned from the rows ``excluded`` bool ``[n]``, though they keep their fold, and those ``not_exemplar`` bool ``[n]`` are no
     exemplars; None: there are none.
     """
 
     method: Method
     folds: int
     fold: NDArray[np.int64]
-    left_out: NDArray[np.bool_] | None = None
-    doubted: NDArray[np.bool_] | None = None
+    excluded: NDArray[np.bool_] | None = None
+    not_exemplar: NDArray[np.bool_] | None = None
 
     @property
     def calibration(self) -> NDArray[np.int64]:
@@ -45,13 +45,13 @@ class RowSplit:
     @property
     def training(self) -> NDArray[np.int64]:
         """Rows that some network may learn from."""
-        return np.flatnonzero(self.learning)
+        return np.flatnonzero(self.trainable)
 
     @property
-    def learning(self) -> NDArray[np.bool_]:
+    def trainable(self) -> NDArray[np.bool_]:
         """Whether some network may learn from a row, ``[n]``."""
         inside: NDArray[np.bool_] = self.fold >= 0
-        return inside if self.left_out is None else inside & ~self.left_out
+        return inside if self.excluded is None else inside & ~self.excluded
 
 
 def calibration_size(config: CalibrationConfig, rows: int) -> tuple[Method, int]:
@@ -107,44 +107,44 @@ def _hold_out_last(fold: NDArray[np.int64], time: NDArray[np.int64], group: NDAr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Assignment:
+class NetworkAssignment:
     """What each network is: its view, its fold or member number, and the rows it learns from, is watched on and takes exemplars from."""
 
     views: tuple[ViewName, ...]
-    part: tuple[int, ...]
+    held_out_fold: tuple[int, ...]
     rows: tuple[Tensor, ...]
     validation: tuple[Tensor, ...]
     exemplars: tuple[Tensor, ...]
 
 
-def assign(plan: RowSplit, config: Config) -> Assignment:
+def assign_networks(split: RowSplit, config: Config) -> NetworkAssignment:
     """Deal networks out over folds and views.
 
     Under ``cross`` one for every fold, which never sees that fold. Under ``split`` ``members``, each leaving one fold out of training to
     be watched on; exemplars then come from all training rows, since none of them calibrates.
     """
-    folds = plan.folds if plan.method == "cross" else min(members(plan, config.model), plan.folds)
-    learning = [torch.from_numpy(np.flatnonzero(plan.learning & (plan.fold != k))) for k in range(folds)]
-    watched = [torch.from_numpy(np.flatnonzero(plan.learning & (plan.fold == k))) for k in range(folds)]
-    training = torch.from_numpy(plan.training)
-    part = tuple(k for _ in config.model.views for k in range(folds))
-    rows = tuple(learning[k] for k in part)
-    return Assignment(
+    folds = split.folds if split.method == "cross" else min(members_per_view(split, config.model), split.folds)
+    learning = [torch.from_numpy(np.flatnonzero(split.trainable & (split.fold != k))) for k in range(folds)]
+    watched = [torch.from_numpy(np.flatnonzero(split.trainable & (split.fold == k))) for k in range(folds)]
+    training = torch.from_numpy(split.training)
+    held_out_fold = tuple(k for _ in config.model.views for k in range(folds))
+    rows = tuple(learning[k] for k in held_out_fold)
+    return NetworkAssignment(
         views=tuple(view for view in config.model.views for _ in range(folds)),
-        part=part,
+        held_out_fold=held_out_fold,
         rows=rows,
-        validation=tuple(watched[k] for k in part),
-        exemplars=tuple(_trusted(plan, r) for r in (rows if plan.method == "cross" else (training,) * len(part))),
+        validation=tuple(watched[k] for k in held_out_fold),
+        exemplars=tuple(_trusted(split, r) for r in (rows if split.method == "cross" else (training,) * len(held_out_fold))),
     )
 
 
-def _trusted(plan: RowSplit, rows: Tensor) -> Tensor:
-    return rows if plan.doubted is None else rows[torch.from_numpy(~plan.doubted)[rows]]
+def _trusted(split: RowSplit, rows: Tensor) -> Tensor:
+    return rows if split.not_exemplar is None else rows[torch.from_numpy(~split.not_exemplar)[rows]]
 
 
 FOLDS = 5
 
 
-def members(plan: RowSplit, config: ModelConfig) -> int:
+def members_per_view(split: RowSplit, config: ModelConfig) -> int:
     """Return the networks of a view under ``split``."""
-    return config.members if plan.doubted is None else max(config.members, FOLDS)
+    return config.members if split.not_exemplar is None else max(config.members, FOLDS)

@@ -25,10 +25,10 @@ from vae_anomaly import artifact
 from vae_anomaly.config import TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, DataError, Interrupted, OutputError, TrackingError, VaeAnomalyError
-from vae_anomaly.fitting.robust import Doubts
+from vae_anomaly.fitting.robust import TrimmedRows
 from vae_anomaly.jobs import score_workdir, training_state
 from vae_anomaly.jobs.signals import Interruption
-from vae_anomaly.model.training import Training
+from vae_anomaly.model.training import TrainingState
 from vae_anomaly.storage import locks
 from vae_anomaly.storage.atomic import writing
 
@@ -60,7 +60,7 @@ class Finished:
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """The claimed folder of a fit, None where nothing can be kept; a ``core.stages.Memory``.
+    """The claimed folder of a fit, None where nothing can be kept; a ``fitting.checkpointing.TrainingCheckpoint``.
 
     A state is kept after ``every`` steps, or else some seconds, when a training ends, and when somebody asks to stop.
     """
@@ -106,16 +106,16 @@ class Checkpoint:
 
         self.job = self._kept(make) or ""
 
-    # What core.stages.Memory asks for
+    # What fitting.checkpointing.TrainingCheckpoint asks for
 
-    def training(self, stage: str) -> Training | None:
+    def load_training(self, stage: str) -> TrainingState | None:
         """Return the state that the training of a stage was cut off in."""
         found = self._read(_name(stage), training_state.read_training)
         if found is not None:
             self.resumed_steps += found.step
         return found
 
-    def keep(self, stage: str, done: int, total: int, training: Callable[[], Training]) -> None:
+    def after_step(self, stage: str, done: int, total: int, training: Callable[[], TrainingState]) -> None:
         """Keep the state if it is time. Raises KeyboardInterrupt when somebody has asked to stop, and then it is kept."""
         if self.folder is None:
             return
@@ -126,13 +126,13 @@ class Checkpoint:
         if asked:
             raise KeyboardInterrupt
 
-    def doubts(self) -> Doubts | None:
+    def load_trimmed_rows(self) -> TrimmedRows | None:
         """Return what the first pass had found."""
-        return self._read(_name("doubts"), training_state.read_doubts)
+        return self._read(_name("doubts"), training_state.read_trimmed_rows)
 
-    def keep_doubts(self, doubts: Doubts) -> None:
+    def save_trimmed_rows(self, trimmed: TrimmedRows) -> None:
         """Keep what the first pass has found."""
-        self._kept(lambda folder: training_state.write_doubts(folder / _name("doubts"), doubts))
+        self._kept(lambda folder: training_state.write_trimmed_rows(folder / _name("doubts"), trimmed))
 
     # The finished model
 

@@ -15,52 +15,52 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vae_anomaly.fitting.robust import Doubts
-from vae_anomaly.model.training import CurvePoint, SamplerState, Training
+from vae_anomaly.fitting.robust import TrimmedRows
+from vae_anomaly.model.training import CurvePoint, SamplerState, TrainingState
 from vae_anomaly.storage.atomic import durably
 
 # What reading a file that is no state of ours raises.
 DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
 
 
-def write_training(path: Path, training: Training) -> None:
+def write_training(path: Path, training: TrainingState) -> None:
     """Write a state of a training; whole or not at all. Raises OSError."""
     about = {
         "step": training.step,
-        "next": training.place.next,
-        "running": training.running,
+        "next": training.sampler.next,
+        "running": training.loss_sum,
         "blocks": [asdict(block) for block in training.blocks],
     }
     names = ("weights", "first", "second", "generator")
-    places = {"rest": training.place.rest, "drawn_at": training.place.drawn_at}
+    places = {"rest": training.sampler.rest, "drawn_at": training.sampler.drawn_at}
     _write(path, about, {name: getattr(training, name) for name in names} | places)
 
 
-def read_training(path: Path) -> Training:
+def read_training(path: Path) -> TrainingState:
     """Read what ``write_training`` wrote. Raises one of DAMAGE."""
     about, tensors = _read(path)
-    place = SamplerState(rest=tensors["rest"], drawn_at=tensors["drawn_at"], next=int(about["next"]))
-    return Training(
+    sampler = SamplerState(rest=tensors["rest"], drawn_at=tensors["drawn_at"], next=int(about["next"]))
+    return TrainingState(
         step=int(about["step"]),
         weights=tensors["weights"],
         first=tensors["first"],
         second=tensors["second"],
         generator=tensors["generator"],
-        place=place,
+        sampler=sampler,
         blocks=tuple(CurvePoint(**block) for block in about["blocks"]),
-        running=float(about["running"]),
+        loss_sum=float(about["running"]),
     )
 
 
-def write_doubts(path: Path, doubts: Doubts) -> None:
+def write_trimmed_rows(path: Path, trimmed: TrimmedRows) -> None:
     """Write what a first pass found; whole or not at all. Raises OSError."""
-    _write(path, {}, {"left_out": torch.from_numpy(doubts.left_out), "doubted": torch.from_numpy(doubts.doubted)})
+    _write(path, {}, {"left_out": torch.from_numpy(trimmed.excluded), "doubted": torch.from_numpy(trimmed.not_exemplar)})
 
 
-def read_doubts(path: Path) -> Doubts:
-    """Read what ``write_doubts`` wrote. Raises one of DAMAGE."""
+def read_trimmed_rows(path: Path) -> TrimmedRows:
+    """Read what ``write_trimmed_rows`` wrote. Raises one of DAMAGE."""
     _, tensors = _read(path)
-    return Doubts(left_out=tensors["left_out"].numpy(), doubted=tensors["doubted"].numpy())
+    return TrimmedRows(excluded=tensors["left_out"].numpy(), not_exemplar=tensors["doubted"].numpy())
 
 
 def _write(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

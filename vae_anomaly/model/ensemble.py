@@ -30,7 +30,7 @@ SCORE_BLOCK_ROWS = {"exemplar": 128, "standard": 2048}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Constants:
+class ConstantColumns:
     """Columns that never changed in training, by their place in a batch: they cost nothing until they change.
 
     ``numeric`` int64 places and ``value`` float64; ``code`` int64 places among the categorical columns and ``level`` codes;
@@ -86,7 +86,7 @@ class Ensemble:
     weight: Tensor
     beta: Tensor
     noise: Tensor
-    constants: Constants
+    constants: ConstantColumns
     numeric: Tensor
     codes: Tensor
     unseen: float

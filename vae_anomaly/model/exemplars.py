@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vae_anomaly.model.imputation import settle_missing
-from vae_anomaly.model.prior import Exemplars, equal_weights, widened
+from vae_anomaly.model.imputation import impute_by_decoding
+from vae_anomaly.model.prior import Exemplars, adapt_bandwidths, equal_log_weights
 from vae_anomaly.model.scaling import Views, gather_cells
 from vae_anomaly.model.vae import Vae
 from vae_anomaly.schema.encoding import Batch
@@ -33,7 +33,7 @@ def choose_exemplars(
     own = torch.full((len(rows), int(counts.max())), -1)
     for g, index in enumerate(chosen):
         own[g, : counts[g]] = index
-    cells = settle_missing(vae, views, gather_cells(views, vae.layout, read, own.clamp_min(0)))
+    cells = impute_by_decoding(vae, views, gather_cells(views, vae.layout, read, own.clamp_min(0)))
     mu, logvar = vae.encode(cells.units)
-    exemplars = Exemplars(mu=mu, logvar=logvar, log_weight=equal_weights(counts, own.shape[1]))
-    return widened(exemplars) if widen else exemplars, own
+    exemplars = Exemplars(mu=mu, logvar=logvar, log_weight=equal_log_weights(counts, own.shape[1]))
+    return adapt_bandwidths(exemplars) if widen else exemplars, own

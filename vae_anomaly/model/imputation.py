@@ -71,7 +71,7 @@ def fill_missing(cells: Cells, layout: Layout, bank: CellBank) -> Cells:
 
 
 @torch.no_grad()
-def settle_missing(vae: Vae, views: Views, cells: Cells) -> Cells:
+def impute_by_decoding(vae: Vae, views: Views, cells: Cells) -> Cells:
     """Fill missing units by the network's own decoding, a few rounds of it (Rezende et al. 2014, appendix F); for exemplars."""
     if cells.complete or bool(cells.observed.all()):
         return cells

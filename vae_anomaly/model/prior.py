@@ -60,7 +60,7 @@ def prior_product(exemplars: Exemplars) -> PriorProduct:
     )
 
 
-def widened(exemplars: Exemplars) -> Exemplars:
+def adapt_bandwidths(exemplars: Exemplars) -> Exemplars:
     """Widen every exemplar where its neighbours are far and narrow it where they are near: variances times (ρ_n / median ρ)^0.6.
 
     ρ_n is the mean over the five nearest other exemplars of √(2 KL(q_n ‖ q_k)), a distance in posterior standard deviations. An adaptive
@@ -132,7 +132,7 @@ def _entropy(logvar: Tensor) -> Tensor:
     return 0.5 * logvar.sum(-1)
 
 
-def equal_weights(counts: Tensor, width: int) -> Tensor:
+def equal_log_weights(counts: Tensor, width: int) -> Tensor:
     """Return log weights ``[g, width]``: 1/count for the first ``counts[g]`` exemplars, −inf for the padding."""
     place = torch.arange(width).unsqueeze(0)
     return torch.where(place < counts.unsqueeze(1), -counts.to(torch.float32).log().unsqueeze(1), -math.inf)

@@ -60,10 +60,10 @@ def to_cells(views: Views, layout: Layout, batch: Batch) -> Cells:
 
 def gather_cells(views: Views, layout: Layout, batch: Batch, index: Tensor) -> Cells:
     """Scale row ``index[g, b]`` of the batch for network ``g``; every network gets rows of its own, ``observed`` is ``[g, b, w·d]``."""
-    return cells_of_each(views, layout, batch.rows(index))
+    return cells_per_network(views, layout, batch.rows(index))
 
 
-def cells_of_each(views: Views, layout: Layout, picked: Batch) -> Cells:
+def cells_per_network(views: Views, layout: Layout, picked: Batch) -> Cells:
     """Scale rows ``[g, b, w, d]`` of which every network has its own; ``observed`` is ``[g, b, w·d]``."""
     observed = _flat_observed(layout, picked)
     count = layout.window * layout.numeric
@@ -73,7 +73,7 @@ def cells_of_each(views: Views, layout: Layout, picked: Batch) -> Cells:
     return Cells(units=torch.cat([numbers, onehot], dim=-1), target=target, observed=observed)
 
 
-def drawn_cells(views: Views, layout: Layout, batch: Batch) -> Callable[[Tensor], Cells]:
+def minibatch_cells(views: Views, layout: Layout, batch: Batch) -> Callable[[Tensor], Cells]:
     """Return a function from ``index[g, b]`` to what ``gather_cells`` gives; all rows are scaled once where that fits in 200 MB."""
     nets = views.mean.shape[0]
     if nets * len(batch) * layout.units > SCALED_ONCE:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vae_anomaly.config import TrainConfig
 from vae_anomaly.errors import VaeAnomalyError
-from vae_anomaly.model.scaling import Views, drawn_cells
+from vae_anomaly.model.scaling import Views, minibatch_cells
 from vae_anomaly.model.vae import Cells, Vae, gaussian_kl, training_loss
 from vae_anomaly.schema.encoding import Batch
 
-# Blocks of the learning curve.
-BLOCKS = 20
+# Points of the learning curve.
+CURVE_POINTS = 20
 # The budget where none is asked for: the time of a fit does not grow with the rows.
 MAX_STEPS = 200
 MOST_EPOCHS = 60
@@ -71,10 +71,10 @@ class SamplerState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Training:
+class TrainingState:
     """A training after so many steps: all that the next ones depend on, besides the rows and the settings.
 
-    ``weights`` and the moments of AdamW ``first`` and ``second`` are float32 ``[g, p]``, ``generator`` is its state (uint8), ``running``
+    ``weights`` and the moments of AdamW ``first`` and ``second`` are float32 ``[g, p]``, ``generator`` is its state (uint8), ``loss_sum``
     the sum of the losses since the last block. On the CPU, wherever it trains.
     """
 
@@ -83,13 +83,13 @@ class Training:
     first: Tensor
     second: Tensor
     generator: Tensor
-    place: SamplerState
+    sampler: SamplerState
     blocks: tuple[CurvePoint, ...]
-    running: float
+    loss_sum: float
 
 
 # Told after every step: how many are done, of how many, and a function that returns the state, which costs a copy of the weights.
-OnStep = Callable[[int, int, Callable[[], Training]], None]
+OnStep = Callable[[int, int, Callable[[], TrainingState]], None]
 
 
 def fit_weights(  # noqa: PLR0913  (seven facts, all needed, all named)
@@ -102,7 +102,7 @@ def fit_weights(  # noqa: PLR0913  (seven facts, all needed, all named)
     config: TrainConfig,
     unseen: float,
     generator: torch.Generator,
-    start: Training | None = None,
+    start: TrainingState | None = None,
     on_step: OnStep = lambda _done, _total, _training: None,
 ) -> History:
     """Train ``vae`` in place; ``rows[g]`` and ``validation[g]`` are the rows that network ``g`` learns from and is watched on.
@@ -111,29 +111,29 @@ def fit_weights(  # noqa: PLR0913  (seven facts, all needed, all named)
     for the optimizer). From ``start``, a state of this same training, it goes on as if it had never stopped. Raises VaeAnomalyError when
     the loss is no longer finite.
     """
-    weights = _side_by_side(vae)
+    weights = _flatten_parameters(vae)
     moments = torch.zeros_like(weights), torch.zeros_like(weights)
     epochs = Sampler(rows=tuple(rows), batch=config.batch_rows, generator=generator).epochs()
     blocks: list[CurvePoint] = []
-    total, why = budget(config, epochs)
-    first, running = 0, 0.0
+    total, why = step_budget(config, epochs)
+    first, loss_sum = 0, 0.0
     if start is not None:
-        first, running, blocks = start.step, start.running, list(start.blocks)
-        _go_on(start, (weights, *moments), epochs)
-    draw = drawn_cells(views, vae.layout, batch)
+        first, loss_sum, blocks = start.step, start.loss_sum, list(start.blocks)
+        _restore(start, (weights, *moments), epochs)
+    draw = minibatch_cells(views, vae.layout, batch)
     watched = torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in validation))] for v in validation])
-    ends = {round(total * (b + 1) / BLOCKS) for b in range(BLOCKS)} - {0}
+    ends = {round(total * (b + 1) / CURVE_POINTS) for b in range(CURVE_POINTS)} - {0}
     for step in range(first, total):
         loss = _step(vae, draw(next(epochs)), config, unseen, generator)
-        rate = config.learning_rate * _rate(step, total)
+        rate = config.learning_rate * _learning_rate_factor(step, total)
         adamw_step(weights, _clipped_gradient(vae), moments, step + 1, rate=rate, decay=config.weight_decay)
-        running += loss
+        loss_sum += loss
         if step + 1 in ends:
             since = step + 1 - (blocks[-1].step if blocks else 0)
-            blocks.append(_watch(vae, draw(watched), unseen, step + 1, running / since))
-            running = 0.0
-        on_step(step + 1, total, partial(_state, step + 1, (weights, *moments), epochs, tuple(blocks), running))
-    _apart(vae)
+            blocks.append(_validate(vae, draw(watched), unseen, step + 1, loss_sum / since))
+            loss_sum = 0.0
+        on_step(step + 1, total, partial(_state, step + 1, (weights, *moments), epochs, tuple(blocks), loss_sum))
+    _unflatten_parameters(vae)
     return History(blocks=tuple(blocks), steps=total, stopped=why)
 
 
@@ -172,15 +172,15 @@ class Epochs:
         """Return self."""
         return self
 
-    def place(self) -> SamplerState:
+    def state(self) -> SamplerState:
         """Return where the next slice begins; there is no place before the first one."""
         return SamplerState(rest=self.rest.clone(), drawn_at=self.drawn_at, next=self.next)
 
-    def go_to(self, place: SamplerState) -> None:
+    def restore(self, state: SamplerState) -> None:
         """Go on from a place; the generator is then where it was after the drawing."""
-        self.sampler.generator.set_state(place.drawn_at)
-        self._draw(place.rest)
-        self.next = place.next
+        self.sampler.generator.set_state(state.drawn_at)
+        self._draw(state.rest)
+        self.next = state.next
 
     def _draw(self, rest: Tensor) -> None:
         self.rest, self.drawn_at, self.next = rest, self.sampler.generator.get_state(), 0
@@ -190,34 +190,34 @@ class Epochs:
         return rows[torch.randperm(len(rows), generator=self.sampler.generator)[: self.shortest]]
 
 
-def _state(step: int, tensors: tuple[Tensor, ...], epochs: Epochs, blocks: tuple[CurvePoint, ...], running: float) -> Training:
+def _state(step: int, tensors: tuple[Tensor, ...], epochs: Epochs, blocks: tuple[CurvePoint, ...], loss_sum: float) -> TrainingState:
     weights, first, second = (tensor.detach().to("cpu", copy=True) for tensor in tensors)
-    return Training(
+    return TrainingState(
         step=step,
         weights=weights,
         first=first,
         second=second,
         generator=epochs.sampler.generator.get_state(),
-        place=epochs.place(),
+        sampler=epochs.state(),
         blocks=blocks,
-        running=running,
+        loss_sum=loss_sum,
     )
 
 
-def _go_on(start: Training, tensors: tuple[Tensor, ...], epochs: Epochs) -> None:
+def _restore(start: TrainingState, tensors: tuple[Tensor, ...], epochs: Epochs) -> None:
     """Put weights, moments, sampler and generator where they were."""
     for tensor, kept in zip(tensors, (start.weights, start.first, start.second), strict=True):
         tensor.copy_(kept)
-    epochs.go_to(start.place)
+    epochs.restore(start.sampler)
     epochs.sampler.generator.set_state(start.generator)
 
 
-def is_small(vae: Vae, batch: int) -> bool:
+def is_small_step(vae: Vae, batch: int) -> bool:
     """Return whether a step over ``batch`` rows for each network is too little work to split over threads."""
     return 6 * batch * sum(p.numel() for p in vae.parameters()) < SMALL_STEP
 
 
-def budget(config: TrainConfig, epochs: Epochs) -> tuple[int, str]:
+def step_budget(config: TrainConfig, epochs: Epochs) -> tuple[int, str]:
     """Return how many steps to train, and why no more: what was asked for, or 200 but no row more than 60 times.
 
     Few rows are learned by heart when they are seen more often, and a step over hundreds of columns is dear.
@@ -230,7 +230,7 @@ def budget(config: TrainConfig, epochs: Epochs) -> tuple[int, str]:
     return MAX_STEPS, f"the budget of {MAX_STEPS} steps was used up"
 
 
-def _rate(step: int, total: int) -> float:
+def _learning_rate_factor(step: int, total: int) -> float:
     warm = min(1.0, (step + 1) / min(WARM_UP_STEPS, max(1, total // 4)))
     return warm * (FINAL_RATE + (1.0 - FINAL_RATE) * 0.5 * (1.0 + math.cos(math.pi * step / total)))
 
@@ -255,7 +255,7 @@ def _normal(shape: Sequence[int], generator: torch.Generator, device: torch.devi
     return torch.randn(*shape, generator=generator, device=generator.device).to(device)
 
 
-def _side_by_side(vae: Vae) -> Tensor:
+def _flatten_parameters(vae: Vae) -> Tensor:
     """Move the weights of every network into one row of a tensor ``[g, p]`` and return it: one update instead of dozens."""
     parameters = list(vae.parameters())
     whole = torch.cat([p.detach().flatten(1) for p in parameters], dim=1)
@@ -265,7 +265,7 @@ def _side_by_side(vae: Vae) -> Tensor:
     return whole
 
 
-def _apart(vae: Vae) -> None:
+def _unflatten_parameters(vae: Vae) -> None:
     """Give every parameter memory of its own again, as a loaded model has it."""
     for parameter in vae.parameters():
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
@@ -292,7 +292,7 @@ def adamw_step(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def _watch(vae: Vae, cells: Cells, unseen: float, step: int, loss: float) -> CurvePoint:
+def _validate(vae: Vae, cells: Cells, unseen: float, step: int, loss: float) -> CurvePoint:
     """Measure reconstruction, KL to N(0, I) and active units at the posterior mean on rows not learned from."""
     mu, logvar = vae.encode(cells.units)
     reconstruction, _ = training_loss(vae, cells, cells.units, torch.zeros_like(mu), unseen=unseen)

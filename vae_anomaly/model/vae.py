@@ -94,7 +94,7 @@ class BatchedLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
-class Body(nn.Module):
+class ResidualMlp(nn.Module):
     """Hidden layers, then residual blocks ``h + W2 act(W1 h)``, then a linear output with an optional linear skip."""
 
     def __init__(self, nets: int, widths: tuple[int, ...], outputs: int, model: ModelConfig, generator: torch.Generator | None) -> None:
@@ -132,8 +132,8 @@ class Vae(nn.Module):
         self.layout = layout
         self.sigma = model.sigma
         self.latent = model.latent or max(2, min(layout.units, 64))
-        self.encoder = Body(nets, (layout.units, *model.hidden), 2 * self.latent, model, generator)
-        self.decoder = Body(nets, (self.latent, *model.hidden[::-1]), layout.units, model, generator)
+        self.encoder = ResidualMlp(nets, (layout.units, *model.hidden), 2 * self.latent, model, generator)
+        self.decoder = ResidualMlp(nets, (self.latent, *model.hidden[::-1]), layout.units, model, generator)
 
     def encode(self, units: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance ``[g, n, m]`` of the posterior of each row."""
@@ -146,7 +146,7 @@ class Vae(nn.Module):
 
 
 @torch.no_grad()
-def start_linear(vae: Vae, net: int, units: Tensor, frequency: Tensor) -> None:
+def init_linear(vae: Vae, net: int, units: Tensor, frequency: Tensor) -> None:
     """Start network ``net`` where the best linear VAE ends, so that training only has to bend it; needs the linear skips.
 
     For centred ``units`` ``[n, u]`` with principal variances λ and axes v the optimum is z = v·x √(λ − σ²)/λ with posterior variance

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.model.ensemble import Ensemble, net_terms
-from vae_anomaly.model.imputation import settle_missing
-from vae_anomaly.model.scaling import cells_of_each
+from vae_anomaly.model.imputation import impute_by_decoding
+from vae_anomaly.model.scaling import cells_per_network
 from vae_anomaly.schema.encoding import Batch
 
 # Training rows whose leave-one-out scores set the weights, by this quantile of them.
@@ -28,13 +28,13 @@ POWER = 4
 MOST_SHARE = 3.0
 
 
-def unweighed(nets: int, sigma: float) -> dict[str, Tensor]:
-    """Return what an ensemble of ``nets`` networks has before it is weighed: the literal score, every network alike."""
+def unit_weights(nets: int, sigma: float) -> dict[str, Tensor]:
+    """Return what an ensemble of ``nets`` networks has before its weights are learned: the literal score, every network alike."""
     ones = torch.ones(nets, dtype=torch.float64)
     return {"weight": ones, "beta": ones, "noise": torch.full((nets,), sigma)}
 
 
-def weighed(ensemble: Ensemble, read: Batch, own: Tensor, views: int, generator: torch.Generator) -> Ensemble:
+def with_learned_weights(ensemble: Ensemble, read: Batch, own: Tensor, views: int, generator: torch.Generator) -> Ensemble:
     """Return an ensemble whose weights and betas were 1 with those that ``learn_weights`` finds; the noise first, they depend on it."""
     if ensemble.likelihood == "student-t":
         ensemble = replace(ensemble, noise=learn_noise(ensemble, read, own))
@@ -50,8 +50,8 @@ def learn_noise(ensemble: Ensemble, read: Batch, own: Tensor) -> Tensor:
     """
     numbers = slice(0, ensemble.layout.window * ensemble.layout.numeric)
     count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
-    cells = cells_of_each(ensemble.views, ensemble.layout, read.rows(own[:, :count]))
-    out = ensemble.vae.decode(ensemble.vae.encode(settle_missing(ensemble.vae, ensemble.views, cells).units)[0])
+    cells = cells_per_network(ensemble.views, ensemble.layout, read.rows(own[:, :count]))
+    out = ensemble.vae.decode(ensemble.vae.encode(impute_by_decoding(ensemble.vae, ensemble.views, cells).units)[0])
     seen = cells.observed[..., numbers]
     square = (out[..., numbers] - cells.units[..., numbers]).square().to(torch.float64) * seen
     return (square.sum((1, 2)) / seen.sum((1, 2)).clamp_min(1)).sqrt().clamp_min(LEAST_NOISE).to(torch.float32)
@@ -72,12 +72,12 @@ def learn_weights(ensemble: Ensemble, read: Batch, own: Tensor, views: int, gene
     beta = torch.ones(len(own), dtype=torch.float64)
     if ensemble.prior == "exemplar" and count > 1:
         _, between = _terms(ensemble, midpoints(picked, generator), place)
-        beta = 1.0 / (1.0 + share_of_reconstruction(kl, between) * _high(kl) / _high(reconstruction))
+        beta = 1.0 / (1.0 + reconstruction_share(kl, between) * _high(kl) / _high(reconstruction))
     loud = (1.0 / _high(reconstruction + beta.unsqueeze(-1) * kl)).view(views, -1)
     return (loud / loud.mean(0, keepdim=True) / loud.shape[1]).flatten(), beta
 
 
-def share_of_reconstruction(kl: Tensor, between: Tensor) -> Tensor:
+def reconstruction_share(kl: Tensor, between: Tensor) -> Tensor:
     """Return how loud reconstruction should be beside the KL, ``[g]``, from the KL of rows ``[g, n]`` and of midpoints ``[g, n]``.
 
     0.3 · (q / (1 − q))⁴, at most 3, with q the chance that a midpoint is nearer to the exemplars than a row (Mann & Whitney's statistic).
@@ -109,7 +109,7 @@ def _each(values: Tensor, index: Tensor) -> Tensor:
 
 def _terms(ensemble: Ensemble, picked: Batch, place: Tensor) -> tuple[Tensor, Tensor]:
     """Return reconstruction and KL ``[g, n]`` of rows of which every network has its own, nats, float64."""
-    cells = settle_missing(ensemble.vae, ensemble.views, cells_of_each(ensemble.views, ensemble.layout, picked))
+    cells = impute_by_decoding(ensemble.vae, ensemble.views, cells_per_network(ensemble.views, ensemble.layout, picked))
     nll, kl = net_terms(ensemble, cells, place)
     return nll.sum(-1), kl
 

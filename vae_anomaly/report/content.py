@@ -13,7 +13,7 @@ from vae_anomaly.calibration.guarantee import Promise, promise
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.results import Quality
-from vae_anomaly.evaluation.score_summary import Gathering, Histogram, Step, TimeLine
+from vae_anomaly.evaluation.score_summary import Histogram, ScoreSummary, Step, TimeLine
 from vae_anomaly.explain.top_features import Alarm, Reason
 from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.messages import shorten_list
@@ -94,7 +94,7 @@ class Report:
 
 def overview(
     detector: Detector,
-    gathering: Gathering,
+    gathering: ScoreSummary,
     *,
     title: str,
     notes: Sequence[str] = (),
@@ -127,7 +127,7 @@ def overview(
     )
 
 
-def _scored(detector: Detector, gathering: Gathering) -> ScoringOverview:
+def _scored(detector: Detector, gathering: ScoreSummary) -> ScoringOverview:
     return ScoringOverview(
         source=gathering.source,
         rows=gathering.rows,

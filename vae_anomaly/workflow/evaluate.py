@@ -17,10 +17,10 @@ from vae_anomaly.config import DataConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
 from vae_anomaly.evaluation.baselines import Matrix
-from vae_anomaly.evaluation.comparison import BaselineSplit, beside_peers
-from vae_anomaly.evaluation.metrics import measure, precision_recall_points, realised_rates, roc_points
+from vae_anomaly.evaluation.comparison import BaselineSplit, compare_with_baselines
+from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Quality
-from vae_anomaly.evaluation.score_summary import Gathering
+from vae_anomaly.evaluation.score_summary import ScoreSummary
 from vae_anomaly.explain.contributions import explain_rows
 from vae_anomaly.explain.top_features import Alarm, reasons_of, top_features
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
@@ -183,7 +183,7 @@ def _page(
     detector: Detector, scored: LabelledScores, where: str, title: str, notes: tuple[str, ...], quality: Quality, curves: Curves
 ) -> Report:
     """Return what the report shows of the labelled rows."""
-    gathering = Gathering(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=where)
+    gathering = ScoreSummary(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=where)
     flags = detector.threshold.flags(scored.scores)
     for kind, rows in (("normal", scored.labels.normal), ("anomalous", ~scored.labels.normal)):
         gathering.add(scored.scores[rows], flags[rows], kind=kind)
@@ -260,7 +260,7 @@ def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None
     normal, normal_scores = scored.side(normal=True)
     anomalous, anomalous_scores = scored.side(normal=False)
     labels = scored.labels.where(~scored.labels.normal)
-    quality = measure(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
+    quality = detection_quality(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
     part, tried = BaselineSplit(learned=reference, tried=normal) if reference else None, normal_scores
     if part is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))
@@ -268,4 +268,4 @@ def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None
         if not half:
             return quality
         part, tried = BaselineSplit(learned=normal.rows(order[:half]), tried=normal.rows(order[half:])), normal_scores[order[half:].numpy()]
-    return replace(quality, comparison=beside_peers(detector, [part], anomalous, tried, anomalous_scores))
+    return replace(quality, comparison=compare_with_baselines(detector, [part], anomalous, tried, anomalous_scores))

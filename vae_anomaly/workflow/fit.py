@@ -27,7 +27,7 @@ from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.fitting.checkpointing import Progress
 from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.fitting.fit import fit_rows
-from vae_anomaly.fitting.held_out import Fitted
+from vae_anomaly.fitting.held_out import FitRecord
 from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import RowSplit, calibration_size
 from vae_anomaly.jobs import fit_workdir, memory, signals
@@ -147,7 +147,7 @@ def _fit_rows(rows: FitRows, schema: Schema, job: FitJob, began: float, notes: t
         fitted = _fitted(rows.normal, schema, job)
     odd = suspicious_rows(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
     detector = _with_provenance(fitted.detector, job, began, notes)
-    outcome = Outcome(detector=detector, quality=_held_against(detector, fitted.plan, rows), suspicious=odd)
+    outcome = Outcome(detector=detector, quality=_held_against(detector, fitted.split, rows), suspicious=odd)
     return fit_resume.keep_outcome(job.kept, outcome)
 
 
@@ -197,7 +197,7 @@ def _read(job: FitJob, rejects: Rejects) -> FitRows:
     )
 
 
-def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> Fitted:
+def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> FitRecord:
     """Fit, and set a threshold for each group where there are groups."""
     order = time_order(table[schema.time], schema.time) if schema.time else None
     group = group_codes(table[schema.group], schema.group) if schema.group else None
@@ -205,8 +205,8 @@ def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> Fitted:
     def on_progress(progress: Progress) -> None:
         job.tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
 
-    fitted = fit_rows(table, schema, job.config, time=order, group=group, on_progress=on_progress, memory=job.kept)
-    return replace(fitted, detector=_grouped(fitted.detector, table, fitted.plan, schema.group)) if schema.group else fitted
+    fitted = fit_rows(table, schema, job.config, time=order, group=group, on_progress=on_progress, checkpoint=job.kept)
+    return replace(fitted, detector=_grouped(fitted.detector, table, fitted.split, schema.group)) if schema.group else fitted
 
 
 def _grouped(detector: Detector, table: pa.Table, plan: RowSplit, column: str) -> Detector:
@@ -244,12 +244,12 @@ def _held_against(detector: Detector, plan: RowSplit, rows: FitRows) -> Quality 
     if rows.labels is None or not rows.anomalous.num_rows:
         return None
     from vae_anomaly.evaluation.comparison import (
-        after_fit,
-        encoded,  # scikit-learn is needed with labels only
+        encode_batches,  # scikit-learn is needed with labels only
+        evaluate_fit,
     )
 
-    normal = encoded(detector.schema, rows.normal.to_batches())
-    return after_fit(detector, plan, normal, encoded(detector.schema, rows.anomalous.to_batches()), rows.labels)
+    normal = encode_batches(detector.schema, rows.normal.to_batches())
+    return evaluate_fit(detector, plan, normal, encode_batches(detector.schema, rows.anomalous.to_batches()), rows.labels)
 
 
 def _result(rows: FitRows, outcome: Outcome, model: ModelName, resumed_steps: int) -> FitResult:

@@ -11,7 +11,7 @@ import numpy as np
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, OutputError
 from vae_anomaly.evaluation.results import Quality
-from vae_anomaly.evaluation.score_summary import Gathering
+from vae_anomaly.evaluation.score_summary import ScoreSummary
 from vae_anomaly.explain.top_features import Alarm, reasons_of
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, Report, overview
@@ -61,9 +61,9 @@ def title_of(name: ModelName) -> str:
     return f"{name.name} version {name.version}" if name.name and name.version else name.name or name.folder
 
 
-def empty(detector: Detector) -> Gathering:
+def empty(detector: Detector) -> ScoreSummary:
     """Return a gathering of no rows but those of the calibration."""
-    return Gathering(threshold=detector.threshold, worst_rows=ALARMS_SHOWN)
+    return ScoreSummary(threshold=detector.threshold, worst_rows=ALARMS_SHOWN)
 
 
 def write_report(found: Report, output: Path) -> int:
@@ -89,10 +89,10 @@ def fit_report(detector: Detector, quality: Quality | None) -> Report:
     return overview(detector, empty(detector), title=detector.config.tracking.model_name, quality=quality)
 
 
-def _gathered(detector: Detector, name: ModelName, path: str, tell: OnProgress) -> tuple[Gathering, tuple[str, ...]]:
+def _gathered(detector: Detector, name: ModelName, path: str, tell: OnProgress) -> tuple[ScoreSummary, tuple[str, ...]]:
     """Read an output of ``score``; return also what is odd about it."""
     source = open_source([path])
-    gathering = Gathering(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=source.where)
+    gathering = ScoreSummary(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=source.where)
     models: set[tuple[str, str]] = set()
     for rows in read_scores(source):
         gathering.time_column = rows.time
@@ -117,7 +117,7 @@ def _alarm(rows: ScoredRows, i: int) -> Alarm:
     )
 
 
-def _oddities(gathering: Gathering, name: ModelName, models: set[tuple[str, str]]) -> tuple[str, ...]:
+def _oddities(gathering: ScoreSummary, name: ModelName, models: set[tuple[str, str]]) -> tuple[str, ...]:
     """Say when the scores are those of another model, or were flagged by another rule than the threshold of this one."""
     notes = []
     others = sorted(models - {(name.name, name.version)})
