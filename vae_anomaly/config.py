@@ -1,7 +1,7 @@
-"""What to do: one tree of frozen dataclasses, every default in one place, recorded whole in the artifact.
+"""Configuration of a fit: a tree of frozen dataclasses with every default; the artifact stores it in full.
 
-Knows nothing about tables, models or the command line. ``load_config`` reads TOML strictly: an unknown key or a value of
-the wrong type is an error, and all problems are reported at once.
+``load_config`` reads TOML strictly: an unknown key, a wrong type or a value out of range is an error, and all problems are reported
+at once.
 """
 
 import json
@@ -27,79 +27,78 @@ CalibrationMethod = Literal["auto", "split", "cross"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """Which columns are what."""
+    """Roles of the columns, and how cells and rows are read."""
 
-    label_column: str | None = None
-    # Compared in lower case; an empty or missing label counts as normal.
-    normal_labels: tuple[str, ...] = ("0", "false", "normal", "negative", "")
-    id_columns: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    missing_values: tuple[str, ...] = ()
-    on_error: ReadOnError = "stop"
-    time_column: str | None = None
-    group_by: str | None = None
+    label_column: str | None = None  # rows with a label that is not normal are not used for training
+    normal_labels: tuple[str, ...] = ("0", "false", "normal", "negative", "")  # in lower case; a missing label counts as normal
+    id_columns: tuple[str, ...] = ()  # keys; never inputs of the model
+    exclude: tuple[str, ...] = ()  # columns to drop
+    include: tuple[str, ...] = ()  # columns to use although they look like ids or timestamps
+    missing_values: tuple[str, ...] = ()  # texts that mean a missing cell, besides the empty one
+    on_error: ReadOnError = "stop"  # at a malformed CSV row
+    time_column: str | None = None  # the most recent rows calibrate, because neighbouring rows are correlated
+    group_by: str | None = None  # one threshold per value of this column
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The networks and the score."""
+    """Architecture of the networks, and terms of the score."""
 
-    views: tuple[ViewName, ...] = ("standard", "minmax", "robust")
-    members: int = 1
-    hidden: tuple[int, ...] = (96,)
-    residual_blocks: int = 1
+    views: tuple[ViewName, ...] = ("standard", "minmax", "robust")  # scalings of the row; each has its own networks
+    members: int = 1  # networks per view; the score is their mean
+    hidden: tuple[int, ...] = (96,)  # widths of the hidden layers
+    residual_blocks: int = 1  # after the hidden layers
     activation: Activation = "silu"
-    linear_skip: bool = True
+    linear_skip: bool = True  # a linear path in parallel to the hidden layers
     latent: int | None = None  # None: min(input units, 64)
-    sigma: float = 0.1  # decoder noise while learning, in units of the view
-    likelihood: Likelihood = "student-t"  # of a number in the score: at its fitted noise, or "gaussian" at sigma
-    prior: Prior = "exemplar"
-    exemplars: int = 2000
+    sigma: float = 0.1  # standard deviation of the decoder in training, in units of the view
+    likelihood: Likelihood = "student-t"  # of a number in the score, at its estimated noise; "gaussian": at sigma
+    prior: Prior = "exemplar"  # of the KL term: a mixture over exemplars; "standard": N(0, I)
+    exemplars: int = 2000  # training rows kept as exemplars, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """The budget is in steps, so that the time of a fit does not grow with the rows."""
+    """Optimization. The budget is in steps, not epochs, so that the training time does not grow with the number of rows."""
 
-    steps: int | None = None  # None: 200, but no row more than 60 times
-    batch_rows: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    input_noise: float = 0.02
+    steps: int | None = None  # None: 200, but no row is seen more than 60 times
+    batch_rows: int = 128  # rows per minibatch and network
+    learning_rate: float = 1e-3  # peak, after a warm-up and before a cosine decay
+    weight_decay: float = 1e-4  # decoupled (AdamW)
+    input_noise: float = 0.02  # standard deviation of the noise added to the inputs, in units of the view
     device: str = "auto"
-    contamination_robust: bool = False  # learn less from the oddest training rows; they calibrate all the same
+    contamination_robust: bool = False  # give the most anomalous training rows less weight; calibration is unaffected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationConfig:
-    """The false-alarm rate and how the threshold for it is found."""
+    """False-alarm rate, and the conformal method that sets the threshold for it."""
 
-    alpha: float = 0.01
-    method: CalibrationMethod = "auto"
-    share: float = 0.2
-    max_rows: int = 20_000
+    alpha: float = 0.01  # share of normal rows that may be flagged
+    method: CalibrationMethod = "auto"  # "split" is exact, "cross" approximate and for small tables; "auto" decides by the rows
+    share: float = 0.2  # of the rows, held out for calibration by "split"
+    max_rows: int = 20_000  # of these, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingConfig:
-    """Where runs and models are logged; the store is MLflow's own default unless ``uri`` says otherwise."""
+    """Where MLflow logs runs and models."""
 
-    enabled: bool = True
-    register: bool = True
+    enabled: bool = True  # log the run
+    register: bool = True  # register the model, under the name and alias below
     model_name: str = "vae-anomaly"
     alias: str = "champion"
     experiment: str = "vae-anomaly"
-    uri: str | None = None
+    uri: str | None = None  # None: MLflow's default store
 
 
-# What every command takes when no model is named.
+# The model that every command loads unless one is given.
 DEFAULT_MODEL = f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Everything a fit can be told."""
+    """All settings of a fit."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -109,16 +108,16 @@ class Config:
     seed: int = 0
 
 
-def _at_least(least: int) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value is None or least <= value < math.inf, f"≥ {least}"
+def _at_least(minimum: int) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value is None or minimum <= value < math.inf, f"≥ {minimum}"
 
 
-# What models:/name@alias and models:/name/3 are cut at may not stand in a name.
+# models:/name@alias and models:/name/3 are split at these characters.
 _A_NAME = (lambda value: value.strip() != "" and not set("/:@") & set(value), "a name without '/', ':' and '@'")
 _POSITIVE = (lambda value: 0 < value < math.inf, "> 0")
 _SHARE = (lambda value: 0 < value < 1, "in (0, 1)")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": (lambda value: 0 <= value < 2**63, "in [0, 2⁶³)"),  # torch.Generator takes no more
+    "seed": (lambda value: 0 <= value < 2**63, "in [0, 2⁶³)"),  # the limit of torch.Generator
     "model.views": (lambda value: 0 < len(set(value)) == len(value), "at least one view, each once"),
     "model.members": _at_least(1),
     "model.hidden": (lambda value: all(width >= 1 for width in value), "a list of widths ≥ 1"),
@@ -137,57 +136,57 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "calibration.max_rows": _at_least(1),
     "tracking.model_name": _A_NAME,
     "tracking.alias": _A_NAME,
-    "tracking.experiment": (lambda value: value.strip() != "", "a name"),  # Databricks has folders in it
+    "tracking.experiment": (lambda value: value.strip() != "", "a name"),  # on Databricks a path, with slashes
 }
 
 
 def validate(config: Config) -> None:
-    """Check every range; raise one ConfigError that names all problems."""
+    """Check every value against its range; raise one ConfigError that lists all problems."""
     _refuse([*_range_problems(config)], where="")
 
 
 def _range_problems(config: Config) -> Iterator[str]:
-    for key, (holds, wanted) in _RANGES.items():
+    for key, (is_valid, expected) in _RANGES.items():
         value: Any = reduce(getattr, key.split("."), config)
-        if not holds(value):
-            yield f"{key} must be {wanted}; got {_shown(value)}.{_as_percent(value) if holds is _SHARE[0] else ''}"
+        if not is_valid(value):
+            yield f"{key} must be {expected}; got {_toml_text(value)}.{_as_percent(value) if is_valid is _SHARE[0] else ''}"
     for name in sorted(set(config.data.include) & set(config.data.exclude)):
         yield f"data.include and data.exclude both name {name!r}; keep it in one of them."
 
 
-def _shown(value: Any) -> str:
+def _toml_text(value: Any) -> str:
     """Write a value as TOML would: 5 for 5.0, a list for a tuple."""
     return f"{value:g}" if isinstance(value, float) else repr(list(value) if isinstance(value, tuple) else value)
 
 
 def _as_percent(value: float) -> str:
-    """Guess that 5 was meant as 5 %."""
+    """Suggest 0.05 for 5, which was probably meant as per cent."""
     return f" Did you mean {value / 100:g}?" if 1 <= value < 100 else ""  # noqa: PLR2004 (per cent)
 
 
 def load_config(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """Read a TOML file strictly and lay the options of the command line over it.
+    """Read a TOML file strictly, and apply ``overrides``, which take precedence.
 
-    Without a path it starts from the defaults. Overrides are nested (``{"calibration": {"alpha": 0.05}}``) or dotted, as
-    below; ``None`` means not given. Raises ConfigError, one line with every unknown key, wrong type and value out of range.
+    Without ``path``, start from the defaults. ``overrides`` are nested (``{"calibration": {"alpha": 0.05}}``) or dotted as below; a value
+    of ``None`` is ignored. Raises ConfigError: one line with every unknown key, wrong type and value out of range.
 
     >>> load_config(None, {"calibration.alpha": 0.05}).calibration.alpha
     0.05
     """
     tree = {} if path is None else _read_toml(path)
     for key, value in (overrides or {}).items():
-        _lay(tree, key.split("."), value)
+        _override(tree, key.split("."), value)
     return _build(tree, where="" if path is None else f"{path.name}: ")
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """Plain dictionaries, lists and scalars, ready for JSON; every key is present."""
+    """Return dictionaries, lists and scalars for JSON; every key is present."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return plain
 
 
 def config_from_dict(tree: Mapping[str, Any]) -> Config:
-    """Rebuild what ``config_to_dict`` wrote, as strictly as ``load_config``; an absent key takes its default."""
+    """Return the Config that ``config_to_dict`` wrote, as strictly as ``load_config``; an absent key takes its default."""
     return _build(dict(tree), where="")
 
 
@@ -202,28 +201,28 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}.") from None
 
 
-def _lay(tree: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Put one override into the tree; a mapping goes in key by key, ``None`` not at all."""
+def _override(tree: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Set one value in the tree; a mapping is merged key by key, ``None`` is ignored."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            _lay(tree, [*keys, *key.split(".")], inner)
+            _override(tree, [*keys, *key.split(".")], inner)
     elif value is not None and len(keys) == 1:
         tree[keys[0]] = value
     elif value is not None:
         branch = tree.setdefault(keys[0], {})
-        if isinstance(branch, dict):  # otherwise the file holds a scalar there, which the check of types reports
-            _lay(branch, keys[1:], value)
+        if isinstance(branch, dict):  # otherwise the file has a scalar there, and the type check reports it
+            _override(branch, keys[1:], value)
 
 
 def _build(tree: dict[str, Any], *, where: str) -> Config:
-    """Check a tree of plain values and build the Config; problems of all three sorts are reported together."""
-    config, wrong = _parse(tree)
-    _refuse([*_unknown(tree, ""), *wrong, *_range_problems(config)], where)
+    """Build the Config; unknown keys, wrong types and values out of range are reported together."""
+    config, type_problems = _parse(tree)
+    _refuse([*_unknown(tree, ""), *type_problems, *_range_problems(config)], where)
     return config
 
 
 def _refuse(problems: list[str], where: str) -> None:
-    """Raise when there are problems, all of them in one line."""
+    """Raise one ConfigError with all problems, if there are any."""
     if len(problems) == 1:
         raise ConfigError(f"{where}{problems[0]}")
     if problems:
@@ -232,24 +231,24 @@ def _refuse(problems: list[str], where: str) -> None:
 
 
 def _parse(tree: dict[str, Any]) -> tuple[Config, list[str]]:
-    """Turn plain values into a Config, strictly; values of a wrong type become problems and their defaults stand in."""
+    """Return a Config and the type problems; a value of a wrong type is replaced by its default."""
     from pydantic import TypeAdapter, ValidationError
 
     adapter = TypeAdapter(Config)
-    # JSON mode: strict about types, yet a list may fill a tuple and 1 a float. Dates of TOML turn into text.
+    # JSON mode is strict about types but accepts a list for a tuple and 1 for a float. TOML dates become text.
     text = json.dumps(tree, default=str)
     try:
         return adapter.validate_json(text, strict=True), []
     except ValidationError as error:
-        found = error.errors(include_url=False)
-    rest = json.loads(text)
-    for problem in found:
-        _prune(rest, [str(part) for part in problem["loc"][:2]])
-    return adapter.validate_json(json.dumps(rest), strict=True), [_type_problem(dict(problem)) for problem in found]
+        problems = error.errors(include_url=False)
+    valid = json.loads(text)
+    for problem in problems:
+        _remove(valid, [str(key) for key in problem["loc"][:2]])
+    return adapter.validate_json(json.dumps(valid), strict=True), [_type_problem(dict(problem)) for problem in problems]
 
 
-def _prune(tree: dict[str, Any], loc: list[str]) -> None:
-    (tree if len(loc) == 1 else tree.get(loc[0], {})).pop(loc[-1], None)
+def _remove(tree: dict[str, Any], keys: list[str]) -> None:
+    (tree if len(keys) == 1 else tree.get(keys[0], {})).pop(keys[-1], None)
 
 
 _KINDS = {
@@ -263,7 +262,7 @@ _KINDS = {
 
 
 def _type_problem(problem: dict[str, Any]) -> str:
-    """Say in our words what pydantic found; a choice that is nearly right is guessed."""
+    """Describe an error of pydantic in TOML's terms, and suggest the nearest valid choice."""
     key = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
     got = problem["input"]
     if problem["type"] != "literal_error":
@@ -278,7 +277,7 @@ _KEYS = {f.name for f in fields(Config)} | {f"{name}.{f.name}" for name, section
 
 
 def _unknown(tree: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Name the keys that no dataclass has, with the nearest key that exists anywhere."""
+    """Report the keys that no dataclass has, each with the nearest known key."""
     for name, value in tree.items():
         key = prefix + name
         if key not in _KEYS:
