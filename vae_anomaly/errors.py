@@ -1,23 +1,21 @@
-"""Everything this package raises on purpose, each with the exit code of the command line.
-
-Knows nothing about files, models or the terminal. The tree:
+"""Exceptions of the package, each with the exit code of the command line.
 
     VaeAnomalyError                      exit code
-    ├── ConfigError                      2   an option or a key of the config is unknown or out of range
-    ├── DataError                        3   not found, unreadable, empty, truncated
-    │   ├── SchemaMismatch                   a column is missing or of another type
-    │   │   └── BadCell                      so is one cell; says which row
-    │   └── TooFewRows                       says how many are needed, and for what
-    ├── NotCalibrated                    4   flags asked of a detector without a threshold that allows them
+    ├── ConfigError                      2   unknown or invalid option or configuration key
+    ├── DataError                        3   input not found, unreadable, empty or truncated
+    │   ├── SchemaMismatch                   missing column, or column of another type than at fit
+    │   │   └── BadCell                      cell of another type than its column; names the row
+    │   └── TooFewRows                       too few rows; states how many are needed and for what
+    ├── NotCalibrated                    4   the stored calibration does not support the request
     ├── ArtifactError                    5   model, version or alias not found
-    │   ├── UnknownFormat                    written by a newer version
-    │   └── DamagedArtifact                  a digest or a field differs from what was saved
-    ├── MissingExtra                     6   pip install 'vae-anomaly[cloud]'
-    ├── OutputError                      7   exists, read-only, disk full
-    ├── TrackingError                    8   the MLflow server or store refused
-    └── Interrupted                      130 by Ctrl-C or SIGTERM, after what was done was kept
+    │   ├── UnknownFormat                    written by a newer version of the package
+    │   └── DamagedArtifact                  digest or field differs from what was saved
+    ├── MissingExtra                     6   optional package not installed: pip install 'vae-anomaly[cloud]'
+    ├── OutputError                      7   output exists, is in use or read-only, or the disk is full
+    ├── TrackingError                    8   MLflow server or store unreachable, or request refused
+    └── Interrupted                      130 stopped by Ctrl-C or SIGTERM; completed work is kept
 
-A message is one line: what, expected, got, where, do this.
+A message is one line: what, expected, got, where, what to do.
 """
 
 from collections.abc import Sequence
@@ -25,52 +23,52 @@ from typing import ClassVar
 
 
 class VaeAnomalyError(Exception):
-    """Root of all errors that the package raises on purpose; ``exit_code`` is what the command line returns."""
+    """Base class of all exceptions of the package; ``exit_code`` is the exit code of the command line."""
 
     exit_code: ClassVar[int] = 1
 
 
 class ConfigError(VaeAnomalyError):
-    """An option or a key of the configuration is unknown or out of range."""
+    """An option or a configuration key is unknown, of the wrong type or out of range."""
 
     exit_code = 2
 
 
 class DataError(VaeAnomalyError):
-    """The input is not there, cannot be read, or holds no usable rows."""
+    """The input does not exist, cannot be read, or has no usable rows."""
 
     exit_code = 3
 
 
 class SchemaMismatch(DataError):
-    """A column is missing or has another type than the model was fitted on."""
+    """A column is missing, or has another type than at fit."""
 
 
 class BadCell(SchemaMismatch):
-    """A cell that does not fit its column, in the row at place ``row`` (from 0) of ``where``; ``ways`` are what can be done about it.
+    """A cell has another type than its column. ``row`` is its index in ``where``, from 0; ``remedies`` say what to do about it.
 
-    Texts count rows of a file from 1, as its readers do, and say so; of a text file they name the ``line`` as well, where it is known.
+    The message counts rows from 1 and says so, or names the ``line`` of a text file if it is known.
     """
 
-    def __init__(self, said: str, *, where: str, row: int, ways: Sequence[str], line: int | None = None) -> None:
-        self.said, self.where, self.row, self.ways = said, where, row, tuple(ways)
+    def __init__(self, problem: str, *, where: str, row: int, remedies: Sequence[str], line: int | None = None) -> None:
+        self.problem, self.where, self.row, self.remedies = problem, where, row, tuple(remedies)
         counted = "counted from 1" if line is None else f"line {line:,}"
-        do = ", ".join(self.ways[:-1]) + (", or " if len(self.ways) > 1 else "") + self.ways[-1]
-        super().__init__(f"{said} in {where} row {row + 1:,} ({counted}). {do}.")
+        actions = ", ".join(self.remedies[:-1]) + (", or " if len(self.remedies) > 1 else "") + self.remedies[-1]
+        super().__init__(f"{problem} in {where} row {row + 1:,} ({counted}). {actions}.")
 
 
 class TooFewRows(DataError):
-    """Fewer rows than the request needs; the text says how many are needed and what is possible."""
+    """There are fewer rows than the request needs; the message states how many are needed and what is possible."""
 
 
 class NotCalibrated(VaeAnomalyError):
-    """The stored calibration does not allow what was asked of it."""
+    """The stored calibration does not support the request."""
 
     exit_code = 4
 
 
 class ArtifactError(VaeAnomalyError):
-    """The model, its version or its alias was not found, or the folder is not an artifact."""
+    """The model, version or alias does not exist, or the folder is not an artifact."""
 
     exit_code = 5
 
@@ -80,11 +78,11 @@ class UnknownFormat(ArtifactError):
 
 
 class DamagedArtifact(ArtifactError):
-    """A file of the artifact differs from its digest, is missing, or holds an impossible value."""
+    """A file of the artifact is missing, differs from its digest, or has an invalid value."""
 
 
 class MissingExtra(VaeAnomalyError):
-    """An optional dependency is not installed; the text says what to type."""
+    """An optional dependency is not installed; the message has the pip command."""
 
     exit_code = 6
 
@@ -96,12 +94,12 @@ class OutputError(VaeAnomalyError):
 
 
 class TrackingError(VaeAnomalyError):
-    """The MLflow server or store could not be reached or refused the request."""
+    """The MLflow server or store could not be reached, or refused the request."""
 
     exit_code = 8
 
 
 class Interrupted(VaeAnomalyError):
-    """Somebody asked to stop, and what was done is kept; the text says how to go on."""
+    """The process was asked to stop; completed work is kept, and the message says how to resume."""
 
     exit_code = 130

@@ -8,7 +8,7 @@ from vae_anomaly.errors import BadCell
 from vae_anomaly.tables.error_location import in_its_file
 from vae_anomaly.tables.source import Source, open_source
 
-ERROR = BadCell("column 'a' must be finite but is inf", where="the training rows", row=0, ways=("Correct it",))
+ERROR = BadCell("column 'a' must be finite but is inf", where="the training rows", row=0, remedies=("Correct it",))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ class RowOrigin:
             for index in pc.indices_nonzero(bad).to_pylist():
                 self.bad.setdefault(index, said(index))
         elif (index := pc.index(bad, pa.scalar(value=True)).as_py()) >= 0:
-            raise BadCell(said(index), where=self.where, row=self.first_row + index, ways=ways(index))
+            raise BadCell(said(index), where=self.where, row=self.first_row + index, remedies=ways(index))
 
 
 def numeric(column: Column, values: pa.Array, place: RowOrigin) -> pa.Array:

@@ -63,7 +63,7 @@ def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
     if whole.null_count:
         row = pc.index(pc.is_null(whole), pa.scalar(value=True)).as_py()
         said = f"time column {name!r} must have a time in every row but has none"
-        raise BadCell(said, where=_WHERE, row=row, ways=("Drop such rows", "leave --time-column out"))
+        raise BadCell(said, where=_WHERE, row=row, remedies=("Drop such rows", "leave --time-column out"))
     values = as_times(whole, name)
     if not (parsing.is_number_type(values.type) or pa.types.is_temporal(values.type)) or pa.types.is_interval(values.type):
         raise DataError(f"time column {name!r} must hold times or numbers; it is {values.type}. Name another with --time-column.")
@@ -83,7 +83,7 @@ def as_times(values: pa.Array, name: str) -> pa.Array:
     said = (
         f"time column {name!r} must hold times such as 2025-03-03 12:00:00, all of one form, but is {messages.quote(values[row].as_py())}"
     )
-    raise BadCell(said, where=_WHERE, row=row, ways=("Correct it", "leave --time-column out"))
+    raise BadCell(said, where=_WHERE, row=row, remedies=("Correct it", "leave --time-column out"))
 
 
 def _first_no_time(text: pa.Array) -> int:

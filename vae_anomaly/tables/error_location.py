@@ -24,7 +24,7 @@ def with_line(error: BadCell, parts: Sequence[sampling.Reader]) -> BadCell:
     part = next((p for p in parts if p.file.path == error.where), None)
     if not isinstance(part, DelimitedTable):
         return error
-    return BadCell(error.said, where=error.where, row=error.row, ways=(*error.ways, SKIP), line=_line(part, error.row))
+    return BadCell(error.problem, where=error.where, row=error.row, remedies=(*error.remedies, SKIP), line=_line(part, error.row))
 
 
 def in_its_file(error: BadCell, parts: Sequence[sampling.Reader], number: int, *, readable: bool) -> BadCell:
@@ -40,7 +40,7 @@ def in_its_file(error: BadCell, parts: Sequence[sampling.Reader], number: int, *
             if number < rows + (0 if readable else len(bad)):
                 row = _past(number, bad) if readable else number
                 line = _line(part, row) if isinstance(part, DelimitedTable) else None
-                return BadCell(error.said, where=part.file.path, row=row, ways=error.ways, line=line)
+                return BadCell(error.problem, where=part.file.path, row=row, remedies=error.remedies, line=line)
         number -= rows + (0 if readable else len(bad))
     return error
 
