@@ -1,7 +1,7 @@
-"""Learn what normal rows of a table look like, and flag the others at a false-alarm rate you choose.
+"""Anomaly detection in tables with variational autoencoders, at a false-alarm rate you choose.
 
-The public names and nothing else. Each is imported from its module on first use, so that ``import vae_anomaly`` and
-``vae-anomaly --help`` load neither torch nor MLflow.
+Public names are imported from their modules on first use, so that ``import vae_anomaly`` and ``vae-anomaly --help`` load neither
+torch nor MLflow.
 """
 
 import importlib
@@ -66,5 +66,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Public names, for completion."""
+    """List the public names, for completion in editors."""
     return sorted([*__all__, "__version__"])

@@ -1,3 +1,3 @@
-"""The version of the package, the one place where it is written."""
+"""Version of the package; hatchling reads it from here."""
 
 __version__ = "0.1.0"

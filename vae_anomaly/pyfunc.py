@@ -1,7 +1,7 @@
-"""The import path that logged MLflow models use; this module is never moved or renamed, and ``AnomalyModel`` keeps its name.
+"""Import path of logged MLflow models. Never move or rename this module or ``AnomalyModel``.
 
-MLflow stores the line ``from vae_anomaly.pyfunc import AnomalyModel`` in every logged model (``MODEL_CODE`` of the module below) and
-executes it on load, also years later. The class itself may move.
+Every logged model stores the line ``from vae_anomaly.pyfunc import AnomalyModel`` (``tracking.pyfunc.MODEL_CODE``), and MLflow executes
+it on load. The implementation may move.
 """
 
 from vae_anomaly.tracking.pyfunc import AnomalyModel

@@ -1,6 +1,6 @@
-"""Secrets out of what is shown or stored: logins and keys in URIs, and what the environment keeps secret.
+"""Remove secrets from text that is shown or stored: logins and keys in URIs, and values of secret environment variables.
 
-Knows text only. What is read and written is reached with the secret; only its name loses it.
+Files are still opened with the full URI; only the text about them is redacted.
 """
 
 import re
@@ -9,15 +9,15 @@ from typing import Any
 from urllib.parse import quote
 
 HIDDEN = "***"
-# user:password@ behind ://; a port with a path that has an @ is none. A password may hold a slash that nobody encoded.
+# user:password@ after ://, but not host:port/path@x. A password may contain a slash that was not percent-encoded.
 _LOGIN = re.compile(r"(://[^/:@\s]*:)(?!\d+/)[^@\s]*@")
-# A token alone, which web addresses have. The container of abfs://container@account is none.
+# token@ in a web address. The container in abfs://container@account is not a secret.
 _TOKEN = re.compile(r"(https?://)[^/:@\s]+@", re.IGNORECASE)
 _PARAMETER = re.compile(
     r"([?&;](?:sig|sas|[\w.%-]*(?:secret|token|passw|pwd|signature|credential|key)[\w.%-]*)=)[^&;#\s'\"]+", re.IGNORECASE
 )
 _SECRET_NAME = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|SIGNATURE|(?:ACCESS|API|PRIVATE|ACCOUNT|ENCRYPTION|SAS)_?KEY", re.IGNORECASE)
-SHORTEST = 6  # a shorter value is no secret, and would be found everywhere
+SHORTEST = 6  # characters; shorter values are rarely secrets and occur in ordinary text
 
 
 def redacted(text: str) -> str:
@@ -28,19 +28,19 @@ def redacted(text: str) -> str:
     >>> redacted("abfs://lake@account.dfs.core.windows.net/x.csv")
     'abfs://lake@account.dfs.core.windows.net/x.csv'
     """
-    for pattern, kept in ((_LOGIN, rf"\1{HIDDEN}@"), (_TOKEN, rf"\1{HIDDEN}@"), (_PARAMETER, rf"\1{HIDDEN}")):
-        text = pattern.sub(kept, text)
+    for pattern, replacement in ((_LOGIN, rf"\1{HIDDEN}@"), (_TOKEN, rf"\1{HIDDEN}@"), (_PARAMETER, rf"\1{HIDDEN}")):
+        text = pattern.sub(replacement, text)
     return text
 
 
 def redacted_config(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the plain values of a configuration without the login of its tracking store, as they are kept with a model."""
+    """Return the values of a configuration without the login in ``tracking.uri``, as they are stored with a model."""
     tracking = tree["tracking"]
     return tree | {"tracking": tracking | {"uri": tracking["uri"] and redacted(tracking["uri"])}}
 
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return ``redacted`` text that also lacks the value of every variable whose name says that it is a secret.
+    """Return ``redacted`` text, also without the value of every environment variable whose name marks it as a secret.
 
     >>> without_secrets("denied: hunter22 is wrong", {"MLFLOW_TRACKING_PASSWORD": "hunter22", "HOME": "denied"})
     'denied: *** is wrong'

@@ -1,6 +1,6 @@
-"""Frozen dataclasses from plain JSON values, strictly: every key known, every value of the type that its field says.
+"""Strict conversion of JSON values to frozen dataclasses: no unknown key, and every value of its field's type.
 
-Knows no particular dataclass. Numbers that a text may ask for (rows, levels, widths) are types here and sizes elsewhere.
+Only types are checked. Whether a number is plausible (rows, levels, widths) is checked where it is used.
 """
 
 import json
@@ -20,9 +20,9 @@ def _adapter(kind: type[Any]) -> Any:
 
 
 def parsed(kind: type[Value], values: Any) -> Value:
-    """Return the dataclass ``kind`` that ``dataclasses.asdict`` turned into ``values``, also after a trip through JSON.
+    """Return an instance of the dataclass ``kind`` from ``values``: the inverse of ``dataclasses.asdict``, also after JSON.
 
-    Lists become tuples. Raises ValueError, one line with the first field that is missing, unknown or of another type.
+    Lists become tuples. Raises ValueError: one line with the first field that is missing, unknown or of another type.
 
     >>> from vae_anomaly.schema.inference import Dropped
     >>> parsed(Dropped, {"name": "id", "reason": "excluded"})
@@ -31,24 +31,24 @@ def parsed(kind: type[Value], values: Any) -> Value:
     from pydantic import ValidationError
 
     try:
-        found: Value = _adapter(cast("Any", kind)).validate_json(json.dumps(values), strict=True)
+        instance: Value = _adapter(cast("Any", kind)).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in problem["loc"]) or kind.__name__
         raise ValueError(f"{where}: {problem['msg'].lower()}") from error
-    _refuse_unknown(found, values, kind.__name__)
-    return found
+    _refuse_unknown(instance, values, kind.__name__)
+    return instance
 
 
-def _refuse_unknown(found: Any, values: Any, where: str) -> None:
-    """Raise ValueError where ``values`` has a key that no field has, at any depth."""
-    if is_dataclass(found) and isinstance(values, Mapping):
-        known = [field.name for field in fields(found)]
+def _refuse_unknown(instance: Any, values: Any, where: str) -> None:
+    """Raise ValueError if ``values`` has a key that is not a field, at any depth. pydantic ignores such keys in dataclasses."""
+    if is_dataclass(instance) and isinstance(values, Mapping):
+        known = [field.name for field in fields(instance)]
         unknown = [key for key in values if key not in known]
         if unknown:
-            raise ValueError(f"{where}: {unknown[0]!r} is no field of it")
+            raise ValueError(f"{where}: unknown field {unknown[0]!r}")
         for name in values:
-            _refuse_unknown(getattr(found, name), values[name], name)
-    elif isinstance(found, tuple):
-        for one, value in zip(found, cast("list[Any]", values), strict=True):
-            _refuse_unknown(one, value, where)
+            _refuse_unknown(getattr(instance, name), values[name], name)
+    elif isinstance(instance, tuple):
+        for item, value in zip(instance, cast("list[Any]", values), strict=True):
+            _refuse_unknown(item, value, where)

@@ -82,7 +82,7 @@ FIELDS = [
     ("config.model.activation", "tanh", "ConfigError: model.activation must be 'silu' or 'relu'; got 'tanh'."),
     ("card.rows", "240", "ValueError: rows: input should be a valid integer"),
     ("card.history.blocks.0.step", 2.5, "ValueError: history.blocks.0.step: "),
-    ("card.history.more", 1, "ValueError: history: 'more' is no field of it"),
+    ("card.history.more", 1, "ValueError: history: unknown field 'more'"),
     ("quality.0.r2", "high", "ValueError: r2: input should be a valid number"),
     ("quality.0", 3, "ValueError: ColumnQuality: "),
     ("blocks", [1], "ValueError: Blocks: "),

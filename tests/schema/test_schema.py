@@ -167,7 +167,7 @@ def damaged(**changes: Any) -> dict[str, Any]:
         (damaged(columns=None), "cannot be read"),
         (damaged(columns=[{"name": "a", "kind": "category", "levels": []}]), "has an impossible column"),
         (damaged(columns=2 * [{"name": "a", "kind": "numeric"}]), "the schema of the artifact has two columns of one name."),
-        (damaged(future=1), "cannot be read: Schema: 'future' is no field of it."),
+        (damaged(future=1), "cannot be read: Schema: unknown field 'future'."),
         (damaged(dropped=[{"name": "a"}]), "cannot be read"),
     ],
 )
