@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from pyarrow import csv
 from scipy import stats
 
-from vae_anomaly.calibration.conformal import alarms_in, calibration_rows_needed
-from vae_anomaly.calibration.fdr import conditional_table, cutoff, marginal_table, rank_counts
-from vae_anomaly.calibration.groups import make_groups
-from vae_anomaly.calibration.operating_point import Costs, alpha_of_budget, choose, goodness, measure_name
+from vae_anomaly.calibration.conformal import calibration_rows_needed, quantile_rank
+from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, conditional_p_values, marginal_p_values, rank_counts
+from vae_anomaly.calibration.groups import calibrate_groups
+from vae_anomaly.calibration.operating_point import Costs, budget_alpha, choose_alpha, objective_name, objective_value
 from vae_anomaly.calibration.tail import fit_tail
 from vae_anomaly.calibration.threshold import Threshold, calibrate
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrainConfig
@@ -131,7 +131,7 @@ def with_tail(scores: Floats, alpha: float) -> Threshold:
 
 WAYS: dict[str, Callable[[Floats], Threshold]] = {
     "--alpha 0.01": lambda s: calibrate(s, 0.01),
-    "--alerts-per-day 20 --rows-per-day 1440": lambda s: calibrate(s, alpha_of_budget(20, 1440)),
+    "--alerts-per-day 20 --rows-per-day 1440": lambda s: calibrate(s, budget_alpha(20, 1440)),
     "--method gpd, alpha 5/n": lambda s: with_tail(s, 5.0 / len(s)),
     "--method gpd, alpha 0.5/n": lambda s: with_tail(s, 0.5 / len(s)),
 }
@@ -178,7 +178,7 @@ def labels(pools: dict[str, Pool], seeds: int) -> tuple[Any, Lines]:
             runs = [_chosen(normal, odd, wish, seed) for seed in range(seeds)]
             value, low, high, fresh = np.array([r[:4] for r in runs]).T
             held = float(np.mean((low <= fresh) & (fresh <= high)))
-            row = {"set": name, "wish": measure_name(wish), "reported": value.mean(), "low": low.mean(), "high": high.mean()}
+            row = {"set": name, "wish": objective_name(wish), "reported": value.mean(), "low": low.mean(), "high": high.mean()}
             found.append(row | {"fresh": fresh.mean(), "held": held, "alpha": float(np.median([r[4] for r in runs]))})
     lines = ["| set | made best | alpha, median | on the other half | 95 % interval | on fresh rows | fresh inside |", "|---" * 7 + "|"]
     lines += [
@@ -193,11 +193,11 @@ def _chosen(normal: Floats, odd: Floats, wish: Any, seed: int) -> tuple[float, f
     random = np.random.default_rng([seed, 8])
     mixed, faults = random.permutation(normal), random.permutation(odd)
     n, a = len(mixed) // 2, len(faults) // 2
-    choice = choose(mixed[:n], faults[:a], wish, seed=seed)
+    choice = choose_alpha(mixed[:n], faults[:a], wish, seed=seed)
     value = calibrate(mixed[:n], choice.alpha).value
     false, hits = (np.array([(x > value).mean()]) for x in (mixed[n:], faults[a:]))
     sign = -1.0 if isinstance(wish, Costs) else 1.0
-    fresh = float(sign * goodness(wish, false, hits, choice.anomaly_rate)[0])
+    fresh = float(sign * objective_value(wish, false, hits, choice.anomaly_rate)[0])
     return choice.value, choice.low, choice.high, fresh, choice.alpha
 
 
@@ -251,7 +251,7 @@ def discoveries(pools: dict[str, Pool], repeats: int) -> tuple[Any, Lines]:
     """Batches of 1,000 rows with 50 planted anomalies, each with its own calibration split, at a false-discovery rate of 0.1."""
     found = []
     for name, (normal, odd) in pools.items():
-        for kind, table in (("marginal", marginal_table), ("conditional", conditional_table)):
+        for kind, table in (("marginal", marginal_p_values), ("conditional", conditional_p_values)):
             runs = np.array([_discovered(normal, odd, table, seed) for seed in range(repeats)])
             alone = np.array([[_discovered(normal, odd, table, seed, calibration=c)[0] for seed in range(20)] for c in range(20)]).mean(1)
             error = runs[:, 0].std(ddof=1) / np.sqrt(repeats)
@@ -277,7 +277,7 @@ def _discovered(
     batch = np.concatenate([random.choice(dealt[n:], 950, replace=False), random.choice(odd, 50, replace=False)])
     threshold = calibrate(dealt[:n], 0.05)
     p_values = threshold.p_values(batch)
-    cut = cutoff(rank_counts(p_values, n), table(n), 0.1)
+    cut = benjamini_hochberg_cutoff(rank_counts(p_values, n), table(n), 0.1)
     if cut is None:
         return 0.0, 0.0
     flags = replace(threshold, table=table(n)).at(cut).flags(batch)
@@ -304,18 +304,18 @@ def groups(repeats: int) -> tuple[Any, Lines]:
     for seed in range(repeats):
         random = np.random.default_rng([seed, 12])
         scores = np.concatenate([level + scale * random.gamma(3.0, size=size) for size, level, scale in GROUPS.values()])
-        made, pooled = make_groups("machine", pa.array(names), scores, alpha), calibrate(scores, alpha).value
+        made, pooled = calibrate_groups("machine", pa.array(names), scores, alpha), calibrate(scores, alpha).value
         for name, value in zip(made.names, made.values.tolist(), strict=True):
             _, level, scale = GROUPS[name]
             law = stats.gamma(3.0, loc=level, scale=scale)
             rates[name].append((float(law.sf(value)), float(law.sf(pooled))))
-    unseen = make_groups("machine", pa.array(names), scores, alpha).codes(pa.array(["A", "Z", None, "Z"])).tolist()
+    unseen = calibrate_groups("machine", pa.array(names), scores, alpha).codes(pa.array(["A", "Z", None, "Z"])).tolist()
     found: dict[str, Any] = {"unseen": unseen}
     lines = ["| group | rows | within-group rate, mean | with the pooled threshold | inside the exact 99 % band |", "|---" * 5 + "|"]
     for name, pairs in rates.items():
         own, pooled_rate = np.array(pairs).T
         size = GROUPS[name][0]
-        j = alarms_in(size, alpha)
+        j = quantile_rank(size, alpha)
         low, high = stats.beta(j, size + 1 - j).ppf([0.005, 0.995]) if size >= need else (0.0, 1.0)
         inside = float(np.mean((own >= low) & (own <= high))) if size >= need else None
         found[name] = {"rows": size, "mean": own.mean(), "pooled": pooled_rate.mean(), "inside": inside}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tests.tiny import encoded, one_batch
 from vae_anomaly import artifact
-from vae_anomaly.calibration.conformal import alarms_in
+from vae_anomaly.calibration.conformal import quantile_rank
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import ScoreOptions, score_batches
 from vae_anomaly.explain.contributions import explain_rows
@@ -248,7 +248,7 @@ def check_false_alarm_rate(detector: Detector, rows: pa.Table) -> None:
     """Among new normal rows as many are flagged as alpha says: in the exact band under ``split``, at most twice that under ``cross``."""
     alarms = int(detector.threshold.flags(_total(detector, encoded(detector.schema, rows))).sum())
     n, alpha = len(detector.threshold.calibration), detector.threshold.alpha
-    law = betabinom(rows.num_rows, alarms_in(n, alpha), n + 1 - alarms_in(n, alpha))
+    law = betabinom(rows.num_rows, quantile_rank(n, alpha), n + 1 - quantile_rank(n, alpha))
     low, high = law.ppf(BAND), law.ppf(1 - BAND)
     if detector.threshold.method == "cross":
         low, high = 0, 2 * alpha * rows.num_rows

@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from vae_anomaly.calibration.conformal import alarms_in, calibration_rows_needed
-from vae_anomaly.calibration.groups import LEAST_GROUP_ROWS, LENT_TIMES, Groups, group_names, make_groups, weight_of_others
+from vae_anomaly.calibration.conformal import calibration_rows_needed, quantile_rank
+from vae_anomaly.calibration.groups import (
+    BORROWED_PER_MISSING_ROW,
+    LEAST_GROUP_ROWS,
+    Groups,
+    borrowed_weight,
+    calibrate_groups,
+    group_names,
+)
 from vae_anomaly.calibration.threshold import Threshold, calibrate
 
 QUICK = settings(deadline=None, max_examples=100, derandomize=True)
@@ -20,7 +27,7 @@ FINE = 0.01  # needs 99
 
 def grouped(scores: NDArray[np.float64], names: Sequence[str | None], alpha: float) -> Threshold:
     threshold = calibrate(scores, alpha)
-    groups = make_groups("machine", pa.array(names, pa.string()), scores, alpha)
+    groups = calibrate_groups("machine", pa.array(names, pa.string()), scores, alpha)
     return Threshold(method="split", alpha=alpha, value=threshold.value, calibration=threshold.calibration, groups=groups)
 
 
@@ -87,11 +94,11 @@ def test_p_values_are_weighted_counts() -> None:
     random = np.random.default_rng(0)
     scores, names = random.normal(size=300), ["small"] * 40 + ["large"] * 260
     threshold = grouped(scores, names, FINE)
-    lent = weight_of_others(40, 300, FINE)
+    lent = borrowed_weight(40, 300, FINE)
     assert lent == 1.0  # (99 - 40) · 10 rows are more than there are
     threshold = grouped(np.concatenate([scores, random.normal(size=2000)]), [*names, *["large"] * 2000], FINE)
-    lent = weight_of_others(40, 2300, FINE)
-    assert lent == pytest.approx(LENT_TIMES * 59 / 2260)
+    lent = borrowed_weight(40, 2300, FINE)
+    assert lent == pytest.approx(BORROWED_PER_MISSING_ROW * 59 / 2260)
     own, others, s = scores[:40], threshold.calibration[~np.isin(threshold.calibration, scores[:40])], 1.3
     expected = (1 + (own >= s).sum() + lent * (others >= s).sum()) / (1 + 40 + lent * 2260)
     low = (1 + (own <= s).sum() + lent * (others <= s).sum()) / (1 + 40 + lent * 2260)
@@ -102,7 +109,7 @@ def test_p_values_are_weighted_counts() -> None:
 
 def test_a_group_borrows_less_the_nearer_it_is_to_enough() -> None:
     need = calibration_rows_needed(FINE)
-    lent = [weight_of_others(n, 5000, FINE) for n in range(need + 2)]
+    lent = [borrowed_weight(n, 5000, FINE) for n in range(need + 2)]
     assert lent[:LEAST_GROUP_ROWS] == [1.0] * LEAST_GROUP_ROWS
     assert (np.diff(lent[LEAST_GROUP_ROWS:]) <= 0).all()
     assert lent[need - 1] > 0
@@ -126,7 +133,7 @@ def test_large_groups_keep_their_bands_and_small_ones_lie_between() -> None:
             fresh = level + random.normal(size=new)
             alarms[name].append(int(threshold.flags(fresh, codes(threshold, [name] * new)).sum()))
     for name in ("a", "b"):
-        law = betabinom(new, alarms_in(sizes[name], FINE), sizes[name] + 1 - alarms_in(sizes[name], FINE))
+        law = betabinom(new, quantile_rank(sizes[name], FINE), sizes[name] + 1 - quantile_rank(sizes[name], FINE))
         assert np.mean(alarms[name]) == pytest.approx(law.mean(), abs=4 * law.std() / math.sqrt(repeats))
         assert np.mean(np.array(alarms[name]) <= law.ppf(0.99)) >= 0.97
 

@@ -5,15 +5,15 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import fbeta_score
 
-from vae_anomaly.calibration.conformal import alarms_in
+from vae_anomaly.calibration.conformal import quantile_rank
 from vae_anomaly.calibration.operating_point import (
-    CANDIDATE_RATES,
+    CANDIDATE_ALPHAS,
     Costs,
-    alpha_of_budget,
+    budget_alpha,
     budget_table,
-    candidates,
-    choose,
-    goodness,
+    candidate_alphas,
+    choose_alpha,
+    objective_value,
     rows_per_day,
 )
 from vae_anomaly.calibration.threshold import calibrate
@@ -71,10 +71,10 @@ def test_what_has_no_days_is_refused(times: pa.Array, text: str) -> None:
 
 
 def test_a_budget_is_a_rate() -> None:
-    assert alpha_of_budget(20, 5760) == pytest.approx(20 / 5760)
+    assert budget_alpha(20, 5760) == pytest.approx(20 / 5760)
     for alerts in (0.0, 5760.0, -1.0):
         with pytest.raises(ConfigError) as caught:
-            alpha_of_budget(alerts, 5760)
+            budget_alpha(alerts, 5760)
         assert str(caught.value) == (
             f"--alerts-per-day must be more than 0 and less than the 5,760 rows a day; got {alerts:g}. "
             "A budget below that is a false-alarm rate."
@@ -88,7 +88,7 @@ def test_a_budget_is_a_rate() -> None:
 def test_f_scores_are_those_of_scikit_learn(wish: FScore) -> None:
     random = np.random.default_rng(0)
     truth, flags = random.random(400) < 0.2, random.random(400) < 0.3
-    found = goodness(wish, np.array([flags[~truth].mean()]), np.array([flags[truth].mean()]), float(truth.mean()))
+    found = objective_value(wish, np.array([flags[~truth].mean()]), np.array([flags[truth].mean()]), float(truth.mean()))
     assert found[0] == pytest.approx(fbeta_score(truth, flags, beta=float(wish[1:])))
 
 
@@ -97,16 +97,16 @@ def test_costs_are_those_of_each_row() -> None:
     truth, flags = random.random(400) < 0.2, random.random(400) < 0.3
     by_row = np.where(truth, np.where(flags, 0.0, 800.0), np.where(flags, 5.0, 0.0))
     costs = Costs(false_alarm=5.0, miss=800.0)
-    found = goodness(costs, np.array([flags[~truth].mean()]), np.array([flags[truth].mean()]), float(truth.mean()))
+    found = objective_value(costs, np.array([flags[~truth].mean()]), np.array([flags[truth].mean()]), float(truth.mean()))
     assert -found[0] == pytest.approx(by_row.mean())
 
 
 def test_candidates_are_rates_of_different_ranks() -> None:
     for n in (1, 2, 9, 100, 20_000):
-        alphas = candidates(n)
-        ranks = [alarms_in(n, alpha) for alpha in alphas.tolist()]
+        alphas = candidate_alphas(n)
+        ranks = [quantile_rank(n, alpha) for alpha in alphas.tolist()]
         assert ranks[0] == 1
-        assert len(set(ranks)) == len(ranks) <= CANDIDATE_RATES
+        assert len(set(ranks)) == len(ranks) <= CANDIDATE_ALPHAS
         assert 1 / 3 - 1e-12 <= alphas[-1] <= 0.5 + 1e-12
 
 
@@ -115,12 +115,12 @@ def test_a_choice_is_near_the_best_there_is_and_its_interval_holds_the_truth(wis
     """Two normal laws, whose rates are known: what was chosen on one half is measured on 200,000 new rows."""
     random = np.random.default_rng(3)
     normal, anomalous = random.normal(size=4000), random.normal(2.5, 1.0, size=400)
-    choice = choose(normal, anomalous, wish)
+    choice = choose_alpha(normal, anomalous, wish)
     limit = np.array([np.quantile(normal, 1 - choice.alpha)])
     new_normal, new_anomalous = random.normal(size=200_000), random.normal(2.5, 1.0, size=200_000)
-    limits = np.quantile(new_normal, 1 - candidates(2000))
+    limits = np.quantile(new_normal, 1 - candidate_alphas(2000))
     best, truth = (
-        goodness(wish, (new_normal[:, None] > at).mean(0), (new_anomalous[:, None] > at).mean(0), choice.anomaly_rate).max()
+        objective_value(wish, (new_normal[:, None] > at).mean(0), (new_anomalous[:, None] > at).mean(0), choice.anomaly_rate).max()
         for at in (limits, limit)
     )
     assert choice.anomaly_rate == pytest.approx(400 / 4400)
@@ -133,7 +133,7 @@ def test_a_choice_is_near_the_best_there_is_and_its_interval_holds_the_truth(wis
 def test_rarer_anomalies_make_the_rate_finer() -> None:
     random = np.random.default_rng(3)
     normal, anomalous = random.normal(size=4000), random.normal(2.5, 1.0, size=400)
-    common, rare = (choose(normal, anomalous, "f1", anomaly_rate=rate) for rate in (0.3, 0.001))
+    common, rare = (choose_alpha(normal, anomalous, "f1", anomaly_rate=rate) for rate in (0.3, 0.001))
     assert rare.alpha < common.alpha
     assert rare.anomaly_rate == 0.001
 
@@ -141,13 +141,13 @@ def test_rarer_anomalies_make_the_rate_finer() -> None:
 def test_a_choice_is_made_by_the_seed_and_not_by_the_order() -> None:
     random = np.random.default_rng(3)
     normal, anomalous = random.normal(size=400), random.normal(2.5, 1.0, size=40)
-    assert choose(normal, anomalous, "f1", seed=1) == choose(normal.copy(), anomalous.copy(), "f1", seed=1)
-    assert choose(normal, anomalous, "f1", seed=1) != choose(normal, anomalous, "f1", seed=2)
+    assert choose_alpha(normal, anomalous, "f1", seed=1) == choose_alpha(normal.copy(), anomalous.copy(), "f1", seed=1)
+    assert choose_alpha(normal, anomalous, "f1", seed=1) != choose_alpha(normal, anomalous, "f1", seed=2)
 
 
 def test_two_rows_of_each_class_are_needed() -> None:
     with pytest.raises(DataError) as caught:
-        choose(np.arange(50.0), np.array([60.0]), "f1")
+        choose_alpha(np.arange(50.0), np.array([60.0]), "f1")
     assert str(caught.value) == (
         "labels choose on one half of the rows and report on the other, which needs two rows of each class; "
         "there are 50 normal and 1 anomalous ones. Give more labelled rows."

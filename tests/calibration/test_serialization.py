@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from vae_anomaly.calibration.groups import make_groups
-from vae_anomaly.calibration.guarantee import statement
+from vae_anomaly.calibration.groups import calibrate_groups
+from vae_anomaly.calibration.guarantee import guarantee_statement
 from vae_anomaly.calibration.serialization import threshold_from, threshold_tensors, threshold_values
 from vae_anomaly.calibration.tail import fit_tail
 from vae_anomaly.calibration.threshold import Threshold, calibrate
@@ -22,7 +22,7 @@ def _with_tail() -> Threshold:
 
 def _with_groups() -> Threshold:
     scores = np.random.default_rng(0).exponential(size=300)
-    groups = make_groups("machine", pa.array(["a"] * 150 + ["b"] * 140 + [None] * 10), scores, 0.01)
+    groups = calibrate_groups("machine", pa.array(["a"] * 150 + ["b"] * 140 + [None] * 10), scores, 0.01)
     return replace(calibrate(scores, 0.01), groups=groups)
 
 
@@ -47,7 +47,7 @@ def test_a_threshold_comes_back_as_it_was(name: str) -> None:
     assert other.flags(scores, codes).tolist() == one.flags(scores, codes).tolist()
     assert other.law == one.law
     assert other.at(0.05).value == one.at(0.05).value
-    assert statement(other) == statement(one) == values["statement"]
+    assert guarantee_statement(other) == guarantee_statement(one) == values["statement"]
     assert values["rate"]["upper"] == one.limit
 
 

@@ -3,7 +3,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from vae_anomaly.calibration.tail import LEAST_ROWS, SHAPES, Tail, exceedance, finest_with_tail, fit_tail, log_likelihood, weigh
+from vae_anomaly.calibration.tail import (
+    LEAST_ROWS,
+    SHAPES,
+    Tail,
+    finest_tail_alpha,
+    fit_tail,
+    gpd_log_likelihood,
+    gpd_survival,
+    tail_posterior,
+)
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.errors import NotCalibrated
 
@@ -28,17 +37,17 @@ def threshold(ordered: NDArray[np.float64], tail: Tail, alpha: float) -> Thresho
 def test_the_law_is_that_of_scipy(shape: float) -> None:
     excess, scale = np.linspace(-1.0, 8.0, 50), np.full(50, 2.0)
     expected = stats.genpareto(shape, scale=2.0).sf(excess)
-    assert exceedance(excess, np.full(50, shape), scale).tolist() == pytest.approx(expected.tolist(), abs=1e-7)
+    assert gpd_survival(excess, np.full(50, shape), scale).tolist() == pytest.approx(expected.tolist(), abs=1e-7)
     inside = np.array([0.0, 0.3, 1.0, 3.5])
     scales = np.array([1.9, 2.0, 5.0])
     densities = [stats.genpareto(shape, scale=s).logpdf(inside).sum() for s in scales]
-    assert log_likelihood(inside, shape, scales).tolist() == pytest.approx(densities, abs=1e-6)
+    assert gpd_log_likelihood(inside, shape, scales).tolist() == pytest.approx(densities, abs=1e-6)
 
 
 @pytest.mark.parametrize("k", [5, 100])
 def test_weights_are_likelihood_times_prior(ordered: NDArray[np.float64], k: int) -> None:
     """Posterior means on the grid against importance sampling from the prior with scipy's densities; with five excesses the prior tells."""
-    found = weigh(ordered, [k])
+    found = tail_posterior(ordered, [k])
     excess = ordered[-k:] - ordered[-k - 1]
     random, draws = np.random.default_rng(1), 20_000 if k > 5 else 100_000
     shape = random.normal(0.0, 0.5, draws)
@@ -104,7 +113,7 @@ def test_limits_lie_above_the_rate_and_are_wider_the_finer_it_is(ordered: NDArra
 
 def test_the_law_of_a_rate_is_as_wide_as_the_posterior(ordered: NDArray[np.float64], tail: Tail) -> None:
     """Its 5 % and 95 % limits are the 2.5 % and 97.5 % limits of the posterior rate, a little wider for the count at the start."""
-    posterior, least = weigh(ordered, [40, 80, 160]), 40
+    posterior, least = tail_posterior(ordered, [40, 80, 160]), 40
     for alpha in (0.01, 0.002, 0.0005):
         rates = posterior.rates(tail.value(alpha))
         order = np.argsort(rates)
@@ -117,7 +126,7 @@ def test_the_law_of_a_rate_is_as_wide_as_the_posterior(ordered: NDArray[np.float
 
 
 def test_rates_much_finer_than_the_rows_are_refused(ordered: NDArray[np.float64], tail: Tail) -> None:
-    assert tail.finest == pytest.approx(finest_with_tail(ROWS)) == pytest.approx(0.1 / 2001)
+    assert tail.finest == pytest.approx(finest_tail_alpha(ROWS)) == pytest.approx(0.1 / 2001)
     with pytest.raises(NotCalibrated) as caught:
         threshold(ordered, tail, 1e-5)
     assert str(caught.value) == (

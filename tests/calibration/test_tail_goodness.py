@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import genpareto, goodness_of_fit
 
-from vae_anomaly.calibration.tail import anderson_darling, fit_p_value, most_likely
+from vae_anomaly.calibration.tail import anderson_darling, fit_p_value, gpd_maximum_likelihood
 
 
 @pytest.mark.parametrize("shape", [-0.4, -0.1, 0.0, 0.3, 0.8])
 def test_the_most_likely_law_is_that_of_a_general_search(shape: float) -> None:
     excess = genpareto(shape, scale=3.0).rvs(400, random_state=1)
-    ours = most_likely(np.sort(excess)[None])
+    ours = gpd_maximum_likelihood(np.sort(excess)[None])
     reference = genpareto.fit(excess, floc=0.0)
     likelihood = [genpareto(c, scale=s).logpdf(excess).sum() for c, s in ((ours[0][0], ours[1][0]), (reference[0], reference[2]))]
     assert likelihood[0] >= likelihood[1] - 1e-3
@@ -19,9 +19,9 @@ def test_the_most_likely_law_is_that_of_a_general_search(shape: float) -> None:
 
 def test_samples_are_fitted_each_by_itself() -> None:
     samples = np.sort(genpareto(0.1, scale=2.0).rvs((5, 80), random_state=2), axis=1)
-    together = most_likely(samples)
+    together = gpd_maximum_likelihood(samples)
     for i in range(5):
-        alone = most_likely(samples[i : i + 1])
+        alone = gpd_maximum_likelihood(samples[i : i + 1])
         assert (together[0][i], together[1][i]) == (alone[0][0], alone[1][0])
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from vae_anomaly.calibration.conformal import alarms_in, calibration_rows_needed, conformal_value, finest_alpha
+from vae_anomaly.calibration.conformal import calibration_rows_needed, conformal_quantile, finest_alpha, quantile_rank
 from vae_anomaly.calibration.threshold import FEW_FOLDS, Threshold, calibrate
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod
 from vae_anomaly.errors import ConfigError, NotCalibrated, TooFewRows
@@ -36,14 +36,14 @@ def _rates(draw: st.DrawFn) -> Fraction:
 def test_the_threshold_is_the_conformal_rank_in_exact_arithmetic(rows: int, rate: Fraction) -> None:
     rank = math.ceil((rows + 1) * (1 - rate))
     assume(rank <= rows)
-    assert conformal_value(np.arange(1.0, rows + 1.0), float(rate)) == rank
+    assert conformal_quantile(np.arange(1.0, rows + 1.0), float(rate)) == rank
 
 
 @QUICK
 @given(rows=st.integers(1, 3000), rate=_rates())
 def test_the_rows_needed_are_those_with_which_one_alarm_is_allowed(rows: int, rate: Fraction) -> None:
     assert (calibration_rows_needed(float(rate)) <= rows) == (math.floor((rows + 1) * rate) >= 1)
-    assert alarms_in(rows, float(rate)) == math.floor((rows + 1) * rate)
+    assert quantile_rank(rows, float(rate)) == math.floor((rows + 1) * rate)
 
 
 @pytest.mark.parametrize(("alpha", "rows"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.01, 99), (0.001, 999), (1e-4, 9_999), (1e-6, 999_999)])
@@ -124,7 +124,7 @@ def test_realised_false_alarms_are_beta_binomial() -> None:
     random, rows, new, repeats, alpha = np.random.default_rng(0), 199, 100, 1000, 0.05
     scores = random.gamma(2.0, size=(repeats, rows + new))
     alarms = np.array([calibrate(s[:rows], alpha).flags(s[rows:]).sum() for s in scores])
-    law = betabinom(new, alarms_in(rows, alpha), rows + 1 - alarms_in(rows, alpha))
+    law = betabinom(new, quantile_rank(rows, alpha), rows + 1 - quantile_rank(rows, alpha))
     assert law.mean() == pytest.approx(new * alpha)
     assert alarms.mean() == pytest.approx(law.mean(), abs=4.0 * law.std() / math.sqrt(repeats))
     measured = np.array([(alarms <= k).mean() for k in range(new)])

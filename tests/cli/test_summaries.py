@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vae_anomaly.calibration.guarantee import promise
+from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.cli import summaries, summaries_scoring, text
 from vae_anomaly.detector.card import Blocks, ColumnQuality
@@ -48,7 +48,7 @@ FIT = FitResult(
     stopped="the budget of 400 steps was used up",
     active_units=7.5,
     latent_units=8,
-    promise=promise(calibrate(np.arange(200.0), 0.05, "cross")),
+    promise=guarantee_of(calibrate(np.arange(200.0), 0.05, "cross")),
     blocks=Blocks(rates=(0.04, 0.06), p_value=0.5),
     cautions=("be careful",),
     notes=("a note",),

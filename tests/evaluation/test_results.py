@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import betabinom
 
-from vae_anomaly.calibration.guarantee import band, promise
+from vae_anomaly.calibration.guarantee import band, guarantee_of
 from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.evaluation.results import missing_changes
@@ -20,7 +20,7 @@ def test_the_band_is_that_of_many_calibrations() -> None:
 
 
 def test_promise_of_split() -> None:
-    found = promise(calibrate(np.arange(4000.0), 0.01))
+    found = guarantee_of(calibrate(np.arange(4000.0), 0.01))
     assert (found.exact, found.calibration_rows, found.threshold) == (True, 4000, 3960.0)
     assert found.words == (
         "at most 1 % of normal rows like these are flagged on average (exact for exchangeable rows); "
@@ -29,7 +29,7 @@ def test_promise_of_split() -> None:
 
 
 def test_promise_of_cross_is_approximate() -> None:
-    found = promise(calibrate(np.arange(200.0), 0.05, "cross"))
+    found = guarantee_of(calibrate(np.arange(200.0), 0.05, "cross"))
     assert (found.exact, found.low, found.high) == (False, None, None)
     assert found.words == "about 5 % of normal rows like these are flagged (cross-fitted on 200 rows: approximate, at most 10 % is proven)"
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vae_anomaly.calibration.conformal import conformal_value
+from vae_anomaly.calibration.conformal import conformal_quantile
 from vae_anomaly.calibration.threshold import Threshold, calibrate
 from vae_anomaly.evaluation.score_summary import ScoreSummary, alpha_grid
 from vae_anomaly.explain.top_features import Alarm
@@ -27,7 +27,7 @@ def test_steps_go_from_the_finest_rate_and_hold_the_one_in_use() -> None:
     assert alphas[-1] == pytest.approx(0.5)
     assert (np.diff(alphas) > 0).all()
     assert values[alphas.tolist().index(0.01)] == threshold.value
-    assert [conformal_value(threshold.calibration, float(a)) for a in alphas] == values.tolist()
+    assert [conformal_quantile(threshold.calibration, float(a)) for a in alphas] == values.tolist()
 
 
 def test_what_each_rate_flags_is_counted_as_the_threshold_would() -> None:

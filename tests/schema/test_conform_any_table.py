@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.tiny import one_batch
 from vae_anomaly.config import DataConfig
 from vae_anomaly.errors import DataError
-from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
+from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema, conform, infer_schema
 
@@ -181,7 +181,7 @@ def test_rows_are_encoded_each_by_itself(made: Made, random: Any, cut: int) -> N
     schema = inferred(made.rows(range(max(1, rows // 2))))
     batch = conformed(schema, made.wrapped)
     whole = encode(schema, batch)
-    assert same(joined([encode(schema, batch.slice(0, cut)), encode(schema, batch.slice(cut))]), whole)
+    assert same(concatenate([encode(schema, batch.slice(0, cut)), encode(schema, batch.slice(cut))]), whole)
     assert same(encode(schema, batch.take(pa.array(order))), whole.rows(torch.tensor(order)))
 
 

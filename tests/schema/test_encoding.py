@@ -4,7 +4,7 @@ import torch
 
 from tests import tiny
 from vae_anomaly.config import DataConfig
-from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
+from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema, conform, infer_schema
 
@@ -85,5 +85,5 @@ def test_the_batch_owns_its_memory() -> None:
 def test_batches_are_joined_in_order() -> None:
     detector = tiny.detector(tiny.Case(kind="mixed", size="one", method="split", prior="exemplar"))
     whole = tiny.encoded(detector.schema, tiny.odd_rows("mixed"))
-    again = joined(whole.rows(slice(i, i + 40)) for i in range(0, len(whole), 40))
+    again = concatenate(whole.rows(slice(i, i + 40)) for i in range(0, len(whole), 40))
     assert all(torch.equal(getattr(again, name), getattr(whole, name)) for name in Batch.__slots__)

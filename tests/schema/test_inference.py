@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from vae_anomaly.schema.inference import MAX_LEVELS, Column, Dropped, judge
+from vae_anomaly.schema.inference import MAX_LEVELS, Column, Dropped, infer_column
 
 DAY = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 
 
 def judged(values: object, *, included: bool = False) -> Column | Dropped:
     array = values if isinstance(values, pa.Array) else pa.array(values)
-    return judge("c", pa.chunked_array([array]), included=included)
+    return infer_column("c", pa.chunked_array([array]), included=included)
 
 
 def kind(values: object) -> str:

@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 import pytest
 
 from vae_anomaly.errors import DataError
-from vae_anomaly.schema.keys import distinct, group_codes, key_text, read_labels
+from vae_anomaly.schema.keys import factorize, group_codes, key_text, read_labels
 
 HALVES = pa.array([1.0, 2.0, 1.0]).cast(pa.float16())
 IDS = [uuid.UUID(int=i) for i in (1, 2, 1)]
@@ -32,7 +32,7 @@ IDS = [uuid.UUID(int=i) for i in (1, 2, 1)]
     ids=lambda column: str(column.type),
 )
 def test_rows_of_one_key_are_told_from_others_whatever_its_type(column: pa.Array) -> None:
-    places = distinct(pa.chunked_array([column.slice(0, 1), column.slice(1)]), "k")[1].tolist()
+    places = factorize(pa.chunked_array([column.slice(0, 1), column.slice(1)]), "k")[1].tolist()
     assert (places[0] == places[2], places[0] == places[1]) == (True, False)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from vae_anomaly.config import DataConfig
 from vae_anomaly.errors import DataError
-from vae_anomaly.schema.keys import label_counts, read_labels, refuse_one_class, refuse_without_normal
+from vae_anomaly.schema.keys import check_both_classes, check_normal_rows, label_counts, read_labels
 
 NORMAL = DataConfig().normal_labels
 
@@ -35,7 +35,7 @@ def test_counts_fall_and_a_choice_of_rows_keeps_the_names() -> None:
 
 def test_no_normal_row_lists_the_labels_found() -> None:
     with pytest.raises(DataError) as error:
-        refuse_without_normal(read_labels(pa.array(["sick", "ill", "sick"]), ("0", "")), "class", ("0", ""))
+        check_normal_rows(read_labels(pa.array(["sick", "ill", "sick"]), ("0", "")), "class", ("0", ""))
     assert str(error.value) == (
         "no row is normal: column 'class' holds 'sick' (2), 'ill' (1); normal means '0' or empty. "
         "Name your normal labels with --normal-label."
@@ -44,7 +44,7 @@ def test_no_normal_row_lists_the_labels_found() -> None:
 
 def test_no_anomalous_row_lists_the_labels_found() -> None:
     with pytest.raises(DataError) as error:
-        refuse_one_class(read_labels(pa.array(["ok", "fine"]), ("ok", "fine")), "class", ("ok", "fine"))
+        check_both_classes(read_labels(pa.array(["ok", "fine"]), ("ok", "fine")), "class", ("ok", "fine"))
     assert str(error.value) == (
         "no row is anomalous: column 'class' holds 'fine' (1), 'ok' (1), and all of that means normal ('ok', 'fine'). "
         "Give rows of both classes, or other labels with --normal-label."

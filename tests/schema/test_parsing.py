@@ -53,7 +53,7 @@ def test_text_that_is_no_number(text: str) -> None:
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
 def test_every_float_is_read_back_from_its_text(values: list[float]) -> None:
-    text = parsing.texts(pa.array(values, pa.float64()))
+    text = parsing.category_texts(pa.array(values, pa.float64()))
     assert parsing.numbers(text).to_pylist() == values
 
 
@@ -70,7 +70,7 @@ def test_every_float_is_read_back_from_its_text(values: list[float]) -> None:
     ids=["integer", "float", "bool", "text", "null", "decimal"],
 )
 def test_cells_as_text(values: pa.Array, expected: list[str | None]) -> None:
-    assert parsing.texts(values).to_pylist() == expected
+    assert parsing.category_texts(values).to_pylist() == expected
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_day_and_a_month_that_can_be_swapped_are_not_guessed() -> None:
     ],
 )
 def test_declared_missing_values_become_null(values: list[object], tokens: list[str], expected: list[object]) -> None:
-    assert parsing.blanked(pa.array(values), tokens).to_pylist() == expected
+    assert parsing.mask_tokens(pa.array(values), tokens).to_pylist() == expected
 
 
 def test_a_long_cell_is_cut_in_errors() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from vae_anomaly.schema.parsing import HEADER, TEXT_HINTS, ways
+from vae_anomaly.schema.parsing import HEADER, TEXT_HINTS, cell_remedies
 
 POINT, THOUSANDS = "Write such numbers with a decimal point", "Write such numbers without a mark between the thousands"
 EITHER, UNIT = "A comma may be a decimal mark or part thousands, so it is read as neither: write", "Write the number without its unit"
@@ -29,20 +29,20 @@ EITHER, UNIT = "A comma may be a decimal mark or part thousands, so it is read a
     ],
 )
 def test_a_number_that_is_spelled_otherwise(cell: str, said: str) -> None:
-    assert ways(cell, "flow") == (said,)
+    assert cell_remedies(cell, "flow") == (said,)
 
 
 @pytest.mark.parametrize("cell", ["bar", "°C", "m3/h", "%", "rpm", "[-]", "[m3]", "(kW)"])
 def test_a_row_of_units(cell: str) -> None:
-    assert ways(cell, "flow") == ("If that row holds the units, remove it",)
+    assert cell_remedies(cell, "flow") == ("If that row holds the units, remove it",)
 
 
 def test_the_header_once_more() -> None:
-    assert ways(" flow ", "flow") == ways("bar", "bar") == HEADER == ("It is the header once more: remove that row",)
+    assert cell_remedies(" flow ", "flow") == cell_remedies("bar", "bar") == HEADER == ("It is the header once more: remove that row",)
 
 
 @pytest.mark.parametrize(
     "cell", ["n/a", "Bad", "-", "0xFF", "5e", "1.2.3", "1,2,3", "12:00", "2024-01-01", "<5", "1 23", "968b26522119", "off", "x" * 10_000]
 )
 def test_other_text_may_stand_for_a_missing_cell(cell: str) -> None:
-    assert ways(cell, "flow") == TEXT_HINTS
+    assert cell_remedies(cell, "flow") == TEXT_HINTS

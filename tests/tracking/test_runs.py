@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from tests.server import free_port, server
 from tests.tracking.conftest import Logged
 from vae_anomaly import __version__, artifact
-from vae_anomaly.calibration.guarantee import statement
+from vae_anomaly.calibration.guarantee import guarantee_statement
 from vae_anomaly.config import Config, DataConfig, TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, TrackingError
@@ -140,7 +140,7 @@ def test_the_version_is_tagged_and_is_the_champion(client: MlflowClient, logged:
         "alpha": "0.1",
         "threshold": repr(tiny_detector.threshold.value),
         "calibration": "split",
-        "statement": statement(tiny_detector.threshold),
+        "statement": guarantee_statement(tiny_detector.threshold),
         "calibration_rows": str(len(tiny_detector.threshold.calibration)),
         "format": "1",
         "package_version": __version__,

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vae_anomaly import artifact
-from vae_anomaly.calibration.conformal import conformal_value
+from vae_anomaly.calibration.conformal import conformal_quantile
 from vae_anomaly.cli.app import app
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from vae_anomaly.errors import TrackingError, VaeAnomalyError
@@ -121,7 +121,7 @@ def test_the_rows_labelled_normal_become_the_calibration(folder: Path) -> None:
     done = calibrate_files(CalibrateRequest(data=("later.parquet",), model=str(folder), alpha=0.01, label_column="state"))
     after = artifact.load(folder)
     assert after.threshold.calibration.tolist() == normal.tolist()
-    assert (after.threshold.method, after.threshold.alpha, after.threshold.value) == ("split", 0.01, conformal_value(normal, 0.01))
+    assert (after.threshold.method, after.threshold.alpha, after.threshold.value) == ("split", 0.01, conformal_quantile(normal, 0.01))
     assert (done.rows, done.calibration_rows, done.anomalous_rows, done.alpha_before) == (1000, 950, 50, 0.05)
     assert done.promise.exact
     assert (after.card.data_digest, after.card.calibration_rows) == (before.card.data_digest, 950)

@@ -16,16 +16,16 @@ from vae_anomaly.errors import ConfigError
 MOST_CALIBRATION_ROWS = 1e18
 
 
-def conformal_value(ordered: NDArray[np.float64], alpha: float) -> float:
+def conformal_quantile(ordered: NDArray[np.float64], alpha: float) -> float:
     """Return the ⌈(n+1)(1−alpha)⌉-th smallest of ascending scores (split conformal, Lei et al. 2018).
 
     Counted from above, n − ⌊(n+1)alpha⌋ + 1 − 1 zero-based, because (n+1)(1−alpha) in floating point can land on the wrong side.
     """
     n = len(ordered)
-    return float(ordered[n - alarms_in(n, alpha)])
+    return float(ordered[n - quantile_rank(n, alpha)])
 
 
-def alarms_in(n: int, alpha: float) -> int:
+def quantile_rank(n: int, alpha: float) -> int:
     """Return j = ⌊(n+1)·alpha⌋: realised false alarms follow BetaBinomial(n_test; j, n+1−j)."""
     return math.floor((n + 1) * alpha + 1e-9)
 
@@ -116,5 +116,5 @@ def conformal_law(n: int, alpha: float) -> RateLaw:
 
     Exact for exchangeable rows whose scores differ; where scores tie the rate is smaller.
     """
-    j = alarms_in(n, alpha)
+    j = quantile_rank(n, alpha)
     return RateLaw(a=float(j), b=float(n + 1 - j))

@@ -13,12 +13,12 @@ _Floats = NDArray[np.float64]
 CONDITIONAL_DELTA = 0.1
 
 
-def marginal_table(n: int) -> _Floats:
+def marginal_p_values(n: int) -> _Floats:
     """Return the p-value i/(n + 1) of every rank i = 1 … n + 1, valid on average over calibrations (Vovk et al. 2005)."""
     return np.arange(1, n + 2) / (n + 1.0)
 
 
-def conditional_table(n: int, delta: float = CONDITIONAL_DELTA) -> _Floats:
+def conditional_p_values(n: int, delta: float = CONDITIONAL_DELTA) -> _Floats:
     """Return the p-value b_i of every rank i = 1 … n + 1, valid for all rates at once with a chance of 1 − delta over calibrations.
 
     Simes' adjustment: b_(n+1−i) = 1 − delta^(1/k) [i (i−1) … (i−k+1) / (n (n−1) … (n−k+1))]^(1/k) with k = ⌈n/2⌉, b_(n+1) = 1 (Bates,
@@ -40,12 +40,12 @@ def rank_counts(p_values: _Floats, n: int) -> NDArray[np.int64]:
     return np.bincount(ranks - 1, minlength=n + 1).astype(np.int64)
 
 
-def cutoff(counts: NDArray[np.int64], table: _Floats, rate: float) -> float | None:
+def benjamini_hochberg_cutoff(counts: NDArray[np.int64], table: _Floats, rate: float) -> float | None:
     """Return the largest p-value that Benjamini & Hochberg (1995) reject at the false-discovery rate ``rate``; None: none.
 
     ``counts`` of rows by rank and the p-value of each rank give max{p_i: p_i ≤ rate · #{p ≤ p_i} / m}, the step-up rule.
 
-    >>> cutoff(np.array([2, 0, 0, 6]), np.array([0.1, 0.2, 0.3, 1.0]), 0.5)
+    >>> benjamini_hochberg_cutoff(np.array([2, 0, 0, 6]), np.array([0.1, 0.2, 0.3, 1.0]), 0.5)
     0.1
     """
     below = np.cumsum(counts)

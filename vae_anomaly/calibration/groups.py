@@ -23,12 +23,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vae_anomaly.calibration.conformal import calibration_rows_needed
-from vae_anomaly.schema.keys import distinct, label_text
+from vae_anomaly.schema.keys import factorize, label_text
 
 # A quantile of fewer rows than this says more about chance than about the group.
 LEAST_GROUP_ROWS = 20
 # Others lend so many times the rows that the group lacks: the 1 in 1 + n then costs a tenth of alpha at most.
-LENT_TIMES = 10.0
+BORROWED_PER_MISSING_ROW = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,7 +61,7 @@ class Groups:
 
     def at(self, ordered: NDArray[np.float64], alpha: float) -> "Groups":
         """Return the weights and thresholds for another alpha, which the pooled rows must allow."""
-        lent = np.array([weight_of_others(int(n), len(ordered), alpha) for n in self.rows])
+        lent = np.array([borrowed_weight(int(n), len(ordered), alpha) for n in self.rows])
         values = [_value(ordered, np.where(self.code == g, 1.0, lent[g]), alpha) for g in range(len(self.names))]
         return replace(self, lent=lent, values=np.array(values, dtype=np.float64))
 
@@ -88,7 +88,7 @@ class Groups:
         return found
 
 
-def make_groups(name: str, column: pa.Array | pa.ChunkedArray, scores: NDArray[np.float64], alpha: float) -> Groups:
+def calibrate_groups(name: str, column: pa.Array | pa.ChunkedArray, scores: NDArray[np.float64], alpha: float) -> Groups:
     """Return the groups of calibration ``scores`` ``[n]`` in any order, with the ``column`` ``[n]`` that tells them apart."""
     texts, place = group_names(column, name)
     names = tuple(dict.fromkeys(text for text in texts if text is not None))
@@ -103,11 +103,11 @@ def group_names(column: pa.Array | pa.ChunkedArray, name: str) -> tuple[list[str
 
     Raises DataError, with the ``name`` of the column, where its cells cannot be compared.
     """
-    values, places = distinct(column, name)
+    values, places = factorize(column, name)
     return [label_text(value) or None for value in values], places
 
 
-def weight_of_others(own: int, rows: int, alpha: float) -> float:
+def borrowed_weight(own: int, rows: int, alpha: float) -> float:
     """Return λ for a group with ``own`` of the ``rows`` calibration rows.
 
     0 from what alpha needs on; 1 below 20 rows; between, others lend ten times the rows that are lacking, each of theirs at most once.
@@ -116,7 +116,7 @@ def weight_of_others(own: int, rows: int, alpha: float) -> float:
     if lacking <= 0:
         return 0.0
     others = rows - own
-    return 1.0 if own < LEAST_GROUP_ROWS or others <= 0 else min(1.0, LENT_TIMES * lacking / others)
+    return 1.0 if own < LEAST_GROUP_ROWS or others <= 0 else min(1.0, BORROWED_PER_MISSING_ROW * lacking / others)
 
 
 def _value(ordered: NDArray[np.float64], weight: NDArray[np.float64], alpha: float) -> float:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from scipy.special import betaincinv
 
-from vae_anomaly.calibration.conformal import CONFIDENCE, alarms_in, finest_alpha, rounded_up
+from vae_anomaly.calibration.conformal import CONFIDENCE, finest_alpha, quantile_rank, rounded_up
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.messages import percent
 
 
-def statement(threshold: Threshold) -> str:
+def guarantee_statement(threshold: Threshold) -> str:
     """State the limit of the false-alarm rate, how sure it is and for which rows it holds."""
     n = len(threshold.calibration)
     if threshold.method == "cross":
@@ -52,7 +52,7 @@ BAND = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Promise:
+class Guarantee:
     """What the threshold stands for; ``low`` and ``high`` (``split`` only): 99 of 100 calibrations have a rate between them."""
 
     alpha: float
@@ -68,14 +68,14 @@ class Promise:
     statement: str = ""
 
 
-def promise(threshold: Threshold) -> Promise:
+def guarantee_of(threshold: Threshold) -> Guarantee:
     """State the promise of a threshold.
 
     Given the calibration rows, the false-alarm rate of new rows follows Beta(j, n + 1 - j), j = ⌊(n + 1)·alpha⌋ (Vovk 2012).
     """
     n = len(threshold.calibration)
     low, high = band(n, threshold.alpha) if threshold.method == "split" else (None, None)
-    return Promise(
+    return Guarantee(
         alpha=threshold.alpha,
         method=threshold.method,
         threshold=threshold.value,
@@ -86,13 +86,13 @@ def promise(threshold: Threshold) -> Promise:
         high=high,
         words=_promise_in_words(threshold, low, high),
         limit=None if threshold.method == "cross" else threshold.limit,
-        statement=statement(threshold),
+        statement=guarantee_statement(threshold),
     )
 
 
 def band(n: int, alpha: float) -> tuple[float, float]:
     """Return the central 99 % of Beta(j, n + 1 - j), j = ⌊(n + 1)·alpha⌋."""
-    j = alarms_in(n, alpha)
+    j = quantile_rank(n, alpha)
     tail = (1.0 - BAND) / 2.0
     return float(betaincinv(j, n + 1 - j, tail)), float(betaincinv(j, n + 1 - j, 1.0 - tail))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.conformal import CONFIDENCE, alarms_in, conformal_value, finest_alpha
+from vae_anomaly.calibration.conformal import CONFIDENCE, conformal_quantile, finest_alpha, quantile_rank
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import FScore
 from vae_anomaly.errors import ConfigError, DataError
@@ -19,11 +19,11 @@ from vae_anomaly.schema.keys import as_times, seconds
 
 _Floats = NDArray[np.float64]
 # Rates that labels choose among: from the finest to a half, by a fifth to a third each.
-CANDIDATE_RATES = 40
-COARSEST = 0.5
+CANDIDATE_ALPHAS = 40
+LARGEST_CANDIDATE = 0.5
 BOOTSTRAPS = 2000
 # Rates of the table of budgets; those that the calibration allows are in it.
-TABLE_RATES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+TABLE_ALPHAS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 SECONDS_PER_DAY = 86_400.0
 
 
@@ -36,7 +36,7 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ChosenAlpha:
     """A rate that labels chose: ``value`` of the ``measure`` on the half that did not choose, with its 95 % bootstrap interval."""
 
     measure: str
@@ -79,7 +79,7 @@ def rows_per_day(times: pa.ChunkedArray, name: str) -> float:
     return len(found) / (span / SECONDS_PER_DAY)
 
 
-def alpha_of_budget(alerts_per_day: float, rows: float) -> float:
+def budget_alpha(alerts_per_day: float, rows: float) -> float:
     """Return the false-alarm rate of so many alerts on so many rows a day. Raises ConfigError where that is no rate."""
     alpha = alerts_per_day / rows
     if not 0.0 < alpha < 1.0:
@@ -90,7 +90,9 @@ def alpha_of_budget(alerts_per_day: float, rows: float) -> float:
     return alpha
 
 
-def choose(normal: _Floats, anomalous: _Floats, wish: FScore | Costs, *, anomaly_rate: float | None = None, seed: int = 0) -> Choice:
+def choose_alpha(
+    normal: _Floats, anomalous: _Floats, wish: FScore | Costs, *, anomaly_rate: float | None = None, seed: int = 0
+) -> ChosenAlpha:
     """Choose the rate that is best for ``wish`` on one half of the rows and report it on the other.
 
     ``normal`` ``[n]`` and ``anomalous`` ``[a]`` scores, higher = more anomalous; without ``anomaly_rate`` the share of the anomalous rows.
@@ -106,21 +108,21 @@ def choose(normal: _Floats, anomalous: _Floats, wish: FScore | Costs, *, anomaly
     (chosen_on, reported_on), (faults, other_faults) = halves
     rate = len(anomalous) / (len(normal) + len(anomalous)) if anomaly_rate is None else anomaly_rate
     ordered = np.sort(chosen_on)
-    alphas = candidates(len(ordered))
-    limits = np.array([conformal_value(ordered, alpha) for alpha in alphas.tolist()])
-    best = int(np.argmax(goodness(wish, *_shares(chosen_on, faults, limits), rate)))
+    alphas = candidate_alphas(len(ordered))
+    limits = np.array([conformal_quantile(ordered, alpha) for alpha in alphas.tolist()])
+    best = int(np.argmax(objective_value(wish, *_shares(chosen_on, faults, limits), rate)))
     false, found = _shares(reported_on, other_faults, limits[best : best + 1])
     # Rows drawn again with their classes kept: the counts of a class are binomial (Efron & Tibshirani 1993).
     again = [generator.binomial(len(x), share[0], BOOTSTRAPS) / len(x) for x, share in ((reported_on, false), (other_faults, found))]
     sign = -1.0 if isinstance(wish, Costs) else 1.0
-    drawn = sign * goodness(wish, again[0], again[1], rate)
+    drawn = sign * objective_value(wish, again[0], again[1], rate)
     low, high = np.quantile(drawn, [(1.0 - CONFIDENCE) / 2.0, (1.0 + CONFIDENCE) / 2.0])
-    return Choice(
-        measure=measure_name(wish),
+    return ChosenAlpha(
+        measure=objective_name(wish),
         alpha=float(alphas[best]),
         tried=len(alphas),
         anomaly_rate=rate,
-        value=float(sign * goodness(wish, false, found, rate)[0]),
+        value=float(sign * objective_value(wish, false, found, rate)[0]),
         low=float(low),
         high=float(high),
         recall=float(found[0]),
@@ -129,14 +131,18 @@ def choose(normal: _Floats, anomalous: _Floats, wish: FScore | Costs, *, anomaly
     )
 
 
-def candidates(n: int) -> _Floats:
+def candidate_alphas(n: int) -> _Floats:
     """Return the rates that ``n`` rows can choose among, ascending, no two of the same rank."""
-    alphas = np.geomspace(finest_alpha(n), COARSEST, CANDIDATE_RATES) if finest_alpha(n) < COARSEST else np.array([COARSEST])
-    ranks = np.array([alarms_in(n, alpha) for alpha in alphas.tolist()])
+    alphas = (
+        np.geomspace(finest_alpha(n), LARGEST_CANDIDATE, CANDIDATE_ALPHAS)
+        if finest_alpha(n) < LARGEST_CANDIDATE
+        else np.array([LARGEST_CANDIDATE])
+    )
+    ranks = np.array([quantile_rank(n, alpha) for alpha in alphas.tolist()])
     return alphas[np.unique(ranks, return_index=True)[1]]
 
 
-def goodness(wish: FScore | Costs, false: _Floats, found: _Floats, anomaly_rate: float) -> _Floats:
+def objective_value(wish: FScore | Costs, false: _Floats, found: _Floats, anomaly_rate: float) -> _Floats:
     """Return what is to be as large as possible: F_β, or minus the expected cost a row, for false-alarm rates and recalls ``[c]``.
 
     F_β = (1 + β²) P R / (β² P + R) with precision P = π R / (π R + (1 − π) FPR); 0 where nothing is found (van Rijsbergen 1979).
@@ -149,7 +155,7 @@ def goodness(wish: FScore | Costs, false: _Floats, found: _Floats, anomaly_rate:
     return (1.0 + beta) * right / (right + wrong + beta * anomaly_rate)
 
 
-def measure_name(wish: FScore | Costs) -> str:
+def objective_name(wish: FScore | Costs) -> str:
     """Name what was made best."""
     return "cost per row" if isinstance(wish, Costs) else wish.upper()
 
@@ -170,7 +176,7 @@ def budget_table(threshold: Threshold, anomalous: _Floats | None, rows: float | 
     """
     n = len(threshold.calibration)
     finest = finest_alpha(n) if threshold.tail is None else threshold.tail.finest
-    rates = sorted({alpha for alpha in TABLE_RATES if alpha >= finest} | {threshold.alpha})
+    rates = sorted({alpha for alpha in TABLE_ALPHAS if alpha >= finest} | {threshold.alpha})
     return tuple(_budget_row(threshold if alpha == threshold.alpha else threshold.at(alpha), anomalous, rows) for alpha in rates)
 
 

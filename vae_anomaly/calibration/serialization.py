@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_anomaly.calibration.conformal import CONFIDENCE, calibration_rows_needed
 from vae_anomaly.calibration.groups import Groups
-from vae_anomaly.calibration.guarantee import statement
+from vae_anomaly.calibration.guarantee import guarantee_statement
 from vae_anomaly.calibration.tail import Tail
 from vae_anomaly.calibration.threshold import Threshold, ThresholdKind
 
@@ -28,7 +28,7 @@ def threshold_values(threshold: Threshold) -> dict[str, Any]:
         "value": threshold.value,
         "tried": threshold.tried,
         "rate": {"law": "beta", "a": law.a, "b": law.b, "confidence": CONFIDENCE, "upper": threshold.limit},
-        "statement": statement(threshold),
+        "statement": guarantee_statement(threshold),
         "tail": tail and {"exceedances": tail.exceedances, "shape": tail.shape, "fit_p_value": tail.fit_p_value},
         "groups": groups and {"column": groups.column, "names": list(groups.names)},
     }

@@ -49,12 +49,13 @@ HALVINGS = 45
 def fit_p_value(excess: _Floats) -> float:
     """Return the share of samples of the fitted law that fit no better than ``excess`` ``[k]``, from 1/400 on; small = poor."""
     ordered = np.sort(excess)[None]
-    shape, scale = most_likely(ordered)
+    shape, scale = gpd_maximum_likelihood(ordered)
     seen = anderson_darling(ordered, shape, scale)[0]
     uniform = np.random.default_rng(5).random((GOODNESS_SAMPLES, ordered.shape[1]))
     drawn = np.sort(_quantiles(uniform, shape[0], scale[0]), axis=1)
     worse = sum(
-        int((anderson_darling(part, *most_likely(part)) >= seen).sum()) for part in np.split(drawn, range(BLOCK, GOODNESS_SAMPLES, BLOCK))
+        int((anderson_darling(part, *gpd_maximum_likelihood(part)) >= seen).sum())
+        for part in np.split(drawn, range(BLOCK, GOODNESS_SAMPLES, BLOCK))
     )
     return (1 + worse) / (GOODNESS_SAMPLES + 1)
 
@@ -98,7 +99,7 @@ class Tail:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Posterior:
+class TailPosterior:
     """Weighed tails: ``weight``, ``shape``, ``scale``, ``start`` and ``above`` (the share of rows above the start), float64 ``[p]``."""
 
     weight: _Floats
@@ -109,15 +110,15 @@ class Posterior:
 
     def rates(self, score: float) -> _Floats:
         """Return the share of normal rows above ``score`` under each tail; 0 beyond the end of one."""
-        return self.above * exceedance(score - self.start, self.shape, self.scale)
+        return self.above * gpd_survival(score - self.start, self.shape, self.scale)
 
 
-def finest_with_tail(n: int) -> float:
+def finest_tail_alpha(n: int) -> float:
     """Return the finest false-alarm rate that a tail fitted to ``n`` calibration rows may be asked for."""
     return FINER * finest_alpha(n)
 
 
-def exceedance(excess: _Floats, shape: _Floats, scale: _Floats) -> _Floats:
+def gpd_survival(excess: _Floats, shape: _Floats, scale: _Floats) -> _Floats:
     """Return P(Y > y) = (1 + ξ y/σ)^(−1/ξ) of the generalised Pareto law, exp(−y/σ) for ξ = 0; 1 below 0, 0 beyond its end."""
     bent = np.where(np.abs(shape) < NO_BEND, NO_BEND, shape)
     inside = 1.0 + bent * np.maximum(excess, 0.0) / scale
@@ -135,8 +136,8 @@ def fit_tail(ordered: _Floats) -> Tail:
         raise NotCalibrated(f"--method gpd needs at least {LEAST_ROWS} calibration rows; {n:,} given. Give more normal rows.")
     counts = [k for k in (round(share * n) for share in SHARES) if k >= LEAST_EXCESSES]
     fit = _goodness(ordered, counts)
-    posterior = weigh(ordered, counts)
-    rates = np.geomspace((counts[0] + 1) / (n + 1), finest_with_tail(n), KNOTS)
+    posterior = tail_posterior(ordered, counts)
+    rates = np.geomspace((counts[0] + 1) / (n + 1), finest_tail_alpha(n), KNOTS)
     scores = _scores_at(posterior, ordered, rates, counts[0])
     laws = [_matched(posterior, score, counts[0]) for score in scores.tolist()]
     curve = np.stack([scores, rates, *np.array(laws).T])
@@ -158,7 +159,7 @@ def _goodness(ordered: _Floats, counts: Sequence[int]) -> float:
     return fit
 
 
-def weigh(ordered: _Floats, counts: Sequence[int]) -> Posterior:
+def tail_posterior(ordered: _Floats, counts: Sequence[int]) -> TailPosterior:
     """Return the posterior of the tails that begin below the ``counts`` highest scores, each beginning with the same weight."""
     n = len(ordered)
     parts = []
@@ -168,7 +169,7 @@ def weigh(ordered: _Floats, counts: Sequence[int]) -> Posterior:
         count = np.ones(len(weight))
         parts.append((weight / len(counts), shape, scale, start * count, (k + 1) / (n + 1) * count))
     weight, shape, scale, start, above = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Posterior(weight=weight, shape=shape, scale=scale, start=start, above=above)
+    return TailPosterior(weight=weight, shape=shape, scale=scale, start=start, above=above)
 
 
 def _posterior(excess: _Floats) -> tuple[_Floats, _Floats, _Floats]:
@@ -176,7 +177,7 @@ def _posterior(excess: _Floats) -> tuple[_Floats, _Floats, _Floats]:
     largest = excess.max()
     unit = excess / largest
     scale = np.maximum(-SHAPES, 0.0)[:, None] + np.exp(SCALE_STEPS)
-    log_weight = np.stack([log_likelihood(unit, shape, row) for shape, row in zip(SHAPES, scale, strict=True)])
+    log_weight = np.stack([gpd_log_likelihood(unit, shape, row) for shape, row in zip(SHAPES, scale, strict=True)])
     # Prior 1/σ dσ, in steps of log(σ − smallest).
     log_weight += SCALE_STEPS - np.log(scale) - 0.5 * (SHAPES[:, None] / PRIOR_SPREAD) ** 2
     weight = np.exp(log_weight - log_weight.max())
@@ -184,7 +185,7 @@ def _posterior(excess: _Floats) -> tuple[_Floats, _Floats, _Floats]:
     return weight[kept] / weight[kept].sum(), np.broadcast_to(SHAPES[:, None], scale.shape)[kept], scale[kept] * largest
 
 
-def log_likelihood(excess: _Floats, shape: float, scale: _Floats) -> _Floats:
+def gpd_log_likelihood(excess: _Floats, shape: float, scale: _Floats) -> _Floats:
     """Return Σ_i −log σ − (1/ξ + 1) log(1 + ξ y_i/σ) for every ``scale`` ``[s]``; −log σ − y/σ for ξ = 0."""
     k = len(excess)
     logs = excess.sum() / scale if abs(shape) < NO_BEND else (1.0 / shape + 1.0) * np.log1p(shape * excess / scale[:, None]).sum(-1)
@@ -192,7 +193,7 @@ def log_likelihood(excess: _Floats, shape: float, scale: _Floats) -> _Floats:
     return likelihood
 
 
-def _scores_at(posterior: Posterior, ordered: _Floats, rates: _Floats, k: int) -> _Floats:
+def _scores_at(posterior: TailPosterior, ordered: _Floats, rates: _Floats, k: int) -> _Floats:
     """Return the score for each rate, ascending, from the start of the tail on."""
     start, largest = float(ordered[len(ordered) - k - 1]), float(ordered[-1])
     beyond = largest + (largest - start) * np.geomspace(1e-4, 100.0, BEYOND)
@@ -205,7 +206,7 @@ def _scores_at(posterior: Posterior, ordered: _Floats, rates: _Floats, k: int) -
     return ascending
 
 
-def _means_and_chances(posterior: Posterior, scores: _Floats, rates: _Floats) -> tuple[_Floats, _Floats]:
+def _means_and_chances(posterior: TailPosterior, scores: _Floats, rates: _Floats) -> tuple[_Floats, _Floats]:
     """Return the geometric mean of the rate above each score ``[s]``, and the chance that it is within × 5 of each rate, ``[s, r]``."""
     floor = float(rates[-1]) / 100.0
     means, chances = np.empty(len(scores)), np.empty((len(scores), len(rates)))
@@ -232,7 +233,7 @@ def _quantile(values: _Floats, weight: _Floats, share: float) -> float:
     return float(values[order][min(int(np.searchsorted(np.cumsum(weight[order]), share)), len(order) - 1)])
 
 
-def _matched(posterior: Posterior, score: float, k: int) -> tuple[float, float]:
+def _matched(posterior: TailPosterior, score: float, k: int) -> tuple[float, float]:
     """Return a and b of the Beta law whose 5 % and 95 % limits are the 2.5 % and 97.5 % limits of the posterior.
 
     Wider than the posterior by a fifth, because no tail of real scores is the fitted law exactly; so widened, limits hold in simulations.
@@ -266,7 +267,7 @@ BLOCK = 64
 NO_BEND = 1e-7
 
 
-def most_likely(excess: _Floats) -> tuple[_Floats, _Floats]:
+def gpd_maximum_likelihood(excess: _Floats) -> tuple[_Floats, _Floats]:
     """Return the maximum-likelihood ξ and σ ``[s]`` of samples ``[s, k]``, −1 ≤ ξ ≤ 1, by the profile in θ = ξ/σ (Grimshaw 1993)."""
     largest = np.maximum(excess.max(1, keepdims=True), 1e-300)
     unit = excess / largest

@@ -17,13 +17,13 @@ from vae_anomaly.calibration.conformal import (
     RateLaw,
     calibration_rows_needed,
     conformal_law,
-    conformal_value,
+    conformal_quantile,
     finest_text,
     rounded_up,
 )
-from vae_anomaly.calibration.fdr import conditional_table, marginal_table
+from vae_anomaly.calibration.fdr import conditional_p_values, marginal_p_values
 from vae_anomaly.calibration.groups import Groups
-from vae_anomaly.calibration.tail import LEAST_ROWS, Tail, finest_with_tail
+from vae_anomaly.calibration.tail import LEAST_ROWS, Tail, finest_tail_alpha
 from vae_anomaly.errors import NotCalibrated
 
 Method = Literal["split", "cross"]
@@ -56,7 +56,7 @@ class Threshold:
         """
         n = len(self.calibration)
         at_least = n - np.searchsorted(self.calibration, scores, side="left")
-        found = marginal_table(n)[at_least] if self.table is None else self.table[at_least]
+        found = marginal_p_values(n)[at_least] if self.table is None else self.table[at_least]
         if self.tail is not None:
             found = self.tail.p_values(scores, found, flagged=self.flags(scores), alpha=self.alpha)
         if self.groups is not None and codes is not None:
@@ -66,7 +66,7 @@ class Threshold:
     def low_p_values(self, scores: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Return (1 + #{calibration ≤ s}) / (n + 1) for every score; small = lower than normal rows score; NaN where it is NaN."""
         n = len(self.calibration)
-        found = marginal_table(n)[np.searchsorted(self.calibration, scores, side="right")]
+        found = marginal_p_values(n)[np.searchsorted(self.calibration, scores, side="right")]
         if self.groups is not None and codes is not None:
             found = self.groups.p_values(self.calibration, scores, codes, found, low=True)
         return np.where(np.isnan(scores), np.nan, found)
@@ -95,7 +95,7 @@ class Threshold:
             )
             raise NotCalibrated(msg)
         groups = None if self.groups is None else self.groups.at(self.calibration, alpha)
-        return replace(self, alpha=alpha, value=conformal_value(self.calibration, alpha), groups=groups, tried=1)
+        return replace(self, alpha=alpha, value=conformal_quantile(self.calibration, alpha), groups=groups, tried=1)
 
     def conditional(self) -> "Threshold":
         """Return the threshold with p-values that hold for this very calibration with 90 % confidence; ``at`` then gives its value.
@@ -103,7 +103,7 @@ class Threshold:
         Raises NotCalibrated unless the calibration is ``split`` and one for all rows.
         """
         self.refuse_unless_exact("--p-values conditional")
-        return replace(self, table=conditional_table(len(self.calibration)))
+        return replace(self, table=conditional_p_values(len(self.calibration)))
 
     def refuse_unless_exact(self, what: str) -> None:
         """Raise NotCalibrated where p-values are not those of one exact ``split`` calibration for all rows."""
@@ -127,7 +127,7 @@ class Threshold:
     def _value_of_tail(self, alpha: float, tail: Tail) -> float:
         n = len(self.calibration)
         if alpha >= tail.share:
-            return conformal_value(self.calibration, alpha)
+            return conformal_quantile(self.calibration, alpha)
         if alpha < tail.finest:
             msg = (
                 f"alpha {alpha:g} is finer than the tail fitted to {n:,} calibration rows can say. "
@@ -162,7 +162,7 @@ _KINDS = {"split": "", "cross": "cross-fitted ones, which are approximate", "gpd
 
 def _by_tail(n: int, alpha: float) -> str:
     """Name the way to finer rates where it leads to this one."""
-    possible = n >= LEAST_ROWS and alpha >= finest_with_tail(n)
+    possible = n >= LEAST_ROWS and alpha >= finest_tail_alpha(n)
     return " or with --method gpd" if possible else ""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from vae_anomaly.calibration.conformal import rounded_up
-from vae_anomaly.calibration.guarantee import Promise
+from vae_anomaly.calibration.guarantee import Guarantee
 from vae_anomaly.cli.text import count, fact_lines, paragraphs, short, step_lines, table
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Intervals, Quality
@@ -167,7 +167,7 @@ def _labels(left_out: Mapping[str, int]) -> str:
     return "left out of the fit: " + shorten_list(f"{short(label)!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
-def threshold(promise: Promise) -> list[tuple[str, str]]:
+def threshold(promise: Guarantee) -> list[tuple[str, str]]:
     """The value of a threshold and what it promises."""
     method = {"split": "split, exact", "cross": "cross-fitted, approximate", "gpd": "fitted tail, estimated"}[promise.method]
     return [

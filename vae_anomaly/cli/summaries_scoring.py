@@ -5,7 +5,7 @@ Knows results only; prints nothing.
 
 from collections.abc import Sequence
 
-from vae_anomaly.calibration.operating_point import BudgetRow, Choice
+from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.cli import summaries, text
 from vae_anomaly.cli.summaries import alarms
 from vae_anomaly.cli.text import count, fact_lines, paragraphs, short, step_lines
@@ -93,7 +93,7 @@ def of_calibrate(result: CalibrateResult) -> str:
     return text.paragraphs([head, *text.fact_lines(facts), "", *_budget(result.table), *text.step_lines(result.next_steps)])
 
 
-def _choice(choice: Choice) -> list[tuple[str, str]]:
+def _choice(choice: ChosenAlpha) -> list[tuple[str, str]]:
     interval = f"{choice.value:.4g} ({choice.low:.4g} to {choice.high:.4g} in 95 of 100 samples)"
     return [
         (

@@ -15,7 +15,7 @@ from vae_anomaly.evaluation.baselines import REFERENCE_ROWS, Matrix, baseline_sc
 from vae_anomaly.evaluation.metrics import detection_quality, rank_detectors, ranking_metrics
 from vae_anomaly.evaluation.results import Comparison, Quality
 from vae_anomaly.fitting.splits import RowSplit
-from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
+from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.keys import Labels
 from vae_anomaly.schema.schema import Schema, conform
 
@@ -32,7 +32,7 @@ class BaselineSplit:
 
 def encode_batches(schema: Schema, batches: Iterable[pa.RecordBatch]) -> Batch:
     """Encode rows and put them together."""
-    return joined(encode(schema, conform(schema, batch, where="the labelled rows")) for batch in batches)
+    return concatenate(encode(schema, conform(schema, batch, where="the labelled rows")) for batch in batches)
 
 
 def evaluate_fit(detector: Detector, plan: RowSplit, normal: Batch, anomalous: Batch, labels: Labels) -> Quality | None:
@@ -71,7 +71,7 @@ def compare_with_baselines(
     With several parts a peer's score of an anomalous row is its mean over them, as ours is.
     """
     levels = tuple(len(column.levels) for column in model_order(detector.schema) if column.kind != "numeric")
-    found = [baseline_scores(part.learned, joined([part.tried, anomalous]), levels, detector.config.seed) for part in parts]
+    found = [baseline_scores(part.learned, concatenate([part.tried, anomalous]), levels, detector.config.seed) for part in parts]
     rankings = [ranking_metrics(OURS, our_normal, our_anomalous)]
     for name in found[0]:
         tried = np.concatenate([scores[name][: len(part.tried)] for part, scores in zip(parts, found, strict=True)])

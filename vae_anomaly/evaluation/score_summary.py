@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.conformal import conformal_value, finest_alpha
+from vae_anomaly.calibration.conformal import conformal_quantile, finest_alpha
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.explain.top_features import Alarm
 
@@ -74,7 +74,7 @@ def alpha_grid(threshold: Threshold) -> tuple[NDArray[np.float64], NDArray[np.fl
     grid = np.geomspace(finest_alpha(n) * (1.0 + 1e-9), max(LOOSEST, threshold.alpha), RATE_STEPS)
     others = grid[np.abs(np.log(grid / threshold.alpha)) > math.log(grid[1] / grid[0]) / 2]
     alphas = np.sort(np.append(others, threshold.alpha))
-    values = [threshold.value if a == threshold.alpha else conformal_value(threshold.calibration, float(a)) for a in alphas]
+    values = [threshold.value if a == threshold.alpha else conformal_quantile(threshold.calibration, float(a)) for a in alphas]
     return alphas, np.array(values)
 
 

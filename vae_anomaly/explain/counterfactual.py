@@ -16,12 +16,12 @@ from vae_anomaly.model.ensemble import SCORE_BLOCK_ROWS, Ensemble, score_rows
 from vae_anomaly.schema.encoding import Batch
 
 # More columns than this are no small change.
-MOST_COLUMNS = 10
+MAX_CHANGED_COLUMNS = 10
 # Columns that are tried at each step, the largest contributions first.
-TRIED = 32
+CANDIDATES_PER_STEP = 32
 # The move of the last column is found to one part in 128³ of the way, 128 places at a time: one block of the score each.
-PLACES = SCORE_BLOCK_ROWS["exemplar"]
-ROUNDS = 3
+GRID_POINTS = SCORE_BLOCK_ROWS["exemplar"]
+GRID_ROUNDS = 3
 # A number is given with as few digits as still keep the row under the limit and make its move no more than this share longer.
 MOST_DIGITS = 15
 ROUNDING = 0.01
@@ -43,7 +43,7 @@ class Counterfactual:
 def smallest_change(ensemble: Ensemble, row: Batch, limit: float) -> Counterfactual:
     """Look for the smallest change of one row (a batch of one, with a score) that brings it to ``limit`` or below."""
     now, places, score = row, list[int](), _score(ensemble, row)
-    while score > limit and len(places) < MOST_COLUMNS:
+    while score > limit and len(places) < MAX_CHANGED_COLUMNS:
         trials, tried = _replacements(ensemble, now, places)
         if not tried:
             break
@@ -69,7 +69,7 @@ def _replacements(ensemble: Ensemble, row: Batch, done: list[int]) -> tuple[Batc
     """Return the row once for each column that may still change, with that cell as it was expected, and which columns these are."""
     explanation = explain_rows(ensemble, row)
     order = explanation.contribution[0].argsort(descending=True, stable=True).tolist()
-    tried = [j for j in order if j not in done and bool(row.observed[0, -1, j]) and _differs(row, explanation, j)][:TRIED]
+    tried = [j for j in order if j not in done and bool(row.observed[0, -1, j]) and _differs(row, explanation, j)][:CANDIDATES_PER_STEP]
     trials, d_num = _copies(row, len(tried)), row.numeric.shape[-1]
     for i, j in enumerate(tried):
         if j < d_num:
@@ -119,13 +119,13 @@ def _moved_less(ensemble: Ensemble, row: Batch, now: Batch, j: int, limit: float
     """Return ``now`` with the number in column ``j`` as near to what it was in ``row`` as the limit allows, in few digits."""
     before, after = float(row.numeric[0, -1, j]), float(now.numeric[0, -1, j])
     near, far = 0.0, 1.0  # shares of the way: the row is above the limit at the one and not above it at the other
-    for _ in range(ROUNDS):
-        way = torch.linspace(near, far, PLACES + 1, dtype=torch.float64)[1:]
+    for _ in range(GRID_ROUNDS):
+        way = torch.linspace(near, far, GRID_POINTS + 1, dtype=torch.float64)[1:]
         below = _with_numbers(ensemble, now, j, before + way * (after - before)) <= limit
         if not bool(below.any()):
             break
         first = int(below.to(torch.uint8).argmax())
-        near, far = float(way[first]) - (far - near) / PLACES, float(way[first])
+        near, far = float(way[first]) - (far - near) / GRID_POINTS, float(way[first])
     edge = before + far * (after - before)
     rounded = [x for x in _rounded(edge, up=after > before) if (x <= after if after > before else x >= after)]
     inside = [x for x in rounded if abs(x - edge) <= ROUNDING * abs(edge - before)] + [edge]

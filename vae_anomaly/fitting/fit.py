@@ -30,7 +30,7 @@ from vae_anomaly.model.scaling import Views, gather_cells, learn_views
 from vae_anomaly.model.training import History, device_of, fit_weights, is_small_step
 from vae_anomaly.model.vae import START_ROWS, Layout, Vae, init_linear
 from vae_anomaly.model.weighting import unit_weights, with_learned_weights
-from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
+from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.schema import Schema, conform
 
 # The sum of 10¹⁰ squares of differences of such numbers is still a float64.
@@ -152,7 +152,7 @@ def _encode_table(schema: Schema, table: pa.Table) -> Batch:
     for batch in table.combine_chunks().to_batches():
         parts.append(encode(schema, conform(schema, batch, where="the training rows", first_row=first)))
         first += batch.num_rows
-    encoded = joined(parts)
+    encoded = concatenate(parts)
     _refuse_too_large(encoded, schema)
     return encoded
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.guarantee import Promise, promise
+from vae_anomaly.calibration.guarantee import Guarantee, guarantee_of
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.results import Quality
@@ -78,7 +78,7 @@ class Report:
     more_columns: int
     left_out: tuple[Dropped, ...]
     more_left_out: int
-    promise: Promise
+    promise: Guarantee
     blocks: Blocks | None
     cautions: tuple[str, ...]
     active_units: float
@@ -112,7 +112,7 @@ def overview(
         more_columns=max(0, len(columns) - REPORT_COLUMNS_SHOWN),
         left_out=left_out[:REPORT_COLUMNS_SHOWN],
         more_left_out=max(0, len(left_out) - REPORT_COLUMNS_SHOWN),
-        promise=promise(detector.threshold),
+        promise=guarantee_of(detector.threshold),
         blocks=detector.blocks,
         cautions=(*notes, *(_too_many(scored) if quality is None else ()), *cautions(detector), *detector.card.notes),
         active_units=active_units(detector),

@@ -33,7 +33,7 @@ class RowOrigin:
             raise BadCell(said(index), where=self.where, row=self.first_row + index, remedies=ways(index))
 
 
-def numeric(column: Column, values: pa.Array, place: RowOrigin) -> pa.Array:
+def conform_numeric(column: Column, values: pa.Array, place: RowOrigin) -> pa.Array:
     """Return float64 without NaN or infinity; a cell of text must be a number."""
     values = parsing.plain_array(values)
     if column.temporal:
@@ -49,10 +49,10 @@ def numeric(column: Column, values: pa.Array, place: RowOrigin) -> pa.Array:
     return _finite(column, values.cast(pa.float64(), safe=False), place)
 
 
-def levels(column: Column, values: pa.Array, place: RowOrigin) -> pa.Array:
+def conform_levels(column: Column, values: pa.Array, place: RowOrigin) -> pa.Array:
     """Return ``string``; a boolean in the spelling of the model's levels."""
     try:
-        text = parsing.texts(values)
+        text = parsing.category_texts(values)
     except pa.ArrowException:
         raise SchemaMismatch(
             f"column {column.name!r} is a {column.kind} in this model but {values.type} in {place.where}. "
@@ -65,7 +65,7 @@ def _parsed(column: Column, text: pa.Array, place: RowOrigin) -> pa.Array:
     place.refuse(
         parsing.not_numbers(text),
         lambda i: f"column {column.name!r} is numeric in this model but {messages.quote(text[i].as_py())}",
-        lambda i: parsing.ways(text[i].as_py(), column.name),
+        lambda i: parsing.cell_remedies(text[i].as_py(), column.name),
     )
     return parsing.numbers(text)
 
@@ -105,7 +105,7 @@ def _timed(column: Column, text: pa.Array, place: RowOrigin) -> pa.Array:
     try:
         return parsing.times(text)
     except pa.ArrowException:
-        read = [parsing.microseconds(cell) for cell in text.to_pylist()]
+        read = [parsing.parse_microseconds(cell) for cell in text.to_pylist()]
     times = pa.array(read, pa.int64())
     place.refuse(
         pc.and_(pc.is_null(times), pc.is_valid(text)),

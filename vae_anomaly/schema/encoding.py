@@ -73,7 +73,7 @@ def encode(schema: Schema, batch: pa.RecordBatch) -> Batch:
     )
 
 
-def joined(batches: Iterable[Batch]) -> Batch:
+def concatenate(batches: Iterable[Batch]) -> Batch:
     """Put batches of one schema together, in order."""
     parts = list(batches)
     return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in Batch.__slots__})

@@ -48,9 +48,9 @@ class Dropped:
     reason: str
 
 
-def judge(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
+def infer_column(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
     """Decide one column; ``included`` overrules every reason but 'nothing to learn from'."""
-    kind = parsing.stored(values.type)
+    kind = parsing.unwrapped_type(values.type)
     if pa.types.is_nested(kind):
         return Dropped(name=name, reason=f"nested column ({messages.shorten(str(kind))})")
     if parsing.is_binary_type(kind):

@@ -22,11 +22,11 @@ def key_text(cell: pa.Scalar) -> str | None:
     >>> key_text(pa.scalar(b"M7")), key_text(pa.scalar(2**62, pa.timestamp("s")))
     ('M7', '4611686018427387904')
     """
-    value = value_of(cell)
+    value = key_value(cell)
     return None if value is None else str(value)
 
 
-def value_of(cell: pa.Scalar) -> object:
+def key_value(cell: pa.Scalar) -> object:
     """Return a key as a value of Python; bytes are text, and a time that Python has no value for is its number."""
     try:
         value = cell.as_py()
@@ -36,12 +36,12 @@ def value_of(cell: pa.Scalar) -> object:
     return parsing.bytes_text(value) if isinstance(value, bytes) else value
 
 
-def distinct(column: pa.Array | pa.ChunkedArray, name: str) -> tuple[list[object], NDArray[np.int64]]:
+def factorize(column: pa.Array | pa.ChunkedArray, name: str) -> tuple[list[object], NDArray[np.int64]]:
     """Return the different cells of a column, None among them if one is missing, and for each row ``[n]`` the place of its own.
 
     Raises DataError for a column whose cells cannot be compared.
     """
-    values = parsing.readable(column)
+    values = parsing.readable_text(column)
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if pa.types.is_decimal(values.type):
         values = values.cast(pa.decimal256(76, values.type.scale))  # the smaller ones Arrow cannot tell apart
@@ -50,7 +50,7 @@ def distinct(column: pa.Array | pa.ChunkedArray, name: str) -> tuple[list[object
             f"column {name!r} is {values.type}, which cannot tell rows apart. Name a column of text, numbers, booleans or times instead."
         )
     encoded = pc.dictionary_encode(values, null_encoding="encode")
-    return [value_of(cell) for cell in encoded.dictionary], encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return [key_value(cell) for cell in encoded.dictionary], encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 # Who knows the files says where the row is.
@@ -113,7 +113,7 @@ def _ticks(times: pa.Array) -> pa.Array:
 
 def group_codes(column: pa.ChunkedArray, name: str = "group") -> NDArray[np.int64]:
     """Return a number for each group ``[n]``; rows without one form a group of their own. Raises DataError for a nested column."""
-    return distinct(column, name)[1]
+    return factorize(column, name)[1]
 
 
 # Labels named in an error text; a column that is no label column has thousands.
@@ -145,7 +145,7 @@ def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str]
     >>> read_labels(pa.array([0.0, 1.0, None]), ("0", "")).normal.tolist()
     [True, False, True]
     """
-    values, places = distinct(column, name)
+    values, places = factorize(column, name)
     texts = [label_text(value) for value in values]
     names = tuple(dict.fromkeys(texts))
     place = np.array([names.index(text) for text in texts], dtype=np.int64)
@@ -164,7 +164,7 @@ def label_text(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
-def refuse_without_normal(labels: Labels, column: str, normal_labels: Sequence[str]) -> None:
+def check_normal_rows(labels: Labels, column: str, normal_labels: Sequence[str]) -> None:
     """Raise DataError that lists the labels found when no row is normal."""
     if not labels.normal.any():
         raise DataError(
@@ -173,9 +173,9 @@ def refuse_without_normal(labels: Labels, column: str, normal_labels: Sequence[s
         )
 
 
-def refuse_one_class(labels: Labels, column: str, normal_labels: Sequence[str]) -> None:
+def check_both_classes(labels: Labels, column: str, normal_labels: Sequence[str]) -> None:
     """Raise DataError when rows of one of the two classes are missing, so that nothing can be compared."""
-    refuse_without_normal(labels, column, normal_labels)
+    check_normal_rows(labels, column, normal_labels)
     if labels.normal.all():
         raise DataError(
             f"no row is anomalous: column {column!r} holds {label_counts(labels.counts())}, and all of that means normal "

@@ -34,30 +34,30 @@ def plain_array(values: pa.Array) -> pa.Array:
     return values.cast(pa.float32()) if pa.types.is_float16(kind) else values
 
 
-def usual_type(kind: pa.DataType) -> pa.DataType:
+def supported_type(kind: pa.DataType) -> pa.DataType:
     """Return the type in which Arrow can do everything with such cells: it lacks functions for views, run lengths and small numbers.
 
-    >>> usual_type(pa.string_view()), usual_type(pa.int8())
+    >>> supported_type(pa.string_view()), supported_type(pa.int8())
     (DataType(string), DataType(int8))
     """
     if pa.types.is_run_end_encoded(kind):
-        return usual_type(kind.value_type)
+        return supported_type(kind.value_type)
     if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary(), pa.float16(): pa.float32()}.get(kind, kind)
 
 
-def usual(values: pa.Array) -> pa.Array:
-    """Return the values in their ``usual_type``."""
+def supported(values: pa.Array) -> pa.Array:
+    """Return the values in their ``supported_type``."""
     decoded = pc.run_end_decode(values) if pa.types.is_run_end_encoded(values.type) else values
-    kind = usual_type(decoded.type)
+    kind = supported_type(decoded.type)
     return decoded if kind == decoded.type else decoded.cast(kind)
 
 
-def readable(values: pa.Array) -> pa.Array:
+def readable_text(values: pa.Array) -> pa.Array:
     """Return the values without wrapping, as ``plain_array`` does, and bytes and UUIDs as text.
 
-    >>> readable(pa.array([b"M7", None])).to_pylist()
+    >>> readable_text(pa.array([b"M7", None])).to_pylist()
     ['M7', None]
     """
     if isinstance(values.type, pa.UuidType):
@@ -76,15 +76,15 @@ def bytes_text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
-def stored(kind: pa.DataType) -> pa.DataType:
+def unwrapped_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of the cells inside a dictionary, run lengths or an extension.
 
-    >>> stored(pa.uuid())
+    >>> unwrapped_type(pa.uuid())
     FixedSizeBinaryType(fixed_size_binary[16])
     """
     if isinstance(kind, pa.BaseExtensionType):
-        return stored(kind.storage_type)
-    return stored(kind.value_type) if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else kind
+        return unwrapped_type(kind.storage_type)
+    return unwrapped_type(kind.value_type) if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else kind
 
 
 def is_binary_type(kind: pa.DataType) -> bool:
@@ -144,10 +144,10 @@ def dates(text: pa.Array) -> pa.Array:
     return text.cast(pa.timestamp("us"))
 
 
-def microseconds(text: str | None) -> int | None:
+def parse_microseconds(text: str | None) -> int | None:
     """Return a single time since 1970; None where there is none.
 
-    >>> microseconds("1970-01-02"), microseconds("soon")
+    >>> parse_microseconds("1970-01-02"), parse_microseconds("soon")
     (86400000000, None)
     """
     try:
@@ -156,10 +156,10 @@ def microseconds(text: str | None) -> int | None:
         return None
 
 
-def blanked(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
+def mask_tokens(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
     """Return the values with null for each of ``tokens``: in text by spelling, in numbers by value.
 
-    >>> blanked(pa.array([1, -999]), ["?", "-999.0"]).to_pylist()
+    >>> mask_tokens(pa.array([1, -999]), ["?", "-999.0"]).to_pylist()
     [1, None]
     """
     if not tokens:
@@ -173,10 +173,10 @@ def blanked(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
     return pc.if_else(pc.is_in(values.cast(pa.float64(), safe=False), known), None, values)
 
 
-def texts(values: pa.Array) -> pa.Array:
+def category_texts(values: pa.Array) -> pa.Array:
     """Return the cells as ``string``; whole numbers lose their ``.0``, so that 1, 1.0 and '1' are one level.
 
-    >>> texts(pa.array([1.0, 2.5, None])).to_pylist()
+    >>> category_texts(pa.array([1.0, 2.5, None])).to_pylist()
     ['1', '2.5', None]
     """
     values = plain_array(values)
@@ -216,10 +216,10 @@ _UNIT_NAMES = re.compile(
 )
 
 
-def ways(cell: str, column: str) -> tuple[str, ...]:
+def cell_remedies(cell: str, column: str) -> tuple[str, ...]:
     """Return what can be done about a cell that is no number.
 
-    >>> ways("1,5", "flow"), ways("n/a", "flow")
+    >>> cell_remedies("1,5", "flow"), cell_remedies("n/a", "flow")
     (('Write such numbers with a decimal point (1.5)',), ('Declare it in --missing-values', 'leave the column out and fit again'))
     """
     text = cell.strip()

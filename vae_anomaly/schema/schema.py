@@ -16,8 +16,8 @@ import pyarrow as pa
 from vae_anomaly.config import DataConfig
 from vae_anomaly.errors import ConfigError, DamagedArtifact, DataError, SchemaMismatch
 from vae_anomaly.messages import NAMES_SHOWN, absent_text, listed
-from vae_anomaly.schema.conform import RowOrigin, levels, numeric
-from vae_anomaly.schema.inference import Column, Dropped, judge
+from vae_anomaly.schema.conform import RowOrigin, conform_levels, conform_numeric
+from vae_anomaly.schema.inference import Column, Dropped, infer_column
 from vae_anomaly.strict_json import parsed
 
 
@@ -87,9 +87,9 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
     _check_named(table.column_names, data)
     if table.num_rows == 0:
         raise DataError("the table has no rows; a fit needs normal rows to learn from.")
-    keys = taken_out(data)
+    keys = excluded_columns(data)
     found = [
-        Dropped(name=name, reason=keys[name]) if name in keys else judge(name, table[name], included=name in data.include)
+        Dropped(name=name, reason=keys[name]) if name in keys else infer_column(name, table[name], included=name in data.include)
         for name in table.column_names
     ]
     schema = Schema(
@@ -112,7 +112,7 @@ def check_duplicates(names: Sequence[str], where: str) -> None:
         raise DataError(f"{where} has columns of the same name: {listed(twice)}. Give every column its own name.")
 
 
-def taken_out(data: DataConfig) -> dict[str, str]:
+def excluded_columns(data: DataConfig) -> dict[str, str]:
     """Map the columns that the config takes out to the reason; the more telling reason wins."""
     named = {"excluded": data.exclude, "id column": data.id_columns}
     keys = {name: reason for reason, names in named.items() for name in names}
@@ -121,11 +121,11 @@ def taken_out(data: DataConfig) -> dict[str, str]:
 
 
 def _check_named(names: Sequence[str], data: DataConfig) -> None:
-    named = [*taken_out(data), *data.include]
+    named = [*excluded_columns(data), *data.include]
     absent = [n for n in dict.fromkeys(named) if n not in names]
     if absent:
         raise ConfigError(f"columns named in the options are not in the table: {absent_text(absent, names)}")
-    both = [n for n in data.include if n in taken_out(data)]
+    both = [n for n in data.include if n in excluded_columns(data)]
     if both:
         raise ConfigError(f"--include names columns that another option takes out: {listed(both)}. Name each in one option only.")
 
@@ -159,5 +159,5 @@ def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int
     check_duplicates(batch.schema.names, where)
     check_columns_present(schema, batch.schema.names, where)
     place = RowOrigin(where=where, first_row=first_row, bad=bad)
-    arrays = [(numeric if c.kind == "numeric" else levels)(c, batch.column(c.name), place) for c in schema.columns]
+    arrays = [(conform_numeric if c.kind == "numeric" else conform_levels)(c, batch.column(c.name), place) for c in schema.columns]
     return pa.RecordBatch.from_arrays(arrays, names=list(schema.names))

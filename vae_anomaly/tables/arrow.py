@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.errors import DataError
 from vae_anomaly.messages import one_line
-from vae_anomaly.schema.parsing import blanked, usual, usual_type
+from vae_anomaly.schema.parsing import mask_tokens, supported, supported_type
 from vae_anomaly.schema.schema import check_duplicates
 from vae_anomaly.storage.listing import reading
 from vae_anomaly.tables.csv_rejects import OnBad
@@ -86,7 +86,7 @@ class ColumnarTable:
         del text
         with _watched(self.file.path):
             table = pa.Table.from_batches(pieces, self.schema)
-        columns = [blanked(column, missing) for column in table.columns]
+        columns = [mask_tokens(column, missing) for column in table.columns]
         return pa.Table.from_arrays(columns, names=list(self.names))
 
     def stream(
@@ -96,7 +96,7 @@ class ColumnarTable:
         names, untouched = [*numeric, *text, *raw], set(raw)
         with _watched(self.file.path):
             for batch in _valid(self.batches(self.file, names, chunk)):
-                arrays = [batch.column(n) if n in untouched else blanked(batch.column(n), missing) for n in names]
+                arrays = [batch.column(n) if n in untouched else mask_tokens(batch.column(n), missing) for n in names]
                 yield pa.RecordBatch.from_arrays(arrays, names=names)
 
     def screened(
@@ -223,11 +223,11 @@ def _valid(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Let nothing pass whose offsets, indices, text or types Arrow would stumble over later; costs little beside reading."""
     for batch in batches:
         batch.validate(full=True)
-        yield pa.RecordBatch.from_arrays([usual(column) for column in batch.columns], names=batch.schema.names)
+        yield pa.RecordBatch.from_arrays([supported(column) for column in batch.columns], names=batch.schema.names)
 
 
 def _usual(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([(field.name, usual_type(field.type)) for field in schema])
+    return pa.schema([(field.name, supported_type(field.type)) for field in schema])
 
 
 @contextmanager

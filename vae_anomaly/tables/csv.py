@@ -17,7 +17,7 @@ from pyarrow import csv as pacsv
 
 from vae_anomaly.errors import DataError
 from vae_anomaly.messages import one_line
-from vae_anomaly.schema.parsing import TIME_FORMATS, blanked, not_numbers, numbers
+from vae_anomaly.schema.parsing import TIME_FORMATS, mask_tokens, not_numbers, numbers
 from vae_anomaly.storage.listing import COMPRESSED, reading
 from vae_anomaly.tables.csv_dialect import COMMA_NUMBER, MAX_RECORD_BYTES, Dialect, open_text
 from vae_anomaly.tables.csv_records import AFTER_QUOTE, ZERO, RecordChunk, Utf8, record_chunks
@@ -121,7 +121,7 @@ class DelimitedTable:
                 if pc.any(pc.match_substring_regex(spelled[name], _HEX)).as_py():
                     table = table.set_column(table.schema.get_field_index(name), name, spelled[name])
         table = table if self.dialect.decimal == "." else self._pointed(table, text)
-        return pa.Table.from_arrays([blanked(c, missing) for c in table.columns], names=list(self.names))
+        return pa.Table.from_arrays([mask_tokens(c, missing) for c in table.columns], names=list(self.names))
 
     def _pointed(self, table: pa.Table, text: Collection[str]) -> pa.Table:
         """Read text columns of a file with decimal commas as numbers if every cell is one, with a comma or a point."""
@@ -268,8 +268,8 @@ def _finished(
     arrays = []
     for name, values in zip(batch.schema.names, batch.columns, strict=True):
         as_text = name in numbers_wanted and pa.types.is_string(values.type)
-        ready = _as_numbers(blanked(values, all_missing), decimal) if as_text else values
-        arrays.append(blanked(ready, tokens.get(name, [""])))
+        ready = _as_numbers(mask_tokens(values, all_missing), decimal) if as_text else values
+        arrays.append(mask_tokens(ready, tokens.get(name, [""])))
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 

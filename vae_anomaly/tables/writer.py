@@ -163,7 +163,7 @@ def _lines(batch: pa.RecordBatch, *, escape: bool) -> memoryview:
 def _csv_text(values: pa.Array, *, escape: bool) -> pa.Array:
     if pa.types.is_nested(values.type):
         values = pa.array([None if v is None else _json(v) for v in values.to_pylist()], pa.string())
-    values = parsing.readable(values)
+    values = parsing.readable_text(values)
     if not parsing.is_text_type(values.type):
         try:
             return values.cast(pa.string())

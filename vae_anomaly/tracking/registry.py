@@ -17,7 +17,7 @@ from urllib.request import url2pathname
 
 from vae_anomaly import artifact
 from vae_anomaly._version import __version__
-from vae_anomaly.calibration.guarantee import statement
+from vae_anomaly.calibration.guarantee import guarantee_statement
 from vae_anomaly.config import TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError
@@ -275,7 +275,7 @@ def _tags(detector: Detector) -> dict[str, str]:
         "alpha": repr(threshold.alpha),
         "threshold": repr(threshold.value),
         "calibration": threshold.method,
-        "statement": statement(threshold),
+        "statement": guarantee_statement(threshold),
         "calibration_rows": str(len(threshold.calibration)),
         "format": str(artifact.FORMAT),
         "package_version": __version__,

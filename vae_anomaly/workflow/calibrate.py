@@ -14,10 +14,10 @@ import numpy as np
 
 from vae_anomaly import artifact
 from vae_anomaly.calibration.conformal import calibration_rows_needed, finest_text
-from vae_anomaly.calibration.groups import make_groups
-from vae_anomaly.calibration.guarantee import promise
-from vae_anomaly.calibration.operating_point import BudgetRow, Choice, Costs, alpha_of_budget, budget_table, choose
-from vae_anomaly.calibration.tail import LEAST_ROWS, finest_with_tail, fit_tail
+from vae_anomaly.calibration.groups import calibrate_groups
+from vae_anomaly.calibration.guarantee import guarantee_of
+from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha, Costs, budget_alpha, budget_table, choose_alpha
+from vae_anomaly.calibration.tail import LEAST_ROWS, finest_tail_alpha, fit_tail
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.calibration.threshold import calibrate as conformal
 from vae_anomaly.config import TrackingConfig
@@ -63,7 +63,7 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
         rows_per_day=rows.per_day,
         alpha_before=detector.threshold.alpha,
         threshold_before=detector.threshold.value,
-        promise=promise(threshold),
+        promise=guarantee_of(threshold),
         choice=choice,
         table=table,
         groups=_group_rows(threshold),
@@ -74,13 +74,13 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
     )
 
 
-def _rate(request: CalibrateRequest, rows: CalibrationRows, detector: Detector) -> tuple[float, Choice | None]:
+def _rate(request: CalibrateRequest, rows: CalibrationRows, detector: Detector) -> tuple[float, ChosenAlpha | None]:
     """Return the false-alarm rate that was asked for, by whichever way; with none that of the model."""
     if request.alerts_per_day is not None and rows.per_day is not None:
-        return alpha_of_budget(request.alerts_per_day, rows.per_day), None
+        return budget_alpha(request.alerts_per_day, rows.per_day), None
     wish = request.maximize or _costs(request)
     if wish is not None:
-        choice = choose(rows.normal, rows.anomalous, wish, anomaly_rate=request.anomaly_rate, seed=detector.config.seed)
+        choice = choose_alpha(rows.normal, rows.anomalous, wish, anomaly_rate=request.anomaly_rate, seed=detector.config.seed)
         return choice.alpha, choice
     return request.alpha or detector.threshold.alpha, None
 
@@ -102,7 +102,7 @@ def _threshold(request: CalibrateRequest, rows: CalibrationRows, alpha: float, c
         _refuse_too_fine(alpha, n)
         threshold = conformal(rows.normal, alpha)
     if rows.group is not None and columns.group is not None:
-        groups = make_groups(columns.group, rows.group, rows.normal, alpha)
+        groups = calibrate_groups(columns.group, rows.group, rows.normal, alpha)
         threshold = replace(threshold, groups=groups)
     return replace(threshold, tried=tried)
 
@@ -110,7 +110,7 @@ def _threshold(request: CalibrateRequest, rows: CalibrationRows, alpha: float, c
 def _refuse_too_fine(alpha: float, n: int) -> None:
     need = calibration_rows_needed(alpha)
     if n < need:
-        tail = n >= LEAST_ROWS and alpha >= finest_with_tail(n)
+        tail = n >= LEAST_ROWS and alpha >= finest_tail_alpha(n)
         raise TooFewRows(
             f"alpha {alpha:g} needs at least {need:,} calibration rows; {n:,} given. Finest alpha possible with these rows: "
             f"{finest_text(n)}. Use --alpha {finest_text(n)},{' --method gpd' if tail else ''} or at least {need:,} normal rows."
@@ -132,7 +132,7 @@ def _recalibrated(detector: Detector, threshold: Threshold, source: Source) -> D
 
 
 def _keep(
-    request: CalibrateRequest, opened: Opened, detector: Detector, source: Source, table: Sequence[BudgetRow], choice: Choice | None
+    request: CalibrateRequest, opened: Opened, detector: Detector, source: Source, table: Sequence[BudgetRow], choice: ChosenAlpha | None
 ) -> ModelName:
     """Replace the folder, or log and register a new version."""
     if not request.model.startswith(("models:/", "runs:/")):
@@ -175,7 +175,7 @@ def _tracking(request: CalibrateRequest, opened: Opened) -> TrackingConfig:
     )
 
 
-def _metrics(threshold: Threshold, choice: Choice | None) -> dict[str, float]:
+def _metrics(threshold: Threshold, choice: ChosenAlpha | None) -> dict[str, float]:
     found = {"threshold": threshold.value, "alpha": threshold.alpha, "alpha_limit_95": threshold.limit}
     if threshold.tail is not None:
         found |= {"tail_shape": threshold.tail.shape, "tail_fit_p_value": threshold.tail.fit_p_value}

@@ -14,7 +14,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.messages import OnProgress, absent_text
 from vae_anomaly.schema.encoding import encode
-from vae_anomaly.schema.keys import Labels, read_labels, refuse_one_class, refuse_without_normal
+from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, read_labels
 from vae_anomaly.tables import stream
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
 from vae_anomaly.tables.error_location import in_its_file
@@ -175,5 +175,5 @@ def _labels(found: dict[str, pa.ChunkedArray], columns: Columns, detector: Detec
     wanted = request.normal_labels or detector.config.data.normal_labels
     labels = read_labels(found[columns.label], wanted, columns.label)
     choosing = request.maximize is not None or request.cost_miss is not None
-    (refuse_one_class if choosing else refuse_without_normal)(labels, columns.label, wanted)
+    (check_both_classes if choosing else check_normal_rows)(labels, columns.label, wanted)
     return labels

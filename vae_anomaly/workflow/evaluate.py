@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.guarantee import promise
+from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.config import DataConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
@@ -25,8 +25,8 @@ from vae_anomaly.explain.contributions import explain_rows
 from vae_anomaly.explain.top_features import Alarm, reasons_of, top_features
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview
-from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
-from vae_anomaly.schema.keys import Labels, read_labels, refuse_one_class
+from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
+from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
 from vae_anomaly.tables import stream
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source, open_source
@@ -79,7 +79,7 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
     if column not in source.names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([column], source.names)}")
     scored = _scored(detector, source, rejects, column, wanted, request.threads or cores(), tell)
-    refuse_one_class(scored.labels, column, wanted)
+    check_both_classes(scored.labels, column, wanted)
     tell("other detectors", 0, None)
     reference_rejects = Rejects()
     quality = _quality(detector, scored, _reference(detector, request, missing, reference_rejects))
@@ -92,7 +92,7 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
     return EvaluateResult(
         rows=len(scored.batch) + scored.null_scores,
         null_scores=scored.null_scores,
-        promise=promise(detector.threshold),
+        promise=guarantee_of(detector.threshold),
         notes=notes,
         quality=quality,
         by_label=_shares(curves),
@@ -224,7 +224,7 @@ def _scored(
     if not there.any():
         raise DataError(f"no row of {source.files[0].path} has a value in any column of the model.")
     found = read_labels(pa.chunked_array(labels), wanted, column)
-    rows = joined(batches).rows(torch.from_numpy(there))
+    rows = concatenate(batches).rows(torch.from_numpy(there))
     kept = np.concatenate(numbers)[there]
     return LabelledScores(batch=rows, scores=everything[there], labels=found.where(there), numbers=kept, null_scores=len(there) - len(kept))
 
@@ -237,7 +237,7 @@ def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[s
     card, data = detector.card, detector.config.data
     if request.reference:
         source = open_source(request.reference, missing_values=missing, on_error=request.on_error)
-        return joined(encode(detector.schema, chunk) for chunk in source.batches(detector.schema, on_reject=rejects))
+        return concatenate(encode(detector.schema, chunk) for chunk in source.batches(detector.schema, on_reject=rejects))
     try:
         source = open_source(card.source, missing_values=data.missing_values, on_error=data.on_error)
     except VaeAnomalyError:
@@ -245,7 +245,7 @@ def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[s
     if source.digest() != card.data_digest:
         return None
     extra = [data.label_column] if data.label_column else []
-    return joined(_normal_rows(detector, chunk, data) for chunk in source.batches(detector.schema, extra=extra))
+    return concatenate(_normal_rows(detector, chunk, data) for chunk in source.batches(detector.schema, extra=extra))
 
 
 def _normal_rows(detector: Detector, chunk: pa.RecordBatch, data: DataConfig) -> Batch:

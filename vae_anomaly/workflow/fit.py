@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from vae_anomaly import artifact
 from vae_anomaly._version import __version__
-from vae_anomaly.calibration.groups import make_groups
-from vae_anomaly.calibration.guarantee import promise
+from vae_anomaly.calibration.groups import calibrate_groups
+from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.config import Config, validate
 from vae_anomaly.detector.detector import Detector
@@ -33,8 +33,8 @@ from vae_anomaly.fitting.splits import RowSplit, calibration_size
 from vae_anomaly.jobs import fit_workdir, memory, signals
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.schema.encoding import encode
-from vae_anomaly.schema.keys import Labels, group_codes, read_labels, refuse_without_normal, time_order
-from vae_anomaly.schema.schema import Schema, conform, infer_schema, taken_out
+from vae_anomaly.schema.keys import Labels, check_normal_rows, group_codes, read_labels, time_order
+from vae_anomaly.schema.schema import Schema, conform, excluded_columns, infer_schema
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.error_location import located
 from vae_anomaly.tables.source import Source, open_source
@@ -96,7 +96,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
     validate(config)
     if not config.tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
-    missing, spared = config.data.missing_values, taken_out(config.data)
+    missing, spared = config.data.missing_values, excluded_columns(config.data)
     source = open_source(request.data, missing_values=missing, on_error=config.data.on_error, spared=spared)
     most = memory_plan.most_rows(source.weight(), len(source.names), request.memory_limit)
     place, made_from = fit_workdir.workdir_of(output, config.tracking.model_name), fit_resume.made_from(source, config, most)
@@ -186,7 +186,7 @@ def _read(job: FitJob, rejects: Rejects) -> FitRows:
     if name not in table.column_names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([name], table.column_names)}")
     labels = read_labels(table[name], data.normal_labels, name)
-    refuse_without_normal(labels, name, data.normal_labels)
+    check_normal_rows(labels, name, data.normal_labels)
     return FitRows(
         seen=seen,
         normal=table.filter(pa.array(labels.normal)),
@@ -219,7 +219,7 @@ def _grouped(detector: Detector, table: pa.Table, plan: RowSplit, column: str) -
     scores = np.concatenate([detector.scores(batch).total.numpy() for batch in batches])
     there = ~np.isnan(scores)
     alpha = detector.threshold.alpha
-    groups = make_groups(column, held[column].filter(pa.array(there)), scores[there], alpha)
+    groups = calibrate_groups(column, held[column].filter(pa.array(there)), scores[there], alpha)
     return detector.recalibrated(replace(calibrate(scores[there], alpha), groups=groups))
 
 
@@ -266,7 +266,7 @@ def _result(rows: FitRows, outcome: Outcome, model: ModelName, resumed_steps: in
         stopped=card.history.stopped,
         active_units=active_units(detector),
         latent_units=detector.ensemble.vae.latent,
-        promise=promise(detector.threshold),
+        promise=guarantee_of(detector.threshold),
         blocks=detector.blocks,
         cautions=cautions(detector),
         notes=card.notes,

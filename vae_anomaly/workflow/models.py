@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 
 from vae_anomaly import artifact
-from vae_anomaly.calibration.guarantee import promise
+from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
@@ -34,7 +34,7 @@ def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
         versions=dict(card.versions),
         columns=detector.quality,
         left_out=detector.schema.dropped,
-        promise=promise(detector.threshold),
+        promise=guarantee_of(detector.threshold),
         blocks=detector.blocks,
         cautions=cautions(detector),
         notes=card.notes,

@@ -7,8 +7,8 @@ shares of 1, times seconds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vae_anomaly.calibration.guarantee import Promise
-from vae_anomaly.calibration.operating_point import BudgetRow, Choice
+from vae_anomaly.calibration.guarantee import Guarantee
+from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import MissingChange, Quality
 from vae_anomaly.explain.top_features import Alarm, Reason
@@ -44,7 +44,7 @@ class FitResult:
     stopped: str
     active_units: float  # latent units in use, mean over networks
     latent_units: int
-    promise: Promise
+    promise: Guarantee
     blocks: Blocks | None  # alarms over the calibration rows in their order
     cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
     notes: tuple[str, ...]
@@ -130,8 +130,8 @@ class CalibrateResult:
     rows_per_day: float | None
     alpha_before: float
     threshold_before: float
-    promise: Promise
-    choice: Choice | None  # None: no labels chose
+    promise: Guarantee
+    choice: ChosenAlpha | None  # None: no labels chose
     table: tuple[BudgetRow, ...]
     groups: tuple[GroupRow, ...]
     fit_p_value: float | None  # of a fitted tail
@@ -146,7 +146,7 @@ class EvaluateResult:
 
     rows: int
     null_scores: int
-    promise: Promise
+    promise: Guarantee
     notes: tuple[str, ...]
     quality: Quality
     by_label: Mapping[str, Mapping[str, float]]  # label → column → share of the mean score, the largest five
@@ -182,7 +182,7 @@ class InfoResult:
     versions: Mapping[str, str]
     columns: tuple[ColumnQuality, ...]
     left_out: tuple[Dropped, ...]
-    promise: Promise
+    promise: Guarantee
     blocks: Blocks | None  # alarms over the calibration rows in their order
     cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
     notes: tuple[str, ...]

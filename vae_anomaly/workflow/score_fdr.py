@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.fdr import cutoff, marginal_table, rank_counts
+from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, marginal_p_values, rank_counts
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import PValueKind
 from vae_anomaly.detector.detector import Detector
@@ -60,8 +60,8 @@ def discover(
         more = rank_counts(batch.column("p_value").to_numpy(zero_copy_only=False), n)
         ranks = Ranks(rows=batch.column("row")[-1].as_py() + 1, counts=ranks.counts + more)
         on_ranks(ranks)
-    table = marginal_table(n) if threshold.table is None else threshold.table
-    return Discovery(rate=rate, cutoff=cutoff(ranks.counts, table, rate), statement=_statement(threshold, rate))
+    table = marginal_p_values(n) if threshold.table is None else threshold.table
+    return Discovery(rate=rate, cutoff=benjamini_hochberg_cutoff(ranks.counts, table, rate), statement=_statement(threshold, rate))
 
 
 def at_cutoff(threshold: Threshold, cutoff: float | None) -> Threshold:
