@@ -18,14 +18,13 @@ from pyarrow import csv as pacsv
 
 from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
-from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
+from vae_anomaly.errors import DataError, SchemaMismatch
 from vae_anomaly.jobs import memory
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.sampling import Weight
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow import memory_plan
 from vae_anomaly.workflow.fit import fit_files
-from vae_anomaly.workflow.memory_plan import most_rows
 from vae_anomaly.workflow.requests import FitRequest
 
 ROOT = Path(__file__).parents[1]
@@ -182,50 +181,6 @@ def test_a_text_that_is_no_time_is_named_with_its_file_row_and_line() -> None:
     )
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with 8 GB."""
-    monkeypatch.setattr(memory, "available", lambda: 8e9)
-    monkeypatch.setattr(memory, "space_left", lambda: math.inf)
-
-
-@pytest.mark.usefixtures("machine")
-def test_rows_that_fit() -> None:
-    twenty = Weight(rows=1e9, row_bytes=160.0)
-    # Half of 8 GB without 500 MB for libraries and 350 MB for rows that are scaled once: 3.15 GB, at 4 × 160 + 48 × 20 + 200 bytes.
-    assert most_rows(twenty, 20, None) == 1_700_000
-    assert most_rows(twenty, 20, 1_500 * MB) == 360_000
-    # Few rows are all scaled once: 120 bytes more by the cell.
-    assert most_rows(twenty, 20, 600 * MB) == 23_000
-    assert most_rows(Weight(rows=1_700_000, row_bytes=160.0), 20, None) is None
-    assert most_rows(Weight(rows=math.inf, row_bytes=160.0), 20, None) == 1_700_000
-    assert most_rows(Weight(rows=0.0, row_bytes=0.0), 20, 501 * MB) is None
-
-
-@pytest.mark.usefixtures("machine")
-def test_too_little_memory_for_a_fit_is_refused_with_what_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    twenty = Weight(rows=1e9, row_bytes=160.0)
-    with pytest.raises(ConfigError) as error:
-        most_rows(twenty, 20, 300 * MB)
-    assert str(error.value) == "--memory-limit 300 MB is less than a fit of 20 columns needs; give at least 521 MB."
-    assert most_rows(twenty, 20, 521 * MB) == 5000
-    # Without a limit it is tried with the fewest rows.
-    monkeypatch.setattr(memory, "available", lambda: 4e8)
-    assert most_rows(twenty, 20, None) == 5000
-
-
-@pytest.mark.usefixtures("machine")
-def test_a_limit_of_the_address_space_bounds_a_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    twenty = Weight(rows=1e9, row_bytes=160.0)
-    monkeypatch.setattr(memory, "space_left", lambda: 1_500 * MB)
-    assert most_rows(twenty, 20, None) == most_rows(twenty, 20, 2_000 * MB) == 500_000
-    monkeypatch.setattr(memory, "space_left", lambda: 200 * MB)
-    with pytest.raises(ConfigError) as error:
-        most_rows(twenty, 20, None)
-    assert str(error.value) == "the address space has a limit (ulimit -v) that leaves 200 MB; 271 MB are needed. Raise it."
-    assert most_rows(Weight(rows=5000, row_bytes=160.0), 20, None) is None
-
-
 def test_the_memory_of_the_machine_or_of_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < memory.available() <= machine
@@ -260,7 +215,7 @@ def test_a_fit_of_a_part_is_the_fit_of_a_file_of_that_part(monkeypatch: pytest.M
     pq.write_table(rows(3000).take(pa.array(numbers)), "part.parquet")
     told: list[tuple[str, int]] = []
     with monkeypatch.context() as patch:
-        patch.setattr(memory_plan, "most_rows", lambda *_: 700)
+        patch.setattr(memory_plan, "max_fit_rows", lambda *_: 700)
         found = fit_files(
             FitRequest(data=("all.parquet",), config=config(), output=Path("all")), tell=lambda stage, done, _: told.append((stage, done))
         )
@@ -285,14 +240,14 @@ def test_another_number_of_rows_is_another_fit(monkeypatch: pytest.MonkeyPatch) 
         if stage == "training" and done >= 3:
             raise Killed
 
-    monkeypatch.setattr(memory_plan, "most_rows", lambda *_: 700)
+    monkeypatch.setattr(memory_plan, "max_fit_rows", lambda *_: 700)
     for most, resumed in ((700, True), (800, False)):
         with pytest.raises(Killed):
             fit_files(FitRequest(data=("all.parquet",), config=config(), output=Path(f"m{most}"), checkpoint_every=1), tell=killed)
-        monkeypatch.setattr(memory_plan, "most_rows", lambda *_, most=most: most)
+        monkeypatch.setattr(memory_plan, "max_fit_rows", lambda *_, most=most: most)
         found = fit_files(FitRequest(data=("all.parquet",), config=config(), output=Path(f"m{most}")))
         assert (found.resumed_steps > 0) == resumed
-        monkeypatch.setattr(memory_plan, "most_rows", lambda *_: 700)
+        monkeypatch.setattr(memory_plan, "max_fit_rows", lambda *_: 700)
 
 
 def test_a_process_keeps_within_its_limit() -> None:

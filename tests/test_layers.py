@@ -97,7 +97,6 @@ UNTESTED = {
     "tracking/recovery",
     "workflow/calibration_rows",
     "workflow/evaluate",
-    "workflow/memory_plan",
     "workflow/models",
     "workflow/results",
     "workflow/score_counts",

@@ -1,6 +1,5 @@
-"""A limit of memory: how it is written, what is refused, and that a process keeps within it."""
+"""A process keeps within its memory limit, and what it knows of its memory."""
 
-import logging
 import math
 import re
 import resource
@@ -16,79 +15,9 @@ import pytest
 
 from tests.tiny import Case, detector, table
 from vae_anomaly import artifact
-from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs import memory
-from vae_anomaly.workflow import memory_plan
-from vae_anomaly.workflow.memory_plan import MemoryPlan, plan_memory, size_of, watched
 
 MB = 10**6
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("500MB", 500 * MB), ("1.5GB", 1_500 * MB), ("2GiB", 2**31), ("2gib", 2**31), (" 64 kB ", 64_000), ("1T", 10**12), (".5k", 500)],
-)  # fmt: skip
-def test_sizes(text: str, size: int) -> None:
-    assert size_of(text) == size
-
-
-def test_no_limit() -> None:
-    assert size_of(None) is None
-    assert plan_memory(None, chunk_rows=7, columns=3, all_explained=True) == MemoryPlan(chunk_rows=7)
-
-
-@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "1.5.5GB", "1GX", "GB", "1 G B"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        size_of(text)
-    assert str(error.value) == f"--memory-limit must be a size as 500MB, 1.5GB or 2GiB; got {text!r}"
-
-
-@pytest.mark.parametrize("text", ["1.5", "500", " 2 ", ".5"])
-def test_a_size_without_a_unit(text: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        size_of(text)
-    bare = text.strip()
-    assert str(error.value) == (f"--memory-limit {bare} has no unit, and that many bytes hold nothing; write {bare}MB or {bare}GB.")
-    assert (size_of("1500000000"), size_of("500B")) == (1_500 * MB, 500)
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> int:
-    """A process that holds 400 MB, with all the address space there is."""
-    monkeypatch.setattr(memory, "resident", lambda: 400 * MB)
-    monkeypatch.setattr(memory, "space_left", lambda: math.inf)
-    return 400 * MB
-
-
-def test_rows_at_a_time_follow_from_the_room(held: int) -> None:
-    start = memory_plan.START_BYTES + 20 * memory_plan.COLUMN_BYTES
-    row = 16 * (20 * 8 + 64)
-    room = 5000 * row
-    found = plan_memory(held + start + room, chunk_rows=65_536, columns=20, all_explained=False)
-    assert found == MemoryPlan(chunk_rows=5000, chunk_bytes=room // 12, part_bytes=room // 12)
-    assert plan_memory(held + start + room, chunk_rows=100, columns=20, all_explained=False).chunk_rows == 100
-    assert plan_memory(held + start + room, chunk_rows=65_536, columns=20, all_explained=True).chunk_rows == room // (row + 6144)
-    assert plan_memory(100 * 10**9, chunk_rows=65_536, columns=20, all_explained=True) == MemoryPlan(chunk_rows=65_536)
-
-
-def test_too_little_is_refused_with_what_is_needed(held: int) -> None:
-    least = math.ceil((held + memory_plan.START_BYTES + 20 * memory_plan.COLUMN_BYTES + 1024 * 16 * (20 * 8 + 64)) / MB)
-    with pytest.raises(ConfigError) as error:
-        plan_memory(450 * MB, chunk_rows=65_536, columns=20, all_explained=False)
-    assert str(error.value) == f"--memory-limit 450 MB is less than this model and its libraries need; give at least {least} MB."
-    assert plan_memory(least * MB, chunk_rows=65_536, columns=20, all_explained=False).chunk_rows >= 1024
-
-
-@pytest.mark.usefixtures("held")
-def test_a_limit_of_the_address_space_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = memory_plan.START_BYTES + 20 * memory_plan.COLUMN_BYTES
-    monkeypatch.setattr(memory, "space_left", lambda: start + 5000 * 16 * (20 * 8 + 64))
-    assert plan_memory(9000 * MB, chunk_rows=65_536, columns=20, all_explained=False).chunk_rows == 5000
-    monkeypatch.setattr(memory, "space_left", lambda: 100 * MB)
-    with pytest.raises(ConfigError) as error:
-        plan_memory(9000 * MB, chunk_rows=65_536, columns=20, all_explained=False)
-    assert str(error.value) == "the address space has a limit (ulimit -v) that leaves 100 MB; 251 MB are needed. Raise it."
 
 
 def test_what_the_process_holds() -> None:
@@ -106,19 +35,6 @@ def test_the_address_space_that_is_left() -> None:
     assert 9.8e11 < float(done.stdout) < 1e12
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
         assert memory.space_left() == math.inf
-
-
-def test_what_is_free_is_given_back_near_the_limit_and_more_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    calls, sizes = [], iter([50, 95, 60, 120, 110, 130, 120])
-    monkeypatch.setattr(memory, "resident", lambda: next(sizes) * MB)
-    monkeypatch.setattr(memory, "give_back", lambda: calls.append(1))
-    with caplog.at_level(logging.WARNING, logger="vae_anomaly"):
-        assert list(watched(iter("abcd"), 100 * MB)) == list("abcd")
-    assert len(calls) == 3
-    assert caplog.messages == ["the process holds 110 MB, more than --memory-limit allows"]
-    assert list(watched(iter("ab"), None)) == ["a", "b"]
 
 
 @pytest.mark.slow

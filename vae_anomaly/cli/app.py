@@ -177,7 +177,7 @@ def fit(
         resume=resume,
         checkpoint_every=checkpoint_every,
         at_exit=context.obj,
-        memory_limit=memory_plan.size_of(memory_limit),
+        memory_limit=memory_plan.parse_size(memory_limit),
     )
     with terminal.progress(quiet=quiet) as tell:
         result = run(request, tell=tell)
@@ -246,7 +246,7 @@ def score(
         chunk_rows=chunk_rows,
         part_rows=part_rows,
         threads=threads,
-        memory_limit=memory_plan.size_of(memory_limit),
+        memory_limit=memory_plan.parse_size(memory_limit),
         on_error=on_error,
         escape=not no_escape,
         overwrite=overwrite,

@@ -1,6 +1,7 @@
-"""A limit of memory: read, held against what model and libraries need, and turned into rows at a time.
+"""Memory limits: parse ``--memory-limit``, and turn it into chunk sizes of a scoring or into the number of rows of a fit.
 
-Knows what a row costs while it is scored, not how it is scored.
+The constants are peak resident memory of whole processes, measured with numeric and text tables, one network and the default ensemble.
+Sizes are in bytes.
 """
 
 import logging
@@ -16,134 +17,134 @@ from vae_anomaly.tables.sampling import Weight
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-# Measured with one and with the default networks: what the first batch costs once and for all, be it of the smallest size, and what the
-# pages, buffers and dictionaries of a column of Parquet take; where there are hundreds of columns, these are smaller.
-START_BYTES = 136 * 2**20
-COLUMN_BYTES = 5 * 2**20
-COLUMNS_BYTES = 400 * 2**20
-# Copies of a row between its file and its score, those that wait for the next step included, and bytes beside its numbers.
-COPIES = 16
-BESIDE = 64
-# The same for bytes of text that is copied through, those kept for the case of a kill included.
-COPIES_OF_TEXT = 12
-# A row that is explained is made of Python objects on its way.
-EXPLAINED_BYTES = 6 * 2**10
-FEWEST_CHUNK_ROWS = 1024
-# A fit: what libraries and networks take, and what a row costs besides, measured with numbers and with text: times its bytes as it is
-# read, by the column, and once. Without a limit rows may take this share of the memory of the machine.
-FIT_BYTES = 500 * 10**6
-FIT_COPIES = 4
-FIT_CELL = 48
-FIT_ROW = 200
-MEMORY_SHARE = 0.5
-# Few rows are scaled once for all steps: by the cell, and at most.
-SCALED_CELL = 120
-SCALED_BYTES = 350 * 10**6
-FEWEST_FIT_ROWS = 5_000
-# What a fit maps besides its rows, of the address space that is left when it begins.
-FIT_SPACE = 250 * 10**6
 MiB = 2**20
+
+# Scoring: peak memory = resident memory with the model loaded + SCORE_START + columns × SCORE_COLUMN + rows × bytes of a row.
+SCORE_START = 136 * MiB  # allocated once by the first batch, even by one of the smallest size
+SCORE_COLUMN = 5 * MiB  # Parquet pages, buffers and dictionaries of one column
+SCORE_COLUMNS_MAX = 400 * MiB  # of all columns: with hundreds of them each takes less
+SCORE_COPIES = 16  # copies of a number between file and score, including the batches that wait for the next step
+SCORE_ROW = 64  # of a row besides its numbers; copied as often
+SCORE_TEXT_COPIES = 12  # copies of text that is passed through, including what is held for the next checkpoint
+SCORE_EXPLAINED_ROW = 6 * 2**10  # an explained row passes through Python objects
+SCORE_MIN_ROWS = 1024  # smaller chunks are too slow; a limit below this is refused
+SCORE_CHUNK = 32 * MiB  # read, and held for a checkpoint, at a time when memory suffices
+
+# Fitting: peak memory = FIT_START + rows × (FIT_COPIES × bytes read + columns × FIT_CELL + FIT_ROW) + the scaled cells.
+FIT_START = 500 * 10**6  # libraries and networks
+FIT_COPIES = 4  # copies of a row as it is read
+FIT_CELL = 48  # of each cell, encoded
+FIT_ROW = 200  # of each row besides
+FIT_SCALED_CELL = 120  # small tables are scaled once for all steps
+FIT_SCALED_MAX = 350 * 10**6  # of all scaled cells; larger tables are not
+FIT_MIN_ROWS = 5_000  # fewer are not worth a sample; a limit below this is refused
+FIT_SHARE = 0.5  # of the machine's memory, without a limit
+FIT_ADDRESS_SPACE = 250 * 10**6  # mapped besides the rows, of the address space left at the start
 
 BYTE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
-def size_of(text: str | None) -> int | None:
-    """Return a size in bytes: kB, MB, GB are powers of 1,000, KiB, MiB, GiB of 1,024. Raises ConfigError for anything else.
+def parse_size(text: str | None) -> int | None:
+    """Parse a size in bytes: kB, MB, GB are powers of 1,000, KiB, MiB, GiB of 1,024. Raises ConfigError for any other text.
 
-    >>> size_of("1.5GB"), size_of("2GiB")
+    >>> parse_size("1.5GB"), parse_size("2GiB")
     (1500000000, 2147483648)
     """
     if text is None:
         return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
-    if found and not found[2] and not text.strip().lower().endswith("b") and 0 < float(found[1]) < BYTE_UNITS["m"]:
-        raise ConfigError(f"--memory-limit {found[1]} has no unit, and that many bytes hold nothing; write {found[1]}MB or {found[1]}GB.")
-    unit = BYTE_UNITS.get(found[2].lower()) if found else None
-    size = int(float(found[1]) * unit) if found and unit else 0
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
+    if match and not match[2] and not text.strip().lower().endswith("b") and 0 < float(match[1]) < BYTE_UNITS["m"]:
+        raise ConfigError(f"--memory-limit {match[1]} has no unit, and as bytes it is too small; write {match[1]}MB or {match[1]}GB.")
+    unit = BYTE_UNITS.get(match[2].lower()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
     if size < 1:
-        raise ConfigError(f"--memory-limit must be a size as 500MB, 1.5GB or 2GiB; got {text!r}")
+        raise ConfigError(f"--memory-limit must be a size such as 500MB, 1.5GB or 2GiB; got {text!r}")
     return size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Rows and bytes at a time: ``chunk_rows`` and ``chunk_bytes`` read, ``part_bytes`` held back to be kept."""
+    """Sizes of one scoring: at most ``chunk_rows`` and ``chunk_bytes`` are read at a time; a checkpoint holds at most ``part_bytes``."""
 
     chunk_rows: int
-    chunk_bytes: int = 32 * MiB
-    part_bytes: int = 32 * MiB
+    chunk_bytes: int = SCORE_CHUNK
+    part_bytes: int = SCORE_CHUNK
 
 
 def plan_memory(limit: int | None, *, chunk_rows: int, columns: int, all_explained: bool) -> MemoryPlan:
-    """Return what keeps within ``limit`` bytes with what this process holds already, its model loaded.
+    """Return sizes with which a scoring stays below ``limit``, given what the process holds with its model loaded.
 
     Raises ConfigError for a limit below what model and libraries need.
     """
     if limit is None:
         return MemoryPlan(chunk_rows=chunk_rows)
-    held, start = memory.resident(), START_BYTES + min(columns * COLUMN_BYTES, COLUMNS_BYTES)
-    row = COPIES * (8 * columns + BESIDE) + (EXPLAINED_BYTES if all_explained else 0)
-    room = int(min(limit - held, memory.space_left())) - start
-    if room < FEWEST_CHUNK_ROWS * row:
-        _refuse(limit, held, start + FEWEST_CHUNK_ROWS * row)
-    part = min(32 * MiB, room // COPIES_OF_TEXT)
-    return MemoryPlan(chunk_rows=min(chunk_rows, room // row), chunk_bytes=part, part_bytes=part)
+    resident, start = memory.resident(), SCORE_START + min(columns * SCORE_COLUMN, SCORE_COLUMNS_MAX)
+    row = SCORE_COPIES * (8 * columns + SCORE_ROW) + (SCORE_EXPLAINED_ROW if all_explained else 0)
+    free = int(min(limit - resident, memory.space_left())) - start
+    if free < SCORE_MIN_ROWS * row:
+        raise _too_small(limit, resident, start + SCORE_MIN_ROWS * row)
+    chunk_bytes = min(SCORE_CHUNK, free // SCORE_TEXT_COPIES)
+    return MemoryPlan(chunk_rows=min(chunk_rows, free // row), chunk_bytes=chunk_bytes, part_bytes=chunk_bytes)
 
 
-def most_rows(weight: Weight, columns: int, limit: int | None) -> int | None:
-    """Return how many rows a fit can hold within ``limit`` bytes; None: as many as there are.
+def _too_small(limit: int, resident: int, needed: int) -> ConfigError:
+    if limit >= resident + needed:
+        return _no_address_space(needed)
+    least = math.ceil((resident + needed) / 1e6)
+    return ConfigError(f"--memory-limit {limit / 1e6:,.0f} MB is less than this model and its libraries need; give at least {least} MB.")
 
-    Without a limit, within half the memory of the machine. Two digits only, so that it is the same where memory differs by little.
-    Raises ConfigError for a limit below what libraries and the fewest rows need.
+
+def _no_address_space(needed: float) -> ConfigError:
+    left = memory.space_left() / 1e6
+    return ConfigError(
+        f"the address space has a limit (ulimit -v) that leaves {left:,.0f} MB; {needed / 1e6:,.0f} MB are needed. Raise it."
+    )
+
+
+def max_fit_rows(weight: Weight, columns: int, limit: int | None) -> int | None:
+    """Return how many rows a fit can hold in memory; None: all of them.
+
+    The limit defaults to half of the machine's memory. The result is rounded down to two digits, so that a resumed fit samples the same
+    rows although free memory differs a little. Raises ConfigError for a limit below what libraries and the fewest rows need.
     """
     row = FIT_COPIES * weight.row_bytes + FIT_CELL * columns + FIT_ROW
-    room = (MEMORY_SHARE * memory.available() if limit is None else limit) - FIT_BYTES
-    space = memory.space_left() - FIT_SPACE
-    # Many rows are not scaled once.
-    rows = max(min(room, space) / (row + SCALED_CELL * columns), (min(room, space) - SCALED_BYTES) / row)
-    if weight.rows <= rows or (limit is None and weight.rows <= FEWEST_FIT_ROWS):
+    scaled_row = row + FIT_SCALED_CELL * columns
+    allowed = (FIT_SHARE * memory.available() if limit is None else limit) - FIT_START
+    space = memory.space_left() - FIT_ADDRESS_SPACE
+    free = min(allowed, space)
+    rows = max(free / scaled_row, (free - FIT_SCALED_MAX) / row)
+    if weight.rows <= rows or (limit is None and weight.rows <= FIT_MIN_ROWS):
         return None
-    fewest = FEWEST_FIT_ROWS * (row + SCALED_CELL * columns)
-    if space < fewest:
-        raise ConfigError(_no_space(FIT_SPACE + fewest))
-    if limit is not None and room < fewest:
-        said = f"--memory-limit {limit / 1e6:,.0f} MB is less than a fit of {columns:,} columns needs"
-        raise ConfigError(f"{said}; give at least {math.ceil((FIT_BYTES + fewest) / 1e6)} MB.")
-    most = max(FEWEST_FIT_ROWS, int(rows))
+    least = FIT_MIN_ROWS * scaled_row
+    if space < least:
+        raise _no_address_space(FIT_ADDRESS_SPACE + least)
+    if limit is not None and allowed < least:
+        raise ConfigError(
+            f"--memory-limit {limit / 1e6:,.0f} MB is less than a fit of {columns:,} columns needs; "
+            f"give at least {math.ceil((FIT_START + least) / 1e6)} MB."
+        )
+    most = max(FIT_MIN_ROWS, int(rows))
     digits = int(10 ** (len(str(most)) - 2))
     return most // digits * digits
 
 
-def _refuse(limit: int, held: int, more: int) -> None:
-    least = math.ceil((held + more) / 1e6)
-    if limit < held + more:
-        raise ConfigError(f"--memory-limit {limit / 1e6:,.0f} MB is less than this model and its libraries need; give at least {least} MB.")
-    raise ConfigError(_no_space(more))
-
-
-def _no_space(needed: float) -> str:
-    left = memory.space_left()
-    return f"the address space has a limit (ulimit -v) that leaves {left / 1e6:,.0f} MB; {needed / 1e6:,.0f} MB are needed. Raise it."
+def sampling_notes(used: int, read: int, seed: int) -> tuple[str, ...]:
+    """Return, and log, a note that a fit used a sample of the rows; empty if it used all."""
+    if used == read:
+        return ()
+    note = f"learned from {used:,} of {read:,} rows, drawn at random (seed {seed}): all of them would be too much for the memory"
+    _logger.warning("%s", note)
+    return (note,)
 
 
 def watched(items: Iterator[_T], limit: int | None) -> Iterator[_T]:
-    """Let items pass; give free memory back where the process comes near the limit, and say so once where that does not help."""
-    said = False
+    """Yield the items; near the limit return free memory to the system, and warn once if more is still in use."""
+    warned = False
     for item in items:
         yield item
         if limit is not None and memory.resident() > 0.9 * limit:
             memory.give_back()
-            held = memory.resident()
-            if held > limit and not said:
-                _logger.warning("the process holds %s MB, more than --memory-limit allows", f"{held / 1e6:,.0f}")
-                said = True
-
-
-def sampled_notes(held: int, seen: int, seed: int) -> tuple[str, ...]:
-    """Return a note on the rows that were not held, and say it; nothing where there are none."""
-    if held == seen:
-        return ()
-    note = f"learned from {held:,} of {seen:,} rows, drawn at random (seed {seed}): all of them would be too much for the memory"
-    _logger.warning("%s", note)
-    return (note,)
+            resident = memory.resident()
+            if resident > limit and not warned:
+                _logger.warning("the process holds %s MB, more than --memory-limit allows", f"{resident / 1e6:,.0f}")
+                warned = True

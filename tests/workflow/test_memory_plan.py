@@ -1,0 +1,160 @@
+"""``--memory-limit``: how it is written, what it allows a scoring and a fit, and what is refused."""
+
+import logging
+import math
+
+import pytest
+
+from vae_anomaly.errors import ConfigError
+from vae_anomaly.jobs import memory
+from vae_anomaly.tables.sampling import Weight
+from vae_anomaly.workflow.memory_plan import MemoryPlan, max_fit_rows, parse_size, plan_memory, sampling_notes, watched
+
+MB = 10**6
+MiB = 2**20
+# Of 20 columns, as README and benchmarks state them: what the first batch takes, and a row of numbers in all its copies.
+START_OF_20 = (136 + 20 * 5) * MiB
+ROW_OF_20 = 16 * (20 * 8 + 64)
+TWENTY = Weight(rows=1e9, row_bytes=160.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("500MB", 500 * MB),
+        ("1.5GB", 1_500 * MB),
+        ("2GiB", 2**31),
+        ("2gib", 2**31),
+        (" 64 kB ", 64_000),
+        ("1T", 10**12),
+        (".5k", 500),
+        ("1500000000", 1_500 * MB),
+        ("500B", 500),
+    ],
+)
+def test_a_size_is_parsed(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "1.5.5GB", "1GX", "GB", "1 G B"])
+def test_any_other_text_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_size(text)
+    assert str(error.value) == f"--memory-limit must be a size such as 500MB, 1.5GB or 2GiB; got {text!r}"
+
+
+@pytest.mark.parametrize("text", ["1.5", "500", " 2 ", ".5"])
+def test_a_small_number_without_a_unit_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse_size(text)
+    number = text.strip()
+    assert str(error.value) == f"--memory-limit {number} has no unit, and as bytes it is too small; write {number}MB or {number}GB."
+
+
+def test_without_a_limit_chunks_are_as_requested() -> None:
+    assert parse_size(None) is None
+    assert plan_memory(None, chunk_rows=7, columns=3, all_explained=True) == MemoryPlan(chunk_rows=7)
+
+
+@pytest.fixture
+def resident(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A process of 400 MB without a limit of its address space."""
+    monkeypatch.setattr(memory, "resident", lambda: 400 * MB)
+    monkeypatch.setattr(memory, "space_left", lambda: math.inf)
+    return 400 * MB
+
+
+def test_chunk_rows_follow_from_free_memory(resident: int) -> None:
+    free = 5000 * ROW_OF_20
+    limit = resident + START_OF_20 + free
+    plan = plan_memory(limit, chunk_rows=65_536, columns=20, all_explained=False)
+    assert plan == MemoryPlan(chunk_rows=5000, chunk_bytes=free // 12, part_bytes=free // 12)
+    assert plan_memory(limit, chunk_rows=100, columns=20, all_explained=False).chunk_rows == 100
+    assert plan_memory(limit, chunk_rows=65_536, columns=20, all_explained=True).chunk_rows == free // (ROW_OF_20 + 6144)
+    assert plan_memory(100 * 10**9, chunk_rows=65_536, columns=20, all_explained=True) == MemoryPlan(chunk_rows=65_536)
+
+
+def test_hundreds_of_columns_do_not_take_more_than_400_mib_at_the_start(resident: int) -> None:
+    row = 16 * (500 * 8 + 64)
+    limit = resident + (136 + 400) * MiB + 2000 * row
+    assert plan_memory(limit, chunk_rows=65_536, columns=500, all_explained=False).chunk_rows == 2000
+
+
+def test_a_limit_below_the_least_names_the_least(resident: int) -> None:
+    least = math.ceil((resident + START_OF_20 + 1024 * ROW_OF_20) / MB)
+    with pytest.raises(ConfigError) as error:
+        plan_memory(450 * MB, chunk_rows=65_536, columns=20, all_explained=False)
+    assert str(error.value) == f"--memory-limit 450 MB is less than this model and its libraries need; give at least {least} MB."
+    assert plan_memory(least * MB, chunk_rows=65_536, columns=20, all_explained=False).chunk_rows >= 1024
+
+
+@pytest.mark.usefixtures("resident")
+def test_a_limit_of_the_address_space_bounds_a_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "space_left", lambda: START_OF_20 + 5000 * ROW_OF_20)
+    assert plan_memory(9000 * MB, chunk_rows=65_536, columns=20, all_explained=False).chunk_rows == 5000
+    monkeypatch.setattr(memory, "space_left", lambda: 100 * MB)
+    with pytest.raises(ConfigError) as error:
+        plan_memory(9000 * MB, chunk_rows=65_536, columns=20, all_explained=False)
+    assert str(error.value) == "the address space has a limit (ulimit -v) that leaves 100 MB; 251 MB are needed. Raise it."
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 8 GB."""
+    monkeypatch.setattr(memory, "available", lambda: 8e9)
+    monkeypatch.setattr(memory, "space_left", lambda: math.inf)
+
+
+@pytest.mark.usefixtures("machine")
+def test_rows_of_a_fit() -> None:
+    # Half of 8 GB without 500 MB for libraries and 350 MB for scaled cells: 3.15 GB, at 4 × 160 + 48 × 20 + 200 bytes a row.
+    assert max_fit_rows(TWENTY, 20, None) == 1_700_000
+    assert max_fit_rows(TWENTY, 20, 1_500 * MB) == 360_000
+    # A small table is scaled once: 120 bytes a cell more.
+    assert max_fit_rows(TWENTY, 20, 600 * MB) == 23_000
+    assert max_fit_rows(Weight(rows=1_700_000, row_bytes=160.0), 20, None) is None
+    assert max_fit_rows(Weight(rows=math.inf, row_bytes=160.0), 20, None) == 1_700_000
+    assert max_fit_rows(Weight(rows=0.0, row_bytes=0.0), 20, 501 * MB) is None
+
+
+@pytest.mark.usefixtures("machine")
+def test_too_little_memory_for_a_fit_names_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError) as error:
+        max_fit_rows(TWENTY, 20, 300 * MB)
+    assert str(error.value) == "--memory-limit 300 MB is less than a fit of 20 columns needs; give at least 521 MB."
+    assert max_fit_rows(TWENTY, 20, 521 * MB) == 5000
+    # Without a limit the fewest rows are tried.
+    monkeypatch.setattr(memory, "available", lambda: 4e8)
+    assert max_fit_rows(TWENTY, 20, None) == 5000
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_limit_of_the_address_space_bounds_a_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "space_left", lambda: 1_500 * MB)
+    assert max_fit_rows(TWENTY, 20, None) == max_fit_rows(TWENTY, 20, 2_000 * MB) == 500_000
+    monkeypatch.setattr(memory, "space_left", lambda: 200 * MB)
+    with pytest.raises(ConfigError) as error:
+        max_fit_rows(TWENTY, 20, None)
+    assert str(error.value) == "the address space has a limit (ulimit -v) that leaves 200 MB; 271 MB are needed. Raise it."
+    assert max_fit_rows(Weight(rows=5000, row_bytes=160.0), 20, None) is None
+
+
+def test_a_sample_is_noted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    assert sampling_notes(5, 5, seed=1) == ()
+    assert caplog.messages == []
+    note = "learned from 700 of 3,000 rows, drawn at random (seed 1): all of them would be too much for the memory"
+    assert sampling_notes(700, 3000, seed=1) == (note,)
+    assert caplog.messages == [note]
+
+
+def test_near_the_limit_memory_is_returned_and_an_excess_is_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls, sizes = [], iter([50, 95, 60, 120, 110, 130, 120])
+    monkeypatch.setattr(memory, "resident", lambda: next(sizes) * MB)
+    monkeypatch.setattr(memory, "give_back", lambda: calls.append(1))
+    with caplog.at_level(logging.WARNING, logger="vae_anomaly"):
+        assert list(watched(iter("abcd"), 100 * MB)) == list("abcd")
+    assert len(calls) == 3
+    assert caplog.messages == ["the process holds 110 MB, more than --memory-limit allows"]
+    assert list(watched(iter("ab"), None)) == ["a", "b"]
