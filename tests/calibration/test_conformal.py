@@ -1,12 +1,22 @@
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, betabinom
 
-from vae_anomaly.calibration.conformal import MOST_TERMS, RateLaw, conformal_law
-from vae_anomaly.messages import percent
+from vae_anomaly.calibration.conformal import (
+    MOST_TERMS,
+    RateLaw,
+    calibration_rows_needed,
+    conformal_law,
+    conformal_quantile,
+    finest_alpha,
+    quantile_rank,
+    rounded_up,
+)
 
 QUICK = settings(deadline=None, max_examples=100, derandomize=True)
 
@@ -16,7 +26,7 @@ QUICK = settings(deadline=None, max_examples=100, derandomize=True)
 def test_the_limit_is_a_quantile_of_the_beta_law(a: float, b: float, confidence: float) -> None:
     law = RateLaw(a=a, b=b)
     assert law.upper(confidence) == pytest.approx(beta(a, b).ppf(confidence), rel=1e-6)
-    assert law.at_most(law.upper(confidence)) == pytest.approx(confidence, rel=1e-6)
+    assert beta(a, b).cdf(law.upper(confidence)) == pytest.approx(confidence, rel=1e-6)
     assert law.mean == pytest.approx(beta(a, b).mean())
 
 
@@ -48,5 +58,35 @@ def test_the_rate_of_a_conformal_threshold_is_beta() -> None:
     assert math.ceil(1e4 * 100 * conformal_law(18_000, 0.001).upper()) / 1e4 == pytest.approx(0.1417, abs=5e-4)
 
 
-def test_a_share_as_per_cent() -> None:
-    assert [percent(x) for x in (0.01, 0.0123456, 1e-5)] == ["1 %", "1.23 %", "0.001 %"]
+@QUICK
+@given(a=st.floats(0.3, 400), b=st.floats(5, 1e5), share=st.floats(0.01, 0.999))
+def test_the_central_interval_has_equal_tails(a: float, b: float, share: float) -> None:
+    low, high = RateLaw(a=a, b=b).central(share)
+    assert (beta(a, b).cdf(low), beta(a, b).sf(high)) == pytest.approx(((1 - share) / 2, (1 - share) / 2), rel=1e-5)
+
+
+def test_the_central_interval_contains_the_rates_of_simulated_calibrations() -> None:
+    n, rank = 199, 10
+    low, high = conformal_law(n, 0.05).central(0.99)
+    rates = 1.0 - np.sort(np.random.default_rng(0).random((4000, n)), axis=1)[:, n - rank]
+    assert 0.985 < np.mean((rates >= low) & (rates <= high)) < 0.995
+    assert betabinom(10**6, rank, n + 1 - rank).cdf(low * 10**6) == pytest.approx(0.005, rel=0.01)
+
+
+@QUICK
+@given(n=st.integers(1, 3000), denominator=st.integers(2, 3000), numerator=st.integers(1, 2999))
+def test_ranks_are_those_of_exact_fractions(n: int, denominator: int, numerator: int) -> None:
+    alpha = Fraction(numerator % denominator or 1, denominator)
+    assert quantile_rank(n, float(alpha)) == math.floor((n + 1) * alpha)
+    assert calibration_rows_needed(float(alpha)) == math.ceil(1 / alpha) - 1
+    if (n + 1) * alpha >= 1:
+        assert conformal_quantile(np.arange(1.0, n + 1), float(alpha)) == math.ceil((n + 1) * (1 - alpha))
+
+
+@QUICK
+@given(n=st.integers(1, 10**6))
+def test_the_finest_rate_as_text_is_possible_and_hardly_larger(n: int) -> None:
+    text = rounded_up(finest_alpha(n))
+    assert calibration_rows_needed(float(text)) <= n
+    assert finest_alpha(n) <= float(text) * (1 + 1e-9) <= 1.01 * finest_alpha(n)
+    assert len(text.replace(".", "").lstrip("0").split("e")[0]) <= 3

@@ -1,1 +1,1 @@
-"""Scores to thresholds, p-values and guarantees; knows no model. Pure."""
+"""Thresholds, p-values and false-alarm guarantees from calibration scores; independent of the model. Pure."""

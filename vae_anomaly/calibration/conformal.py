@@ -1,6 +1,6 @@
-"""Ranks of calibration scores: which false-alarm rates ``n`` scores can promise, and the score that a rate stands for.
+"""Split conformal prediction (Vovk et al. 2005; Lei et al. 2018): quantile ranks and the distribution of the false-alarm rate.
 
-Knows numbers only: no model, no threshold. Split conformal prediction, Vovk et al. 2005, Lei et al. 2018.
+``n`` is the number of calibration scores and ``alpha`` the false-alarm rate; higher scores are more anomalous.
 """
 
 import math
@@ -8,40 +8,45 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, betaincinv, betaln, gammaln
+from scipy.special import betaincinv, betaln, gammaln
 
 from vae_anomaly.errors import ConfigError
 
-# More calibration rows than anybody has; 1/alpha of a rate that is hardly a number is infinite.
-MOST_CALIBRATION_ROWS = 1e18
+MOST_CALIBRATION_ROWS = 1e18  # 1/alpha of a subnormal alpha overflows to infinity
+CONFIDENCE = 0.95  # of the upper limit of the rate and of the interval of the number of alarms
+MOST_TERMS = 1_000_000  # beyond, binomial noise is negligible beside the uncertainty of the rate
+WIDE = 40.0  # standard deviations; the probability outside does not change a 95 % interval
 
 
 def conformal_quantile(ordered: NDArray[np.float64], alpha: float) -> float:
-    """Return the ⌈(n+1)(1−alpha)⌉-th smallest of ascending scores (split conformal, Lei et al. 2018).
+    """Return the split conformal quantile: the ⌈(n+1)(1−alpha)⌉-th smallest of the ascending scores ``[n]`` (Lei et al. 2018).
 
-    Counted from above, n − ⌊(n+1)alpha⌋ + 1 − 1 zero-based, because (n+1)(1−alpha) in floating point can land on the wrong side.
+    Computed as zero-based index n − ⌊(n+1)·alpha⌋, because (n+1)(1−alpha) can round to the wrong side of an integer.
     """
     n = len(ordered)
     return float(ordered[n - quantile_rank(n, alpha)])
 
 
 def quantile_rank(n: int, alpha: float) -> int:
-    """Return j = ⌊(n+1)·alpha⌋: realised false alarms follow BetaBinomial(n_test; j, n+1−j)."""
+    """Return the rank j = ⌊(n+1)·alpha⌋ of the threshold, counted from the highest score.
+
+    The false alarms among n_test normal rows follow BetaBinomial(n_test; j, n+1−j).
+    """
     return math.floor((n + 1) * alpha + 1e-9)
 
 
 def finest_alpha(n: int) -> float:
-    """Return the smallest false-alarm rate that ``n`` calibration rows can promise, 1/(n+1)."""
+    """Return the smallest false-alarm rate that ``n`` calibration rows can guarantee, 1/(n+1)."""
     return 1.0 / (n + 1)
 
 
 def finest_text(n: int) -> str:
-    """Write the finest alpha with three digits, rounded up: typed again, it is accepted."""
+    """Return ``finest_alpha`` with three digits, rounded up so that it is accepted as ``--alpha``."""
     return rounded_up(finest_alpha(n))
 
 
 def rounded_up(rate: float) -> str:
-    """Write a rate with three digits, rounded up.
+    """Return a rate as text with three significant digits, rounded up.
 
     >>> rounded_up(1 / 41)
     '0.0244'
@@ -51,9 +56,9 @@ def rounded_up(rate: float) -> str:
 
 
 def calibration_rows_needed(alpha: float) -> int:
-    """Return ⌈1/alpha⌉ − 1, the fewest rows that can promise ``alpha``, at most ``MOST_CALIBRATION_ROWS``.
+    """Return ⌈1/alpha⌉ − 1, the fewest rows that can guarantee ``alpha``, at most ``MOST_CALIBRATION_ROWS``.
 
-    Raises ConfigError outside (0, 1).
+    Raises ConfigError if ``alpha`` is not in (0, 1).
     """
     if not 0.0 < alpha < 1.0:
         msg = f"alpha must be in (0, 1); got {alpha:g}."
@@ -61,38 +66,31 @@ def calibration_rows_needed(alpha: float) -> int:
     return math.ceil(min(1.0 / alpha, MOST_CALIBRATION_ROWS) - 1e-9) - 1
 
 
-# Confidence of the limit of the rate and of the interval of the alarms.
-CONFIDENCE = 0.95
-# Numbers of alarms that are summed one by one; where more are likely, binomial noise is nothing beside that of the rate.
-MOST_TERMS = 1_000_000
-# So many standard deviations leave nothing out of a sum that matters to 95 %.
-WIDE = 40.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLaw:
-    """The share of new normal rows that one threshold flags follows Beta(``a``, ``b``) over calibration samples."""
+    """Beta(``a``, ``b``) distribution, over calibration samples, of the false-alarm rate of one threshold."""
 
     a: float
     b: float
 
     @property
     def mean(self) -> float:
-        """The mean rate."""
+        """Mean of the rate."""
         return self.a / (self.a + self.b)
 
     def upper(self, confidence: float = CONFIDENCE) -> float:
-        """Return the limit that the rate stays under with this confidence over calibration samples."""
+        """Return the upper confidence limit of the rate, one-sided, over calibration samples."""
         return float(betaincinv(self.a, self.b, confidence))
 
-    def at_most(self, rate: float) -> float:
-        """Return the chance that the rate is at most ``rate``."""
-        return float(betainc(self.a, self.b, rate))
+    def central(self, share: float) -> tuple[float, float]:
+        """Return the equal-tailed interval that contains the rate with probability ``share``."""
+        tail = (1.0 - share) / 2.0
+        return float(betaincinv(self.a, self.b, tail)), float(betaincinv(self.a, self.b, 1.0 - tail))
 
     def alarms(self, rows: int, share: float = CONFIDENCE) -> tuple[int, int]:
-        """Return the central interval that holds the alarms on ``rows`` new normal rows with a chance of at least ``share``.
+        """Return the equal-tailed interval of the number of alarms among ``rows`` new normal rows, of probability ``share`` or more.
 
-        Their number is BetaBinomial(rows, a, b): the rate is one draw, each row another.
+        The number follows BetaBinomial(rows, a, b): the rate is drawn once, then every row independently.
         """
         if rows == 0:
             return 0, 0
@@ -101,20 +99,21 @@ class RateLaw:
         spread = math.sqrt(rows * mean * (1.0 - mean) * (a + b + rows) / (a + b + 1.0))
         first, last = max(0, math.floor(rows * mean - WIDE * spread)), min(rows, math.ceil(rows * mean + WIDE * spread) + 10)
         if last - first > MOST_TERMS:
-            return math.floor(rows * betaincinv(a, b, tail)), math.ceil(rows * betaincinv(a, b, 1.0 - tail))
+            low_rate, high_rate = self.central(share)
+            return math.floor(rows * low_rate), math.ceil(rows * high_rate)
         k = np.arange(first, last + 1, dtype=np.float64)
         chance = np.exp(
             gammaln(rows + 1.0) - gammaln(k + 1.0) - gammaln(rows - k + 1.0) + betaln(k + a, rows - k + b) - betaln(a, b)
         ).cumsum()
-        # An end that meets its share exactly is taken in spite of the last bits of a sum.
+        # Tolerances: a bound that meets its probability exactly counts despite the rounding of the cumulative sum.
         low, high = np.searchsorted(chance, [tail + 1e-12, 1.0 - tail - 1e-9])
         return first + int(low), first + min(int(high), len(k) - 1)
 
 
 def conformal_law(n: int, alpha: float) -> RateLaw:
-    """Return Beta(j, n + 1 − j), j = ⌊(n+1)·alpha⌋: the rate of a conformal threshold over calibration samples (Vovk 2012).
+    """Return Beta(j, n + 1 − j), j = ⌊(n+1)·alpha⌋: the distribution of the rate over calibration samples (Vovk 2012).
 
-    Exact for exchangeable rows whose scores differ; where scores tie the rate is smaller.
+    Exact for exchangeable rows with distinct scores; ties make the rate smaller.
     """
     j = quantile_rank(n, alpha)
     return RateLaw(a=float(j), b=float(n + 1 - j))

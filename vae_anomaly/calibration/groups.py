@@ -1,18 +1,17 @@
-"""A threshold for each group of rows: exact where a group has rows enough, borrowed from all groups where it has not.
+"""Group-conditional (Mondrian) conformal thresholds, with weighted rows of the other groups where a group is too small.
 
-Knows scores and codes of groups; no model. Which promise holds for whom:
+The guarantee depends on the size of the group:
 
-* A group with at least as many calibration rows as alpha needs (⌈1/alpha⌉ − 1) has the conformal threshold of its own rows: the
-  false-alarm rate *within the group* is at most alpha, exactly, for rows exchangeable within it (group-conditional or Mondrian
-  conformal prediction, Vovk 2012).
-* A smaller group counts its own rows fully and those of the others with a weight between 0 and 1: the nearer it is to enough, the less it
-  borrows. No exact promise; it errs towards the pooled threshold.
-* A group of fewer than 20 rows, a group that was not there at calibration and a row without a group have the pooled threshold: the
-  promise then holds on average over a mixture of groups like that of the calibration rows, not within the group.
+* With at least ⌈1/alpha⌉ − 1 calibration rows of its own, a group has the conformal threshold of these rows: the false-alarm rate *within
+  the group* is at most alpha, exactly, for rows exchangeable within it (Vovk 2012).
+* A smaller group counts its own rows with weight 1 and the rows of the others with a weight between 0 and 1 that falls as the group
+  approaches the required size. No exact guarantee; the threshold is biased towards the pooled one.
+* Groups of fewer than 20 rows, groups unseen at calibration and rows without a group have the pooled threshold: the guarantee holds on
+  average over a mixture of groups like that of the calibration rows, not within the group.
 
-The weights are on *rows*: p_g(s) = (1 + #{own ≥ s} + λ_g #{others ≥ s}) / (1 + n_g + λ_g m_g), for m_g rows of others. For any λ_g ≥ 0 that
-falls as s grows, so a higher score never gets the higher p-value and a flag is p_g ≤ alpha; a mean of two thresholds would have no
-such p-value. λ_g = 0 is the group alone, λ_g = 1 is the pooled threshold.
+The weights apply to *rows*: p_g(s) = (1 + #{own ≥ s} + λ_g #{others ≥ s}) / (1 + n_g + λ_g m_g), for m_g rows of the others. For any
+λ_g ≥ 0 it does not increase with s, so that flagging is p_g ≤ alpha; an average of two thresholds would have no such p-value. λ_g = 0 is
+the group alone, λ_g = 1 is the pooled threshold.
 """
 
 import math
@@ -25,17 +24,16 @@ from numpy.typing import NDArray
 from vae_anomaly.calibration.conformal import calibration_rows_needed
 from vae_anomaly.schema.keys import factorize, label_text
 
-# A quantile of fewer rows than this says more about chance than about the group.
-LEAST_GROUP_ROWS = 20
-# Others lend so many times the rows that the group lacks: the 1 in 1 + n then costs a tenth of alpha at most.
-BORROWED_PER_MISSING_ROW = 10.0
+LEAST_GROUP_ROWS = 20  # a quantile of fewer rows is dominated by sampling error
+BORROWED_PER_MISSING_ROW = 10.0  # makes the 1 in 1 + n cost at most a tenth of alpha
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Groups:
-    """Groups of the column ``column``: ``names`` ``[g]``, ``code`` int64 ``[n]`` of the ascending calibration scores (−1: none).
+    """Thresholds of the groups in ``column``.
 
-    ``lent`` float64 ``[g]`` is the weight λ of the rows of others, ``values`` float64 ``[g]`` are the thresholds.
+    ``names`` ``[g]``; ``code`` int64 ``[n]``: the group of each ascending calibration score, −1 for none; ``lent`` float64 ``[g]``: the
+    weight λ of the rows of other groups; ``values`` float64 ``[g]``: the thresholds.
     """
 
     column: str
@@ -46,21 +44,18 @@ class Groups:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Calibration rows of each group."""
+        """Number of calibration rows of each group, int64 ``[g]``."""
         return np.bincount(self.code[self.code >= 0], minlength=len(self.names)).astype(np.int64)
 
     def codes(self, column: pa.Array) -> NDArray[np.int64]:
-        """Return the code of every row, −1 where it has no group or one that was not there at calibration."""
-        place = {name: i for i, name in enumerate(self.names)}
+        """Return the index of each row's group, int64 ``[n]``; −1 for no group and for a group unseen at calibration."""
+        index = {name: i for i, name in enumerate(self.names)}
         names, indices = group_names(column, self.column)
-        return (
-            np.array([-1 if name is None else place.get(name, -1) for name in names], dtype=np.int64)[indices]
-            if names
-            else np.empty(0, np.int64)
-        )
+        codes = np.array([-1 if name is None else index.get(name, -1) for name in names], dtype=np.int64)
+        return codes[indices]
 
     def at(self, ordered: NDArray[np.float64], alpha: float) -> "Groups":
-        """Return the weights and thresholds for another alpha, which the pooled rows must allow."""
+        """Return the groups with weights and thresholds for another alpha, given the ascending calibration scores ``[n]``."""
         lent = np.array([borrowed_weight(int(n), len(ordered), alpha) for n in self.rows])
         values = [_value(ordered, np.where(self.code == g, 1.0, lent[g]), alpha) for g in range(len(self.names))]
         return replace(self, lent=lent, values=np.array(values, dtype=np.float64))
@@ -74,8 +69,11 @@ class Groups:
         *,
         low: bool = False,
     ) -> NDArray[np.float64]:
-        """Return the p-values of the groups' own rows where ``codes`` names one, else ``pooled``; ``low`` counts scores from below."""
-        found = pooled.copy()
+        """Return p-values float64 ``[n]``: those of the group where ``codes`` ``[n]`` has one, else ``pooled`` ``[n]``.
+
+        With ``low`` they are small for low scores.
+        """
+        p_values = pooled.copy()
         for g in np.unique(codes[codes >= 0]).tolist():
             rows = codes == g
             weight = np.where(self.code == g, 1.0, self.lent[g])
@@ -84,33 +82,33 @@ class Groups:
                 counted = above[0] - above[np.searchsorted(ordered, scores[rows], side="right")]
             else:
                 counted = above[np.searchsorted(ordered, scores[rows], side="left")]
-            found[rows] = (1.0 + counted) / (1.0 + above[0])
-        return found
+            p_values[rows] = (1.0 + counted) / (1.0 + above[0])
+        return p_values
 
 
 def calibrate_groups(name: str, column: pa.Array | pa.ChunkedArray, scores: NDArray[np.float64], alpha: float) -> Groups:
-    """Return the groups of calibration ``scores`` ``[n]`` in any order, with the ``column`` ``[n]`` that tells them apart."""
-    texts, place = group_names(column, name)
+    """Return the group thresholds from calibration ``scores`` ``[n]`` in any order and their group ``column`` ``[n]``."""
+    texts, indices = group_names(column, name)
     names = tuple(dict.fromkeys(text for text in texts if text is not None))
-    code = np.array([-1 if text is None else names.index(text) for text in texts], dtype=np.int64)[place]
+    code = np.array([-1 if text is None else names.index(text) for text in texts], dtype=np.int64)[indices]
     order = np.argsort(scores, kind="stable")
     empty = np.zeros(len(names))
     return Groups(column=name, names=names, code=code[order], lent=empty, values=empty).at(scores[order], alpha)
 
 
 def group_names(column: pa.Array | pa.ChunkedArray, name: str) -> tuple[list[str | None], NDArray[np.int64]]:
-    """Return the groups of a column as text, and for each row the place of its own; None stands for no group.
+    """Return the distinct groups of a column as text, None for no group, and the index of each row's group, int64 ``[n]``.
 
-    Raises DataError, with the ``name`` of the column, where its cells cannot be compared.
+    Raises DataError, with the ``name`` of the column, if its cells cannot be compared.
     """
-    values, places = factorize(column, name)
-    return [label_text(value) or None for value in values], places
+    values, indices = factorize(column, name)
+    return [label_text(value) or None for value in values], indices
 
 
 def borrowed_weight(own: int, rows: int, alpha: float) -> float:
-    """Return λ for a group with ``own`` of the ``rows`` calibration rows.
+    """Return the weight λ of the other groups' rows for a group with ``own`` of the ``rows`` calibration rows.
 
-    0 from what alpha needs on; 1 below 20 rows; between, others lend ten times the rows that are lacking, each of theirs at most once.
+    0 if alpha is possible with the own rows, 1 below 20 rows; between, the borrowed weight is ten times the missing rows, λ ≤ 1.
     """
     lacking = calibration_rows_needed(alpha) - own
     if lacking <= 0:
@@ -122,7 +120,7 @@ def borrowed_weight(own: int, rows: int, alpha: float) -> float:
 def _value(ordered: NDArray[np.float64], weight: NDArray[np.float64], alpha: float) -> float:
     """Return the smallest calibration score v with (1 + weight above v) / (1 + all weight) ≤ alpha.
 
-    A score above v then has p ≤ alpha and one at or below v has p > alpha, ties included.
+    Scores above v then have p ≤ alpha and scores at or below v have p > alpha, ties included.
     """
     above = _weight_from(weight)
     after = np.searchsorted(ordered, ordered, side="right")
@@ -131,5 +129,5 @@ def _value(ordered: NDArray[np.float64], weight: NDArray[np.float64], alpha: flo
 
 
 def _weight_from(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the weight of all calibration rows from place i on, ``[n + 1]``; summed from above, so that whole numbers stay whole."""
+    """Return the total weight of the calibration rows from index i on, ``[n + 1]``; summed from the end, so that integers stay exact."""
     return np.append(np.cumsum(weight[::-1])[::-1], 0.0)

@@ -1,19 +1,17 @@
-"""What a threshold promises, in one sentence that goes to the terminal and into the artifact.
+"""The false-alarm guarantee of a threshold, as values and as the sentences of the terminal, the report and the artifact.
 
-Knows thresholds only. A limit *for this model* is said only where one is known; what holds on average over calibrations is said so.
+A limit for this very model is stated only where one is known; a rate that holds on average over calibrations is called so.
 """
 
 from dataclasses import dataclass
 
-from scipy.special import betaincinv
-
-from vae_anomaly.calibration.conformal import CONFIDENCE, finest_alpha, quantile_rank, rounded_up
+from vae_anomaly.calibration.conformal import CONFIDENCE, conformal_law, finest_alpha, rounded_up
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.messages import percent
 
 
 def guarantee_statement(threshold: Threshold) -> str:
-    """State the limit of the false-alarm rate, how sure it is and for which rows it holds."""
+    """Return one sentence: the upper limit of the false-alarm rate, its confidence and the rows it holds for."""
     n = len(threshold.calibration)
     if threshold.method == "cross":
         return (
@@ -34,7 +32,7 @@ def guarantee_statement(threshold: Threshold) -> str:
 
 
 def _of_groups(threshold: Threshold) -> str:
-    """Say for which groups the rate holds within the group."""
+    """Return the part of the sentence on groups: for how many of them the rate holds within the group."""
     groups = threshold.groups
     if groups is None:
         return ""
@@ -43,17 +41,16 @@ def _of_groups(threshold: Threshold) -> str:
     others = [(len(groups.names) - exact - pooled, "borrow rows of others"), (pooled, "have the pooled threshold")]
     rest = " and ".join(f"{count:,} {what}" for count, what in others if count)
     return f"; within {exact:,} of {len(groups.names):,} groups it is at most {percent(threshold.alpha)} on average" + (
-        f", {rest}, without a promise of their own" if rest else ""
+        f", {rest}, without a guarantee of their own" if rest else ""
     )
 
 
-# Share of calibrations whose long-run false-alarm rate lies inside the stated band.
-BAND = 0.99
+BAND = 0.99  # probability, over calibrations, of the interval ``low`` to ``high`` of the rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guarantee:
-    """What the threshold stands for; ``low`` and ``high`` (``split`` only): 99 of 100 calibrations have a rate between them."""
+    """What a threshold guarantees; ``low`` to ``high`` (``split`` only) contains the rate of 99 of 100 calibrations."""
 
     alpha: float
     method: str
@@ -64,17 +61,17 @@ class Guarantee:
     low: float | None
     high: float | None
     words: str
-    limit: float | None = None  # 95 of 100 calibrations have a rate under it; None where no limit is known for this model
+    limit: float | None = None  # upper 95 % confidence limit of the rate of this model; None for ``cross``: unknown
     statement: str = ""
 
 
 def guarantee_of(threshold: Threshold) -> Guarantee:
-    """State the promise of a threshold.
+    """Return the guarantee of a threshold.
 
-    Given the calibration rows, the false-alarm rate of new rows follows Beta(j, n + 1 - j), j = ⌊(n + 1)·alpha⌋ (Vovk 2012).
+    The rate of a ``split`` threshold follows Beta(j, n + 1 − j), j = ⌊(n + 1)·alpha⌋, over calibration samples (Vovk 2012).
     """
     n = len(threshold.calibration)
-    low, high = band(n, threshold.alpha) if threshold.method == "split" else (None, None)
+    low, high = conformal_law(n, threshold.alpha).central(BAND) if threshold.method == "split" else (None, None)
     return Guarantee(
         alpha=threshold.alpha,
         method=threshold.method,
@@ -88,13 +85,6 @@ def guarantee_of(threshold: Threshold) -> Guarantee:
         limit=None if threshold.method == "cross" else threshold.limit,
         statement=guarantee_statement(threshold),
     )
-
-
-def band(n: int, alpha: float) -> tuple[float, float]:
-    """Return the central 99 % of Beta(j, n + 1 - j), j = ⌊(n + 1)·alpha⌋."""
-    j = quantile_rank(n, alpha)
-    tail = (1.0 - BAND) / 2.0
-    return float(betaincinv(j, n + 1 - j, tail)), float(betaincinv(j, n + 1 - j, 1.0 - tail))
 
 
 def _promise_in_words(threshold: Threshold, low: float | None, high: float | None) -> str:

@@ -1,7 +1,4 @@
-"""A threshold as plain data: JSON-able values with its statement in words, and tensors; ``threshold_from`` checks and builds.
-
-Knows nothing of models or files.
-"""
+"""Serialization of a threshold: JSON values for the manifest and tensors for the weights file, validated when read."""
 
 import math
 from collections.abc import Mapping
@@ -20,7 +17,7 @@ from vae_anomaly.calibration.threshold import Threshold, ThresholdKind
 
 
 def threshold_values(threshold: Threshold) -> dict[str, Any]:
-    """Return what stands in the manifest. ``rate`` and ``statement`` are for readers: they follow from the rest."""
+    """Return the JSON values for the manifest. ``rate`` and ``statement`` are for people and not read back: they follow from the rest."""
     law, tail, groups = threshold.law, threshold.tail, threshold.groups
     return {
         "method": threshold.method,
@@ -35,7 +32,7 @@ def threshold_values(threshold: Threshold) -> dict[str, Any]:
 
 
 def threshold_tensors(threshold: Threshold) -> dict[str, Tensor]:
-    """Return the calibration scores, the curve of the tail and the arrays of the groups."""
+    """Return the calibration scores, the curve of the tail and the arrays of the groups, by tensor name."""
     arrays: dict[str, NDArray[Any]] = {"calibration": threshold.calibration}
     if threshold.tail is not None:
         arrays["threshold.curve"] = threshold.tail.curve
@@ -46,7 +43,7 @@ def threshold_tensors(threshold: Threshold) -> dict[str, Tensor]:
 
 
 def threshold_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Threshold:
-    """Build a threshold. Raises ValueError or KeyError where the parts are absent or impossible."""
+    """Build a threshold from ``threshold_values`` and ``threshold_tensors``. Raises ValueError or KeyError if they are invalid."""
     scores = _ascending(tensors["calibration"], "the calibration scores are not finite and ascending")
     if values["method"] not in get_args(ThresholdKind) or not math.isfinite(values["value"]):
         msg = f"no threshold is made by {values['method']!r} with the value {values['value']!r}"

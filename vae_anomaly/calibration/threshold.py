@@ -1,8 +1,8 @@
-"""Scores of rows that nothing has learned from become a threshold, p-values and flags; and which rows those are.
+"""A threshold calibrated on held-out normal scores: flags, conformal p-values and the distribution of the false-alarm rate.
 
-Knows no model. ``split`` is exact for exchangeable rows (Vovk et al. 2005; Lei et al. 2018); ``cross`` is the approximate form for few
-rows: every row is scored by the model that has not seen its fold; ``gpd`` reaches finer rates than the rows by a fitted tail
-(``core.tail``). A threshold may have groups, each with its own value (``core.groups``).
+``split`` is exact for exchangeable rows (Vovk et al. 2005; Lei et al. 2018). ``cross`` is the approximation for few rows: every row is
+scored by the model that did not train on its fold. ``gpd`` extrapolates to smaller rates with a generalised Pareto tail (module ``tail``).
+A threshold may have one value per group (module ``groups``).
 """
 
 import math
@@ -34,10 +34,10 @@ FEW_FOLDS_FROM_ROWS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Threshold:
-    """``value`` such that a normal row exceeds it with probability at most ``alpha``; ``calibration`` float64 ``[n]``, ascending.
+    """``value``, in weighted nats, that a normal row exceeds with probability at most ``alpha``.
 
-    ``tail`` is there with the method ``gpd``. ``groups`` give each group its own value; without a group's code it is ``value``. Labels
-    chose ``alpha`` among ``tried`` rates; 1: nobody chose.
+    ``calibration`` float64 ``[n]``: the ascending scores. ``tail``: the fitted tail of the method ``gpd``. ``groups``: one value per group;
+    ``value`` applies to rows of no known group. ``tried``: the number of rates among which labels chose ``alpha``; 1 without a choice.
     """
 
     method: ThresholdKind
@@ -47,12 +47,12 @@ class Threshold:
     tail: Tail | None = None
     groups: Groups | None = None
     tried: int = 1
-    table: NDArray[np.float64] | None = None  # conditional p-value of each rank; None: marginal ones
+    table: NDArray[np.float64] | None = None  # conditional p-value of each rank, [n + 1]; None for marginal p-values
 
     def p_values(self, scores: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Return (1 + #{calibration ≥ s}) / (n + 1) for every score; small = anomalous; NaN where the score is NaN.
+        """Return the conformal p-values (1 + #{calibration ≥ s}) / (n + 1); small = anomalous, NaN for a NaN score.
 
-        ``codes`` int64 ``[n]`` say which of ``groups`` a row belongs to (−1: none); above the start of a ``tail`` its curve is read.
+        ``codes`` int64 ``[n]`` is the index of each row's group (−1: none). Above the start of a ``tail`` its rates are the p-values.
         """
         n = len(self.calibration)
         at_least = n - np.searchsorted(self.calibration, scores, side="left")
@@ -64,7 +64,7 @@ class Threshold:
         return np.where(np.isnan(scores), np.nan, found)
 
     def low_p_values(self, scores: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """Return (1 + #{calibration ≤ s}) / (n + 1) for every score; small = lower than normal rows score; NaN where it is NaN."""
+        """Return the lower-tail p-values (1 + #{calibration ≤ s}) / (n + 1); small = unusually low score, NaN for a NaN score."""
         n = len(self.calibration)
         found = marginal_p_values(n)[np.searchsorted(self.calibration, scores, side="right")]
         if self.groups is not None and codes is not None:
@@ -72,15 +72,15 @@ class Threshold:
         return np.where(np.isnan(scores), np.nan, found)
 
     def flags(self, scores: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
-        """Return where the score is above the threshold (higher = more anomalous); False where the score is NaN."""
+        """Return a bool array, True where the score is above the threshold (higher = more anomalous), False for NaN."""
         if self.groups is None or codes is None:
             return scores > self.value
-        return scores > np.append(self.groups.values, self.value)[codes]  # the last one is that of −1
+        return scores > np.append(self.groups.values, self.value)[codes]  # index −1, no group, takes the last
 
     def at(self, alpha: float) -> "Threshold":
         """Return the threshold for another false-alarm rate.
 
-        Raises NotCalibrated when ``alpha`` is finer than the rows allow and ConfigError when it is no rate.
+        Raises NotCalibrated if ``alpha`` is finer than the calibration rows allow and ConfigError if it is not in (0, 1).
         """
         n = len(self.calibration)
         needed = calibration_rows_needed(alpha)
@@ -98,15 +98,15 @@ class Threshold:
         return replace(self, alpha=alpha, value=conformal_quantile(self.calibration, alpha), groups=groups, tried=1)
 
     def conditional(self) -> "Threshold":
-        """Return the threshold with p-values that hold for this very calibration with 90 % confidence; ``at`` then gives its value.
+        """Return the threshold with calibration-conditional p-values, valid with 90 % confidence; call ``at`` to update its value.
 
-        Raises NotCalibrated unless the calibration is ``split`` and one for all rows.
+        Raises NotCalibrated unless the method is ``split`` without groups.
         """
         self.refuse_unless_exact("--p-values conditional")
         return replace(self, table=conditional_p_values(len(self.calibration)))
 
     def refuse_unless_exact(self, what: str) -> None:
-        """Raise NotCalibrated where p-values are not those of one exact ``split`` calibration for all rows."""
+        """Raise NotCalibrated unless the method is ``split`` without groups."""
         kind = "a threshold for each group" if self.groups is not None else _KINDS[self.method]
         if kind:
             raise NotCalibrated(
@@ -138,7 +138,7 @@ class Threshold:
 
     @property
     def law(self) -> RateLaw:
-        """What is known of the false-alarm rate of this very threshold; exact for ``split``, an estimate for ``cross`` and ``gpd``."""
+        """Distribution of the false-alarm rate of this threshold; exact for ``split``, an estimate for ``cross`` and ``gpd``."""
         if self.tail is not None and self.alpha < self.tail.share:
             return self.tail.law(self.alpha)
         if self.table is not None:
@@ -147,29 +147,29 @@ class Threshold:
 
     @property
     def limit(self) -> float:
-        """The limit that the rate stays under with 95 % confidence over calibration samples, for every rate that was tried at once."""
+        """Upper 95 % confidence limit of the false-alarm rate, Bonferroni-corrected for the ``tried`` rates."""
         return self.law.upper(1.0 - (1.0 - CONFIDENCE) / self.tried)
 
     @property
     def highest(self) -> float:
-        """The highest value that the threshold takes at any alpha it allows."""
+        """Value of the threshold at the smallest alpha it allows."""
         return float(self.calibration[-1]) if self.tail is None else max(float(self.calibration[-1]), self.tail.value(self.tail.finest))
 
 
-# What a threshold is that is not exact; nothing to say of one that is.
+# How an error names the p-values of each method; empty for exact ones.
 _KINDS = {"split": "", "cross": "cross-fitted ones, which are approximate", "gpd": "those of a fitted tail, which are estimates"}
 
 
 def _by_tail(n: int, alpha: float) -> str:
-    """Name the way to finer rates where it leads to this one."""
+    """Return the hint at ``--method gpd`` if it can reach ``alpha``."""
     possible = n >= LEAST_ROWS and alpha >= finest_tail_alpha(n)
     return " or with --method gpd" if possible else ""
 
 
 def calibrate(scores: NDArray[np.float64], alpha: float, method: Method = "split") -> Threshold:
-    """Turn calibration scores into a threshold: the ⌈(n+1)(1−alpha)⌉-th smallest.
+    """Return the threshold for calibration scores ``[n]``: the ⌈(n+1)(1−alpha)⌉-th smallest.
 
-    Raises NotCalibrated when there are too few scores for ``alpha``.
+    Raises NotCalibrated if there are too few scores for ``alpha``.
 
     >>> calibrate(np.arange(1.0, 100.0), 0.05).value
     95.0
