@@ -21,7 +21,7 @@ from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfi
 from vae_anomaly.errors import DataError, SchemaMismatch
 from vae_anomaly.jobs import memory
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.sampling import Weight
+from vae_anomaly.tables.reader import Weight
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow import memory_plan
 from vae_anomaly.workflow.fit import fit_files

@@ -32,7 +32,7 @@ BAD: dict[int, tuple[str, str]] = {
     8: ("{row},more", "11 cells, expected 10 as in the header"),
     21: ("{flow},-inf,{power},{celsius},{mode},{open},{rated},{crew},{site},{key}", "column 'pressure' must be finite but is -inf"),
     22: ("\xff{row}", "column 'flow' is not utf-8 text"),
-    23: ('"{row}', "text stands after a closing quote"),
+    23: ('"{row}', "text follows a closing quote"),
     66: ('x,"no end', "a quote is opened and never closed"),
 }
 
@@ -258,7 +258,7 @@ def test_a_file_whose_good_rows_a_killed_run_has_scored_is_not_refused_for_the_r
 
 def test_so_many_bad_rows_before_a_good_one_are_the_wrong_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae_anomaly.tables.csv_records.PIECE", 1 << 10)
-    monkeypatch.setattr("vae_anomaly.tables.source._GIVE_UP", 1000)
+    monkeypatch.setattr("vae_anomaly.tables.source._MAX_LEADING_REJECTS", 1000)
     good = lines()
     put("late.csv", [good[0], *[b"x"] * 2000, *good[1:]])
     with pytest.raises(

@@ -23,7 +23,7 @@ from tests.tiny import Case, detector, table
 from vae_anomaly import artifact
 from vae_anomaly.cli.app import app
 from vae_anomaly.errors import DataError
-from vae_anomaly.storage import filesystems, listing
+from vae_anomaly.storage import filesystems
 from vae_anomaly.tables import files
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.score import score_files
@@ -195,7 +195,7 @@ class _Told(Exception):
     ],
 )
 def test_what_a_client_raises_is_said_as_what_a_system_does(raised: Exception, expected: str) -> None:
-    with pytest.raises(DataError) as error, listing.reading("abfs://c@a/x.csv"):
+    with pytest.raises(DataError) as error, filesystems.reading("abfs://c@a/x.csv"):
         raise raised
     assert str(error.value).startswith(f"abfs://c@a/x.csv cannot be read: {expected}")
     around = RuntimeError("Failed to upload block: ContainerNotFound")

@@ -60,7 +60,7 @@ def test_a_scheme_that_nobody_knows_is_refused_with_those_that_are(scheme: str) 
         filesystems.resolve_uri(f"{scheme}://lake/x.csv")
     low = scheme.lower()
     assert str(error.value) == (
-        f"{low}://lake/x.csv cannot be reached: no store is known by {low}://. "
+        f"{low}://lake/x.csv cannot be reached: the scheme {low}:// is not known. "
         "Expected s3:// (Amazon), gs:// (Google), abfs:// (Azure), hdfs://, https:// or a path."
     )
 

@@ -38,7 +38,7 @@ def test_a_stray_file_whose_name_is_no_text_is_in_nobodys_way(folder: Path, path
     found = find_files([path])
     assert [f.path for f in found] == ["in/b.csv", "in/deep/a.csv"]
     whole = (folder / "in" / "b.csv").stat()
-    assert (found[0].size, found[0].modified) == (whole.st_size, whole.st_mtime_ns)
+    assert (found[0].listed.size, found[0].listed.modified) == (whole.st_size, whole.st_mtime_ns)
 
 
 @pytest.mark.parametrize("name", [f"in/deep/{NO_TEXT}.csv", f"in/{NO_TEXT}/x.csv"])
@@ -55,16 +55,16 @@ def test_links_are_followed_and_what_is_no_file_is_passed_over(folder: Path) -> 
     (folder / "in" / "gone.csv").symlink_to("nowhere")
     (folder / "in" / "link.csv").symlink_to("b.csv")
     (folder / "in" / "more").symlink_to("deep")
-    with_stray = [f.key for f in find_files(["in"])]
+    with_stray = [str(f.listed.key) for f in find_files(["in"])]
     for stray in (folder / "in").glob(f"*{NO_TEXT}*"):
         stray.unlink()
-    assert with_stray == ["b.csv", "deep/a.csv", "link.csv", "more/a.csv"] == [f.key for f in find_files(["in"])]
+    assert with_stray == ["b.csv", "deep/a.csv", "link.csv", "more/a.csv"] == [str(f.listed.key) for f in find_files(["in"])]
 
 
 def test_a_link_to_itself_is_passed_over(folder: Path) -> None:
     (folder / "in" / "self").symlink_to("self")
     (folder / "in" / "self.csv").symlink_to("self.csv")
-    assert [f.key for f in find_files(["in"])] == ["b.csv", "deep/a.csv"]
+    assert [str(f.listed.key) for f in find_files(["in"])] == ["b.csv", "deep/a.csv"]
 
 
 def test_folders_that_cannot_hold_what_is_meant_are_not_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +92,7 @@ def test_folders_that_cannot_hold_what_is_meant_are_not_entered(folder: Path, mo
         ("in/**/c.csv", ["day=1/_part=2/c.csv", "deep/more/c.csv"], ["in", "in/day=1", "in/day=1/_part=2", "in/deep", "in/deep/more"]),
     ]:
         entered.clear()
-        assert [f.key for f in find_files([path])] == keys
+        assert [str(f.listed.key) for f in find_files([path])] == keys
         assert sorted(entered) == folders
 
 
@@ -106,7 +106,7 @@ def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytes
 
     monkeypatch.setattr("os.scandir", entering)
     assert refused("in") == f"{folder}/in/deep may not be read: permission denied. Give this user the right to read it."
-    assert [f.key for f in find_files(["in/*.csv"])] == ["b.csv"]
+    assert [str(f.listed.key) for f in find_files(["in/*.csv"])] == ["b.csv"]
     with pytest.raises(OutputError, match=r"/in/deep may not be read: permission denied\. Give this user the right to read it\.$"):
         manifest.sizes(Destination(path=folder / "in"))
 
@@ -115,10 +115,10 @@ def test_a_link_that_leads_back_is_not_followed_round_and_round(folder: Path) ->
     (folder / "in" / "self").symlink_to(".")
     (folder / "in" / "again").symlink_to(folder / "in")
     (folder / "in" / "deep" / "up").symlink_to("..")
-    assert [f.key for f in find_files(["in"])] == ["b.csv", "deep/a.csv"]
+    assert [str(f.listed.key) for f in find_files(["in"])] == ["b.csv", "deep/a.csv"]
     (folder / "other").mkdir()
     (folder / "other" / "there").symlink_to(folder / "in")
-    assert [f.key for f in find_files(["other"])] == ["there/b.csv", "there/deep/a.csv"]
+    assert [str(f.listed.key) for f in find_files(["other"])] == ["there/b.csv", "there/deep/a.csv"]
 
 
 @pytest.mark.parametrize("path", [f"{NO_TEXT}.csv", f"{NO_TEXT}/x.csv", f"{NO_TEXT}*.csv", f"s3://bucket/{NO_TEXT}.csv"])
@@ -136,7 +136,7 @@ def test_so_is_a_folder_that_we_are_in(folder: Path, monkeypatch: pytest.MonkeyP
 def test_a_name_that_the_locale_does_not_hold_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
     in_ascii = "ü.csv".encode().decode("ascii", "surrogateescape")
-    assert filesystems.no_text(in_ascii) == "ü.csv has a name that is not ascii, as the locale says that names are; set LC_ALL=C.UTF-8."
+    assert filesystems.no_text(in_ascii) == "ü.csv has a name that is not ascii, the encoding of the locale; set LC_ALL=C.UTF-8."
 
 
 def test_an_output_folder_may_hold_such_a_file(folder: Path) -> None:

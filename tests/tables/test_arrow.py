@@ -1,5 +1,6 @@
 import datetime as dt
 import decimal as dec
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 
 from vae_anomaly.errors import DataError
 from vae_anomaly.tables import arrow
-from vae_anomaly.tables.arrow import Chunk, Clipped, ColumnarTable, open_arrow, open_parquet
+from vae_anomaly.tables.arrow import BoundedFile, ColumnarTable, open_arrow, open_parquet
 from vae_anomaly.tables.files import find_files
+from vae_anomaly.tables.reader import Chunk, ColumnSelection
 
 PUMP = pa.table({"x": [1.0, None, -999.0], "k": ["a", "?", None], "n": [1, -999, 3], "t": [dt.date(2024, 1, 1)] * 3})
 
@@ -43,15 +45,18 @@ def opened(tmp_path: Path, form: str, table: pa.Table) -> ColumnarTable:
 
 
 def streamed(table: ColumnarTable, **columns: Any) -> pa.Table:
-    asked: dict[str, Any] = {"numeric": [], "text": [], "raw": [], "missing": []} | columns
-    return pa.Table.from_batches(list(table.stream(**asked)))
+    return pa.Table.from_batches(list(table.stream(ColumnSelection(**columns), Chunk())))
+
+
+def all_rows(table: ColumnarTable, *, missing: Sequence[str]) -> pa.Table:
+    return table.table(list(table.pieces(missing=missing)), missing=missing)
 
 
 @pytest.mark.parametrize("form", WRITERS)
 def test_all_rows_in_the_types_of_the_file(tmp_path: Path, form: str) -> None:
     table = opened(tmp_path, form, PUMP)
     assert (table.names, table.rows, table.notes) == (("x", "k", "n", "t"), 3 if form == "parquet" else None, ())
-    assert table.read(missing=[]).equals(PUMP)
+    assert all_rows(table, missing=[]).equals(PUMP)
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -61,7 +66,7 @@ def test_declared_missing_values_are_null_but_not_in_raw_columns(tmp_path: Path,
     assert got.drop_columns("t").to_pydict() == {"n": [1, None, 3], "x": [1.0, None, None], "k": ["a", None, None]}
     assert got.column_names == ["n", "x", "k", "t"]
     assert streamed(table, raw=["k", "n"], missing=["?", "-999"]).to_pydict() == {"k": ["a", "?", None], "n": [1, -999, 3]}
-    assert table.read(missing=["?"])["k"].to_pylist() == ["a", None, None]
+    assert all_rows(table, missing=["?"])["k"].to_pylist() == ["a", None, None]
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -69,13 +74,13 @@ def test_names_with_dots_and_nested_columns(tmp_path: Path, form: str) -> None:
     dotted = pa.table({"a.b": [1.0], "a": [{"b": 2.0}], "list": [[1]]})
     table = opened(tmp_path, form, dotted)
     assert streamed(table, numeric=["a.b"]).to_pydict() == {"a.b": [1.0]}
-    assert table.read(missing=["?"]).to_pydict() == dotted.to_pydict()
+    assert all_rows(table, missing=["?"]).to_pydict() == dotted.to_pydict()
 
 
 def test_a_large_row_group_comes_in_small_batches(tmp_path: Path) -> None:
     table = opened(tmp_path, "parquet", pa.table({"x": np.arange(5.0)}))
     pq.write_table(pa.table({"x": np.zeros(200_000)}), tmp_path / "x.parquet", row_group_size=200_000)
-    assert max(b.num_rows for b in table.stream(numeric=["x"], text=[], raw=[], missing=[])) <= 65_536
+    assert max(b.num_rows for b in table.stream(ColumnSelection(numeric=["x"]), Chunk())) <= 65_536
 
 
 @pytest.mark.parametrize("form", WRITERS)
@@ -92,7 +97,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, form: str, keep: float) -> 
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(DataError) as caught:
-        WRITERS[form][2](find_files([str(path)])[0]).read(missing=[])
+        all_rows(WRITERS[form][2](find_files([str(path)])[0]), missing=[])
     assert str(caught.value).startswith(f"{path} is damaged or was not copied whole: ")
     assert str(caught.value).endswith(". Write or copy it again.")
     assert "\n" not in str(caught.value)
@@ -113,7 +118,7 @@ def test_what_a_stream_says_of_its_length_asks_for_no_memory(tmp_path: Path, mon
             asked.append(size)
             return bytes(self._file.read(size))
 
-    monkeypatch.setattr(arrow, "_input", lambda file: Asked(pafs.LocalFileSystem().open_input_file(file.location)))
+    monkeypatch.setattr(arrow, "_input", lambda file: Asked(pafs.LocalFileSystem().open_input_file(file.listed.location)))
     with pytest.raises(DataError, match=r"x\.csv is damaged or was not copied whole: .*\. Write or copy it again\.$"):
         open_arrow(find_files([str(tmp_path / "x.csv")])[0])
     assert max(asked) <= 16
@@ -121,11 +126,11 @@ def test_what_a_stream_says_of_its_length_asks_for_no_memory(tmp_path: Path, mon
 
 def test_a_clipped_file_reads_and_seeks_as_others_do(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
-    whole = pa.PythonFile(Clipped(pafs.LocalFileSystem().open_input_file(str(tmp_path / "x")), 10), mode="r")
-    assert (whole.size(), whole.read(4), whole.tell(), whole.read(100), whole.read()) == (10, b"0123", 4, b"456789", b"")
-    assert (whole.seek(-3, 2), whole.read(), whole.seek(2), whole.seek(3, 1), whole.read(1)) == (7, b"789", 2, 5, b"5")
-    whole.close()
-    assert whole.closed
+    bounded = pa.PythonFile(BoundedFile(pafs.LocalFileSystem().open_input_file(str(tmp_path / "x")), 10), mode="r")
+    assert (bounded.size(), bounded.read(4), bounded.tell(), bounded.read(100), bounded.read()) == (10, b"0123", 4, b"456789", b"")
+    assert (bounded.seek(-3, 2), bounded.read(), bounded.seek(2), bounded.seek(3, 1), bounded.read(1)) == (7, b"789", 2, 5, b"5")
+    bounded.close()
+    assert bounded.closed
 
 
 def test_a_stream_that_was_cut_between_two_batches_says_that_rows_may_be_missing(tmp_path: Path) -> None:
@@ -135,9 +140,9 @@ def test_a_stream_that_was_cut_between_two_batches_says_that_rows_may_be_missing
     assert open_arrow(file).notes == ()
     cut = path.read_bytes()[:-8]
     path.write_bytes(cut)
-    table = open_arrow(replace(file, size=len(cut)))
-    assert table.notes == (f"{path} has no mark of its end: rows are missing if what wrote it was cut off",)
-    assert table.read(missing=[]).num_rows == 3
+    table = open_arrow(replace(file, listed=replace(file.listed, size=len(cut))))
+    assert table.notes == (f"{path} has no end marker: rows are missing if its writer was interrupted",)
+    assert all_rows(table, missing=[]).num_rows == 3
 
 
 def test_damage_in_the_middle_is_found_while_streaming(tmp_path: Path) -> None:
@@ -155,7 +160,7 @@ def test_text_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
     for form in WRITERS:
         table = opened(tmp_path, form, pa.table({"k": broken}))
         with pytest.raises(DataError, match=r"x\.\w+ is damaged or was not copied whole: .*[Ii]nvalid UTF8"):
-            table.read(missing=[])
+            all_rows(table, missing=[])
         with pytest.raises(DataError, match=r"x\.\w+ is damaged or was not copied whole: .*[Ii]nvalid UTF8"):
             streamed(table, text=["k"])
 
@@ -174,7 +179,7 @@ def test_long_rows_are_read_in_small_batches(tmp_path: Path, keys: str, most: in
     letters = {"long": [f"{i:01000d}" for i in range(20_000)], "repeated": ["x" * 1000] * 20_000, "none": [None] * 20_000}[keys]
     pq.write_table(pa.table({"x": np.arange(20_000.0), "key": pa.array(letters, pa.string())}), tmp_path / "x.parquet")
     table = open_parquet(find_files([str(tmp_path / "x.parquet")])[0])
-    batches = list(table.stream(numeric=["x"], text=[], raw=["key"], missing=(), chunk=Chunk(bytes=1_000_000)))
+    batches = list(table.stream(ColumnSelection(numeric=["x"], raw=["key"]), Chunk(bytes=1_000_000)))
     assert max(batch.num_rows for batch in batches) <= most
     assert max(batch.num_rows for batch in batches) > most * 0.9
     assert pa.Table.from_batches(batches).column("x").to_pylist() == list(range(20_000))
@@ -184,13 +189,13 @@ def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     """Arrow's stream would take its rows, and its whole read refuse them; lists have more cells than rows, which is right."""
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"k": [str(i) for i in range(40)], "l": [[1, 2, 3]] * 40}), path, compression="none", use_dictionary=False)
-    assert len(open_parquet(find_files([str(path)])[0]).read(missing=[])) == 40
+    assert len(all_rows(open_parquet(find_files([str(path)])[0]), missing=[])) == 40
     footer = path.read_bytes().rindex(b"\x01k")  # the name of the column, and behind it its codec and its cells, 2 × 40
     content = bytearray(path.read_bytes())
     content[content.index(80, footer)] = 64
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        open_parquet(find_files([str(path)])[0]).read(missing=[])
+        all_rows(open_parquet(find_files([str(path)])[0]), missing=[])
     assert str(caught.value) == (
         f"{path} is damaged or was not copied whole: its footer counts 32 cells of 'k' in 40 rows. Write or copy it again."
     )
@@ -207,7 +212,7 @@ def test_a_footer_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
     for place in places:
         path.write_bytes(flipped(whole, place))
         with pytest.raises(DataError, match=r"x\.parquet cannot be read: Definition level histogram size mismatch"):
-            open_parquet(find_files([str(path)])[0]).read(missing=[])
+            all_rows(open_parquet(find_files([str(path)])[0]), missing=[])
 
 
 def flipped(whole: bytes, place: int) -> bytes:
@@ -232,7 +237,7 @@ def test_no_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
         raise pa.ArrowMemoryError
 
     with pytest.raises(MemoryError):
-        replace(table, batches=full).read(missing=())
+        all_rows(replace(table, batches=full), missing=())
 
 
 WORDS = pa.array(["a", "a", None])
@@ -256,6 +261,6 @@ def test_types_that_arrow_cannot_take_rows_from_come_in_one_that_it_can(
     """Polars writes its texts as views."""
     made, cells = opened(tmp_path, form, pa.table({"k": column})), column.to_pylist()
     assert made.schema.field("k").type == kind
-    for read in (made.read(missing=[]), made.read(missing=["?"]), streamed(made, raw=["k"])):
+    for read in (all_rows(made, missing=[]), all_rows(made, missing=["?"]), streamed(made, raw=["k"])):
         assert read["k"].type == kind
         assert read["k"].take(pa.array([1, 0])).to_pylist() == [cells[1], cells[0]]

@@ -12,11 +12,11 @@ from vae_anomaly.tables.source import open_source
 SCHEMA = Schema(columns=(Column(name="temp", kind="numeric"), Column(name="flow", kind="numeric")))
 ROWS = "temp,flow\n1.5,2\n"
 NO_HEADER = "Its first line does not look like a header; put column names there."
-COMMENT = "Its first line is a comment: remove what stands above the header."
+COMMENT = "Its first line is a comment: remove the lines above the header."
 EXCEL = "Its first line is for Excel only ('sep='): remove it."
-PAGE = "It is a web page or XML, perhaps of a login: download or export the table itself, as CSV."
-PARTED = "Its cells are not parted by a comma, a semicolon, a tab or |: write it with one of them."
-NONE = "None of those that are expected is there: is it the right file?"
+PAGE = "It is a web page or XML, perhaps a login page: download or export the table itself, as CSV."
+PARTED = "Its cells are not separated by a comma, a semicolon, a tab or |: write it with one of them."
+NONE = "None of the expected columns is there: is it the right file?"
 
 
 @pytest.fixture(autouse=True)

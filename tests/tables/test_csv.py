@@ -1,6 +1,6 @@
 import bz2
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from vae_anomaly.tables import csv, csv_dialect, csv_records
 from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import sniff
 from vae_anomaly.tables.files import find_files
+from vae_anomaly.tables.reader import Chunk, ColumnSelection
 
 Write = Callable[..., DelimitedTable]
 
@@ -22,18 +23,22 @@ Write = Callable[..., DelimitedTable]
 def write(tmp_path: Path) -> Write:
     """Return a function that writes content to x.csv and opens it."""
 
-    def opened(content: str | bytes, *, name: str = "x.csv", encoding: str | None = None) -> DelimitedTable:
+    def opened(content: str | bytes, *, name: str = "x.csv") -> DelimitedTable:
         path = tmp_path / name
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         (file,) = find_files([str(path)])
-        return DelimitedTable(file=file, dialect=sniff(file, encoding=encoding))
+        return DelimitedTable(file=file, dialect=sniff(file))
 
     return opened
 
 
 def streamed(table: DelimitedTable, *, numeric: str = "", text: str = "", raw: str = "", missing: str = "") -> pa.Table:
-    batches = table.stream(numeric=numeric.split(), text=text.split(), raw=raw.split(), missing=missing.split())
-    return pa.Table.from_batches(list(batches))
+    columns = ColumnSelection(numeric=numeric.split(), text=text.split(), raw=raw.split(), missing=missing.split())
+    return pa.Table.from_batches(list(table.stream(columns, Chunk())))
+
+
+def all_rows(table: DelimitedTable, *, missing: Sequence[str], text: Sequence[str] = ()) -> pa.Table:
+    return table.table(list(table.pieces(missing=missing)), missing=missing, text=text)
 
 
 # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -59,17 +64,17 @@ def streamed(table: DelimitedTable, *, numeric: str = "", text: str = "", raw: s
     ],
 )
 def test_a_column_is_numeric_if_every_cell_that_is_not_missing_parses(write: Write, cells: str, kind: str, values: list[object]) -> None:
-    table = write("c,d\n" + "".join(f"{cell},1\n" for cell in cells.split())).read(missing=[])
+    table = all_rows(write("c,d\n" + "".join(f"{cell},1\n" for cell in cells.split())), missing=[])
     assert (str(table["c"].type), table["c"].to_pylist()) == (kind, values)
 
 
 @pytest.mark.parametrize("time", ["2024-01-31", "2024-01-31 12:00:00", "2024-01-31T12:00:00Z", "31.01.2024 12:00", "2024/01/31"])
 def test_times_are_recognised(write: Write, time: str) -> None:
-    assert pa.types.is_temporal(write(f"t,x\n{time},1\n").read(missing=[])["t"].type)
+    assert pa.types.is_temporal(all_rows(write(f"t,x\n{time},1\n"), missing=[])["t"].type)
 
 
 def test_declared_missing_values_leave_numbers_numbers(write: Write) -> None:
-    table = write("a,b,c\n1.5,?,-999\n?,x,-999.0\nBad,y,3\n").read(missing=["?", "Bad", "-999"])
+    table = all_rows(write("a,b,c\n1.5,?,-999\n?,x,-999.0\nBad,y,3\n"), missing=["?", "Bad", "-999"])
     assert table.to_pydict() == {"a": [1.5, None, None], "b": [None, "x", "y"], "c": [None, None, 3.0]}
 
 
@@ -77,7 +82,7 @@ def test_declared_missing_values_leave_numbers_numbers(write: Write) -> None:
 def test_hexadecimal_cells_are_text_in_a_fit_as_in_a_stream(write: Write, encoding: str) -> None:
     """Arrow reads 0xFFFFFFFFFFFFFFFF as -1."""
     table = write("code,count,note\n0xFFFFFFFFFFFFFFFF,1,0x\n0X1F,22,a\n,333,b\n".encode(encoding))
-    read = table.read(missing=[])
+    read = all_rows(table, missing=[])
     assert read["code"].to_pylist() == ["0xFFFFFFFFFFFFFFFF", "0X1F", None]
     assert read["count"].type == pa.int64()
     assert streamed(table, numeric="code")["code"].to_pylist() == ["0xFFFFFFFFFFFFFFFF", "0X1F", None]
@@ -86,7 +91,7 @@ def test_hexadecimal_cells_are_text_in_a_fit_as_in_a_stream(write: Write, encodi
 def test_a_decimal_comma_may_be_the_last_sign_as_arrow_has_it(write: Write) -> None:
     """The bad cell in the last row has the rest read in the patient way."""
     table = write("a;b;c\n0,5;x;1\n-5,;y;2\n7,e1;z;bad\n")
-    read = table.read(missing=[])
+    read = all_rows(table, missing=[])
     assert read["a"].to_pylist() == [0.5, -5.0, 70.0]
     assert streamed(table, numeric="a c")["a"].to_pylist() == read["a"].to_pylist()
 
@@ -94,16 +99,16 @@ def test_a_decimal_comma_may_be_the_last_sign_as_arrow_has_it(write: Write) -> N
 def test_a_mark_of_a_hexadecimal_cell_is_found_wherever_the_file_is_cut(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     for piece in (1, 2, 3, 5):
         monkeypatch.setattr(csv_records, "PIECE", piece)
-        assert write("a\n0x1F\n").read(missing=[])["a"].to_pylist() == ["0x1F"]
-        assert write("a\n0x1F\n".encode("utf-16")).read(missing=[])["a"].to_pylist() == ["0x1F"]
+        assert all_rows(write("a\n0x1F\n"), missing=[])["a"].to_pylist() == ["0x1F"]
+        assert all_rows(write("a\n0x1F\n".encode("utf-16")), missing=[])["a"].to_pylist() == ["0x1F"]
 
 
 def test_columns_can_be_asked_for_as_text(write: Write) -> None:
-    assert write("a,b\n01,2\n").read(missing=[], text=["a"]).to_pydict() == {"a": ["01"], "b": [2]}
+    assert all_rows(write("a,b\n01,2\n"), missing=[], text=["a"]).to_pydict() == {"a": ["01"], "b": [2]}
 
 
 def test_decimal_commas(write: Write) -> None:
-    table = write("a;b;c;d\n1,5;x,y;2.5;1,5\n-2,5e3;z;3,5;Bad\n").read(missing=[])
+    table = all_rows(write("a;b;c;d\n1,5;x,y;2.5;1,5\n-2,5e3;z;3,5;Bad\n"), missing=[])
     assert table.to_pydict() == {"a": [1.5, -2500.0], "b": ["x,y", "z"], "c": [2.5, 3.5], "d": ["1,5", "Bad"]}
 
 
@@ -114,7 +119,7 @@ def test_decimal_commas(write: Write) -> None:
 )
 def test_compressed_files(write: Write, name: str, pack: Callable[[bytes], bytes]) -> None:
     table = write(pack(b"a,b\n1,x\n"), name=name)
-    assert table.read(missing=[]).to_pydict() == {"a": [1], "b": ["x"]}
+    assert all_rows(table, missing=[]).to_pydict() == {"a": [1], "b": ["x"]}
     assert streamed(table, numeric="a", text="b").to_pydict() == {"a": [1.0], "b": ["x"]}
 
 
@@ -122,13 +127,13 @@ def test_compressed_files(write: Write, name: str, pack: Callable[[bytes], bytes
 def test_every_encoding_gives_the_same_rows(write: Write, encoding: str) -> None:
     table = write('ä,b\n"two\r\nlines",ü\n\n€,2\n'.encode(encoding))
     expected = {"ä": ["two\r\nlines", "€"], "b": ["ü", "2"]}
-    assert table.read(missing=[]).to_pydict() == expected
+    assert all_rows(table, missing=[]).to_pydict() == expected
     assert streamed(table, text="ä b").to_pydict() == expected
 
 
 def test_names_lose_the_blanks_around_them(write: Write) -> None:
     table = write("\n\n a , b\n1,2\n")
-    assert table.read(missing=[]).to_pydict() == {"a": [1], "b": [2]}
+    assert all_rows(table, missing=[]).to_pydict() == {"a": [1], "b": [2]}
     assert streamed(table, numeric="b a").to_pydict() == {"b": [2.0], "a": [1.0]}
 
 
@@ -153,7 +158,7 @@ def test_a_bad_cell_leaves_the_text_of_its_block_for_the_caller_to_show(write: W
     table = write("a,b\n" + "\n".join(rows) + "\n")
     places = []
     seen = 0
-    for batch in table.stream(numeric=["a", "b"], text=[], raw=[], missing=[]):
+    for batch in table.stream(ColumnSelection(numeric=["a", "b"]), Chunk()):
         if pa.types.is_string(batch.column("a").type):
             places.append(seen + batch.column("a").to_pylist().index("n/a"))
         assert batch.column("b").type == pa.float64()
@@ -170,7 +175,7 @@ def test_cells_that_only_the_patient_way_can_read_are_read(write: Write) -> None
 
 def test_a_record_longer_than_a_block_is_read(write: Write) -> None:
     content = "a,b\n" + "x,1\n" * 3000 + "y" * 3_000_000 + ",2\n"
-    for table in (write(content).read(missing=[]), streamed(write(content), numeric="b", text="a")):
+    for table in (all_rows(write(content), missing=[]), streamed(write(content), numeric="b", text="a")):
         assert table.num_rows == 3001
         assert len(table["a"][3000].as_py()) == 3_000_000
 
@@ -202,7 +207,7 @@ def test_a_record_longer_than_a_block_is_read(write: Write) -> None:
 )
 def test_malformed_rows_are_named(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | bytes, text: str) -> None:
     monkeypatch.setattr(csv_dialect, "_HEAD", 7)  # the broken byte stands beyond it
-    table = write(content, encoding="utf-8")
+    table = write(content)
     with pytest.raises(DataError) as caught:
         streamed(table, text=" ".join(table.names))
     assert str(caught.value) == text.format(tmp_path / "x.csv")
@@ -211,13 +216,13 @@ def test_malformed_rows_are_named(write: Write, tmp_path: Path, monkeypatch: pyt
 def test_malformed_rows_are_named_in_a_fit_too(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_dialect, "_HEAD", 7)
     with pytest.raises(DataError) as caught:
-        write("a,b\n1,2\n3\n").read(missing=[])
+        all_rows(write("a,b\n1,2\n3\n"), missing=[])
     advice = "Correct that row, or leave such rows out with --on-error skip."
     assert str(caught.value) == f"{tmp_path / 'x.csv'} row 2 has 1 cells, expected 2 as in the header: '3'. {advice}"
     with pytest.raises(
         DataError, match=r"x\.csv row 4: not utf-8 text\. Save the file as UTF-8, or leave such rows out with --on-error skip\.$"
     ):
-        write("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n").read(missing=[])
+        all_rows(write("a,é\n1,2\n3,4\n5,6\n".encode() + b"\xff,2\n"), missing=[])
 
 
 def test_a_record_that_never_ends_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +238,7 @@ def test_a_record_that_never_ends_is_refused(write: Write, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('a,b\n1,2\n"63"5,2\n', """row 2: text stands after a closing quote: '"63"5,2'. Double the quotes inside a cell, or"""),
+        ('a,b\n1,2\n"63"5,2\n', """row 2: text follows a closing quote: '"63"5,2'. Double the quotes inside a cell, or"""),
         ('a,b\n1,"2\n3,"4"\n', """row 1: a quote is opened and never closed: '1,"2'. Close it, or"""),
         ("a,b\n1,2\n1\0,2\n", r"row 2: it holds a zero byte: '1\x00,2'. Was the file cut off? Correct that row, or"),
     ],
@@ -242,7 +247,7 @@ def test_a_record_that_never_ends_is_refused(write: Write, monkeypatch: pytest.M
 def test_a_record_that_arrow_would_guess_at_is_refused(write: Write, tmp_path: Path, content: str, said: str) -> None:
     for streams in (True, False):
         with pytest.raises(DataError) as caught:
-            streamed(write(content), numeric="a b") if streams else write(content).read(missing=[])
+            streamed(write(content), numeric="a b") if streams else all_rows(write(content), missing=[])
         assert str(caught.value) == f"{tmp_path / 'x.csv'} {said} leave such rows out with --on-error skip."
 
 
@@ -255,23 +260,23 @@ def test_a_point_that_may_stand_for_thousands_is_refused(write: Write, tmp_path:
         "Write it without the point, or leave such rows out with --on-error skip."
     )
     with pytest.raises(DataError) as caught:
-        write(content.replace("-1.234.567", "1000")).read(missing=[])
+        all_rows(write(content.replace("-1.234.567", "1000")), missing=[])
     assert str(caught.value) == (
         f"{tmp_path / 'x.csv'}: column 'b' holds '1.023', thousands or decimals, where numbers have commas. "
         "Write such numbers without the point, or leave the column out with --exclude."
     )
     # Where nobody wants a number it may be either.
-    spared = replace(write("a;b\n1,5;1.023\n2,5;900\n"), spared=frozenset("b"))
-    assert spared.read(missing=[]).to_pydict() == {"a": [1.5, 2.5], "b": ["1.023", "900"]}
+    unused = replace(write("a;b\n1,5;1.023\n2,5;900\n"), unused=frozenset("b"))
+    assert all_rows(unused, missing=[]).to_pydict() == {"a": [1.5, 2.5], "b": ["1.023", "900"]}
     # With points for decimals it is a number like any other, and text is text.
-    assert write("a;b\n1.5;1.023\n").read(missing=[]).to_pydict() == {"a": [1.5], "b": [1.023]}
-    assert write("a;b\n1,5;1.023\n2,5;x\n").read(missing=[]).to_pydict() == {"a": [1.5, 2.5], "b": ["1.023", "x"]}
+    assert all_rows(write("a;b\n1.5;1.023\n"), missing=[]).to_pydict() == {"a": [1.5], "b": [1.023]}
+    assert all_rows(write("a;b\n1,5;1.023\n2,5;x\n"), missing=[]).to_pydict() == {"a": [1.5, 2.5], "b": ["1.023", "x"]}
 
 
 def test_a_truncated_archive_is_refused(write: Write) -> None:
-    whole = gzip.compress(b"a,b\n" + b"".join(b"%d,%d\n" % (i * i, i) for i in range(200_000)))
+    packed = gzip.compress(b"a,b\n" + b"".join(b"%d,%d\n" % (i * i, i) for i in range(200_000)))
     with pytest.raises(DataError, match=r"x\.csv\.gz cannot be read: Truncated compressed stream\. Write or copy it again\.$"):
-        write(whole[: len(whole) // 2], name="x.csv.gz")
+        write(packed[: len(packed) // 2], name="x.csv.gz")
 
 
 # ── properties ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -289,7 +294,7 @@ def test_quoted_text_is_read_as_it_was_written(tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("quoted") / "x.csv"
     path.write_text("a,b\n" + "".join(f"{quoted(a)},{quoted(b)}\n" for a, b in rows), encoding="utf-8", newline="")
     (file,) = find_files([str(path)])
-    table = DelimitedTable(file=file, dialect=sniff(file, delimiter=",", encoding="utf-8"))
+    table = DelimitedTable(file=file, dialect=replace(sniff(file), names=("a", "b"), delimiter=",", decimal=".", encoding="utf-8"))
     assert streamed(table, raw="a b").to_pylist() == [{"a": a or None, "b": b or None} for a, b in rows]
 
 
@@ -298,7 +303,7 @@ def test_a_mark_of_byte_order_below_the_header_is_text(write: Write, rows: list[
     """Where files with such marks were put together; of those at the beginning of a block Arrow made nothing."""
     table = write("a\n" + "".join(f"{row}\n" for row in rows))
     assert streamed(table, raw="a")["a"].to_pylist() == rows
-    assert table.read(missing=[], text=["a"])["a"].to_pylist() == rows
+    assert all_rows(table, missing=[], text=["a"])["a"].to_pylist() == rows
     wide = write("a,b\n" + "".join(f"{row},1\n" for row in rows))
     assert streamed(wide, raw="a", numeric="b").to_pydict() == {"b": [1.0] * len(rows), "a": rows}
 

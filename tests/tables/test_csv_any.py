@@ -16,10 +16,11 @@ from vae_anomaly.choices import OnError
 from vae_anomaly.config import DataConfig
 from vae_anomaly.schema.schema import infer_schema
 from vae_anomaly.tables import csv_records
-from vae_anomaly.tables.csv import MISSING_TEXT
+from vae_anomaly.tables.csv import MISSING_TEXT, DelimitedTable
+from vae_anomaly.tables.csv_dialect import Dialect
 from vae_anomaly.tables.csv_rejects import Rejected
-from vae_anomaly.tables.source import Source, open_source
-from vae_anomaly.tables.stream import NUMBERS
+from vae_anomaly.tables.files import find_files
+from vae_anomaly.tables.source import ROW_NUMBERS, Source, open_source
 
 DECLARED = ("?", "-999")
 PACKED: dict[str, Callable[[bytes], bytes]] = {
@@ -28,7 +29,7 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.compress,
     ".zst": lambda content: bytes(pa.compress(content, codec="zstd", asbytes=True)),
 }
-# Encodings that are found out, with letters that show which one it is; and others that must be given.
+# Encodings that are inferred, with letters that show which one it is; and others that are not, for the reader alone.
 FOUND = {"utf-8": "ü€漢😀", "utf-8-sig": "ü€", "utf-16": "ü€漢😀", "cp1252": "äöüß"}
 GIVEN = {"latin-1": "ü\x85Ã¤", "cp437": "ä╬", "utf-16-be": "ü漢", "shift_jis": "漢ア"}
 # No digits in texts: 'a;1,5' may be meant as a number.
@@ -61,10 +62,6 @@ class Written:
 
     def number(self, text: str) -> str:
         return text.replace(".", self.decimal)
-
-    @property
-    def how(self) -> dict[str, str]:
-        return {"encoding": self.encoding} if self.given else {}
 
 
 @st.composite
@@ -138,7 +135,19 @@ def tables(draw: st.DrawFn) -> Made:
 def opened(folder: Path, made: Made, content: bytes, on_error: OnError) -> Source:
     path = folder / f"x.csv{made.written.packed}"
     path.write_bytes(content)
-    return open_source([str(path)], missing_values=DECLARED, on_error=on_error, **made.written.how)
+    if not made.written.given:
+        return open_source([str(path)], missing_values=DECLARED, on_error=on_error)
+    # The encoding cannot be inferred: the reader is opened with the dialect itself.
+    dialect = Dialect(
+        names=tuple(made.cells),
+        delimiter=made.written.delimiter,
+        decimal=made.written.decimal,
+        encoding=made.written.encoding,
+        skip=0,
+        block=1 << 20,
+    )
+    reader = DelimitedTable(file=find_files([str(path)])[0], dialect=dialect)
+    return Source(parts=(reader,), missing_values=DECLARED, on_error=on_error)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +169,7 @@ def test_every_cell_is_read_back(folder: Path, made: Made, piece: int, on_error:
         assert [c.kind for c in schema.columns] == ["numeric", "category", "boolean"]
         streamed = pa.Table.from_batches(source.batches(schema, extra=["key"])).to_pydict()
     if on_error != "stop":
-        assert streamed.pop(NUMBERS) == list(range(len(made.texts)))
+        assert streamed.pop(ROW_NUMBERS) == list(range(len(made.texts)))
     assert streamed == made.cells
 
 
@@ -182,7 +191,7 @@ def test_bad_rows_are_set_aside_and_the_others_are_read_as_without_them(
             source = opened(folder, made, made.written.content([list(made.cells), *rows]), on_error)
             if stream:
                 read = pa.Table.from_batches(source.batches(schema, extra=["key"], on_reject=aside.append)).to_pydict()
-                assert read.pop(NUMBERS) == good
+                assert read.pop(ROW_NUMBERS) == good
                 assert read == made.cells
             else:
                 read = source.read_table(aside.append).to_pydict()

@@ -11,7 +11,7 @@ from vae_anomaly.tables import csv_records
 from vae_anomaly.tables.csv_records import Utf8, line_of, record_chunks, record_text
 from vae_anomaly.tables.writer import quoted_text
 
-OPEN, AFTER, ZERO = "a quote is opened and never closed", "text stands after a closing quote", "it holds a zero byte"
+OPEN, AFTER, ZERO = "a quote is opened and never closed", "text follows a closing quote", "it holds a zero byte"
 
 
 def cut(content: bytes, *, delimiter: str = ",", longest: int = 1 << 20) -> tuple[list[bytes], dict[int, str]]:
@@ -141,5 +141,5 @@ def test_a_record_is_found_by_the_line_on_which_it_begins(content: bytes, lines:
 
 def test_lines_are_not_counted_through_large_files_and_beyond_what_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line_of(io.BytesIO(b'h\n"' + b"x" * (3 << 20) + b"\n1\n2\n"), ",", 2, longest=1 << 20) is None
-    monkeypatch.setattr(csv_records, "_COUNTED", 10)
+    monkeypatch.setattr(csv_records, "_MAX_LINE_SEARCH", 10)
     assert [line_of(io.BytesIO(b"h\n" + b"1\n" * 10), ",", row, longest=1 << 20) for row in (3, 8)] == [5, None]

@@ -6,7 +6,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from vae_anomaly.errors import DataError, MissingExtra
-from vae_anomaly.storage import listing
+from vae_anomaly.storage import filesystems
 from vae_anomaly.tables import files
 from vae_anomaly.tables.files import find_files
 
@@ -98,20 +98,20 @@ def test_the_format_follows_the_first_bytes_before_the_suffix(folder: Path) -> N
         (
             "x.xlsx",
             b"PK\x03\x04",
-            "x.xlsx is not a table that can be read but a zip archive or an Excel workbook; save it as CSV or unpack it.",
+            "x.xlsx is a zip archive or an Excel workbook; expected CSV, Parquet or Arrow. Save it as CSV, or unpack it.",
         ),
-        ("x.csv", b"\x89PNG\r\n", "x.csv is not a table that can be read but an image."),
+        ("x.csv", b"\x89PNG\r\n", "x.csv is an image; expected CSV, Parquet or Arrow. Name the table itself."),
         *(
             (
                 name,
                 b"version https://git-lfs.github.com/spec/v1\n",
-                f"{name} is not a table that can be read but a pointer of Git LFS; fetch the file itself with git lfs pull.",
+                f"{name} is a Git LFS pointer; expected CSV, Parquet or Arrow. Fetch the file itself with git lfs pull.",
             )
             for name in ("x.csv", "x.parquet")
         ),
         ("x.csv", b"\x1f\x8b\x08", "x.csv is compressed with gzip, and its name does not end in .gz. Name it x.csv.gz."),
         ("x.csv.gz", b"a,b\n1,2\n", "x.csv.gz is not compressed with gzip as its name says. Name it x.csv, or copy it again."),
-        ("x.json", b"[1]", "x.json is not a table that can be read; write it as CSV or Parquet."),
+        ("x.json", b"[1]", "x.json has the suffix of a format that is not supported. Write it as CSV or Parquet."),
     ],
 )
 def test_what_is_no_table(folder: Path, name: str, content: bytes, text: str) -> None:
@@ -143,13 +143,13 @@ def test_what_may_not_be_read(folder: Path) -> None:
     ("error", "text"),
     [
         (PermissionError(13, "no"), "f may not be read: permission denied. Give this user the right to read it."),
-        (FileNotFoundError(2, "no"), "f is not there any more; it was when reading began."),
+        (FileNotFoundError(2, "no"), "f was removed while it was being read."),
         (OSError("zlib\n inflate  failed"), "f cannot be read: zlib inflate failed. Write or copy it again."),
         (OSError(28, "no space"), "f cannot be read: [Errno 28] no space"),
     ],
 )
 def test_what_the_operating_system_says_is_one_line(error: OSError, text: str) -> None:
-    with pytest.raises(DataError) as caught, listing.reading("f"):
+    with pytest.raises(DataError) as caught, filesystems.reading("f"):
         raise error
     assert str(caught.value) == text
 
@@ -159,8 +159,8 @@ def test_a_scheme_that_arrow_does_not_know_goes_through_fsspec() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("/lake/a.csv", b"x\n1\n")
     (found,) = find_files(["memory://lake"])
-    assert (found.path, found.size) == ("memory://lake/a.csv", 4)
-    assert isinstance(found.filesystem, pafs.PyFileSystem)
+    assert (found.path, found.listed.size) == ("memory://lake/a.csv", 4)
+    assert isinstance(found.listed.filesystem, pafs.PyFileSystem)
 
 
 def test_a_scheme_that_nobody_knows_is_an_error() -> None:
@@ -176,7 +176,7 @@ def test_without_fsspec_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_digest_changes_when_a_file_does(folder: Path) -> None:
     def digest() -> str:
-        return files.digest(find_files(["."]))
+        return files.metadata_digest(file.listed for file in find_files(["."]))
 
     first = digest()
     assert digest() == first

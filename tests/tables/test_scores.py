@@ -89,7 +89,7 @@ def test_a_table_that_is_no_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SchemaMismatch) as caught:
         next(iter(read_scores(open_source([str(tmp_path / "x.parquet")]))))
     assert str(caught.value) == (
-        f"{tmp_path / 'x.parquet'} is no output of score: it lacks 'is_anomaly', 'top_features'. Give --scores a file that score wrote."
+        f"{tmp_path / 'x.parquet'} is not an output of score: it lacks 'is_anomaly', 'top_features'. Give --scores a file that score wrote."
     )
 
 

@@ -224,7 +224,7 @@ def test_the_folder_we_are_in_has_its_scores_beside_it(tmp_path: Path, monkeypat
 def test_scores_of_what_has_no_place_need_one(source: str) -> None:
     with pytest.raises(ConfigError) as caught:
         default_output(source)
-    assert str(caught.value) == f"{source} has no obvious place for the scores beside it; name one with -o."
+    assert str(caught.value) == f"{source} has no folder for the scores beside it; name an output with -o."
 
 
 def test_the_name_of_an_output_says_its_format() -> None:

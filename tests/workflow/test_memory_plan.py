@@ -7,7 +7,7 @@ import pytest
 
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs import memory
-from vae_anomaly.tables.sampling import Weight
+from vae_anomaly.tables.reader import Weight
 from vae_anomaly.workflow.memory_plan import MemoryPlan, max_fit_rows, parse_size, plan_memory, sampling_notes, watched
 
 MB = 10**6

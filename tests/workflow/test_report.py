@@ -124,7 +124,7 @@ def test_an_existing_page_stays_unless_it_may_go(request_: ReportRequest) -> Non
 
 
 def test_a_table_that_is_no_output_of_score_leaves_no_page(request_: ReportRequest) -> None:
-    with pytest.raises(SchemaMismatch, match=r"new\.parquet is no output of score: it lacks 'anomaly_score'"):
+    with pytest.raises(SchemaMismatch, match=r"new\.parquet is not an output of score: it lacks 'anomaly_score'"):
         report_files(replace(request_, scores="new.parquet"))
     assert not request_.output.exists()
 

@@ -1,6 +1,6 @@
-"""Paths and URIs to file systems, how a URI may be shown, and what an object store says in our words.
+"""Resolve paths and URIs to Arrow file systems, walk folders, and translate errors of the system and of stores.
 
-Knows nothing about tables. Arrow has the file systems of S3, Google and Azure; fsspec has many more.
+Arrow has clients for S3, Google Cloud Storage and Azure; other schemes go through fsspec. This module knows nothing about tables.
 """
 
 import errno
@@ -20,15 +20,17 @@ import pyarrow.fs as pafs
 from vae_anomaly.errors import DataError, MissingExtra, VaeAnomalyError
 from vae_anomaly.messages import one_line
 
-_MAY_STAND = "%/:@!$&'()*+,;=~-._"
-# Google's client tries for 15 minutes by itself.
-_GOOGLE_TRIES = 15  # seconds
-# Arrow knows the identity of a user or machine only; keys of an account are for adlfs.
+# Characters of a path that RFC 3986 allows without percent-encoding.
+_URI_SAFE = "%/:@!$&'()*+,;=~-._"
+# Seconds; the default of Google's client is 15 minutes.
+_GOOGLE_RETRY_LIMIT = 15
+# Arrow authenticates to Azure as a user or a machine only; account keys need adlfs.
 _AZURE_KEYS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
-# Whose exceptions are not of the operating system though they say that a store is not there.
+# Packages whose exceptions report an unreachable store without being an OSError.
 _CLIENTS = {"adlfs", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3"}
 _SCHEMES = "Expected s3:// (Amazon), gs:// (Google), abfs:// (Azure), hdfs://, https:// or a path."
-_STORE_SAYS = {
+# Part of an error of a client: what the user is told instead.
+_STORE_ERRORS = {
     "NO_SUCH_BUCKET": "the bucket does not exist",
     "ACCESS_DENIED": "access denied. Give these credentials the right to it",
     "INVALID_ACCESS_KEY_ID": "the access key is not known",
@@ -45,28 +47,39 @@ _STORE_SAYS = {
     ),
     "ContainerNotFound": "the container does not exist",
 }
+# Errors about the content of a file, which an object store reports like any other.
+_DAMAGED = re.compile("inflate failed|decompress failed|Truncated compressed stream|deserialize thrift", re.IGNORECASE)
 
 
 def is_uri(path: str) -> bool:
-    """Whether a path names a place by a scheme, as ``s3://bucket/key`` does."""
+    """Whether a path has a URI scheme, such as ``s3://bucket/key``."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path) is not None
 
 
 def resolve_uri(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tuple[pafs.FileSystem, str]:
-    """Return the file system of a path or URI, and the path in it. Raises ``failure`` and MissingExtra."""
+    """Return the file system of a path or URI, and the path within it.
+
+    Raises
+    ------
+    failure
+        The path is empty or not UTF-8, the scheme is unknown, or the store cannot be reached.
+    MissingExtra
+        The scheme needs fsspec or a package of its own.
+    """
     if not path.strip() or "\0" in path:
-        raise failure(f"{path!r} is no path; name a file, a folder or a glob.")
+        raise failure(f"{path!r} is not a path; expected a file, a folder or a glob.")
     if not is_text(path):
         raise failure(no_text(shown_path(path)))
     if not is_uri(path):
         return pafs.LocalFileSystem(), _absolute(path, failure)
     scheme = path.partition("://")[0].lower()
-    path = scheme + path[len(scheme) :]  # as the standard has it, S3:// is s3://
+    path = scheme + path[len(scheme) :]  # schemes are case-insensitive (RFC 3986, 3.1); Arrow takes small letters only
     if scheme in {"abfs", "abfss"} and any(os.environ.get(name) for name in _AZURE_KEYS):
         return _through_fsspec(path, failure)
     try:
         with as_os_errors():
-            filesystem, location = pafs.FileSystem.from_uri(_patient(_escaped(path)) if scheme in {"gs", "gcs"} else _escaped(path))
+            uri = _percent_encoded(path)
+            filesystem, location = pafs.FileSystem.from_uri(_limit_retries(uri) if scheme in {"gs", "gcs"} else uri)
     except ImportError:
         return _through_fsspec(path, failure)
     except pa.ArrowInvalid as error:
@@ -80,34 +93,34 @@ def resolve_uri(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tup
 
 def _absolute(path: str, failure: type[VaeAnomalyError]) -> str:
     location = str(home(path).absolute())
-    if not is_text(location):  # the folder that we are in
+    if not is_text(location):  # the name of the working folder may be at fault
         raise failure(no_text(location))
     return location
 
 
 def home(path: str) -> Path:
-    """Return a path with the home of the user in it; that of nobody, as in ``~.csv``, stays as it is, as in a shell."""
+    """Expand ``~`` to the user's home folder; like a shell, leave ``~name`` alone where there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
 
 
-def _escaped(uri: str) -> str:
-    """Escape what people type in names and a URI may not hold: brackets of a glob, spaces, umlauts."""
-    place, question, query = uri.partition("?")
-    return f"{quote(place, safe=_MAY_STAND)}{question}{query}"
+def _percent_encoded(uri: str) -> str:
+    """Percent-encode characters that a URI does not allow but file names and globs have: brackets, spaces, umlauts."""
+    path, question, query = uri.partition("?")
+    return f"{quote(path, safe=_URI_SAFE)}{question}{query}"
 
 
-def _patient(uri: str) -> str:
-    """Return the URI of a Google store with a limit for how long its client tries again, where it has none."""
+def _limit_retries(uri: str) -> str:
+    """Add a retry limit to the URI of a Google store that has none."""
     if "retry_limit_seconds=" in uri:
         return uri
-    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={_GOOGLE_TRIES}"
+    return f"{uri}{'&' if '?' in uri else '?'}retry_limit_seconds={_GOOGLE_RETRY_LIMIT}"
 
 
 def _through_fsspec(path: str, failure: type[VaeAnomalyError]) -> tuple[pafs.FileSystem, str]:
-    """Open what Arrow has no file system for; fsspec knows many more."""
+    """Resolve a URI whose scheme Arrow has no client for."""
     try:
         url_to_fs = importlib.import_module("fsspec.core").url_to_fs
     except ImportError:
@@ -120,29 +133,50 @@ def _through_fsspec(path: str, failure: type[VaeAnomalyError]) -> tuple[pafs.Fil
     except (ValueError, OSError) as error:
         if str(error).startswith("Protocol not known"):
             scheme = path.partition("://")[0]
-            raise failure(f"{shown_path(path)} cannot be reached: no store is known by {scheme}://. {_SCHEMES}") from error
+            raise failure(f"{shown_path(path)} cannot be reached: the scheme {scheme}:// is not known. {_SCHEMES}") from error
         raise failure(f"{shown_path(path)} cannot be reached: {os_error_text(error).replace(path, shown_path(path))}") from error
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), location
 
 
 @contextmanager
 def as_os_errors() -> Iterator[None]:
-    """Raise what a client of a store raises as an OSError: Arrow gives what Azure says as an exception of no kind, fsspec as any."""
+    """Raise errors of a store's client as OSError: Arrow reports those of Azure as a bare ArrowException, fsspec lets any type through."""
     try:
         yield
     except Exception as error:
-        # The other exceptions of Arrow are about what is in a file.
-        if type(error) is pa.ArrowException or any(_of_a_client(one) for one in (error, error.__cause__)):
+        # Subclasses of ArrowException are about the content of a file.
+        if type(error) is pa.ArrowException or any(_is_client_error(one) for one in (error, error.__cause__)):
             raise OSError(str(error)) from error
         raise
 
 
-def _of_a_client(error: BaseException | None) -> bool:
+def _is_client_error(error: BaseException | None) -> bool:
     return not isinstance(error, OSError) and type(error).__module__.partition(".")[0].rstrip("0123456789") in _CLIENTS
 
 
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Raise errors of the operating system and of stores while ``path`` is read as a DataError of one line."""
+    try:
+        with as_os_errors():
+            yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path} was removed while it was being read.") from error
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read: permission denied. Give this user the right to read it.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {os_error_text(error)}{advice(error, path)}") from error
+
+
+def advice(error: OSError, path: str) -> str:
+    """Return what to do, after a full stop, where the content of a file is at fault and not the access to it; else an empty text."""
+    # Errors of the operating system have a number; Arrow's about content have none, and neither have those of object stores.
+    content = error.errno is None and "://" not in path
+    return ". Write or copy it again." if content or _DAMAGED.search(str(error)) else ""
+
+
 def shown_path(path: str) -> str:
-    """Return a path or URI as it may be shown: what may be a secret in a URI, its user, password and query, is left out.
+    """Return a path or URI for messages: without user, password and query, which may be secrets.
 
     >>> shown_path("s3://key:secret@bucket/x.csv?endpoint_override=localhost")
     's3://bucket/x.csv'
@@ -150,75 +184,78 @@ def shown_path(path: str) -> str:
     uri = re.match(r"([A-Za-z][A-Za-z0-9+.-]+://)(?:([^/@]*)@)?([^?]*)", path)
     if uri is None:
         return path
-    # In Azure the name before the @ is the container.
+    # In a URI of Azure the name before the @ is the container, not a user.
     container = f"{(uri[2] or '').split(':')[0]}@" if uri[1].startswith("abfs") and uri[2] and uri[2][0] != ":" else ""
     return f"{uri[1]}{container}{uri[3]}"
 
 
 def os_error_text(error: Exception) -> str:
-    """Return what an object store says in our words where it is common, else its own text on one line."""
+    """Return a plain sentence for a common error of an object store, else the error's own text on one line."""
     text = re.sub(r" \(Request ID: [^)]*\)", "", str(error))
-    return next((ours for theirs, ours in _STORE_SAYS.items() if theirs in text), one_line(text))
+    return next((plain for part, plain in _STORE_ERRORS.items() if part in text), one_line(text))
 
 
 def files_below(
     filesystem: pafs.FileSystem, location: str, wanted: Callable[[str], bool], enters: Callable[[str], bool] = lambda _: True
 ) -> list[pafs.FileInfo]:
-    """Return the wanted files below a folder, sorted by path; none where there is no folder. ``enters`` says which folders may have some.
+    """Return the files below a folder for which ``wanted`` is true, sorted by path; none if the folder does not exist.
 
-    Raises DataError for a wanted file whose name is not UTF-8, and for a folder that may not be read; where such a name is that of a file
-    nobody wants, it is passed over, as are links that lead nowhere.
+    ``enters``: whether to look into a subfolder. Broken links are skipped, and so are unwanted files whose names are not UTF-8.
+
+    Raises
+    ------
+    DataError
+        A wanted file has a name that is not UTF-8, or a folder may not be read.
     """
     if filesystem.type_name == "local":
-        infos = list(_walked(location, wanted, enters))
+        infos = list(_walk(location, wanted, enters))
     else:
         found = filesystem.get_file_info(pafs.FileSelector(location, recursive=True, allow_not_found=True))
         infos = [info for info in found if wanted(info.path)]
     return sorted((info for info in infos if info.type == pafs.FileType.File), key=lambda info: str(info.path))
 
 
-def _walked(
-    location: str, wanted: Callable[[str], bool], enters: Callable[[str], bool], above: frozenset[tuple[int, int]] = frozenset()
+def _walk(
+    location: str, wanted: Callable[[str], bool], enters: Callable[[str], bool], ancestors: frozenset[tuple[int, int]] = frozenset()
 ) -> Iterator[pafs.FileInfo]:
-    """Yield the wanted files in and below a folder; one that is also ``above`` itself, by a link, is not entered again."""
+    """Yield the wanted files in and below a folder; a link back to one of its ``ancestors`` (device, inode) is not followed."""
     folders: list[tuple[str, frozenset[tuple[int, int]]]] = []
-    with _passing_over(location), os.scandir(location) as entries:
-        here = os.stat(location)  # noqa: PTH116  # as many as there are folders
-        inside = above | {(here.st_dev, here.st_ino)}
+    with _skipping_missing(location), os.scandir(location) as entries:
+        status = os.stat(location)  # noqa: PTH116  # once for every folder: Path costs more than the call
+        here = ancestors | {(status.st_dev, status.st_ino)}
         for entry in entries:
-            with _passing_over(entry.path):
+            with _skipping_missing(entry.path):
                 if entry.is_dir():
-                    found = entry.stat()
-                    if (found.st_dev, found.st_ino) not in inside and enters(entry.path):
-                        folders.append((entry.path, inside))
+                    status = entry.stat()
+                    if (status.st_dev, status.st_ino) not in here and enters(entry.path):
+                        folders.append((entry.path, here))
                 elif wanted(entry.path):
                     if not is_text(entry.path):
                         raise DataError(no_text(entry.path))
                     yield _info(entry.path)
-    for path, seen in folders:
-        yield from _walked(path, wanted, enters, seen)
+    for path, above in folders:
+        yield from _walk(path, wanted, enters, above)
 
 
 @contextmanager
-def _passing_over(path: str) -> Iterator[None]:
-    """Pass over what went while we looked, and a link that leads nowhere or to itself."""
+def _skipping_missing(path: str) -> Iterator[None]:
+    """Skip a file that was removed meanwhile, a broken link, and a link to itself; raise other errors with this path."""
     try:
         yield
-    except PermissionError as error:
-        raise DataError(f"{path} may not be read: permission denied. Give this user the right to read it.") from error
     except OSError as error:
         if error.errno not in {errno.ENOENT, errno.ELOOP}:
-            raise
+            with reading(path):
+                raise
 
 
 def _info(path: str) -> pafs.FileInfo:
-    found = os.stat(path)  # noqa: PTH116  # as many as there are files
-    kind = pafs.FileType.File if stat.S_ISREG(found.st_mode) else pafs.FileType.Unknown
-    return pafs.FileInfo(path, kind, mtime_ns=found.st_mtime_ns, size=found.st_size)
+    status = os.stat(path)  # noqa: PTH116  # once for every file: Path costs more than the call
+    kind = pafs.FileType.File if stat.S_ISREG(status.st_mode) else pafs.FileType.Unknown
+    return pafs.FileInfo(path, kind, mtime_ns=status.st_mtime_ns, size=status.st_size)
 
 
 def is_text(path: str) -> bool:
-    """Whether a path is text; Python gives the bytes that are none as halves of characters."""
+    """Whether a path is valid Unicode; Python decodes other bytes of a file name to lone surrogates (PEP 383)."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -227,13 +264,13 @@ def is_text(path: str) -> bool:
 
 
 def no_text(path: str) -> str:
-    r"""Say what to do about a path that is no text: rename it, or let Python read names as what they are.
+    r"""Return the error text for a path that is not valid Unicode: rename the file, or correct the locale.
 
     >>> no_text("in/M\udcfc.csv")
     'in/M\\xfc.csv has a name that is not UTF-8; rename it.'
     """
     name = os.fsencode(path)
-    shown = name.decode(errors="backslashreplace")
-    if shown.encode() != name:
-        return f"{shown} has a name that is not UTF-8; rename it."
-    return f"{shown} has a name that is not {sys.getfilesystemencoding()}, as the locale says that names are; set LC_ALL=C.UTF-8."
+    text = name.decode(errors="backslashreplace")
+    if text.encode() != name:
+        return f"{text} has a name that is not UTF-8; rename it."
+    return f"{text} has a name that is not {sys.getfilesystemencoding()}, the encoding of the locale; set LC_ALL=C.UTF-8."

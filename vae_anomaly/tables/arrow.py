@@ -1,6 +1,6 @@
-"""Parquet and Arrow files: their columns, all rows, or a stream of batches with bounded memory.
+"""Parquet and Arrow files: their columns, all rows, or a stream of batches in bounded memory.
 
-Types stay as the file has them. Knows nothing about models: the caller says which columns it wants.
+Types stay as the file has them. The caller selects columns; models are unknown here.
 """
 
 import os
@@ -17,34 +17,32 @@ from vae_anomaly.errors import DataError
 from vae_anomaly.messages import one_line
 from vae_anomaly.schema.parsing import mask_tokens, supported, supported_type
 from vae_anomaly.schema.schema import check_duplicates
-from vae_anomaly.storage.listing import reading
+from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.tables.csv_rejects import OnBad
 from vae_anomaly.tables.files import TableFile
-from vae_anomaly.tables.sampling import Weight
+from vae_anomaly.tables.reader import BATCH_ROWS, Chunk, ColumnSelection, Weight
 
-_BUFFER = 1 << 20  # bytes of a column chunk held while streaming, so that one huge row group does not fill the memory
-_BUFFERS = 32 << 20  # of all columns together
-_BATCH_ROWS = 65_536  # 10 MB for 20 numbers: large enough for Arrow's own rate, small beside a model
-_FEWEST = 1024, 1 << 14  # rows of a batch and bytes of a buffer below which reading becomes slow
-_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"  # a message of no length
+# Bytes of a column chunk in memory while streaming, so that one huge row group does not fill it.
+_BUFFER = 1 << 20
+# Bytes of the buffers of all columns together.
+_BUFFERS = 32 << 20
+# Smaller batches (rows) and buffers (bytes) make reading slow.
+_MIN_ROWS = 1024
+_MIN_BUFFER = 1 << 14
+# End of an Arrow IPC stream: a message of length zero.
+_STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chunk:
-    """How much to read at a time: rows and bytes, whatever is less."""
-
-    rows: int = _BATCH_ROWS
-    bytes: int = 32 << 20
+ReadBatches = Callable[[TableFile, Sequence[str], Chunk], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnarTable:
-    """A Parquet or Arrow file whose footer was read; ``rows`` is None where only reading tells."""
+    """Reader of a Parquet or Arrow file whose schema was read; ``rows`` is None where only reading tells."""
 
     file: TableFile
     schema: pa.Schema
     rows: int | None
-    batches: Callable[[TableFile, Sequence[str], Chunk], Iterator[pa.RecordBatch]]
+    batches: ReadBatches
     notes: tuple[str, ...] = ()
 
     @property
@@ -52,104 +50,96 @@ class ColumnarTable:
         """Column names in file order."""
         return tuple(self.schema.names)
 
-    def read(self, *, missing: Sequence[str], text: Collection[str] = (), on_bad: OnBad | None = None) -> pa.Table:
-        """Return all rows in the file's types; ``text`` and ``on_bad`` are for delimited files and change nothing here."""
-        return self.table(list(self.pieces(missing=missing, on_bad=on_bad)), missing=missing, text=text)
-
     def pieces(self, *, missing: Sequence[str], on_bad: OnBad | None = None) -> Iterator[pa.RecordBatch]:
-        """Yield all rows in the file's types."""
+        """Yield all rows as batches; such files have no malformed rows, and missing values are for ``table`` to replace."""
         del missing, on_bad
-        with _watched(self.file.path):
+        with _reading_arrow(self.file.path):
             yield from _valid(self.batches(self.file, self.names, Chunk()))
 
     @staticmethod
-    def pick(piece: pa.RecordBatch, places: NDArray[np.int64]) -> pa.RecordBatch:
-        """Return the rows of a piece at places int64 ``[n]``, in memory of their own."""
-        picked = piece.take(pa.array(places))
-        return pa.RecordBatch.from_arrays([_slim(column) for column in picked.columns], names=picked.schema.names)
+    def pick(piece: pa.RecordBatch, indices: NDArray[np.int64]) -> pa.RecordBatch:
+        """Return the rows of a piece at ``indices`` ``[n]``, in memory of their own."""
+        picked = piece.take(pa.array(indices))
+        return pa.RecordBatch.from_arrays([_compacted(column) for column in picked.columns], names=picked.schema.names)
 
     @staticmethod
     def count(piece: pa.RecordBatch) -> int:
-        """Return the rows of a piece."""
+        """Return the number of rows of a piece."""
         return int(piece.num_rows)
 
     def weight(self) -> Weight:
-        """Return how many rows there are and how large one is in memory; looks at the beginning."""
+        """Estimate rows and bytes of a row from the first batch."""
         for piece in self.pieces(missing=()):
             if piece.num_rows:
                 row = piece.nbytes / piece.num_rows
-                return Weight(rows=self.file.size / row if self.rows is None else self.rows, row_bytes=row)
+                return Weight(rows=self.file.listed.size / row if self.rows is None else self.rows, row_bytes=row)
         return Weight(rows=0.0, row_bytes=0.0)
 
     def table(self, pieces: list[pa.RecordBatch], *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
-        """Return the table of these rows, declared missing values null; ``text`` changes nothing here."""
+        """Return the table of these batches with null for the missing values; ``text`` is for delimited files only."""
         del text
-        with _watched(self.file.path):
+        with _reading_arrow(self.file.path):
             table = pa.Table.from_batches(pieces, self.schema)
         columns = [mask_tokens(column, missing) for column in table.columns]
         return pa.Table.from_arrays(columns, names=list(self.names))
 
-    def stream(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: Chunk = Chunk()
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield batches in file order with the named columns; declared missing values are null except in ``raw``."""
-        names, untouched = [*numeric, *text, *raw], set(raw)
-        with _watched(self.file.path):
-            for batch in _valid(self.batches(self.file, names, chunk)):
-                arrays = [batch.column(n) if n in untouched else mask_tokens(batch.column(n), missing) for n in names]
-                yield pa.RecordBatch.from_arrays(arrays, names=names)
-
-    def screened(
-        self, *, numeric: Sequence[str], text: Sequence[str], raw: Sequence[str], missing: Sequence[str], chunk: Chunk = Chunk()
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield what ``stream`` does: the file is good or damaged as a whole."""
-        return self.stream(numeric=numeric, text=text, raw=raw, missing=missing, chunk=chunk)
+    def stream(self, columns: ColumnSelection, chunk: Chunk, *, screened: bool = False) -> Iterator[pa.RecordBatch]:
+        """Yield batches of the selected columns in file order; ``screened`` changes nothing, as there are no malformed rows."""
+        del screened
+        raw = set(columns.raw)
+        with _reading_arrow(self.file.path):
+            for batch in _valid(self.batches(self.file, columns.names, chunk)):
+                arrays = [batch.column(n) if n in raw else mask_tokens(batch.column(n), columns.missing) for n in columns.names]
+                yield pa.RecordBatch.from_arrays(arrays, names=columns.names)
 
 
 def open_parquet(file: TableFile) -> ColumnarTable:
-    """Read the footer of a Parquet file; raises DataError if it is damaged or has two columns of one name."""
-    with _watched(file.path), pq.ParquetFile(_input(file)) as parquet:
-        schema, rows = _usual(parquet.schema_arrow), parquet.metadata.num_rows
-        names = schema.names  # in here, because damaged ones are no text
+    """Read the footer of a Parquet file. Raises DataError if it is damaged or two columns have the same name."""
+    with _reading_arrow(file.path), pq.ParquetFile(_input(file)) as parquet:
+        schema, rows = _supported_schema(parquet.schema_arrow), parquet.metadata.num_rows
+        names = schema.names  # decoded within the handler: names of a damaged file may not be UTF-8
     check_duplicates(names, file.path)
     return ColumnarTable(file=file, schema=schema, rows=rows, batches=_parquet_batches)
 
 
 def open_arrow(file: TableFile) -> ColumnarTable:
-    """Read the schema of an Arrow file (Feather 2) or stream; raises DataError if it is damaged or names repeat."""
-    with _watched(file.path), _arrow_reader(file) as reader:
-        schema = _usual(reader.schema)
-        names = schema.names  # in here, because damaged ones are no text
-        ends = _is_file(reader) or _has_its_end(file)
+    """Read the schema of an Arrow IPC file (Feather 2) or stream. Raises DataError if it is damaged or names repeat."""
+    with _reading_arrow(file.path), _arrow_reader(file) as reader:
+        schema = _supported_schema(reader.schema)
+        names = schema.names  # decoded within the handler: names of a damaged file may not be UTF-8
+        complete = _is_file(reader) or _has_end_marker(file)
     check_duplicates(names, file.path)
-    notes = () if ends else (f"{file.path} has no mark of its end: rows are missing if what wrote it was cut off",)
+    notes = () if complete else (f"{file.path} has no end marker: rows are missing if its writer was interrupted",)
     return ColumnarTable(file=file, schema=schema, rows=None, batches=_arrow_batches, notes=notes)
 
 
 def _input(file: TableFile) -> pa.NativeFile:
-    return file.filesystem.open_input_file(file.location)
+    return file.listed.filesystem.open_input_file(file.listed.location)
 
 
 def _parquet_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
-    buffer = max(_FEWEST[1], min(_BUFFER, _BUFFERS // max(1, len(names))))
-    # pre_buffer would fetch the column chunks of the whole file ahead.
+    buffer = max(_MIN_BUFFER, min(_BUFFER, _BUFFERS // max(1, len(names))))
+    # pre_buffer would fetch the column chunks of the whole file in advance.
     with pq.ParquetFile(_input(file), buffer_size=buffer, pre_buffer=False, page_checksum_verification=True) as parquet:
-        rows = min(max(chunk.rows, _FEWEST[0]), _BATCH_ROWS, max(1, int(chunk.bytes / _row_bytes(parquet, names))))
-        yield from _counted(parquet, parquet.iter_batches(batch_size=rows, columns=list(names)), names, file.path)
+        rows = min(max(chunk.rows, _MIN_ROWS), BATCH_ROWS, max(1, int(chunk.bytes / _row_bytes(parquet, names))))
+        yield from _checked_counts(parquet, parquet.iter_batches(batch_size=rows, columns=list(names)), names, file.path)
 
 
-def _counted(parquet: pq.ParquetFile, batches: Iterator[pa.RecordBatch], names: Sequence[str], path: str) -> Iterator[pa.RecordBatch]:
-    """Let batches pass while the footer does not contradict itself, which Arrow sees only when it reads a file whole.
+def _checked_counts(
+    parquet: pq.ParquetFile, batches: Iterator[pa.RecordBatch], names: Sequence[str], path: str
+) -> Iterator[pa.RecordBatch]:
+    """Pass batches on while the cell counts in the footer agree with the row counts; Arrow checks that only when it reads a whole file.
 
-    A row group is looked at when rows of it have come: by then Arrow has refused a damaged one. Asked for it before, it ends the process.
+    A row group is checked once rows of it have been read: by then Arrow has refused a damaged one. Its metadata, asked for earlier, can
+    abort the process.
     """
-    places = [j for j in _places(parquet, names) if parquet.metadata.schema.column(j).max_repetition_level == 0]
+    indices = [j for j in _column_indices(parquet, names) if parquet.metadata.schema.column(j).max_repetition_level == 0]
     begin = read = i = 0
     for batch in batches:
         read += batch.num_rows
         while i < parquet.metadata.num_row_groups and begin < read:
             group = parquet.metadata.row_group(i)
-            for column in (group.column(j) for j in places if group.num_rows):
+            for column in (group.column(j) for j in indices if group.num_rows):
                 if column.num_values != group.num_rows:
                     raise DataError(
                         f"{path} is damaged or was not copied whole: its footer counts {column.num_values:,} cells "
@@ -159,59 +149,60 @@ def _counted(parquet: pq.ParquetFile, batches: Iterator[pa.RecordBatch], names: 
         yield batch
 
 
-def _places(parquet: pq.ParquetFile, names: Sequence[str]) -> list[int]:
-    """Return which columns of the file belong to these names; a nested one has several."""
+def _column_indices(parquet: pq.ParquetFile, names: Sequence[str]) -> list[int]:
+    """Return the indices of the leaf columns of these names; a nested column has several."""
     wanted, schema = set(names), parquet.metadata.schema
     return [j for j in range(len(schema)) if schema.column(j).path.split(".")[0] in wanted]
 
 
 def _row_bytes(parquet: pq.ParquetFile, names: Sequence[str]) -> float:
-    """Return what a row of the named columns takes: on average where it takes most, or at the beginning, if that is more.
+    """Estimate the bytes of a row of the named columns: the mean of the largest row group, or of the first rows if that is more.
 
-    What the footer says is of text as it is stored, which repeats nothing; of groups after the first only what all columns take together.
+    The footer counts text as stored, where dictionaries repeat nothing. Of row groups after the first only the size of all columns together
+    is used.
     """
-    first = next(parquet.iter_batches(batch_size=_FEWEST[0], columns=list(names)), None)
+    first = next(parquet.iter_batches(batch_size=_MIN_ROWS, columns=list(names)), None)
     if first is None or not first.num_rows:
         return 1.0
     groups = [group for i in range(parquet.metadata.num_row_groups) if (group := parquet.metadata.row_group(i)).num_rows]
-    size = sum(groups[0].column(j).total_uncompressed_size for j in _places(parquet, names))
+    size = sum(groups[0].column(j).total_uncompressed_size for j in _column_indices(parquet, names))
     share = min(1.0, size / max(1, groups[0].total_byte_size))
     return float(max(1.0, first.nbytes / first.num_rows, *(share * group.total_byte_size / group.num_rows for group in groups)))
 
 
 def _arrow_reader(file: TableFile) -> pa.RecordBatchReader:
     try:
-        return pa.ipc.open_file(_clipped(file))
+        return pa.ipc.open_file(_bounded(file))
     except pa.ArrowInvalid:
-        return pa.ipc.open_stream(_clipped(file))
+        return pa.ipc.open_stream(_bounded(file))
 
 
-def _clipped(file: TableFile) -> pa.PythonFile:
+def _bounded(file: TableFile) -> pa.PythonFile:
     handle = _input(file)
-    return pa.PythonFile(Clipped(handle, handle.size()), mode="r")
+    return pa.PythonFile(BoundedFile(handle, handle.size()), mode="r")
 
 
 def _is_file(reader: pa.RecordBatchReader | pa.RecordBatchFileReader) -> bool:
     return hasattr(reader, "num_record_batches")
 
 
-def _has_its_end(file: TableFile) -> bool:
-    """Whether a stream says where it ends, which the format leaves open."""
+def _has_end_marker(file: TableFile) -> bool:
+    """Whether a stream has the end marker, which the format leaves optional."""
     with _input(file) as stream:
-        stream.seek(max(0, file.size - len(_STREAM_END)))
+        stream.seek(max(0, file.listed.size - len(_STREAM_END)))
         return bytes(stream.read()) == _STREAM_END
 
 
 def _arrow_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
-    del chunk  # a file is read in the batches that it was written in
+    del chunk  # Arrow reads the batches as they were written
     with _arrow_reader(file) as reader:
-        whole = (reader.get_batch(i) for i in range(reader.num_record_batches)) if _is_file(reader) else reader
-        for batch in whole:
+        batches = (reader.get_batch(i) for i in range(reader.num_record_batches)) if _is_file(reader) else reader
+        for batch in batches:
             yield batch.select(list(names))
 
 
-def _slim(values: pa.Array) -> pa.Array:
-    """Return values whose dictionary holds no more than they need: few rows of many must not keep all its levels."""
+def _compacted(values: pa.Array) -> pa.Array:
+    """Return values with a dictionary of their own levels only: a small sample must not keep all levels in memory."""
     kind = values.type
     if not pa.types.is_dictionary(kind) or len(values.dictionary) <= len(values):
         return values
@@ -220,19 +211,19 @@ def _slim(values: pa.Array) -> pa.Array:
 
 
 def _valid(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Let nothing pass whose offsets, indices, text or types Arrow would stumble over later; costs little beside reading."""
+    """Validate offsets, indices and UTF-8 of batches, which Arrow does not check while reading; cheap beside the reading itself."""
     for batch in batches:
         batch.validate(full=True)
         yield pa.RecordBatch.from_arrays([supported(column) for column in batch.columns], names=batch.schema.names)
 
 
-def _usual(schema: pa.Schema) -> pa.Schema:
+def _supported_schema(schema: pa.Schema) -> pa.Schema:
     return pa.schema([(field.name, supported_type(field.type)) for field in schema])
 
 
 @contextmanager
-def _watched(path: str) -> Iterator[None]:
-    """Turn Arrow's words about a damaged file into one line."""
+def _reading_arrow(path: str) -> Iterator[None]:
+    """Raise errors of Arrow about the content of a file as a DataError of one line, those of the system as ``reading`` does."""
     try:
         with reading(path):
             yield
@@ -242,8 +233,11 @@ def _watched(path: str) -> Iterator[None]:
         raise DataError(f"{path} is damaged or was not copied whole: {one_line(error)}. Write or copy it again.") from error
 
 
-class Clipped:
-    """The reading half of a Python file over an Arrow one of ``size`` bytes."""
+class BoundedFile:
+    """Read-only Python file over an Arrow file of ``size`` bytes that asks for no more than the file has left.
+
+    A damaged length in an IPC stream would otherwise reserve up to 2 GB.
+    """
 
     def __init__(self, file: pa.NativeFile, size: int) -> None:
         self._file, self._size, self.closed = file, size, False
@@ -254,15 +248,15 @@ class Clipped:
         return bytes(self._file.read(left if size < 0 else min(size, left)))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place and return it."""
+        """Move to a position and return it."""
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._size}[whence]
         return int(self._file.seek(min(max(0, start + offset), self._size)))
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the position."""
         return int(self._file.tell())
 
     def close(self) -> None:
-        """Close the file beneath."""
+        """Close the Arrow file."""
         self.closed = True
         self._file.close()

@@ -1,6 +1,6 @@
-"""Where a cell stands that does not fit: in which file, in which row of it, and on which line, so that an editor finds it.
+"""Find the file, row and line of a cell that does not fit its column, so that a message can name them.
 
-Reads again what was read; for errors only.
+Reads the files again, and only after an error.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,57 +10,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_anomaly.errors import BadCell
-from vae_anomaly.storage.listing import reading
-from vae_anomaly.tables import sampling
+from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import MAX_RECORD_BYTES, open_text
 from vae_anomaly.tables.csv_records import Utf8, line_of
+from vae_anomaly.tables.reader import Reader
 
 SKIP = "leave such rows out with --on-error skip"
 
 
-def with_line(error: BadCell, parts: Sequence[sampling.Reader]) -> BadCell:
-    """Return the error of a stream with its line, and that such rows can be left out, where its file is one of text."""
-    part = next((p for p in parts if p.file.path == error.where), None)
-    if not isinstance(part, DelimitedTable):
+def with_line(error: BadCell, readers: Sequence[Reader]) -> BadCell:
+    """Add the line to an error about a row of a delimited file, and that ``--on-error skip`` would leave it out."""
+    reader = next((r for r in readers if r.file.path == error.where), None)
+    if not isinstance(reader, DelimitedTable):
         return error
-    return BadCell(error.problem, where=error.where, row=error.row, remedies=(*error.remedies, SKIP), line=_line(part, error.row))
+    return BadCell(error.problem, where=error.where, row=error.row, remedies=(*error.remedies, SKIP), line=_line(reader, error.row))
 
 
-def in_its_file(error: BadCell, parts: Sequence[sampling.Reader], number: int, *, readable: bool) -> BadCell:
-    """Return an error about the row ``number`` (from 0) of all files together with its file, and its row and line there.
+def in_its_file(error: BadCell, readers: Sequence[Reader], number: int, *, readable: bool) -> BadCell:
+    """Return an error about row ``number`` of all files together (from 0) with the file of the row, and its row and line there.
 
-    ``readable``: only the rows that can be read were counted.
+    ``readable``: the number counts readable rows only, not all rows.
     """
-    for part in parts:
+    for reader in readers:
         bad: list[int] = []
         rows = 0
-        for piece in part.pieces(missing=(), on_bad=lambda place, *_, bad=bad: bad.append(place)):
-            rows += part.count(piece)
+        for piece in reader.pieces(missing=(), on_bad=lambda row, *_, bad=bad: bad.append(row)):
+            rows += reader.count(piece)
             if number < rows + (0 if readable else len(bad)):
-                row = _past(number, bad) if readable else number
-                line = _line(part, row) if isinstance(part, DelimitedTable) else None
-                return BadCell(error.problem, where=part.file.path, row=row, remedies=error.remedies, line=line)
+                row = _among_all(number, bad) if readable else number
+                line = _line(reader, row) if isinstance(reader, DelimitedTable) else None
+                return BadCell(error.problem, where=reader.file.path, row=row, remedies=error.remedies, line=line)
         number -= rows + (0 if readable else len(bad))
     return error
 
 
 @contextmanager
-def located(parts: Sequence[sampling.Reader], numbers: NDArray[np.int64]) -> Iterator[None]:
-    """Say of a cell that does not fit, in one of the readable rows ``numbers`` of all files together, where it stands. Raises BadCell."""
+def located(readers: Sequence[Reader], numbers: NDArray[np.int64]) -> Iterator[None]:
+    """Raise a BadCell from within with its file, row and line; ``numbers[row]`` is the number of a row among all readable ones."""
     try:
         yield
     except BadCell as error:
-        raise in_its_file(error, parts, int(numbers[error.row]), readable=True) from None
+        raise in_its_file(error, readers, int(numbers[error.row]), readable=True) from None
 
 
-def _past(number: int, bad: Sequence[int]) -> int:
-    """Return the place of a readable row among all, bad places ascending."""
-    for place in bad:
-        number += place <= number
+def _among_all(number: int, bad: Sequence[int]) -> int:
+    """Return the number of a readable row among all rows, given the numbers of the bad ones, ascending."""
+    for bad_row in bad:
+        number += bad_row <= number
     return number
 
 
-def _line(part: DelimitedTable, row: int) -> int | None:
-    with reading(part.file.path), open_text(part.file) as stream:
-        return line_of(Utf8(stream, part.dialect.encoding), part.dialect.delimiter, row, longest=MAX_RECORD_BYTES)
+def _line(reader: DelimitedTable, row: int) -> int | None:
+    with reading(reader.file.path), open_text(reader.file) as stream:
+        return line_of(Utf8(stream, reader.dialect.encoding), reader.dialect.delimiter, row, longest=MAX_RECORD_BYTES)

@@ -1,7 +1,7 @@
-"""``<output>.quarantine.csv``: the rows that were left out of an output, why, and what they say.
+"""Write ``<output>.quarantine.csv``: the malformed rows of an input, with reasons, which are missing from the output.
 
-Grows beside what a killed job has finished and takes its name when the output is whole. The same rows give the same bytes, however often
-the job was killed: it goes on at the byte that goes with the finished rows. Knows nothing about how rows are found to be bad.
+The file grows in the work folder of the job and is renamed when the output is complete. A resumed job truncates it to the size that
+belongs to the finished rows, so the same rows give the same bytes however often a job was killed. How rows are found is unknown here.
 """
 
 import os
@@ -13,27 +13,33 @@ from vae_anomaly.tables.writer import harmless_text, quoted_text
 
 COLUMNS = ("row", "file", "row_in_file", "reason", "text")
 
+# Name of the growing file in the work folder; only its beginning, up to the size in the last checkpoint, is valid.
+QUARANTINE = "quarantine.csv"
+
 
 def quarantine_path(output: Path) -> Path:
-    """Return where the rows lie that were left out of an output."""
+    """Return the path of the quarantine file of an output."""
     return output.with_name(f"{output.name}.quarantine.csv")
 
 
 class Quarantine:
-    """The rows of one output, written in ``folder`` until it is whole; ``size`` are the bytes so far."""
+    """The quarantine file of one output, written in the work ``folder`` first; ``size`` is its length in bytes.
+
+    Opening it truncates what is there to ``size``. ``escape``: prefix texts that a spreadsheet would take for formulas.
+    """
 
     def __init__(self, output: Path, folder: Path, *, size: int, escape: bool) -> None:
         self._output = output
         self._escape = escape
-        self._growing = folder / QUARANTINE
+        self._partial = folder / QUARANTINE
         self.size = size
         with writing(quarantine_path(output)):
-            self._file = self._growing.open("r+b" if self._growing.exists() else "w+b")
+            self._file = self._partial.open("r+b" if self._partial.exists() else "w+b")
             self._file.truncate(size)
             self._file.seek(size)
 
     def add(self, rejected: Rejected) -> None:
-        """Write one row; whole numbers as they are, texts so that no spreadsheet takes them for formulas."""
+        """Append one row, after the header if it is the first."""
         if not self.size:
             self._write(",".join(COLUMNS))
         file, reason, text = (harmless_text(t) if self._escape else t for t in (rejected.file, rejected.reason, rejected.text))
@@ -41,26 +47,26 @@ class Quarantine:
         self._write(",".join(cells))
 
     def sync(self) -> None:
-        """Wait until the disk has what was written."""
+        """Flush and fsync."""
         with writing(quarantine_path(self._output)):
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def place(self) -> Path | None:
-        """Give the file its name, in one step; where there is no row there is no file, and none stays of an earlier run."""
+    def finish(self) -> Path | None:
+        """Rename the file to its final path and return that; without rows return None and remove the file of an earlier job."""
         self.sync()
         self.close()
         path = quarantine_path(self._output)
         with writing(path):
             if self.size:
-                self._growing.replace(path)
+                self._partial.replace(path)
             else:
                 path.unlink(missing_ok=True)
         sync_folder(path.parent)
         return path if self.size else None
 
     def close(self) -> None:
-        """Close the file, wherever it is."""
+        """Close the file."""
         self._file.close()
 
     def _write(self, line: str) -> None:
@@ -68,7 +74,3 @@ class Quarantine:
         with writing(quarantine_path(self._output)):
             self._file.write(content)
         self.size += len(content)
-
-
-# The rows that were left out so far; what is in it counts only with finished rows.
-QUARANTINE = "quarantine.csv"

@@ -1,6 +1,6 @@
-"""What ``score`` wrote, read back batch by batch, be it Parquet or CSV.
+"""Read an output of ``score`` back batch by batch, from Parquet or CSV.
 
-Knows the columns of an output and nothing of the model that filled them.
+Works on the columns of the output; models are unknown here.
 """
 
 import json
@@ -20,12 +20,13 @@ from vae_anomaly.schema.keys import key_text
 from vae_anomaly.tables.source import Source
 
 NEEDED = ("anomaly_score", "p_value", "is_anomaly", "top_features")
+# Stands for a missing time among int64 seconds.
 NO_TIME = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredRows:
-    """Rows of an output: ``first`` is the number of the first, ``time`` names the key column that holds times, if one does."""
+    """A batch of an output. ``first``: number of its first row. ``time``: key column with times, empty if there is none."""
 
     table: pa.RecordBatch
     first: int
@@ -34,28 +35,28 @@ class ScoredRows:
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:
-        """Anomaly scores ``[n]``, NaN where there is none."""
+        """Anomaly scores ``[n]``, higher is more anomalous; NaN where missing."""
         return self._floats("anomaly_score")
 
     @cached_property
     def p_values(self) -> NDArray[np.float64]:
-        """p-values ``[n]``, NaN where there is none."""
+        """p-values ``[n]``, NaN where missing."""
         return self._floats("p_value")
 
     @cached_property
     def flags(self) -> NDArray[np.bool_]:
-        """Which rows were flagged ``[n]``."""
+        """Whether a row was flagged ``[n]``."""
         column = self._cast("is_anomaly", pa.bool_())
         return np.asarray(pc.fill_null(column, fill_value=False).to_numpy(zero_copy_only=False), dtype=np.bool_)
 
     @cached_property
     def times(self) -> NDArray[np.int64] | None:
-        """Seconds since 1970 ``[n]``, the least int64 where there is none; None without a time column."""
-        found = as_seconds(self.table.column(self.time)) if self.time else None
-        return None if found is None else np.asarray(pc.fill_null(found, NO_TIME).to_numpy(zero_copy_only=False), dtype=np.int64)
+        """Seconds since 1970 ``[n]``, ``NO_TIME`` where missing; None without a time column."""
+        seconds = as_seconds(self.table.column(self.time)) if self.time else None
+        return None if seconds is None else np.asarray(pc.fill_null(seconds, NO_TIME).to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def features(self, i: int) -> tuple[Mapping[str, Any], ...]:
-        """Return the top features of row ``i``, without the remainder."""
+        """Return the top features of row ``i`` without the rest that they leave."""
         value = self.table.column("top_features")[i].as_py()
         try:
             entries = json.loads(value) if isinstance(value, str) else value
@@ -68,7 +69,7 @@ class ScoredRows:
             raise DataError(" ".join(text.split())) from error
 
     def ids(self, i: int) -> dict[str, str | None]:
-        """Return the keys of row ``i`` as text; a mere row number is no key."""
+        """Return the keys of row ``i`` as text; the column ``row`` does not count as a key."""
         names = [name for name in keys_of(self.table.schema.names) if name != "row"]
         return {name: key_text(self.table.column(name)[i]) for name in names}
 
@@ -87,16 +88,16 @@ class ScoredRows:
 
 
 def keys_of(names: Sequence[str]) -> list[str]:
-    """Return the key columns of an output: those before its score."""
+    """Return the key columns of an output: all before ``anomaly_score``."""
     return list(names[: list(names).index("anomaly_score")])
 
 
 def read_scores(source: Source) -> Iterator[ScoredRows]:
-    """Stream an output. Raises SchemaMismatch for a table that is none, DataError for a damaged one."""
+    """Stream an output. Raises SchemaMismatch if the table is not one, DataError if it is damaged."""
     absent = [name for name in NEEDED if name not in source.names]
     if absent:
         raise SchemaMismatch(
-            f"{source.where} is no output of score: it lacks {', '.join(map(repr, absent))}. Give --scores a file that score wrote."
+            f"{source.where} is not an output of score: it lacks {', '.join(map(repr, absent))}. Give --scores a file that score wrote."
         )
     first, time = 0, None
     for batch in source.batches(None):
@@ -107,9 +108,9 @@ def read_scores(source: Source) -> Iterator[ScoredRows]:
 
 
 def _holds_times(column: pa.Array) -> bool:
-    """Say whether every value that is there is a time."""
-    found = as_seconds(column)
-    return found is not None and len(found) > found.null_count and found.null_count == _missing(column)
+    """Whether all values that are not missing are times, and there is at least one."""
+    seconds = as_seconds(column)
+    return seconds is not None and len(seconds) > seconds.null_count and seconds.null_count == _missing(column)
 
 
 def _missing(column: pa.Array) -> int:
@@ -118,7 +119,7 @@ def _missing(column: pa.Array) -> int:
 
 
 def as_seconds(column: pa.Array) -> pa.Array | None:
-    """Return times as whole seconds since 1970, null where a text is no time; None for a column of another type."""
+    """Return times as whole seconds since 1970, all null if a text is not a time; None if the type of the column has no times."""
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         column = _parsed(column)
@@ -128,7 +129,7 @@ def as_seconds(column: pa.Array) -> pa.Array | None:
 
 
 def _parsed(texts: pa.Array) -> pa.Array:
-    """Read times as text, all at once where all are good and one by one where not; with a zone or without."""
+    """Parse text as times, all with a zone or all without; all null if one of them cannot be parsed."""
     for kind in (pa.timestamp("us"), pa.timestamp("us", tz="UTC")):
         try:
             return pc.if_else(pc.equal(texts, ""), None, texts).cast(kind)

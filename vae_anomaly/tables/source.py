@@ -1,109 +1,109 @@
-"""Tables in files: what columns there are, all rows for a fit, or a stream of checked batches for scoring.
+"""One table in one or more files: its columns, all rows for a fit, or a stream of checked batches for scoring.
 
-The one face of the readers in ``delimited`` and ``columnar``. Several files are one table, in the order given. Knows nothing about
-detectors and scores; of models only their schema.
+Files of every format are read through ``Reader``. Several files are one table, in the order given. Of models only their schema is known
+here.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from vae_anomaly.choices import OnError
-from vae_anomaly.errors import BadCell, ConfigError, DataError, SchemaMismatch
+from vae_anomaly.errors import BadCell, DataError, SchemaMismatch
 from vae_anomaly.messages import absent_text
-from vae_anomaly.schema.schema import Schema
+from vae_anomaly.schema.schema import Schema, conform
+from vae_anomaly.storage.listing import Format, Listed
 from vae_anomaly.tables import columns, sampling
-from vae_anomaly.tables import files as found_module
-from vae_anomaly.tables.arrow import Chunk, open_arrow, open_parquet
-from vae_anomaly.tables.columns import check_header
+from vae_anomaly.tables.arrow import open_arrow, open_parquet
 from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import sniff
-from vae_anomaly.tables.csv_rejects import OnReject, Rejects, ignore
+from vae_anomaly.tables.csv_rejects import TEXT_COLUMN, OnReject, Rejects, faults_of, ignore, rejected_text
 from vae_anomaly.tables.error_location import with_line
-from vae_anomaly.tables.files import TableFile, contents_digest, find_files
-from vae_anomaly.tables.sampling import OnRows, Sample, Weight, ignore_rows
-from vae_anomaly.tables.stream import Streamed, Wanted, chunked, names_of, none_readable, partitions_typed, stream, with_partition
+from vae_anomaly.tables.files import TableFile, contents_digest, find_files, metadata_digest
+from vae_anomaly.tables.reader import Chunk, ColumnSelection, Reader, Weight, column_names, column_type, partitions_typed, with_partition
+from vae_anomaly.tables.sampling import OnRows, Sample, ignore_rows
 
-# So many bad rows before the first good one are no bad rows but the wrong file.
-_GIVE_UP = 100_000
+# Column with the number of a row over all inputs, from 0, in batches from which malformed rows may be missing.
+ROW_NUMBERS = "\0number"
 
-
-class _Part(Streamed, sampling.Reader, Protocol):
-    """One opened file."""
-
-    @property
-    def schema(self) -> pa.Schema: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-    def table(self, pieces: list[Any], *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table: ...
+# With so many malformed rows before the first good one, the file is the wrong one.
+_MAX_LEADING_REJECTS = 100_000
+_CSV_ONLY = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One table in one or more files; ``notes`` are what the user should know about how they are read.
+    """One table in one or more files.
 
-    ``on_error``: whether a row of a delimited file that cannot be read stops the reading, or is left out and handed to ``on_reject``.
+    ``on_error``: whether a malformed row of a delimited file stops the reading, or is left out and handed to ``on_reject``.
     """
 
-    parts: tuple[_Part, ...]
+    parts: tuple[Reader, ...]
     missing_values: tuple[str, ...] = ()
     on_error: OnError = "stop"
 
     @property
-    def files(self) -> tuple[TableFile, ...]:
+    def files(self) -> tuple[Listed, ...]:
         """The data files, in reading order."""
-        return tuple(p.file for p in self.parts)
+        return tuple(reader.file.listed for reader in self.parts)
+
+    @property
+    def format(self) -> Format:
+        """The format of the first file."""
+        return self.parts[0].file.format
 
     @property
     def names(self) -> tuple[str, ...]:
         """Column names of the first file, those of its partition folders last."""
-        return names_of(self.parts[0])
+        return column_names(self.parts[0])
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """Column names of all files, as they are met."""
-        return tuple(dict.fromkeys(name for part in self.parts for name in names_of(part)))
+        """Column names of all files, in order of first appearance."""
+        return tuple(dict.fromkeys(name for reader in self.parts for name in column_names(reader)))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on encodings and the like."""
-        return tuple(note for p in self.parts for note in p.notes)
+        """Remarks for the user on how the files are read."""
+        return tuple(note for reader in self.parts for note in reader.notes)
 
     @property
     def where(self) -> str:
-        """What an error calls the table: its file, or the first and how many more."""
-        more = len(self.parts) - 1
-        return self.parts[0].file.path + (f" and {more:,} more files" if more else "")
+        """Name of the table in messages: its file, or the first one and the number of the others."""
+        others = len(self.parts) - 1
+        return self.parts[0].file.path + (f" and {others:,} more files" if others else "")
 
     @property
     def rows(self) -> int | None:
-        """Rows of all files, or None if only reading tells."""
-        rows = [p.rows for p in self.parts]
+        """Number of rows of all files; None if only reading tells."""
+        rows = [reader.rows for reader in self.parts]
         return None if None in rows else sum(r for r in rows if r is not None)
 
     def made_of(self) -> dict[str, list[int]]:
-        """Return size (bytes) and time of change (ns since 1970) of each file: what has not changed while these have not."""
+        """Return size (bytes) and modification time (ns since 1970) of each file, by its identity."""
         return {file.identity: [file.size, file.modified] for file in self.files}
 
     def digest(self) -> str:
-        """sha256 (hex) over names, sizes and times of change of the files."""
-        return found_module.digest(self.files)
+        """Return the sha256 (hex) over names, sizes and modification times of the files."""
+        return metadata_digest(self.files)
 
     def contents(self) -> str:
-        """sha256 (hex) over what the files hold, as far as a little of each tells: see ``edges.contents``."""
+        """Return the sha256 (hex) over samples of the contents of the files, see ``contents_digest``."""
         return contents_digest(self.files)
 
     def weight(self) -> Weight:
-        """Return how many rows there are at most and what one weighs as it is read; reads the beginning of the first file."""
+        """Estimate rows and bytes of a row from the beginning of the first file."""
         return sampling.weight(self.parts)
 
     def read_table(self, on_reject: OnReject = ignore) -> pa.Table:
-        """Return all rows, files in order; a column of a delimited file is numeric only if it is in all of them.
+        """Return all rows, files in order; a column of delimited files is numeric only if it is so in all of them.
 
-        Bad rows are those that are not as wide as the header or no text; there is no model yet to say what a cell must be.
+        Malformed rows are those that are not UTF-8 or not as wide as the header: without a model, every cell is valid.
 
         Raises
         ------
@@ -114,18 +114,18 @@ class Source:
         return self._table(lambda i, text: list(self._pieces(self.parts[i], Rejects() if text else rejects)), rejects)
 
     def sample(self, most: int, seed: int, on_reject: OnReject = ignore, on_rows: OnRows = ignore_rows) -> Sample:
-        """Read every row and return ``most`` of them, drawn at random, in their order: the table of files with these rows only.
+        """Return a uniform sample of ``most`` rows in file order, as ``read_table`` would read a file of these rows.
 
-        What memory holds does not grow with the rows. ``on_rows`` is told how many have gone by. Raises what ``read_table`` raises.
+        Reads every row in bounded memory. ``on_rows`` gets the number of rows read so far. Raises what ``read_table`` raises.
         """
         self._check_same_names()
         rejects = Rejects(on_reject=on_reject)
-        subset = sampling.sample_files(self.parts, most, seed, lambda part: self._pieces(part, rejects), on_rows)
+        subset = sampling.sample_files(self.parts, most, seed, lambda reader: self._pieces(reader, rejects), on_rows)
         table = self._table(lambda i, _: subset.pieces(i), rejects)
         return Sample(table=table, numbers=subset.numbers(), seen=subset.seen)
 
     def _table(self, pieces: Callable[[int, Collection[str]], list[Any]], rejects: Rejects) -> pa.Table:
-        """Return the table of the pieces of all parts; ``pieces`` is asked again for those with columns that are to be text."""
+        """Return the table of ``pieces(i, text)`` of every file ``i``; delimited files are parsed twice if ``text`` columns turn up."""
 
         def table_of(i: int, text: Collection[str] = ()) -> pa.Table:
             return with_partition(self.parts[i].table(pieces(i, text), missing=self.missing_values, text=text), self.parts[i].file)
@@ -133,24 +133,24 @@ class Source:
         self._check_same_names()
         tables = [table_of(i) for i in range(len(self.parts))]
         clashing = columns.clashing(tables)
-        for i, part in enumerate(self.parts):
-            if clashing and part.file.format == "delimited":
+        for i, reader in enumerate(self.parts):
+            if clashing and reader.file.format == "delimited":
                 tables[i] = table_of(i, clashing)
-        columns.check_types([part.file.path for part in self.parts], tables)
+        columns.check_types([file.path for file in self.files], tables)
         table = partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.parts[0])
         if table.num_rows == 0:
             raise self._no_rows(rejects)
         return table
 
-    def _pieces(self, part: sampling.Reader, rejects: Rejects) -> Iterator[Any]:
-        """Yield all rows of a part. Raises DataError where it has rows and not one that can be read."""
-        own, found = Rejects(on_reject=rejects), 0
-        on_bad = None if self.on_error == "stop" else partial(own.add, part.file.path, 0)
-        for piece in part.pieces(missing=self.missing_values, on_bad=on_bad):
-            found += part.count(piece)
+    def _pieces(self, reader: Reader, rejects: Rejects) -> Iterator[Any]:
+        """Yield the rows of a file in pieces. Raises DataError if it has rows and none of them is readable."""
+        own, rows = Rejects(on_reject=rejects), 0
+        on_bad = None if self.on_error == "stop" else partial(own.add, reader.file.path, 0)
+        for piece in reader.pieces(missing=self.missing_values, on_bad=on_bad):
+            rows += reader.count(piece)
             yield piece
-        if own.first is not None and not found:
-            raise none_readable(part.file.path, own)
+        if own.first is not None and not rows:
+            raise _none_readable(reader.file.path, own)
 
     def batches(
         self,
@@ -162,44 +162,71 @@ class Source:
         first_row: int = 0,
         on_reject: OnReject = ignore,
     ) -> Iterator[pa.RecordBatch]:
-        """Return a stream of at most ``chunk_rows`` rows a batch, about ``chunk_bytes`` if that is fewer, in file order.
+        """Return a stream of batches of at most ``chunk_rows`` rows and about ``chunk_bytes``, in file order, from ``first_row`` on.
 
-        With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (text if a file is delimited). Without: all
-        columns. The rows before ``first_row`` are passed over. Missing columns are reported before anything is read. Where bad rows are
-        left out, ``NUMBERS`` stands last.
+        With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (strings if a file is delimited). Without: all
+        columns. If malformed rows are left out, the column ``ROW_NUMBERS`` is the last one.
 
         Raises
         ------
         SchemaMismatch
-            A column is missing (at once), or a cell does not fit its column (while iterating; column, file, row and value).
+            A column is missing (at once), or a cell does not fit its column (while iterating; names column, file, row and value).
         DataError
             No rows, or a damaged file.
         """
-        model = set(schema.names) if schema is not None else set()
-        wanted = [n for n in dict.fromkeys(extra) if n not in model]
-        for part in self.parts:
-            where, names = part.file.path, names_of(part)
-            if schema is not None:
-                check_header(schema, names, part.file)
-            absent = [n for n in wanted if n not in names]
-            if absent:
-                raise SchemaMismatch(f"{where} lacks columns that were asked for: {absent_text(absent, names)}")
-        if schema is None:
-            self._check_same_names()
+        raw = self._raw_names(schema, extra)
         if self.rows == 0:
             raise self._no_rows()
-        raw = wanted if schema is not None else list(self.names)
-        stream_of = Wanted(
-            schema=schema, raw=self._raw_types(raw), missing=self.missing_values, chunk=Chunk(rows=chunk_rows, bytes=chunk_bytes)
-        )
-        return chunked(self._stream(stream_of, first_row, on_reject), chunk_rows)
+        layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.missing_values)
+        rejects = Rejects(on_reject=on_reject)
+        batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)
+        return _sliced(batches, chunk_rows)
 
-    def _stream(self, wanted: Wanted, first_row: int, on_reject: OnReject) -> Iterator[pa.RecordBatch]:
-        found, rejects = first_row > 0, Rejects(on_reject=on_reject)
+    def _raw_names(self, schema: Schema | None, extra: Sequence[str]) -> list[str]:
+        """Return the columns to stream as in the file. Raises SchemaMismatch if a file lacks one, or columns of the schema."""
+        model = set(schema.names) if schema is not None else set()
+        wanted = [n for n in dict.fromkeys(extra) if n not in model]
+        for reader in self.parts:
+            names = column_names(reader)
+            if schema is not None:
+                columns.check_header(schema, names, reader.file)
+            absent = [n for n in wanted if n not in names]
+            if absent:
+                raise SchemaMismatch(f"{reader.file.path} lacks requested columns: {absent_text(absent, names)}")
+        if schema is not None:
+            return wanted
+        self._check_same_names()
+        return list(self.names)
+
+    def _stream(self, layout: "_Layout", chunk: Chunk, first_row: int, rejects: Rejects) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of all files from ``first_row`` on; a batch may be empty where all its rows were malformed."""
+        before = 0  # rows of the files before this one
+        screened = self.on_error != "stop"
+        for reader in self.parts:
+            if reader.rows is not None and before + reader.rows <= first_row:
+                before += reader.rows
+                continue
+            # Rows before first_row were read by an earlier run, so this file has readable ones.
+            own, readable, position = Rejects(on_reject=rejects), first_row > before, 0
+            for batch in reader.stream(layout.selection(reader), chunk, screened=screened):
+                skipped = min(max(first_row - before - position, 0), batch.num_rows)
+                if skipped < batch.num_rows:
+                    origin = _Origin(file=reader.file, before=before, first=position + skipped, rejects=own if screened else None)
+                    rows = layout.conformed(with_partition(batch.slice(skipped), reader.file), origin)
+                    readable = readable or rows.num_rows > 0
+                    yield rows
+                position += batch.num_rows
+            if own.first is not None and not readable:
+                raise _none_readable(reader.file.path, own)
+            before += position
+
+    def _checked(self, batches: Iterator[pa.RecordBatch], first_row: int, rejects: Rejects) -> Iterator[pa.RecordBatch]:
+        """Pass batches on; raise if there are no rows, or too many malformed ones before the first; add the line to a BadCell."""
+        found = first_row > 0
         try:
-            for batch in stream(self.parts, wanted, first_row, None if self.on_error == "stop" else rejects):
+            for batch in batches:
                 found = found or batch.num_rows > 0
-                if not found and rejects.count >= _GIVE_UP:
+                if not found and rejects.count >= _MAX_LEADING_REJECTS:
                     raise self._no_rows(rejects)
                 yield batch
         except BadCell as error:
@@ -207,80 +234,131 @@ class Source:
         if not found:
             raise self._no_rows(rejects)
 
-    def _raw_types(self, raw: Sequence[str]) -> pa.Schema:
-        """Return one type a column for all files."""
-        kinds = {n: columns.unified([_kind(p, n) for p in self.parts]) for n in raw}
+    def _raw_types(self, names: Sequence[str]) -> pa.Schema:
+        """Return one type for each column over all files; strings where there is no common one."""
+        kinds = {n: columns.unified([column_type(reader, n) for reader in self.parts]) for n in names}
         return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
         if rejects is not None and rejects.first is not None:
-            return none_readable(self.where, rejects)
+            return _none_readable(self.where, rejects)
         if not self.names:
             return DataError(f"{self.where} has neither columns nor rows. Write it again with the table in it.")
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
 
     def check_present(self, schema: Schema) -> None:
-        """Raise SchemaMismatch where the first file lacks columns of a model."""
-        check_header(schema, self.names, self.parts[0].file)
+        """Raise SchemaMismatch if the first file lacks columns of a model."""
+        columns.check_header(schema, self.names, self.parts[0].file)
 
     def _check_same_names(self) -> None:
-        columns.check_same_names([(part.file, names_of(part)) for part in self.parts])
+        columns.check_same_names([(reader.file, column_names(reader)) for reader in self.parts])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Origin:
+    """Where a batch comes from: its file, the rows ``before`` that file, and its ``first`` row there (from 0); where rejects go."""
+
+    file: TableFile
+    before: int
+    first: int
+    rejects: Rejects | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """The columns of a stream: those of ``schema`` as ``conform`` makes them, then ``raw`` ones in these types."""
+
+    schema: Schema | None
+    raw: pa.Schema
+    missing: Sequence[str]
+
+    def selection(self, reader: Reader) -> ColumnSelection:
+        """Return which of these columns a file has itself; the others are those of its partition folders."""
+        own = set(reader.names)
+        model = [c for c in self.schema.columns if c.name in own] if self.schema is not None else []
+        return ColumnSelection(
+            numeric=[c.name for c in model if c.kind == "numeric" and not c.temporal],
+            text=[c.name for c in model if c.kind != "numeric" or c.temporal],
+            raw=[n for n in self.raw.names if n in own],
+            missing=self.missing,
+        )
+
+    def conformed(self, batch: pa.RecordBatch, origin: _Origin) -> pa.RecordBatch:
+        """Return a batch in these columns; with ``rejects`` its malformed rows go there, and ``ROW_NUMBERS`` is added."""
+        rejects, where = origin.rejects, origin.file.path
+        # Parquet and Arrow have no malformed rows: a cell that does not fit raises in any case.
+        bad = faults_of(batch) if rejects is not None and TEXT_COLUMN in batch.schema.names else None
+        arrays, names = [batch.column(field.name).cast(field.type) for field in self.raw], list(self.raw.names)
+        if self.schema is not None:
+            try:
+                model = conform(self.schema, batch, where=where, first_row=origin.first, bad=bad)
+            except SchemaMismatch as error:
+                raise (error if rejects is None or bad is not None else SchemaMismatch(f"{error} {_CSV_ONLY}")) from None
+            arrays, names = [*model.columns, *arrays], [*model.schema.names, *names]
+        if rejects is None:
+            return pa.RecordBatch.from_arrays(arrays, names=names)
+        bad = bad or {}
+        for i in sorted(bad):
+            rejects.add(where, origin.before, origin.first + i, bad[i], rejected_text(batch, i))
+        first = origin.before + origin.first
+        numbers = pa.array(range(first, first + batch.num_rows), pa.int64())
+        rows = pa.RecordBatch.from_arrays([*arrays, numbers], names=[*names, ROW_NUMBERS])
+        return rows.filter(pa.array([i not in bad for i in range(batch.num_rows)])) if bad else rows
 
 
 def open_source(
-    paths: Sequence[str],
-    *,
-    missing_values: Sequence[str] = (),
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    on_error: OnError = "stop",
-    spared: Collection[str] = (),
+    paths: Sequence[str], *, missing_values: Sequence[str] = (), on_error: OnError = "stop", unused: Collection[str] = ()
 ) -> Source:
-    """Find and open the files behind paths, folders, globs and URIs, as ``open_files`` does. Raises DataError."""
-    return open_files(
-        find_files(paths), missing_values=missing_values, delimiter=delimiter, encoding=encoding, on_error=on_error, spared=spared
-    )
+    """Find and open the files behind paths, folders, globs and URIs, see ``open_files``. Raises DataError."""
+    return open_files(find_files(paths), missing_values=missing_values, on_error=on_error, unused=unused)
 
 
 def open_files(
-    files: Sequence[TableFile],
-    *,
-    missing_values: Sequence[str] = (),
-    delimiter: str | None = None,
-    encoding: str | None = None,
-    on_error: OnError = "stop",
-    spared: Collection[str] = (),
+    files: Sequence[TableFile], *, missing_values: Sequence[str] = (), on_error: OnError = "stop", unused: Collection[str] = ()
 ) -> Source:
     """Open files as one table; reads headers and footers only.
 
-    ``delimiter`` and ``encoding`` are found out from each file unless given. ``on_error``: what becomes of bad rows. ``spared``: columns
-    of which no number is wanted, so that it does not matter which they are.
+    ``on_error``: what happens to malformed rows. ``unused``: columns whose numbers are not needed, so that ambiguous ones in them are no
+    error.
 
     Raises
     ------
     DataError
-        Not readable, not a table, header only, truncated, or two columns of one name.
+        Not readable, not a table, header only, truncated, or two columns of the same name.
     """
 
-    def opened(file: TableFile) -> _Part:
+    def reader_of(file: TableFile) -> Reader:
         if file.format == "delimited":
-            return DelimitedTable(file=file, dialect=sniff(file, delimiter=delimiter, encoding=encoding), spared=frozenset(spared))
+            return DelimitedTable(file=file, dialect=sniff(file), unused=frozenset(unused))
         return open_parquet(file) if file.format == "parquet" else open_arrow(file)
 
-    if delimiter is not None and len(delimiter) != 1:
-        raise ConfigError(f"delimiter must be one character, got {delimiter!r}.")
-    parts = tuple(opened(file) for file in files)
-    # A part without columns or rows is what some engines leave behind; it says nothing about the table.
-    filled = tuple(p for p in parts if p.rows != 0)
-    return Source(parts=filled or parts, missing_values=tuple(missing_values), on_error=on_error)
+    readers = tuple(reader_of(file) for file in files)
+    # Some engines write files without columns or rows beside the others; they say nothing about the table.
+    filled = tuple(reader for reader in readers if reader.rows != 0)
+    return Source(parts=filled or readers, missing_values=tuple(missing_values), on_error=on_error)
 
 
 def together(sources: Sequence[Source]) -> Source:
-    """Return one table of the rows of all, in this order."""
-    return replace(sources[0], parts=tuple(part for source in sources for part in source.parts))
+    """Return the files of several sources as one table, in this order."""
+    return replace(sources[0], parts=tuple(reader for source in sources for reader in source.parts))
 
 
-def _kind(part: _Part, name: str) -> pa.DataType:
-    """Return the type of a column as it is handed on: without dictionaries, which differ from batch to batch."""
-    kind = part.schema.field(name).type if name in part.names else pa.string()
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def input_row_numbers(batch: pa.RecordBatch, first: int) -> NDArray[np.int64]:
+    """Return the numbers ``[n]`` of the rows of a batch over all inputs; without ``ROW_NUMBERS`` they count from ``first``."""
+    if ROW_NUMBERS in batch.schema.names:
+        return np.asarray(batch.column(ROW_NUMBERS).to_numpy(), dtype=np.int64)
+    return np.arange(first, first + batch.num_rows)
+
+
+def _none_readable(where: str, rejects: Rejects) -> DataError:
+    first = "" if rejects.first is None else rejects.first.where
+    return DataError(
+        f"none of the first {rejects.count:,} rows of {where} can be read; {first}. Check the delimiter, the encoding and the columns."
+    )
+
+
+def _sliced(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Cut batches into slices of at most ``rows``."""
+    for batch in batches:
+        for first in range(0, batch.num_rows, rows):
+            yield batch.slice(first, rows)

@@ -1,6 +1,6 @@
-"""Tables to files: whole or absent, the same bytes for the same rows however they were cut into batches.
+"""Write record batches to CSV or Parquet atomically; how the rows are cut into batches does not change the bytes.
 
-A file is written under a temporary name in its folder, forced to disk and renamed. Knows nothing about what the rows mean.
+A file is written under a temporary name in its folder, fsynced and renamed. The meaning of the rows is unknown here.
 """
 
 import contextlib
@@ -22,13 +22,14 @@ from vae_anomaly.storage.atomic import _whole_or_absent, writing
 
 OutputFormat = Literal["parquet", "csv"]
 
-# Rows a Parquet row group, fewer where that would be more bytes; looked at row by row of the output, so that its bytes do not depend
-# on how the rows came.
+# Rows of a Parquet row group.
 _GROUP_ROWS = 131_072
+# A row group ends earlier if it has this many bytes, so that wide rows do not fill the memory.
 _GROUP_BYTES = 16 << 20
+# Row groups end at multiples of this, so that their sizes do not depend on how the rows are cut into batches.
 _STEP_ROWS = 1024
 
-# What must stand in quotes.
+# Characters that need quotes around a cell (RFC 4180).
 _SPECIAL = '[",\r\n]'
 _NULL_IS_EMPTY = {"null_handling": "replace", "null_replacement": ""}
 
@@ -36,26 +37,25 @@ _NULL_IS_EMPTY = {"null_handling": "replace", "null_replacement": ""}
 def write_batches(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Schema, *, fmt: OutputFormat, escape: bool = True) -> int:
     """Write all batches to ``path``, replacing it in one step at the end, and return the rows written.
 
-    Nothing is left behind by an error, whether of writing or raised by ``batches`` itself. In CSV, nested columns are JSON
-    text, numbers the shortest that read back the same, missing cells empty; with ``escape``, text that a spreadsheet would take for a
-    formula has an apostrophe in front.
+    An error, of writing or raised by ``batches``, leaves no file behind. In CSV, nested columns are JSON, numbers the shortest text that
+    reads back the same, missing cells empty; with ``escape``, text that a spreadsheet would take for a formula gets an apostrophe.
 
     Raises
     ------
     OutputError
-        The disk is full, the folder missing, read-only or not ours to write to.
+        The disk is full, or the folder is missing or not writable.
     """
     with writing(path), _whole_or_absent(path) as stream:
         return _write_parquet(stream, batches, schema) if fmt == "parquet" else _write_csv(stream, batches, schema, escape=escape)
 
 
 def output_format(path: str | Path) -> OutputFormat:
-    """Return the format that the name of an output asks for.
+    """Return the format of an output by the suffix of its name.
 
     Raises
     ------
     ConfigError
-        The name ends neither in .csv nor in .parquet.
+        The suffix is none of .csv, .parquet and .pq.
     """
     known: dict[str, OutputFormat] = {".csv": "csv", ".parquet": "parquet", ".pq": "parquet"}
     suffix = Path(path).suffix
@@ -65,16 +65,16 @@ def output_format(path: str | Path) -> OutputFormat:
 
 
 def default_output(path: str | Path) -> Path:
-    """Return where scores of ``path`` go: new.csv → new.scores.csv, x.parquet and a folder x/ → x.scores.parquet.
+    """Return the default output for an input: new.csv → new.scores.csv, x.parquet and a folder x/ → x.scores.parquet.
 
     Raises
     ------
     ConfigError
-        A glob or a URI has no place of its own beside it.
+        The input is a glob or a URI, which has no folder beside it.
     """
     text = str(path)
     if not text or "://" in text or re.search(r"[*?\[]", text):
-        raise ConfigError(f"{text or repr(text)} has no obvious place for the scores beside it; name one with -o.")
+        raise ConfigError(f"{text or repr(text)} has no folder for the scores beside it; name an output with -o.")
     source = Path(text)
     if os.path.isdir(text):  # noqa: PTH112  # Path.is_dir raises for a name that no file system takes
         resolved = source.resolve()
@@ -99,7 +99,7 @@ def _write_parquet(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: 
 
 
 def _grouped(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Gather rows to tables of ``_GROUP_ROWS``, or of the steps that have ``_GROUP_BYTES`` together; the last is shorter."""
+    """Yield one table for each row group: ``_GROUP_ROWS``, or as many steps as have ``_GROUP_BYTES``; the last one may be shorter."""
     waiting: list[pa.RecordBatch] = []
     rows = bits = 0
     for piece in _pieces(batches):
@@ -113,12 +113,12 @@ def _grouped(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[p
 
 
 def _joined(waiting: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
-    """Return one chunk: where pages end must not depend on how the rows came."""
+    """Return a table of one chunk, because Parquet pages end where chunks end."""
     return pa.Table.from_batches(waiting, schema).combine_chunks()
 
 
 def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Cut rows into pieces none of which crosses a multiple of ``_STEP_ROWS``."""
+    """Cut batches at multiples of ``_STEP_ROWS`` over all rows."""
     row = 0
     for batch in batches:
         first = 0
@@ -129,7 +129,7 @@ def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _bits(values: pa.Array) -> int:
-    """Return what values take by their content alone, whatever they are a slice of."""
+    """Return the bits of the values themselves; ``nbytes`` depends on the buffers that they are a slice of."""
     kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return 32 * len(values) + _bits(values.flatten())
@@ -154,7 +154,7 @@ def _write_csv(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: pa.S
 
 
 def _lines(batch: pa.RecordBatch, *, escape: bool) -> memoryview:
-    """Return the rows as UTF-8 text, quoted only where a cell needs it."""
+    """Return the rows as UTF-8 lines, with quotes only around cells that need them."""
     columns = [_csv_text(column, escape=escape) for column in batch.columns]
     last = pc.binary_join_element_wise(columns[-1], "", "\n", **_NULL_IS_EMPTY)
     return memoryview(pc.binary_join_element_wise(*columns[:-1], last, ",", **_NULL_IS_EMPTY).buffers()[2])
@@ -167,7 +167,7 @@ def _csv_text(values: pa.Array, *, escape: bool) -> pa.Array:
     if not parsing.is_text_type(values.type):
         try:
             return values.cast(pa.string())
-        except pa.ArrowException:  # times in a zone that is not known, months and days
+        except pa.ArrowException:  # Arrow cannot cast times of an unknown zone, or intervals
             values = pa.array([key_text(cell) for cell in values], pa.string())
     return _quoted(harmless(values) if escape else values)
 
@@ -185,17 +185,17 @@ def _quoted(text: pa.Array) -> pa.Array:
 
 
 def quoted_text(text: str) -> str:
-    """Return a single cell of a CSV, quoted only where it needs it."""
+    """Return one cell of a CSV, with quotes only if it needs them."""
     return '"' + text.replace('"', '""') + '"' if re.search(_SPECIAL, text) else text
 
 
-# The full-width forms are what some spreadsheets read as the same signs.
+# Some spreadsheets take the full-width forms for the same signs.
 _FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
 _NUMBER = r"^[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?$"
 
 
 def harmless(text: pa.Array) -> pa.Array:
-    """Return the texts with an apostrophe in front of those that could be formulas.
+    """Put an apostrophe in front of texts that a spreadsheet could take for formulas.
 
     >>> harmless(pa.array(["=1+1", "-5", "a"])).to_pylist()
     ["'=1+1", '-5', 'a']
@@ -208,7 +208,7 @@ def harmless(text: pa.Array) -> pa.Array:
 
 
 def harmless_text(text: str) -> str:
-    """Return a single text likewise.
+    """Return one text as ``harmless`` would.
 
     >>> harmless_text("@SUM(A1)")
     "'@SUM(A1)"

@@ -15,10 +15,9 @@ from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.messages import OnProgress, absent_text
 from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, read_labels
-from vae_anomaly.tables import stream
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
 from vae_anomaly.tables.error_location import in_its_file
-from vae_anomaly.tables.source import Source
+from vae_anomaly.tables.source import Source, input_row_numbers
 from vae_anomaly.workflow.models import cores, learned_from
 from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.score_counts import left_out
@@ -140,7 +139,7 @@ def scored(detector: Detector, source: Source, columns: Columns, request: Calibr
         scores.append(detector.scores(batch, threads=request.threads or cores()).total.numpy())
         for name, arrays in kept.items():
             arrays.append(chunk.column(name))
-        numbers.append(stream.numbers_of(chunk, done))
+        numbers.append(input_row_numbers(chunk, done))
         done += chunk.num_rows
         tell("scoring", done, source.rows)
     rejected = left_out(rejects)

@@ -27,9 +27,8 @@ from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
-from vae_anomaly.tables import stream
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.tables.source import Source, input_row_numbers, open_source
 from vae_anomaly.tracking.runs import Run, start_run
 from vae_anomaly.workflow.models import Opened, cores, learned_from, open_model
 from vae_anomaly.workflow.report import log_report, refuse_output, title_of, write_report
@@ -216,7 +215,7 @@ def _scored(
         batches.append(batch)
         scores.append(detector.scores(batch, threads=threads).total.numpy())
         labels.append(chunk.column(column))
-        numbers.append(stream.numbers_of(chunk, done))
+        numbers.append(input_row_numbers(chunk, done))
         done += chunk.num_rows
         tell("scoring", done, source.rows)
     everything = np.concatenate(scores)

@@ -20,9 +20,8 @@ from vae_anomaly.explain.top_features import expected_texts, value_texts
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.schema.encoding import Batch, encode, model_order
 from vae_anomaly.schema.keys import key_text
-from vae_anomaly.tables import stream
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.tables.source import Source, input_row_numbers, open_source
 from vae_anomaly.workflow.models import cores, open_model
 from vae_anomaly.workflow.requests import ExplainRequest
 from vae_anomaly.workflow.results import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
@@ -71,7 +70,7 @@ def _chunks(
     """Yield the numbers of the rows of a chunk, the chunk and its cells."""
     rows = 0
     for chunk in source.batches(detector.schema, extra=ids, on_reject=rejects):
-        yield stream.numbers_of(chunk, rows).tolist(), chunk, encode(detector.schema, chunk.select(list(detector.schema.names)))
+        yield input_row_numbers(chunk, rows).tolist(), chunk, encode(detector.schema, chunk.select(list(detector.schema.names)))
         rows += chunk.num_rows
         tell("reading", rows, source.rows)
 

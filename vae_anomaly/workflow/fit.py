@@ -96,8 +96,8 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
     validate(config)
     if not config.tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
-    missing, spared = config.data.missing_values, excluded_columns(config.data)
-    source = open_source(request.data, missing_values=missing, on_error=config.data.on_error, spared=spared)
+    missing, unused = config.data.missing_values, excluded_columns(config.data)
+    source = open_source(request.data, missing_values=missing, on_error=config.data.on_error, unused=unused)
     most = memory_plan.max_fit_rows(source.weight(), len(source.names), request.memory_limit)
     place, made_from = fit_workdir.workdir_of(output, config.tracking.model_name), fit_resume.made_from(source, config, most)
     with (

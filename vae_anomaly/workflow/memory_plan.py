@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs import memory
-from vae_anomaly.tables.sampling import Weight
+from vae_anomaly.tables.reader import Weight
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")

@@ -203,7 +203,7 @@ class Rejecting:
     def finish(self, output: Destination) -> RejectedRows | None:
         """Give the side file its name and return what was left out of ``output``; None: nothing."""
         self._settle(math.inf)
-        path = None if self.side is None else self.side.place()
+        path = None if self.side is None else self.side.finish()
         where = "" if path is None else str(output.beside(path.name))
         counting = self.counting
         if not counting.rejected:

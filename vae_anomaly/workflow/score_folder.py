@@ -206,7 +206,7 @@ class Folder:
         self.unfolded.append(part)
 
     def _name(self, file: Listed, source: Source, root: str) -> str:
-        ending = self.asked.request.format or ("csv" if source.files[0].format == "delimited" else "parquet")
+        ending = self.asked.request.format or ("csv" if source.format == "delimited" else "parquet")
         part = manifest.part_name(file, root, ending)
         other = self.inputs.get(part, file.identity)
         if other != file.identity:

@@ -24,8 +24,7 @@ from vae_anomaly.storage.destinations import Destination
 from vae_anomaly.storage.filesystems import shown_path
 from vae_anomaly.tables import writer
 from vae_anomaly.tables.csv_rejects import OnReject, ignore
-from vae_anomaly.tables.source import Source
-from vae_anomaly.tables.stream import NUMBERS
+from vae_anomaly.tables.source import ROW_NUMBERS, Source
 from vae_anomaly.tables.writer import output_format
 from vae_anomaly.workflow import score_fdr
 from vae_anomaly.workflow.memory_plan import MemoryPlan, plan_memory
@@ -225,6 +224,6 @@ class ScoreTask:
             model_version=name.version,
             threads=request.threads or cores(),
             first_row=first_row,
-            row_numbers="" if request.on_error == "stop" else NUMBERS,
+            row_numbers="" if request.on_error == "stop" else ROW_NUMBERS,
             where=self.source.files[0].path,
         )
