@@ -94,8 +94,6 @@ UNTESTED = {
     "tracking/recovery",
     "workflow/calibration_rows",
     "workflow/evaluate",
-    "workflow/models",
-    "workflow/results",
     "workflow/score_counts",
     "workflow/score_fdr",
     "workflow/score_job",

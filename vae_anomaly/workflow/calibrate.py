@@ -28,7 +28,7 @@ from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.tracking.registry import MODEL_ID
 from vae_anomaly.tracking.runs import Run, start_run
 from vae_anomaly.workflow.calibration_rows import CalibrationRows, Columns, columns_of, refuse_contradictions, refuse_training_rows, scored
-from vae_anomaly.workflow.models import Opened, open_model
+from vae_anomaly.workflow.models import LoadedModel, open_model
 from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.results import CalibrateResult, GroupRow, ModelName
 
@@ -43,8 +43,8 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
     rate is too fine for the rows, NotCalibrated where no tail fits, OutputError and TrackingError where the result cannot be kept.
     """
     refuse_contradictions(request)
-    opened = open_model(request.model, uri=request.tracking_uri)
-    detector = opened.detector
+    loaded = open_model(request.model, uri=request.tracking_uri)
+    detector = loaded.detector
     data = detector.config.data
     missing = data.missing_values if request.missing_values is None else request.missing_values
     source = open_source(request.data, missing_values=missing, on_error=request.on_error)
@@ -54,7 +54,7 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
     alpha, choice = _rate(request, rows, detector)
     threshold = _threshold(request, rows, alpha, columns, 1 if choice is None else choice.tried)
     table = budget_table(threshold, rows.anomalous if rows.labels else None, rows.per_day)
-    model = _keep(request, opened, _recalibrated(detector, threshold, source), source, table, choice)
+    model = _keep(request, loaded, _recalibrated(detector, threshold, source), source, table, choice)
     return CalibrateResult(
         rows=len(rows.normal) + len(rows.anomalous) + rows.null_scores,
         calibration_rows=len(rows.normal),
@@ -132,14 +132,19 @@ def _recalibrated(detector: Detector, threshold: Threshold, source: Source) -> D
 
 
 def _keep(
-    request: CalibrateRequest, opened: Opened, detector: Detector, source: Source, table: Sequence[BudgetRow], choice: ChosenAlpha | None
+    request: CalibrateRequest,
+    loaded: LoadedModel,
+    detector: Detector,
+    source: Source,
+    table: Sequence[BudgetRow],
+    choice: ChosenAlpha | None,
 ) -> ModelName:
     """Replace the folder, or log and register a new version."""
     if not request.model.startswith(("models:/", "runs:/")):
         folder = request.output or Path(request.model)
         artifact.save(detector, folder, replace=request.output is None)
-        return ModelName(name=opened.name.name, folder=str(folder), uri=str(folder))
-    tracking = _tracking(request, opened)
+        return ModelName(name=loaded.name.name, folder=str(folder), uri=str(folder))
+    tracking = _tracking(request, loaded)
     with (
         start_run(tracking, name=f"calibrate {tracking.model_name}") as run,
         tempfile.TemporaryDirectory(prefix="vae-anomaly-") as temporary,
@@ -160,16 +165,16 @@ def _keep(
     return ModelName(name=made.name, version=made.version, alias=made.alias, run_id=made.run_id, uri=made.uri, folder=kept)
 
 
-def _tracking(request: CalibrateRequest, opened: Opened) -> TrackingConfig:
+def _tracking(request: CalibrateRequest, loaded: LoadedModel) -> TrackingConfig:
     """Return where the new version goes: the name and alias of ``--model``, else those of the fit."""
-    fitted = opened.detector.config.tracking
+    fitted = loaded.detector.config.tracking
     name, _, alias = request.model.removeprefix("models:/").partition("@")
     registered = request.model.startswith("models:/") and not MODEL_ID.fullmatch(name)
     return replace(
         fitted,
         enabled=True,
         register=registered or fitted.register,
-        model_name=opened.name.name if registered else fitted.model_name,
+        model_name=loaded.name.name if registered else fitted.model_name,
         alias=request.alias or alias or fitted.alias,
         uri=request.tracking_uri,
     )

@@ -18,7 +18,7 @@ from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_row
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
 from vae_anomaly.tables.error_location import in_its_file
 from vae_anomaly.tables.source import Source, input_row_numbers
-from vae_anomaly.workflow.models import cores, learned_from
+from vae_anomaly.workflow.models import cores, is_training_data
 from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.score_counts import left_out
 
@@ -121,7 +121,7 @@ def _group(request: CalibrateRequest, detector: Detector, source: Source) -> str
 
 def refuse_training_rows(source: Source, detector: Detector) -> None:
     """Raise DataError for the files of the fit, also under other names."""
-    if learned_from(detector, source):
+    if is_training_data(detector, source):
         raise DataError(
             f"{source.where} holds the rows that the model was fitted on, and rows it has learned from score lower than new ones. "
             "Calibrate on normal rows that the fit has not seen."

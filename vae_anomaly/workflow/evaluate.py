@@ -30,7 +30,7 @@ from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source, input_row_numbers, open_source
 from vae_anomaly.tracking.runs import Run, start_run
-from vae_anomaly.workflow.models import Opened, cores, learned_from, open_model
+from vae_anomaly.workflow.models import LoadedModel, cores, is_training_data, open_model
 from vae_anomaly.workflow.report import log_report, refuse_output, title_of, write_report
 from vae_anomaly.workflow.requests import EvaluateRequest
 from vae_anomaly.workflow.results import EvaluateResult
@@ -67,8 +67,8 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
     """
     if request.output is not None:
         refuse_output(request.output, overwrite=request.overwrite)
-    opened = open_model(request.model, uri=request.tracking_uri)
-    detector = opened.detector
+    loaded = open_model(request.model, uri=request.tracking_uri)
+    detector = loaded.detector
     column = request.label_column or detector.config.data.label_column
     if column is None:
         raise ConfigError("which column holds the labels? Name it with --label-column.")
@@ -82,10 +82,10 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
     tell("other detectors", 0, None)
     reference_rejects = Rejects()
     quality = _quality(detector, scored, _reference(detector, request, missing, reference_rejects))
-    seen = (SEEN,) if learned_from(detector, source) else ()
+    seen = (SEEN,) if is_training_data(detector, source) else ()
     notes = (*seen, *rejected_notes(rejects), *rejected_notes(reference_rejects))
     curves = _curves(detector, scored)
-    page = _page(detector, scored, source.where, title_of(opened.name), notes, quality, curves)
+    page = _page(detector, scored, source.where, title_of(loaded.name), notes, quality, curves)
     if request.output is not None:
         write_report(page, request.output)
     return EvaluateResult(
@@ -96,18 +96,18 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
         quality=quality,
         by_label=_shares(curves),
         output="" if request.output is None else str(request.output),
-        run_id=_log(request, opened, source, scored, page),
-        model=opened.name,
+        run_id=_log(request, loaded, source, scored, page),
+        model=loaded.name,
         next_steps=(f"open {request.output} in a browser",) if request.output else (),
     )
 
 
-def _log(request: EvaluateRequest, opened: Opened, source: Source, scored: LabelledScores, page: Report) -> str:
+def _log(request: EvaluateRequest, loaded: LoadedModel, source: Source, scored: LabelledScores, page: Report) -> str:
     """Log figures, numbers and the page as a run of the model's experiment; return the run, empty where nothing is logged."""
-    tracking = opened.detector.config.tracking
+    tracking = loaded.detector.config.tracking
     settings = replace(tracking, enabled=tracking.enabled and not request.no_tracking, register=False, uri=request.tracking_uri)
-    with start_run(settings, name=f"evaluate {title_of(opened.name)}") as run:
-        run.log_tags({"vae_anomaly.verb": "evaluate", "model": opened.name.name, "model_version": opened.name.version})
+    with start_run(settings, name=f"evaluate {title_of(loaded.name)}") as run:
+        run.log_tags({"vae_anomaly.verb": "evaluate", "model": loaded.name.name, "model_version": loaded.name.version})
         run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=len(scored.batch), context="evaluation")
         assert page.quality is not None
         run.log_metrics(_numbers(page.quality))

@@ -1,7 +1,4 @@
-"""What is in a model, which versions are registered, and where the MLflow UI shows them.
-
-Changes nothing. Knows nothing about data files.
-"""
+"""Load a model by name, describe it, list registered versions, and start the MLflow UI. Read-only."""
 
 import logging
 import os
@@ -19,13 +16,15 @@ from vae_anomaly.tracking import store
 from vae_anomaly.tracking.registry import registered_versions, resolve_model
 from vae_anomaly.workflow.results import InfoResult, ModelName, ModelsResult, UiResult
 
+_logger = logging.getLogger(__name__)
+
 
 def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
-    """Describe a model. Raises ArtifactError, its kinds, and TrackingError."""
-    opened = open_model(model, uri=tracking_uri)
-    detector, card = opened.detector, opened.detector.card
+    """Describe a model. Raises ArtifactError and its subclasses, TrackingError."""
+    loaded = open_model(model, uri=tracking_uri)
+    detector, card = loaded.detector, loaded.detector.card
     return InfoResult(
-        model=opened.name,
+        model=loaded.name,
         created=card.created,
         source=card.source,
         rows=card.rows,
@@ -49,57 +48,54 @@ def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
 
 
 def list_models(name: str | None = None, *, tracking_uri: str | None = None) -> ModelsResult:
-    """List registered versions, newest first. Raises ArtifactError when there are none, and TrackingError."""
+    """List registered versions, newest first. Raises ArtifactError if there are none, TrackingError."""
     uri = store.store_uri(tracking_uri)
-    found = registered_versions(name, uri=tracking_uri)
-    if not found:
+    versions = registered_versions(name, uri=tracking_uri)
+    if not versions:
         what = f"no version of {name!r}" if name else "no model"
         raise ArtifactError(f"{what} is registered in {store.shown_uri(uri)}. Fit one here, or give --tracking-uri.")
     return ModelsResult(
         store=store.shown_uri(uri),
-        versions=found,
+        versions=versions,
     )
 
 
 def tracking_ui(*, host: str, port: int, tracking_uri: str | None = None) -> UiResult:
-    """Return the command that runs MLflow's own UI on the store; a store that is not there is an ArtifactError."""
+    """Return the command that serves MLflow's UI for the store. Raises ArtifactError if there is no store."""
     uri = store.store_uri(tracking_uri)
-    where: tuple[str, ...] = ("--backend-store-uri", uri)
+    backend: tuple[str, ...] = ("--backend-store-uri", uri)
     if redacted(uri) != uri:
-        # A command stands in the list of processes, for everybody to read; the environment of a process does not.
-        os.environ["MLFLOW_BACKEND_STORE_URI"], where = uri, ()
+        # All users can read the command line of a process (ps); its environment is private.
+        os.environ["MLFLOW_BACKEND_STORE_URI"], backend = uri, ()
     with store.open_store(tracking_uri, create=False):
-        command = (sys.executable, "-m", "mlflow", "ui", *where, "--host", host, "--port", str(port), "--workers", "1")
+        command = (sys.executable, "-m", "mlflow", "ui", *backend, "--host", host, "--port", str(port), "--workers", "1")
     return UiResult(url=f"http://{host}:{port}", store=store.shown_uri(uri), command=command)
 
 
-_logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Opened:
-    """A loaded model; ``digest`` changes with any byte of it."""
+class LoadedModel:
+    """A detector with the name it was loaded by and the digest of its artifact."""
 
     detector: Detector
     name: ModelName
     digest: str
 
 
-def open_model(model: str, *, uri: str | None = None) -> Opened:
-    """Find and load a model. Raises ArtifactError, its kinds, and TrackingError."""
-    found = resolve_model(model, uri=uri)
-    detector = artifact.load(found.folder)
-    _logger.info("loaded %s from %s, fitted %s", model, found.folder, detector.card.created)
-    name = ModelName(name=found.name, version=found.version, folder=str(found.folder), uri=model)
-    return Opened(detector=detector, name=name, digest=artifact.fingerprint(found.folder))
+def open_model(model: str, *, uri: str | None = None) -> LoadedModel:
+    """Resolve and load a model. Raises ArtifactError and its subclasses, TrackingError."""
+    resolved = resolve_model(model, uri=uri)
+    detector = artifact.load(resolved.folder)
+    _logger.info("loaded %s from %s, fitted %s", model, resolved.folder, detector.card.created)
+    name = ModelName(name=resolved.name, version=resolved.version, folder=str(resolved.folder), uri=model)
+    return LoadedModel(detector=detector, name=name, digest=artifact.fingerprint(resolved.folder))
 
 
-def learned_from(detector: Detector, source: Source) -> bool:
-    """Whether these are the files of the fit, also under other names. Raises DataError."""
+def is_training_data(detector: Detector, source: Source) -> bool:
+    """Whether a source has the files of the fit, or copies of them under other names. Raises DataError."""
     card = detector.card
     return source.digest() == card.data_digest or (card.contents_digest != "" and source.contents() == card.contents_digest)
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
+    """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

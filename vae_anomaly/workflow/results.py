@@ -1,7 +1,6 @@
-"""What each verb returns: frozen, plain values that a terminal, a script or ``--json`` can show alike.
+"""Results of the verbs: frozen values whose field names are the keys of ``--json``.
 
-Knows nothing about how they are found or printed. Scores and thresholds are in weighted nats, higher = more anomalous; rates are
-shares of 1, times seconds.
+Scores and thresholds are in weighted nats, higher = more anomalous; rates are fractions of 1, times are in seconds.
 """
 
 from collections.abc import Mapping
@@ -19,19 +18,19 @@ from vae_anomaly.tracking.registry import RegisteredVersion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelName:
-    """Where a model can be found again; an empty field: not there."""
+    """Name and location of a model; a field is empty if it does not apply."""
 
     name: str = ""
     version: str = ""
     alias: str = ""
     run_id: str = ""
     folder: str = ""
-    uri: str = ""  # what --model takes
+    uri: str = ""  # for --model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
-    """What a fit did."""
+    """Result of ``fit``."""
 
     rows_read: int
     rows_used: int
@@ -40,23 +39,23 @@ class FitResult:
     left_out: tuple[Dropped, ...]
     seconds: float
     steps: int
-    resumed_steps: int  # steps that a fit that was cut off had done
+    resumed_steps: int  # training steps that an interrupted fit of the same request had finished
     stopped: str
     active_units: float  # latent units in use, mean over networks
     latent_units: int
     promise: Guarantee
-    blocks: Blocks | None  # alarms over the calibration rows in their order
-    cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
+    blocks: Blocks | None  # alarm rates over consecutive blocks of calibration rows
+    cautions: tuple[str, ...]  # conditions under which the stated false-alarm rate is likely too low
     notes: tuple[str, ...]
-    quality: Quality | None  # None: no anomalous rows to hold it against
-    suspicious: tuple[Alarm, ...]  # normal rows that stand out, the three largest reasons each
+    quality: Quality | None  # None: no row is labelled anomalous
+    suspicious: tuple[Alarm, ...]  # normal rows with extreme scores, three reasons each
     model: ModelName
     next_steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Untypical:
-    """Rows whose typicality is at most alpha, and those of them that score too low."""
+    """Rows whose typicality is at most alpha; ``low`` of them because their score is too low."""
 
     rows: int
     low: int
@@ -64,7 +63,7 @@ class Untypical:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discovery:
-    """How a false-discovery rate was kept: ``cutoff`` is the largest p-value that is flagged, None where none is."""
+    """Control of the false-discovery rate: p-values up to ``cutoff`` are flagged; None: no row is."""
 
     rate: float
     cutoff: float | None
@@ -73,45 +72,45 @@ class Discovery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a scoring counted; kept in the manifest of the output."""
+    """Counts of a scoring, as stored in the manifest of its output."""
 
     rows: int
     alarms: int
-    expected_alarms: float  # alpha × scored rows: the alarms if all rows were normal
+    expected_alarms: float  # alpha × scored rows: expected if all rows are normal
     null_scores: int
-    unseen: Mapping[str, int]  # column → cells whose category the model has not seen
+    unseen: Mapping[str, int]  # column → cells with a category that is not in the training rows
     missing_changes: tuple[MissingChange, ...]
     top_alarms: tuple[Alarm, ...]
-    likely_alarms: tuple[int, int] | None = None  # 95 of 100 calibrations and batches of normal rows have so many
-    typicality: Untypical | None = None  # None: not asked for
-    discovery: Discovery | None = None  # None: flagged at a false-alarm rate
-    unseen_groups: Mapping[str, int] | None = None  # group unseen at calibration → rows, the first thousand; None: there are no groups
-    pooled_rows: int = 0  # rows of such groups or without a group: they had the pooled threshold
-    rejected: RejectedRows | None = None  # None: every row could be read
+    likely_alarms: tuple[int, int] | None = None  # central 95 % interval over calibrations and batches of normal rows
+    typicality: Untypical | None = None  # None: not requested
+    discovery: Discovery | None = None  # None: --fdr was not used
+    unseen_groups: Mapping[str, int] | None = None  # group absent at calibration → rows, the first 1,000; None: no groups
+    pooled_rows: int = 0  # rows of these groups or without a group, flagged with the pooled threshold
+    rejected: RejectedRows | None = None  # None: every row is readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreResult:
-    """What a scoring did."""
+    """Result of ``score``."""
 
     output: str
-    unchanged: bool  # the output of the same inputs, model and options was there already
+    unchanged: bool  # the output of the same request existed
     counts: Counts
     seconds: float
     rows_per_second: float | None
     alpha: float
-    threshold: float | None  # None: no row of this batch is flagged, however high
+    threshold: float | None  # None: no score of this batch is flagged
     ignored_columns: tuple[str, ...]
     model: ModelName
     next_steps: tuple[str, ...]
-    resumed_rows: int = 0  # rows that a killed run had scored
-    parts_made: int | None = None  # of an output folder; None: the output is a file
-    parts_before: int | None = None  # those of the same inputs that were there already
+    resumed_rows: int = 0  # rows that an interrupted scoring of the same request had finished
+    parts_made: int | None = None  # parts written to an output folder; None: the output is a file
+    parts_before: int | None = None  # parts that existed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRow:
-    """The threshold of one group; ``lent`` is the weight of the rows of other groups: 0 none, exact; 1 the pooled threshold."""
+    """Threshold of one group; ``lent`` is the weight of other groups' rows in it: 0 = none (exact), 1 = the pooled threshold."""
 
     name: str
     rows: int
@@ -121,7 +120,7 @@ class GroupRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrateResult:
-    """What a calibration did."""
+    """Result of ``calibrate``."""
 
     rows: int
     calibration_rows: int
@@ -131,38 +130,38 @@ class CalibrateResult:
     alpha_before: float
     threshold_before: float
     promise: Guarantee
-    choice: ChosenAlpha | None  # None: no labels chose
+    choice: ChosenAlpha | None  # None: alpha was given, not chosen with labels
     table: tuple[BudgetRow, ...]
     groups: tuple[GroupRow, ...]
-    fit_p_value: float | None  # of a fitted tail
+    fit_p_value: float | None  # goodness of fit of a fitted tail
     model: ModelName
     next_steps: tuple[str, ...]
-    rejected: RejectedRows | None = None  # None: every row could be read
+    rejected: RejectedRows | None = None  # None: every row is readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateResult:
-    """A model against labels."""
+    """Result of ``evaluate``."""
 
     rows: int
     null_scores: int
     promise: Guarantee
     notes: tuple[str, ...]
     quality: Quality
-    by_label: Mapping[str, Mapping[str, float]]  # label → column → share of the mean score, the largest five
-    output: str  # the page; empty: not asked for
-    run_id: str  # empty: nothing was logged
+    by_label: Mapping[str, Mapping[str, float]]  # label → column → fraction of the mean score, five largest
+    output: str  # HTML file; empty: not requested
+    run_id: str  # empty: tracking is off
     model: ModelName
     next_steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportResult:
-    """Where a report was written, and what it warns of."""
+    """Result of ``report``."""
 
     output: str
     bytes: int
-    rows: int  # scored rows in it
+    rows: int  # scored rows it covers
     alarms: int
     cautions: tuple[str, ...]
     model: ModelName
@@ -171,7 +170,7 @@ class ReportResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InfoResult:
-    """What is in a model."""
+    """Result of ``info``."""
 
     model: ModelName
     created: str
@@ -183,8 +182,8 @@ class InfoResult:
     columns: tuple[ColumnQuality, ...]
     left_out: tuple[Dropped, ...]
     promise: Guarantee
-    blocks: Blocks | None  # alarms over the calibration rows in their order
-    cautions: tuple[str, ...]  # where the model is likely to promise more than it holds
+    blocks: Blocks | None  # alarm rates over consecutive blocks of calibration rows
+    cautions: tuple[str, ...]  # conditions under which the stated false-alarm rate is likely too low
     notes: tuple[str, ...]
     steps: int
     stopped: str
@@ -197,7 +196,7 @@ class InfoResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsResult:
-    """The versions in a registry, newest first."""
+    """Result of ``models``: registered versions, newest first."""
 
     store: str
     versions: tuple[RegisteredVersion, ...]
@@ -205,7 +204,7 @@ class ModelsResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UiResult:
-    """Where the MLflow UI listens, and the command that runs it."""
+    """Result of ``ui``: address, store and command of the MLflow UI."""
 
     url: str
     store: str
@@ -220,14 +219,14 @@ class ColumnReason(Reason):
     expected: str
     reconstruction: float
     kl: float
-    z: float | None  # of the contribution against calibration rows; None: the model does not know what is usual
-    low: float | None = None  # 1 % and 99 % quantiles of the column at fit, numbers only
-    high: float | None = None
+    z: float | None  # robust z of the contribution among calibration rows; None: the model has no reference
+    low: float | None = None  # 1 % quantile of the column at fit; numbers only
+    high: float | None = None  # 99 % quantile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellChange:
-    """A cell as it is, and what it would have to be instead."""
+    """A cell and the value that would replace it."""
 
     column: str
     value: str | None
@@ -236,7 +235,7 @@ class CellChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SmallestChange:
-    """The fewest cells that have to change for the row not to be flagged; not ``found``: the lowest score that was reached."""
+    """Counterfactual: fewest changed cells with which the row is not flagged; not ``found``: the changes with the lowest score."""
 
     found: bool
     score: float
@@ -245,7 +244,7 @@ class SmallestChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowExplained:
-    """One row in full; no score: no cell of it is observed."""
+    """Explanation of one row; ``score`` None: all its cells are missing."""
 
     row: int
     ids: Mapping[str, str | None]
@@ -255,16 +254,16 @@ class RowExplained:
     p_value: float | None = None
     is_anomaly: bool = False
     columns: tuple[ColumnReason, ...] = ()
-    smallest_change: SmallestChange | None = None  # None: not asked for, or not flagged
+    smallest_change: SmallestChange | None = None  # None: not requested, or the row is not flagged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExplainResult:
-    """Single rows in full."""
+    """Result of ``explain``."""
 
     rows: tuple[RowExplained, ...]
     alpha: float
     threshold: float
     model: ModelName
     next_steps: tuple[str, ...]
-    rejected: RejectedRows | None = None  # of the rows that were looked at; None: all could be read
+    rejected: RejectedRows | None = None  # of the rows read; None: every row is readable

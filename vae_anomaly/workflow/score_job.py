@@ -28,7 +28,7 @@ from vae_anomaly.tables.source import ROW_NUMBERS, Source
 from vae_anomaly.tables.writer import output_format
 from vae_anomaly.workflow import score_fdr
 from vae_anomaly.workflow.memory_plan import MemoryPlan, plan_memory
-from vae_anomaly.workflow.models import Opened, cores, open_model
+from vae_anomaly.workflow.models import LoadedModel, cores, open_model
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import Counts
 
@@ -42,7 +42,7 @@ class Asked:
     request: ScoreRequest
     place: Destination
     folder: bool
-    opened: Opened
+    opened: LoadedModel
     threshold: Threshold
     missing: tuple[str, ...]
     plan: MemoryPlan
