@@ -5,16 +5,16 @@ from contextlib import closing
 
 import pytest
 
-from vae_anomaly.workflow.prefetch import ahead
+from vae_anomaly.workflow.prefetch import prefetch
 
 
 def threads() -> int:
-    return sum(thread.name == "ahead" for thread in threading.enumerate())
+    return sum(thread.name.startswith("prefetch") for thread in threading.enumerate())
 
 
 def test_the_items_are_those_of_the_iterator_in_order() -> None:
-    assert list(ahead(iter(range(1000)))) == list(range(1000))
-    assert list(ahead(iter(()))) == []
+    assert list(prefetch(iter(range(1000)))) == list(range(1000))
+    assert list(prefetch(iter(()))) == []
     assert threads() == 0
 
 
@@ -27,7 +27,7 @@ def test_it_is_at_most_so_far_ahead() -> None:
             made = i
             yield i
 
-    with closing(ahead(items(), depth=2)) as found:
+    with closing(prefetch(items(), depth=2)) as found:
         assert next(found) == 1
         time.sleep(0.2)
         assert made == 4  # two wait, and one is made that waits for room
@@ -41,7 +41,7 @@ def test_it_works_while_somebody_else_does() -> None:
             yield i
 
     start = time.monotonic()
-    for _ in ahead(slow()):
+    for _ in prefetch(slow()):
         time.sleep(0.1)
     assert time.monotonic() - start < 0.9  # one after the other it is a second
 
@@ -52,7 +52,7 @@ def test_an_error_comes_where_its_item_would_have(error: BaseException) -> None:
         yield 1
         raise error
 
-    found = ahead(items())
+    found = prefetch(items())
     assert next(found) == 1
     with pytest.raises(type(error)) as caught:
         next(found)
@@ -66,7 +66,7 @@ def test_whoever_leaves_early_leaves_no_thread() -> None:
             yield 0
 
     def leave() -> None:
-        with closing(ahead(ahead(endless()))) as found:
+        with closing(prefetch(prefetch(endless()))) as found:
             next(found)
             raise KeyError
 

@@ -1,6 +1,7 @@
-"""Record batches in, record batches of scores out: one row for each row, in order, whatever the sizes of the batches.
+"""Scoring as a stream: record batches in, one output row per input row out, in order, whatever the sizes of the batches.
 
-The same function serves files, pyfunc and Spark's ``mapInArrow``. Knows nothing of where batches come from or go to.
+``scored_batches`` is the one scoring engine: files, the MLflow pyfunc and Spark's ``mapInArrow`` use it. Knows nothing of where batches
+come from or go to.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from vae_anomaly.messages import absent_text
 from vae_anomaly.schema.encoding import Batch, encode, model_order
 from vae_anomaly.schema.schema import conform
 
-# Small batches are put together up to this many rows, so that --chunk-rows 1 does not score one padded block a row.
+# Small batches are concatenated up to this many rows: with --chunk-rows 1 every row would cost a padded block.
 GATHER_ROWS = 1024
 RESULT_FIELDS = (
     pa.field("anomaly_score", pa.float64()),
@@ -33,18 +34,17 @@ RESULT_FIELDS = (
     pa.field("model", pa.string()),
     pa.field("model_version", pa.string()),
 )
-# Stands after p_value where it is asked for.
 TYPICALITY = pa.field("typicality", pa.float64())
-AFTER = 4
+AFTER = 4  # the optional column typicality follows p_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreOptions:
     """How to score: another ``alpha``, which rows to explain with how many columns (``top`` None = all), what to copy through.
 
-    ``typicality`` adds the two-sided p-value 2·min(upper, lower), at most 1: small also where a row scores lower than normal rows do.
-    ``row_numbers``: the column with the numbers of the rows, where some were left out; without it they count from ``first_row``.
-    Raises ConfigError for id columns that the output could not tell from its own.
+    ``typicality`` adds the two-sided p-value 2·min(upper, lower), at most 1: it is also small where a row scores lower than normal rows.
+    ``row_numbers``: the column with the row numbers where malformed rows were skipped; without it they count from ``first_row``.
+    Raises ConfigError for id columns whose names the output already has.
     """
 
     alpha: float | None = None
@@ -60,7 +60,7 @@ class ScoreOptions:
     where: str = "the batch"
 
     def __post_init__(self) -> None:
-        """Refuse names that would stand twice in the output."""
+        """Refuse names that would appear twice in the output."""
         own = [field.name for field in RESULT_FIELDS]
         twice = [name for i, name in enumerate(self.id_columns) if name in own or name in self.id_columns[:i]]
         if twice:
@@ -69,10 +69,10 @@ class ScoreOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """Counts over one output batch: rows, alarms, rows without a score; ``unseen`` and ``missing`` cells by column name.
+    """Counts over one batch: rows, alarms, rows without a score; ``unseen`` and ``missing`` cells by column name.
 
-    ``untypical`` rows have a typicality of at most alpha, ``low`` of them because they score too low. ``pooled`` rows have the threshold of
-    all groups, those of ``unseen_groups`` by name among them. ``numbers`` are those of the rows in the input, ascending [rows].
+    ``untypical`` rows have a typicality of at most alpha, ``low`` of them because they score too low. ``pooled`` rows are flagged with the
+    pooled threshold, those of ``unseen_groups`` by name among them. ``numbers`` int64 [rows]: row numbers in the input, ascending.
     """
 
     rows: int
@@ -85,6 +85,32 @@ class Tally:
     pooled: int = 0
     unseen_groups: Mapping[str, int] = field(default_factory=dict)
     numbers: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejections:
+    """Malformed input rows skipped so far: how many, where the ``first`` one was, and the ``bytes`` of the quarantine file up to here."""
+
+    rows: int = 0
+    first: str = ""
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InputBatch:
+    """Rows to score, and the rejections up to their end."""
+
+    rows: pa.RecordBatch
+    rejections: Rejections = Rejections()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScoredBatch:
+    """Output rows with their counts, and the rejections up to their end."""
+
+    rows: pa.RecordBatch
+    tally: Tally
+    rejections: Rejections
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -101,9 +127,18 @@ def score_batches(
     threshold: Threshold | None = None,
     on_batch: Callable[[Tally], None] = lambda _: None,
 ) -> Iterator[pa.RecordBatch]:
+    """Yield the output rows of ``scored_batches``; ``on_batch`` is called with the counts of each batch before it is yielded."""
+    for scored in scored_batches(detector, (InputBatch(rows=rows) for rows in batches), options, threshold=threshold):
+        on_batch(scored.tally)
+        yield scored.rows
+
+
+def scored_batches(
+    detector: Detector, batches: Iterable[InputBatch], options: ScoreOptions, *, threshold: Threshold | None = None
+) -> Iterator[ScoredBatch]:
     """Score batches as they come; memory does not grow with their number.
 
-    ``threshold``: another than the detector's, at the alpha it has. One with groups reads their column.
+    ``threshold``: another than the detector's, at its own alpha; one with groups reads the group column.
 
     ``anomaly_score`` is in weighted nats, higher = more anomalous, null where no cell of the row is observed. Raises SchemaMismatch when
     a batch does not fit the schema and NotCalibrated when ``options.alpha`` is finer than the calibration allows.
@@ -112,35 +147,43 @@ def score_batches(
         threshold = detector.threshold if options.alpha is None else detector.threshold.at(options.alpha)
     row = options.first_row
     for batch in _gathered(batches):
-        yield _score_one(detector, threshold, batch, options, row, on_batch)
-        row += batch.num_rows
+        _refuse_without_ids(batch.rows, options)
+        encoded = encode(detector.schema, conform(detector.schema, batch.rows, where=options.where, first_row=row))
+        yield _score(detector, threshold, batch, encoded, options, row)
+        row += batch.rows.num_rows
 
 
-def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Put small batches together, as long as their columns have the same order and types."""
-    held: list[pa.RecordBatch] = []
+def _gathered(batches: Iterable[InputBatch]) -> Iterator[InputBatch]:
+    """Concatenate small batches as long as their columns have the same order and types."""
+    held: list[InputBatch] = []
     rows = 0
     for batch in batches:
-        if rows and batch.schema != held[0].schema:
-            yield pa.concat_batches(held)
+        if rows and batch.rows.schema != held[0].rows.schema:
+            yield _joined(held)
             held, rows = [], 0
         held.append(batch)
-        rows += batch.num_rows
+        rows += batch.rows.num_rows
         if rows >= GATHER_ROWS:
-            yield pa.concat_batches(held) if len(held) > 1 else held[0]
+            yield _joined(held)
             held, rows = [], 0
     if rows:
-        yield pa.concat_batches(held)
+        yield _joined(held)
 
 
-def _score_one(
-    detector: Detector, threshold: Threshold, raw: pa.RecordBatch, options: ScoreOptions, row: int, on_batch: Callable[[Tally], None]
-) -> pa.RecordBatch:
-    absent = [name for name in options.id_columns if name not in raw.schema.names]
+def _joined(held: Sequence[InputBatch]) -> InputBatch:
+    """Return batches of one schema as one; rejections are cumulative, so the last ones count."""
+    return held[0] if len(held) == 1 else replace(held[-1], rows=pa.concat_batches([batch.rows for batch in held]))
+
+
+def _refuse_without_ids(rows: pa.RecordBatch, options: ScoreOptions) -> None:
+    absent = [name for name in options.id_columns if name not in rows.schema.names]
     if absent:
-        raise SchemaMismatch(f"{options.where} lacks the id columns {absent_text(absent, raw.schema.names)}")
-    batch = encode(detector.schema, conform(detector.schema, raw, where=options.where, first_row=row))
-    scores = detector.scores(batch, threads=options.threads)
+        raise SchemaMismatch(f"{options.where} lacks the id columns {absent_text(absent, rows.schema.names)}")
+
+
+def _score(detector: Detector, threshold: Threshold, batch: InputBatch, encoded: Batch, options: ScoreOptions, row: int) -> ScoredBatch:
+    raw = batch.rows
+    scores = detector.scores(encoded, threads=options.threads)
     total = scores.total.numpy()
     codes, pooled, unseen_groups = _groups_of(threshold, raw, options.where)
     flags, p_values = threshold.flags(total, codes), threshold.p_values(total, codes)
@@ -153,17 +196,17 @@ def _score_one(
         *keys,
         *(pa.array(x, from_pandas=True) for x in (total, scores.reconstruction.numpy(), scores.kl.numpy(), p_values, *typicality)),
         pa.array(flags),
-        top_features(detector.ensemble, detector.schema, batch, explained, options.top, threads=options.threads),
+        top_features(detector.ensemble, detector.schema, encoded, explained, options.top, threads=options.threads),
         pa.repeat(options.model, raw.num_rows),
         pa.repeat(options.model_version, raw.num_rows),
     ]
-    tally = replace(_tally(detector, batch, total, flags), pooled=pooled, unseen_groups=unseen_groups, numbers=numbers)
+    tally = replace(_tally(detector, encoded, total, flags), pooled=pooled, unseen_groups=unseen_groups, numbers=numbers)
     if typicality:
         untypical, low = _untypical(typicality[0], p_values, threshold.alpha)
         tally = replace(tally, untypical=untypical, low=low)
-    on_batch(tally)
     fields = [pa.field(n, k.type) for n, k in zip(names, keys, strict=True)]
-    return pa.RecordBatch.from_arrays(columns, schema=result_schema(fields, typicality=options.typicality))
+    rows = pa.RecordBatch.from_arrays(columns, schema=result_schema(fields, typicality=options.typicality))
+    return ScoredBatch(rows=rows, tally=tally, rejections=batch.rejections)
 
 
 def two_sided(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -177,7 +220,7 @@ def _untypical(typicality: NDArray[np.float64], upper: NDArray[np.float64], alph
 
 
 def _groups_of(threshold: Threshold, raw: pa.RecordBatch, where: str) -> tuple[NDArray[np.int64] | None, int, dict[str, int]]:
-    """Return the code of each row's group, how many rows have the pooled threshold, and those of unseen groups by name."""
+    """Return each row's group code (−1: unseen), how many rows use the pooled threshold, and those of unseen groups by name."""
     groups = threshold.groups
     if groups is None:
         return None, 0, {}
@@ -185,8 +228,8 @@ def _groups_of(threshold: Threshold, raw: pa.RecordBatch, where: str) -> tuple[N
         raise SchemaMismatch(f"{where} lacks the group column of the threshold: {absent_text([groups.column], raw.schema.names)}")
     column = raw.column(groups.column)
     codes = groups.codes(column)
-    names, place = group_names(column, groups.column)
-    counts = np.bincount(place[codes < 0], minlength=len(names)).tolist()
+    names, index = group_names(column, groups.column)
+    counts = np.bincount(index[codes < 0], minlength=len(names)).tolist()
     return codes, int((codes < 0).sum()), {name: count for name, count in zip(names, counts, strict=True) if count and name is not None}
 
 
