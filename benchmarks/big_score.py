@@ -35,8 +35,8 @@ import pyarrow.parquet as pq
 from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConfig
 from vae_anomaly.fitting.fit import fit_detector
+from vae_anomaly.jobs.memory_plan import parse_size
 from vae_anomaly.schema.schema import infer_schema
-from vae_anomaly.workflow.memory_plan import parse_size
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS, FIT_ROWS, FILE_BYTES, SECONDS = 8, 20_000, 500_000_000, 0.5

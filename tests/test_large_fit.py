@@ -19,11 +19,10 @@ from pyarrow import csv as pacsv
 from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from vae_anomaly.errors import DataError, SchemaMismatch
-from vae_anomaly.jobs import memory
+from vae_anomaly.jobs import memory, memory_plan
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.reader import Weight
 from vae_anomaly.tables.source import open_source
-from vae_anomaly.workflow import memory_plan
 from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.requests import FitRequest
 

@@ -157,7 +157,7 @@ def test_what_could_not_be_sent_is_sent_by_the_next_run(
             score_files(asked)
     assert all(name.endswith(".manifest.json") for name in names(store))  # it says that a job has started
     with monkeypatch.context() as patch:
-        patch.setattr("vae_anomaly.workflow.score.score_batches", lambda *_, **__: pytest.fail("scored again"))
+        patch.setattr("vae_anomaly.workflow.score_output.scored_batches", lambda *_, **__: pytest.fail("scored again"))
         done = score_files(asked)
     assert done.resumed_rows == 700
     assert (

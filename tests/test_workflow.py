@@ -14,7 +14,7 @@ import pytest
 
 from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
-from vae_anomaly.detector.stream import RESULT_FIELDS, Tally
+from vae_anomaly.detector.stream import RESULT_FIELDS, Rejections, ScoredBatch, Tally
 from vae_anomaly.errors import ArtifactError, ConfigError, DataError, OutputError, TooFewRows, TrackingError
 from vae_anomaly.jobs import manifest
 from vae_anomaly.tables.source import open_source
@@ -244,20 +244,18 @@ def test_the_worst_of_many_batches_are_kept() -> None:
     scores[27] = -1.0
     counting = Counting(ids=("id",))
 
-    def batches() -> Iterator[pa.RecordBatch]:
-        for first in range(0, 30, 4):
-            some = scores[first : first + 4]
-            flags = (np.arange(first, first + len(some)) % 3 == 0).tolist()
-            counting.add(Tally(rows=len(some), alarms=sum(flags), unscored=0, unseen={"m": 1}, missing={}))
-            yield pa.record_batch({
-                "id": pa.array([f"r{i}" for i in range(first, first + len(some))]),
-                "anomaly_score": some,
-                "p_value": np.full(len(some), 0.5),
-                "is_anomaly": pa.array(flags),
-                "top_features": pa.nulls(len(some), RESULT_FIELDS[5].type),
-            })  # fmt: skip
-
-    list(counting.look(batches(), lambda *_: None, 30))
+    for first in range(0, 30, 4):
+        some = scores[first : first + 4]
+        flags = (np.arange(first, first + len(some)) % 3 == 0).tolist()
+        rows = pa.record_batch({
+            "id": pa.array([f"r{i}" for i in range(first, first + len(some))]),
+            "anomaly_score": some,
+            "p_value": np.full(len(some), 0.5),
+            "is_anomaly": pa.array(flags),
+            "top_features": pa.nulls(len(some), RESULT_FIELDS[5].type),
+        })  # fmt: skip
+        tally = Tally(rows=len(some), alarms=sum(flags), unscored=0, unseen={"m": 1}, missing={})
+        counting.take(ScoredBatch(rows=rows, tally=tally, rejections=Rejections()))
     flagged = sorted((s, i) for i, s in enumerate(scores) if i % 3 == 0)[::-1]
     kept = sorted(counting.worst, key=lambda entry: -entry[0])
     assert [(score, alarm.row, alarm.ids["id"]) for score, _, alarm in kept] == [(s, i, f"r{i}") for s, i in flagged[:5]]

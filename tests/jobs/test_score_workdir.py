@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from vae_anomaly.errors import DataError, OutputError
-from vae_anomaly.jobs import score_workdir
+from vae_anomaly.jobs import claim, score_workdir
 from vae_anomaly.storage import locks
 
 MADE_FROM = {"inputs": {"a.csv": [1, 2]}, "options": {"top": 5}}
@@ -54,7 +54,7 @@ def test_parts_come_back_as_they_were(output: Path) -> None:
 
 def test_parts_beyond_a_gap_or_half_written_are_removed(output: Path) -> None:
     leave(output, (0, 3), (3, 4), (7, 2), (9, 2))
-    folder = score_workdir.folder_of(output)
+    folder = claim.folder_of(output)
     (folder / "000000000000007.arrow").write_bytes((folder / "000000000000007.arrow").read_bytes()[:-20])
     (folder / "000000000000011.part").write_bytes(b"half")
     with suppress(KeyboardInterrupt), score_workdir.claim(output) as unfinished:
@@ -91,7 +91,7 @@ def test_parts_of_another_format_are_removed(output: Path, monkeypatch: pytest.M
 
 def test_without_a_readable_request_nothing_counts(output: Path) -> None:
     leave(output, (0, 3))
-    (score_workdir.folder_of(output) / "request.json").write_text("[", encoding="utf-8")
+    (claim.folder_of(output) / "request.json").write_text("[", encoding="utf-8")
     with score_workdir.claim(output) as unfinished:
         assert unfinished.begin(MADE_FROM, anew=False) == ()
         assert not unfinished.holds_something()
@@ -137,7 +137,7 @@ def test_the_second_claim_is_refused_and_harms_nothing(output: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
 def test_an_owner_that_has_not_said_yet_who_it_is(output: Path) -> None:
     with score_workdir.claim(output):
-        (score_workdir.folder_of(output) / "lock").write_bytes(b"")
+        (claim.folder_of(output) / "lock").write_bytes(b"")
         with pytest.raises(OutputError) as error, score_workdir.claim(output):
             pytest.fail("two at once")
     assert str(error.value) == f"{output} is being written by another run (process unknown). Wait for it, or name another with -o."
@@ -188,7 +188,7 @@ def test_what_killed_processes_left_is_swept(output: Path) -> None:
 def test_until_the_end_a_folder_that_is_removed_says_whose_it_is(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed while it tidies up, a job is known by its request when it is run again."""
     leave(output, (0, 3))
-    folder, real, gone = score_workdir.folder_of(output), Path.unlink, list[str]()
+    folder, real, gone = claim.folder_of(output), Path.unlink, list[str]()
 
     def look(path: Path, missing_ok: bool = False) -> None:  # noqa: FBT001, FBT002  (as Path has it)
         gone.append(path.name)

@@ -28,7 +28,7 @@ from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, Interrupted, OutputError, TrackingError
-from vae_anomaly.jobs import fit_workdir, score_workdir, training_state
+from vae_anomaly.jobs import claim, fit_workdir, training_state
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.model.training import TrainingState
 from vae_anomaly.storage import locks
@@ -306,7 +306,7 @@ def test_a_newer_version_keeps_the_alias(here: Path, settings: Config) -> None:
     with dead(MlflowClient, "set_registered_model_alias"):
         run(settings)
     other = replace(settings, seed=7)
-    score_workdir.folder_of(here / "x").mkdir()  # of no concern
+    claim.folder_of(here / "x").mkdir()  # of no concern
     (here / PLACE).rename(here / "aside")
     assert run(other).model.version == "2"
     (here / "aside").rename(here / PLACE)

@@ -18,7 +18,7 @@ import pytest
 
 from tests.tiny import Case, detector, table
 from vae_anomaly import artifact
-from vae_anomaly.detector.stream import score_batches
+from vae_anomaly.detector.stream import ScoredBatch, scored_batches
 from vae_anomaly.errors import ConfigError, DataError, OutputError, SchemaMismatch
 from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.storage.destinations import destination_of
@@ -222,16 +222,16 @@ def killed(request: ScoreRequest, after: int, error: type[BaseException] = Kille
     """Score, and be killed after so many batches, as a kill leaves things: without a manifest of the folder."""
     left = after
 
-    def stream(*args: Any, **named: Any) -> Iterator[pa.RecordBatch]:
+    def stream(*args: Any, **named: Any) -> Iterator[ScoredBatch]:
         nonlocal left
-        for batch in score_batches(*args, **named):
+        for batch in scored_batches(*args, **named):
             if left == 0:
                 raise error
             left -= 1
             yield batch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vae_anomaly.workflow.score.score_batches", stream)
+        patch.setattr("vae_anomaly.workflow.score_output.scored_batches", stream)
         if error is Killed:
             patch.setattr(output_folder.Folder, "fold", lambda _: None)
         with pytest.raises(error):

@@ -20,10 +20,10 @@ import pytest
 
 from tests.tiny import Case, detector, table
 from vae_anomaly import artifact
-from vae_anomaly.detector.stream import Tally, score_batches
+from vae_anomaly.detector.stream import ScoredBatch, Tally, scored_batches
 from vae_anomaly.errors import DataError, OutputError, SchemaMismatch
 from vae_anomaly.explain.top_features import Alarm, Reason
-from vae_anomaly.jobs import manifest, score_workdir
+from vae_anomaly.jobs import claim, manifest, score_workdir
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import ScoreResult
 from vae_anomaly.workflow.score import score_files
@@ -79,10 +79,10 @@ def killed(request: ScoreRequest, after: int, *, passes: int = 1, error: type[Ba
     """Score, and be killed after so many batches of the last of ``passes``."""
     left = passes
 
-    def stream(*args: Any, **named: Any) -> Iterator[pa.RecordBatch]:
+    def stream(*args: Any, **named: Any) -> Iterator[ScoredBatch]:
         nonlocal left
         left -= 1
-        scored = score_batches(*args, **named)
+        scored = scored_batches(*args, **named)
         if left:
             yield from scored
             return
@@ -91,8 +91,8 @@ def killed(request: ScoreRequest, after: int, *, passes: int = 1, error: type[Ba
         raise error("killed")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vae_anomaly.workflow.score.score_batches", stream)
-        patch.setattr("vae_anomaly.workflow.score_fdr.score_batches", stream)
+        patch.setattr("vae_anomaly.workflow.score_output.scored_batches", stream)
+        patch.setattr("vae_anomaly.workflow.score_fdr.scored_batches", stream)
         with pytest.raises(error):
             score_files(request)
 
@@ -204,7 +204,7 @@ def test_killed_between_output_and_manifest(request_: ScoreRequest, monkeypatch:
 def test_what_a_job_left_that_was_killed_at_its_very_end_is_removed(request_: ScoreRequest) -> None:
     assert isinstance(request_.output, Path)
     score_files(request_)
-    folder = score_workdir.folder_of(request_.output)
+    folder = claim.folder_of(request_.output)
     folder.mkdir()
     (folder / "request.json").write_text("{}", encoding="utf-8")
     assert score_files(request_).unchanged

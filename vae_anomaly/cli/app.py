@@ -165,7 +165,7 @@ def fit(
     }
     settings = load_config(config, overrides)
     from vae_anomaly.cli import summaries
-    from vae_anomaly.workflow import memory_plan
+    from vae_anomaly.jobs import memory_plan
     from vae_anomaly.workflow.fit import fit_files as run
     from vae_anomaly.workflow.requests import FitRequest
 
@@ -225,7 +225,7 @@ def score(
         terminal.take_no_stock()
     top_columns = opt.top_columns(top)
     from vae_anomaly.cli import summaries_scoring
-    from vae_anomaly.workflow import memory_plan
+    from vae_anomaly.jobs import memory_plan
     from vae_anomaly.workflow.requests import ScoreRequest
     from vae_anomaly.workflow.score import score_files as run
     from vae_anomaly.workflow.watch import watch as run_watch

@@ -1,9 +1,9 @@
-"""``.<model>.fit.resume/``: what a fit that was cut off had done, kept until its model is where it belongs.
+"""Work folder of a fit: the training state, the finished model and the request, kept until the model is saved, logged and registered.
 
-In it lie ``lock``, held by the process that fits; ``request.json``, digests of what the fit is made from and the name of its job; the last
-state of a training and what a first pass found; and, once fitted, the model in ``detector/`` with ``fitted.json``. All of it is data, and
-whole or absent. Nothing here ends a fit: what cannot be kept is not kept, what is damaged is removed, and both are said. Knows no tables
-and no MLflow.
+``.<model>.fit.resume/`` or ``.<output>.resume/`` holds the lock; ``request.json``, digests of what the fit is made from and the name of
+its job; the latest state of each training stage and what the robust first pass found; and, once fitted, the model in ``detector/`` with
+``finished.json``. Nothing here ends a fit: a checkpoint that cannot be written is skipped, a damaged one is removed, both with a warning.
+Knows no tables and no MLflow.
 """
 
 import glob
@@ -26,7 +26,8 @@ from vae_anomaly.config import TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, DataError, Interrupted, OutputError, TrackingError, VaeAnomalyError
 from vae_anomaly.fitting.robust import TrimmedRows
-from vae_anomaly.jobs import score_workdir, training_state
+from vae_anomaly.jobs import training_state
+from vae_anomaly.jobs.claim import LOCK_FILE, REQUEST_FILE, State, WorkFolder, differences, digests_of, folder_of
 from vae_anomaly.jobs.signals import Interruption
 from vae_anomaly.model.training import TrainingState
 from vae_anomaly.storage import locks
@@ -37,7 +38,7 @@ _T = TypeVar("_T")
 CHECKPOINT_FORMAT = 1
 # Where nothing else is asked for. A state takes some hundredths of a second to keep; this is what is done twice at most.
 SECONDS = 5.0
-NO_STEP = {"lock", "request.json"}
+NO_STEP = {LOCK_FILE, REQUEST_FILE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,22 +81,23 @@ class Checkpoint:
         """Return what a fit has left here; None: nothing."""
         return None if self.folder is None else request_in(self.folder)
 
-    def goes_on(self) -> bool:
-        """Whether the same fit was cut off here."""
+    def state(self) -> State:
+        """Whether the same fit was interrupted here, and then whether its model was finished."""
         earlier = self.earlier()
-        return earlier is not None and earlier.digests == self.digests
+        if earlier is None or earlier.digests != self.digests:
+            return "fresh"
+        return "resumable" if self.finished_folder() is None else "done"
 
     def begin(self, tracking: TrackingConfig, *, anew: bool) -> None:
         """Make the folder that of this fit: what the same one had done stays unless it is to begin ``anew``, anything else is removed."""
         earlier, self.begun = self.earlier(), True
-        if earlier is not None and self.goes_on() and not anew:
+        if earlier is not None and self.state() != "fresh" and not anew:
             self.job = earlier.job
             _logger.info("going on with the fit that was cut off in %s", self.folder)
             return
-        if earlier is not None and not self.goes_on():
-            keys = sorted({*self.digests, *earlier.digests})
-            other = [name for name in keys if earlier.digests.get(name) != self.digests.get(name)]
-            _logger.warning("%s holds another fit that was cut off (other %s): this one starts anew", self.folder, " and ".join(other))
+        if earlier is not None and self.state() == "fresh":
+            other = " and ".join(differences(self.digests, earlier.digests))
+            _logger.warning("%s holds another fit that was cut off (other %s): this one starts anew", self.folder, other)
         job = secrets.token_hex(8)
         content = {"format": CHECKPOINT_FORMAT, "digests": dict(self.digests), "job": job, "tracking": asdict(tracking)}
 
@@ -183,7 +185,7 @@ class Checkpoint:
 
     def holds_something(self) -> bool:
         """Whether there is a step to go on from."""
-        return self.folder is not None and self.folder.is_dir() and any(p.name not in NO_STEP for p in self.folder.iterdir())
+        return self.folder is not None and WorkFolder(output=self.place, folder=self.folder).holds_other_than(*NO_STEP)
 
     # How it lies there
 
@@ -191,10 +193,10 @@ class Checkpoint:
         return time.monotonic() - self.since >= SECONDS if self.every is None else done % self.every == 0
 
     def _noted(self, name: str) -> dict[str, Any]:
-        return {} if self.folder is None else score_workdir.Unfinished(output=self.place, folder=self.folder).noted(name) or {}
+        return {} if self.folder is None else WorkFolder(output=self.place, folder=self.folder).noted(name) or {}
 
     def _note(self, folder: Path, name: str, value: Mapping[str, Any]) -> None:
-        score_workdir.Unfinished(output=self.place, folder=folder).note(name, value)
+        WorkFolder(output=self.place, folder=folder).note(name, value)
 
     def _read(self, name: str, read: Callable[[Path], _T]) -> _T | None:
         """Read a state; None where there is none, or none that is whole, and then it is removed."""
@@ -227,12 +229,12 @@ class Checkpoint:
 
 def workdir_of(output: Path | None, model_name: str) -> Path:
     """Return where a fit keeps what it has done: beside its output, or in the current folder under the name of its model."""
-    return Path(f".{model_name}.fit.resume") if output is None else score_workdir.folder_of(output)
+    return Path(f".{model_name}.fit.resume") if output is None else folder_of(output)
 
 
 def request_in(folder: Path) -> Request | None:
     """Return what lies in a folder; None: nothing, or nothing that can be read."""
-    found = score_workdir.Unfinished(output=folder, folder=folder).noted("request")
+    found = WorkFolder(output=folder, folder=folder).noted("request")
     try:
         if found and found["format"] == CHECKPOINT_FORMAT:
             return Request(digests=dict(found["digests"]), job=str(found["job"]), tracking=TrackingConfig(**found["tracking"]))
@@ -262,7 +264,7 @@ def claim_fit(
     a process that is killed after its fit has ended and before it could say so has not ended for whoever started it, and will be run
     again. Where no folder can be made, nothing is kept or, if it is ``needed``, that is an OutputError.
     """
-    digests = {name: score_workdir.digest_of(value) for name, value in made_from.items()}
+    digests = digests_of(made_from)
     folder, handle = _found(place, digests, needed=needed)
     kept = Checkpoint(place=place, folder=folder, digests=digests, interruption=interruption)
     try:

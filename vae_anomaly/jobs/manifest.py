@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from vae_anomaly.errors import DataError, OutputError
-from vae_anomaly.storage.atomic import write_durably, write_text, writing
+from vae_anomaly.storage.atomic import replacing, write_text, writing
 from vae_anomaly.storage.destinations import Destination
 from vae_anomaly.storage.filesystems import as_os_errors, files_below, is_text, no_text, os_error_text
 from vae_anomaly.storage.listing import Listed
@@ -137,16 +137,8 @@ def started(output: Path, made_from: Mapping[str, Any]) -> Iterator[None]:
 
 def _write(output: Path, content: Mapping[str, Any]) -> None:
     """Replace the manifest in one step. Raises OutputError."""
-    path = manifest_path(output)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(output):
-        try:
-            temporary.unlink(missing_ok=True)
-            write_durably(temporary, _text(content).encode())
-            temporary.replace(path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with writing(output), replacing(manifest_path(output)) as temporary:
+        temporary.write_bytes(_text(content).encode())
 
 
 def _text(content: Mapping[str, Any]) -> str:

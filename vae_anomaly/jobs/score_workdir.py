@@ -1,17 +1,13 @@
-"""``.<output>.resume/``: what a killed job had finished, kept until its output is whole.
+"""Checkpoints of a scoring: finished output rows in its work folder, kept until the output is whole.
 
-In it lie ``lock``, held by the process that makes the output; ``request.json``, digests of what the parts were made from; finished rows
-as Arrow files, named by their first row, each with what was counted up to its end; and notes. All of it is whole or absent. Knows no
-models and no scores: what parts are made from, counts and notes are plain JSON values.
+Each is an Arrow file named by its first row, with the counts up to its end in its metadata. Knows no models and no scores.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,16 +17,14 @@ from typing import Any
 import pyarrow as pa
 
 from vae_anomaly.errors import DataError, OutputError, VaeAnomalyError
-from vae_anomaly.storage.atomic import durably, sweep, writing
+from vae_anomaly.jobs.claim import LOCK_FILE, REQUEST_FILE, WorkFolder, digests_of, folder_of
+from vae_anomaly.storage.atomic import replacing, sweep, writing
 from vae_anomaly.storage.locks import Taken, clear, lock, remove
 from vae_anomaly.tables.quarantine import QUARANTINE
 
-if sys.platform != "win32":
-    pass
-
 _logger = logging.getLogger(__name__)
 WORKDIR_FORMAT = 1
-# Parts are given up before the output itself has no room: free bytes that must remain beside four times the part.
+# Checkpoints are given up before the output itself runs out of disk: free bytes that must remain beside four times the checkpoint.
 SPARE_BYTES = 64 * 2**20
 
 _KEY = b"vae-anomaly"
@@ -39,7 +33,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedRows:
-    """Finished rows from ``first`` on; ``counted`` is what had been counted up to their end."""
+    """A checkpoint: finished rows from ``first`` on, and what was ``counted`` up to their end."""
 
     path: Path
     first: int
@@ -47,7 +41,7 @@ class FinishedRows:
     counted: Mapping[str, Any]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Return the rows as they were kept. Raises OutputError for a part that somebody else has changed."""
+        """Yield the rows as they were written. Raises OutputError if the file was changed since."""
         try:
             with self.path.open("rb") as file, pa.ipc.open_file(file) as reader:
                 for i in range(reader.num_record_batches):
@@ -59,20 +53,16 @@ class FinishedRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
-    """The claimed folder of an output that is being made."""
-
-    output: Path
-    folder: Path
+class Unfinished(WorkFolder):
+    """The claimed work folder of an output that is being written."""
 
     def begin(self, made_from: Mapping[str, Any], *, anew: bool) -> tuple[FinishedRows, ...]:
-        """Return the finished parts of a killed job that was to do the same; none if there is none, and then the folder is empty.
+        """Return the checkpoints of a killed job of the same request; without any the folder is empty then.
 
-        Parts of another job, and with ``anew`` all parts, are removed.
+        Checkpoints of another request, and with ``anew`` all of them, are removed.
         """
-        digests = {name: digest_of(value) for name, value in made_from.items()}
-        found = self.noted("request")
-        other = [name for name in digests if found and found.get(name) != digests[name]]
+        digests, found = digests_of(made_from), self.noted("request")
+        other = [name for name, digest in digests.items() if found and found.get(name) != digest]
         same = found is not None and not other and found.get("format") == WORKDIR_FORMAT
         if same and not anew:
             return self._contiguous()
@@ -85,7 +75,7 @@ class Unfinished:
         return ()
 
     def keep(self, first: int, batches: Sequence[pa.RecordBatch], counted: Mapping[str, Any]) -> bool:
-        """Keep finished rows; False: the disk has no room to spare, and all parts have made way for the output."""
+        """Write a checkpoint; False: the disk has no room to spare, and all checkpoints were removed to make room for the output."""
         path = self._path(first)
         text = json.dumps({"rows": sum(b.num_rows for b in batches), "counted": counted})
         schema = batches[0].schema.with_metadata({_KEY: text})
@@ -96,58 +86,40 @@ class Unfinished:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                self._drop_parts()
+                self._drop_checkpoints()
                 return False
         return True
 
-    def note(self, name: str, value: Mapping[str, Any]) -> None:
-        """Keep a note, replacing one of the same name."""
-        path = self.folder / f"{name}.json"
-        with writing(self.output), durably(path) as temporary:
-            temporary.write_text(json.dumps(value), encoding="utf-8")
-
-    def noted(self, name: str) -> dict[str, Any] | None:
-        """Return a note; None where there is none, or none that can be read."""
-        try:
-            return dict(json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
     def holds_something(self) -> bool:
-        """Whether there is anything to go on from."""
-        return self.folder.is_dir() and any(path.name not in {"lock", "request.json", QUARANTINE} for path in self.folder.iterdir())
+        """Whether there is anything to continue from."""
+        return self.holds_other_than(LOCK_FILE, REQUEST_FILE, QUARANTINE)
 
     def _contiguous(self) -> tuple[FinishedRows, ...]:
-        """Return the parts from row 0 on without a gap, and remove what lies beyond one."""
-        parts: list[FinishedRows] = []
+        """Return the checkpoints from row 0 on without a gap, and remove those beyond one."""
+        found: list[FinishedRows] = []
         rows = 0
-        while (part := _read_part(self._path(rows), rows)) is not None:
-            parts.append(part)
-            rows += part.rows
+        while (checkpoint := _read_checkpoint(self._path(rows), rows)) is not None:
+            found.append(checkpoint)
+            rows += checkpoint.rows
         with writing(self.output):
-            for path in {*self.folder.glob("*.arrow"), *self.folder.glob("*.part")} - {part.path for part in parts}:
+            for path in {*self.folder.glob("*.arrow"), *self.folder.glob("*.part")} - {checkpoint.path for checkpoint in found}:
                 path.unlink()
-        return tuple(parts)
+        return tuple(found)
 
     def _path(self, first: int) -> Path:
         return self.folder / f"{first:015d}.arrow"
 
-    def _drop_parts(self) -> None:
+    def _drop_checkpoints(self) -> None:
         for path in [*self.folder.glob("*.arrow"), *self.folder.glob("*.part")]:
             path.unlink()
 
 
-def folder_of(output: Path) -> Path:
-    """Return where the finished parts of an output lie while it is being made."""
-    return output.with_name(f".{output.name}.resume")
-
-
 @contextmanager
 def claim(output: Path) -> Iterator[Unfinished]:
-    """Claim an output for one process: the second one is refused, and a killed one gives it back.
+    """Claim the work folder of an output for this process; a killed process gives it up.
 
-    The folder is removed when the block ends, and when it ends with an error that running again does not mend, a bad row for instance;
-    when it was interrupted or a store did not answer, what was finished stays. Raises OutputError.
+    The folder is removed when the block ends, and when it raises an error that running again does not mend, a malformed row for instance;
+    after an interrupt or a store that did not answer, checkpoints stay. Raises OutputError if another process has the claim.
     """
     unfinished = Unfinished(output=output, folder=folder_of(output))
     with writing(output):
@@ -158,8 +130,8 @@ def claim(output: Path) -> Iterator[Unfinished]:
                 f"{output} is being written by another run (process {taken}). Wait for it, or name another with -o."
             ) from None
     try:
-        for left in (output, output.with_name(f"{output.name}.manifest.json")):
-            sweep(left)
+        for path in (output, output.with_name(f"{output.name}.manifest.json")):
+            sweep(path)
         yield unfinished
     except BaseException as error:
         unread = type(error) is DataError and isinstance(error.__cause__, OSError)
@@ -174,35 +146,30 @@ def claim(output: Path) -> Iterator[Unfinished]:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove what a job left that was killed after its output was whole."""
+    """Remove the work folder of a job that was killed after its output was whole."""
     if folder_of(output).is_dir():
         with suppress(OutputError), claim(output):
             pass
 
 
-def digest_of(value: object) -> str:
-    """sha256 (hex) of a plain JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def _refuse_tight(folder: Path, size: int) -> None:
-    """Take a disk for full while the output can still grow by what the next parts hold."""
+    """Treat the disk as full while the output can still grow by the size of the next checkpoints. Raises OSError."""
     if shutil.disk_usage(folder).free < SPARE_BYTES + 4 * size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _read_part(path: Path, first: int) -> FinishedRows | None:
-    """Return a part, None where there is none or no whole one: its footer stands at its end."""
+def _read_checkpoint(path: Path, first: int) -> FinishedRows | None:
+    """Return a checkpoint; None where there is none or an incomplete one, which lacks its footer."""
     try:
         with path.open("rb") as file, pa.ipc.open_file(file) as reader:
-            said = json.loads(reader.schema.metadata[_KEY])
-        return FinishedRows(path=path, first=first, rows=said["rows"], counted=said["counted"]) if said["rows"] > 0 else None
+            about = json.loads(reader.schema.metadata[_KEY])
+        return FinishedRows(path=path, first=first, rows=about["rows"], counted=about["counted"]) if about["rows"] > 0 else None
     except (OSError, pa.ArrowException, ValueError, TypeError, KeyError):
         return None
 
 
 def _write_arrow(path: Path, batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> None:
     options = pa.ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=True)
-    with durably(path) as temporary, temporary.open("wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
+    with replacing(path) as temporary, temporary.open("wb") as file, pa.ipc.new_file(file, schema, options=options) as writer:
         for batch in batches:
             writer.write_batch(batch)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vae_anomaly.fitting.robust import TrimmedRows
 from vae_anomaly.model.training import CurvePoint, SamplerState, TrainingState
-from vae_anomaly.storage.atomic import durably
+from vae_anomaly.storage.atomic import replacing
 
 # What reading a file that is no state of ours raises.
 DAMAGE = (OSError, SafetensorError, ValueError, KeyError, TypeError)
@@ -67,7 +67,7 @@ def _write(path: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     text = json.dumps(about)
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     head = {"about": text, "sha256": _digest(text, whole)}
-    with durably(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(safetensors.torch.save(whole, metadata=head))
 
 

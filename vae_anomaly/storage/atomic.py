@@ -1,11 +1,11 @@
-"""A folder that appears whole or not at all, whatever kills the process that writes it.
+"""Files and folders that appear whole or not at all, whatever kills the process that writes them.
 
-Knows nothing of what is in the folder. The content is written to a sibling ``.<name>.<random>.partial``, made durable and renamed.
-To replace a folder, the old one first steps aside as ``.<name>.old``: two renames, and ``present`` and the next ``publish`` put
-right what a kill between them leaves. Renames are atomic on one file system, and siblings share one.
+A file is written to ``.<name>.<process>.part`` beside it, forced to disk and renamed (``replacing``); what a killed process leaves is
+swept away by the next writer of the same file. A folder is written to a sibling ``.<name>.<random>.partial``, forced to disk and renamed
+(``publish``). To replace a folder, the old one is first renamed to ``.<name>.old``: two renames, and ``present`` and the next ``publish``
+repair what a kill between them leaves. Renames are atomic within one file system, and siblings share one.
 """
 
-import contextlib
 import errno
 import os
 import re
@@ -14,12 +14,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from vae_anomaly.errors import OutputError
 from vae_anomaly.messages import one_line
 
-_SAID = {
+_REASONS = {
     errno.ENOSPC: "the disk is full. Free some space or write elsewhere with -o",
     errno.EDQUOT: "the disk quota is used up. Free some space or write elsewhere with -o",
     errno.EROFS: "the file system is read-only. Write elsewhere with -o",
@@ -36,44 +35,43 @@ _SAID = {
 
 def write_text(path: Path, text: str) -> None:
     """Write a text to ``path``, replacing it in one step. Raises OutputError, and then nothing was changed."""
-    with writing(path), _whole_or_absent(path) as stream:
-        stream.write(text.encode())
+    sweep(path)
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(text.encode())
 
 
-@contextlib.contextmanager
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while writing into one line; readers have translated their own errors."""
+    """Turn an operating-system error while writing into an OutputError of one line; errors of readers have been translated before."""
     try:
         yield
     except OSError as error:
-        said = _SAID.get(error.errno or 0, one_line(error))
+        reason = _REASONS.get(error.errno or 0, one_line(error))
         if error.errno == errno.ENOENT and path.parent.is_dir():  # as /proc
-            said = "no file can be made in its folder. Write elsewhere with -o"
-        raise OutputError(f"{path} cannot be written: {said}.") from error
+            reason = "no file can be made in its folder. Write elsewhere with -o"
+        raise OutputError(f"{path} cannot be written: {reason}.") from error
 
 
-@contextlib.contextmanager
-def _whole_or_absent(path: Path) -> Iterator[BinaryIO]:
-    """Give a stream that becomes ``path`` if the block ends well, and vanishes otherwise."""
-    sweep(path)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; the file written there durably replaces ``path`` if the block ends well."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the new name last; some file systems cannot, and then the file is as safe as it gets."""
-    with contextlib.suppress(OSError):
+    """Make the names in a folder durable, where the file system and the platform can (Windows opens no folders)."""
+    with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -82,7 +80,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove what killed processes left of earlier attempts at the same output."""
+    """Remove temporary files that killed processes left beside ``path``."""
     for left in path.parent.glob(f".{path.name}.*.part"):
         owner = re.fullmatch(r"(\d+)\.part", left.name.removeprefix(f".{path.name}."))
         if owner and not _alive(int(owner[1])):
@@ -104,9 +102,9 @@ Test = Callable[[Path], bool]
 
 
 def publish(folder: Path, write: Write, *, replaces: Test | None = None) -> None:
-    """Let ``write`` fill a new folder, then give it the name ``folder``; on any error nothing has changed.
+    """Call ``write`` with a new folder, then rename that to ``folder``; after an error nothing has changed.
 
-    A folder that exists is an error unless it is empty or ``replaces`` says that it may go. Raises OutputError.
+    An existing folder is an error unless it is empty or ``replaces`` returns True for it. Raises OutputError.
     """
     folder = folder.resolve()
     with _output_errors(folder):
@@ -117,7 +115,7 @@ def publish(folder: Path, write: Write, *, replaces: Test | None = None) -> None
         stage.mkdir()
         try:
             write(stage)
-            _sync(stage)
+            sync_folder(stage)
             _swap(stage, folder)
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)
@@ -125,13 +123,13 @@ def publish(folder: Path, write: Write, *, replaces: Test | None = None) -> None
 
 
 def present(folder: Path) -> Path:
-    """Return where the content of ``folder`` is now: there, or aside if a replacement was killed half-way."""
+    """Return the folder that holds the content of ``folder``: itself, or the renamed one if a replacement was killed half-way."""
     old = _old(folder.resolve())
     return old if old.is_dir() and not folder.exists() else folder
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Write a new file and wait until the disk has it."""
+    """Write a new file and force it to disk."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -147,7 +145,7 @@ def _aside(folder: Path) -> Path:
 
 
 def _recover(folder: Path) -> None:
-    """Finish what killed processes left beside ``folder``."""
+    """Complete or undo replacements of ``folder`` that were killed."""
     old = _old(folder)
     if old.is_dir() and folder.exists():
         _discard(old, folder)
@@ -185,19 +183,9 @@ def _swap(stage: Path, folder: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
-    _sync(folder.parent)
+    sync_folder(folder.parent)
     if old.exists():
         _discard(old, folder)
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder durable; Windows cannot open folders and does not need it."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager
@@ -208,18 +196,3 @@ def _output_errors(folder: Path) -> Iterator[None]:
         why = "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else (error.strerror or str(error)).lower()
         where = f" at {folder.parent}" if error.filename == str(folder.parent) else ""
         raise OutputError(f"{folder} cannot be written: {why}{where}. Nothing was changed there.") from error
-
-
-@contextmanager
-def durably(path: Path) -> Iterator[Path]:
-    """Give a name to write to; what is there when the block ends well is forced to disk and becomes ``path``."""
-    temporary = path.with_suffix(".part")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)

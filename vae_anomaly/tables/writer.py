@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.keys import key_text
-from vae_anomaly.storage.atomic import _whole_or_absent, writing
+from vae_anomaly.storage.atomic import replacing, sweep, writing
 
 OutputFormat = Literal["parquet", "csv"]
 
@@ -45,7 +45,8 @@ def write_batches(path: Path, batches: Iterator[pa.RecordBatch], schema: pa.Sche
     OutputError
         The disk is full, or the folder is missing or not writable.
     """
-    with writing(path), _whole_or_absent(path) as stream:
+    sweep(path)
+    with writing(path), replacing(path) as temporary, temporary.open("wb") as stream:
         return _write_parquet(stream, batches, schema) if fmt == "parquet" else _write_csv(stream, batches, schema, escape=escape)
 
 

@@ -30,7 +30,7 @@ from vae_anomaly.fitting.fit import fit_rows
 from vae_anomaly.fitting.held_out import FitRecord
 from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import RowSplit, calibration_size
-from vae_anomaly.jobs import fit_workdir, memory, signals
+from vae_anomaly.jobs import fit_workdir, memory, memory_plan, signals
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.keys import Labels, check_normal_rows, group_codes, read_labels, time_order
@@ -40,7 +40,7 @@ from vae_anomaly.tables.error_location import located
 from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.tracking.registry import ModelVersion
 from vae_anomaly.tracking.runs import start_run
-from vae_anomaly.workflow import fit_resume, memory_plan, publish
+from vae_anomaly.workflow import fit_resume, publish
 from vae_anomaly.workflow.fit_resume import Outcome
 from vae_anomaly.workflow.requests import FitRequest
 from vae_anomaly.workflow.results import FitResult, ModelName
@@ -161,7 +161,7 @@ def _refuse_output(output: Path | None, kept: fit_workdir.Checkpoint, *, overwri
     """Refuse to write where that must not be; what the same fit had written before it was cut off is no obstacle."""
     if output is None or not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    if kept.goes_on() and kept.is_finished_model(output):
+    if kept.state() != "fresh" and kept.is_finished_model(output):
         return
     if not overwrite:
         raise OutputError(f"{output} exists. Name another folder with --output, or give --overwrite to replace the model in it.")

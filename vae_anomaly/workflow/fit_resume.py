@@ -1,6 +1,6 @@
-"""How a fit that was cut off goes on: what it is made from, what it had logged, and what it had found.
+"""Resuming a fit: what it is made from, what an interrupted run of it had logged, and the outcome it had reached.
 
-Knows neither rows nor training. What is kept lies where ``edges.checkpoint`` puts it.
+Knows neither rows nor training; ``jobs.fit_workdir`` holds the files.
 """
 
 import logging
@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outcome:
-    """What a fit came to: the detector, how it does against labels, and the normal rows that stand out."""
+    """Result of the training: the detector, its quality against labels, and normal rows that look suspicious."""
 
     detector: Detector
     quality: Quality | None
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def made_from(source: Source, config: Config, most: int | None) -> dict[str, Any]:
-    """Return all that the bytes of a model, and where it is logged, depend on; ``most`` rows are held, None: all."""
+    """Return everything that the bytes of a model, and where it is logged, depend on; at most ``most`` rows are held, None: all."""
     device = _hardware(device_of(config.train.device))
     return {
         "inputs": source.made_of(),
@@ -59,12 +59,12 @@ def _hardware(device: torch.device) -> str:
 
 
 def begin(kept: Checkpoint, tracking: TrackingConfig, *, resume: bool | None) -> ModelVersion | None:
-    """Claimed, a folder becomes that of this fit; returns what the same fit had logged whole before it was cut off.
+    """Take over a claimed work folder. Return the model version that an interrupted run of the same fit already logged, if any.
 
-    What another one had left in the store is put right too, as far as it can be reached. Raises ConfigError when this one was to
-    ``resume`` and there is nothing, TrackingError.
+    Runs that another interrupted fit left open in the store are settled too, as far as the store can be reached. Raises ConfigError for
+    ``resume`` without an interrupted fit, TrackingError.
     """
-    earlier, same = kept.earlier(), kept.goes_on()
+    earlier, same = kept.earlier(), kept.state() != "fresh"
     if resume and not same:
         where = f"what lies in {kept.place} is of other data or settings" if earlier else f"there is no {kept.place}"
         raise ConfigError(f"--resume finds no fit of these data and settings that was cut off: {where}. Leave it out to fit anew.")
@@ -80,14 +80,14 @@ def begin(kept: Checkpoint, tracking: TrackingConfig, *, resume: bool | None) ->
 
 
 def keep_outcome(kept: Checkpoint, outcome: Outcome) -> Outcome:
-    """Keep what a fit came to until it is where it belongs; returns it."""
+    """Write the outcome to the work folder until the model is saved and registered; return it."""
     quality = None if outcome.quality is None else asdict(outcome.quality)
     kept.keep_finished(outcome.detector, {"quality": quality, "suspicious": [asdict(row) for row in outcome.suspicious]})
     return outcome
 
 
 def outcome(kept: Checkpoint) -> Outcome | None:
-    """Return what the fit that was cut off had come to; None: it had not ended."""
+    """Return the outcome that an interrupted fit had reached; None: it was still training."""
     finished = kept.finished()
     if finished is None:
         return None

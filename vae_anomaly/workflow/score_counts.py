@@ -1,49 +1,45 @@
-"""What a scoring counts while rows go by: memory does not grow with them.
-
-Knows output batches and tallies of ``core.stream``, not where they go.
-"""
+"""Counts of a scoring: rows, alarms, unseen levels, missing cells, worst alarms and rejected rows, in bounded memory."""
 
 import heapq
 import logging
 import math
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import OnError
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.stream import Tally
+from vae_anomaly.detector.stream import Rejections, ScoredBatch, Tally
 from vae_anomaly.errors import OutputError
 from vae_anomaly.evaluation.results import missing_changes
 from vae_anomaly.explain.top_features import REST, Alarm, Reason
 from vae_anomaly.jobs import manifest
 from vae_anomaly.jobs.score_workdir import Unfinished
-from vae_anomaly.messages import OnProgress
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.storage.atomic import writing
 from vae_anomaly.storage.destinations import Destination
-from vae_anomaly.tables import quarantine
 from vae_anomaly.tables.csv_rejects import Rejected, RejectedRows, Rejects
+from vae_anomaly.tables.quarantine import Quarantine, quarantine_path
 from vae_anomaly.workflow.results import Counts, Discovery, Untypical
 
 # Alarms shown in the summary.
 WORST_ALARMS = 5
-# Groups named that the calibration had not; a column of keys has millions.
+# Names of unseen groups that are counted one by one: a column of keys has millions.
 GROUPS_NAMED = 1000
 
 
 @dataclass(kw_only=True)
 class Counting:
-    """Grows with every tally and every output batch; ``done`` gives the counts."""
+    """Running counts of a scoring, a fold over its scored batches; ``done`` returns them as a result."""
 
     ids: tuple[str, ...]
     rows: int = 0
@@ -56,25 +52,23 @@ class Counting:
     pooled_rows: int = 0
     unseen_groups: Counter[str] = field(default_factory=Counter)
     worst: list[tuple[float, int, Alarm]] = field(default_factory=list)
-    position: int = 0  # rows of the input up to here, with those that were left out
+    position: int = 0  # rows of the input up to here, rejected ones included
     rejected: int = 0
     first_rejected: str = ""
     quarantined_bytes: int = 0
-    numbers: Any = field(default=None, init=False, repr=False, compare=False)  # of the rows of the last batch
 
     def state(self) -> dict[str, Any]:
-        """Return all of it as plain values, for ``counting_from``."""
-        return dict(TypeAdapter(Counting).dump_python(self, mode="json", exclude={"numbers"}))
+        """Return everything as JSON values, for ``counting_from``."""
+        return dict(TypeAdapter(Counting).dump_python(self, mode="json"))
 
     def counted(self) -> dict[str, Any]:
-        """Return what adds up with that of other outputs, for ``tally_from``: all but the alarms by name, and nothing that is none."""
+        """Return the counts that add up over outputs as JSON values, for ``tally_from``; zeros and the worst alarms are left out."""
         return {name: value for name, value in self.state().items() if value and name not in {"ids", "worst"}}
 
     def add(self, tally: Tally) -> None:
         """Add the counts of one batch."""
         self.rows += tally.rows
-        self.numbers = np.arange(self.position, self.position + tally.rows) if tally.numbers is None else tally.numbers
-        self.position = int(self.numbers[-1]) + 1 if tally.rows else self.position
+        self.position = self.position + tally.rows if tally.numbers is None or not tally.rows else int(tally.numbers[-1]) + 1
         self.alarms += tally.alarms
         self.unscored += tally.unscored
         self.unseen.update(tally.unseen)
@@ -86,16 +80,20 @@ class Counting:
             if name in self.unseen_groups or len(self.unseen_groups) < GROUPS_NAMED:
                 self.unseen_groups[name] += count
 
-    def look(self, batches: Iterator[pa.RecordBatch], tell: OnProgress, total: int | None) -> Iterator[pa.RecordBatch]:
-        """Let output batches pass, keep the worst alarms and tell how far it is."""
-        tell("scoring", self.rows, total)
-        for batch in batches:
-            self._keep_worst(batch)
-            yield batch
-            tell("scoring", self.rows, total)
+    def take(self, scored: ScoredBatch) -> None:
+        """Add the counts of one batch, keep its worst alarms, and take over the rejections up to its end."""
+        first = self.position
+        self.add(scored.tally)
+        numbers = scored.tally.numbers
+        self._keep_worst(scored.rows, np.arange(first, first + scored.tally.rows) if numbers is None else numbers)
+        self.reject(scored.rejections)
+
+    def reject(self, rejections: Rejections) -> None:
+        """Take over the rejections up to here."""
+        self.rejected, self.first_rejected, self.quarantined_bytes = rejections.rows, rejections.first, rejections.bytes
 
     def done(self, detector: Detector, threshold: Threshold, *, typicality: bool = False, discovery: Discovery | None = None) -> Counts:
-        """Return what was counted; where a false-discovery rate set the cut-off, the alarms of normal rows alone are not foreseen."""
+        """Return the result; with a false-discovery rate the number of alarms among normal rows is not predicted."""
         scored = self.rows - self.unscored
         return Counts(
             rows=self.rows,
@@ -112,11 +110,11 @@ class Counting:
             top_alarms=tuple(alarm for _, _, alarm in sorted(self.worst, key=lambda kept: (-kept[0], -kept[1]))),
         )
 
-    def _keep_worst(self, batch: pa.RecordBatch) -> None:
+    def _keep_worst(self, batch: pa.RecordBatch, numbers: NDArray[np.int64]) -> None:
         flagged = np.flatnonzero(batch.column("is_anomaly").to_numpy(zero_copy_only=False))
         scores = batch.column("anomaly_score").to_numpy(zero_copy_only=False)
         for i in flagged[np.argsort(-scores[flagged], kind="stable")[:WORST_ALARMS]].tolist():
-            number = int(self.numbers[i])  # the tally of this batch was added before it came by
+            number = int(numbers[i])
             entry = (float(scores[i]), -number, self._alarm(batch.slice(i, 1), number))
             # Rows have different numbers, so that alarms themselves are never compared.
             (heapq.heappush if len(self.worst) < WORST_ALARMS else heapq.heappushpop)(self.worst, entry)
@@ -134,12 +132,12 @@ class Counting:
 
 
 def counting_from(state: Mapping[str, Any]) -> Counting:
-    """Return a counting that goes on where ``state`` was taken. Raises ValueError for values that are none."""
+    """Return the counting that ``state`` was taken from. Raises ValueError for values of the wrong type."""
     return TypeAdapter(Counting).validate_python(state)
 
 
 def tally_from(counted: Mapping[str, Any]) -> Tally:
-    """Return what was counted over one output, to be added to others. Raises ValueError for values that are none."""
+    """Return the counts of one finished output, to be added to others. Raises ValueError for values of the wrong type."""
     found = counting_from({"ids": (), **counted})
     return Tally(
         rows=found.rows,
@@ -154,102 +152,80 @@ def tally_from(counted: Mapping[str, Any]) -> Tally:
     )
 
 
-_logger = logging.getLogger(__name__)
-
-
-@dataclass(kw_only=True)
-class RejectedStreak:
-    """Rows without a good one between them, up to the number ``last``; ``size`` is that of the side file behind them."""
-
-    last: int
-    rows: int
-    first: str
-    size: int
-
-
 @dataclass(kw_only=True, eq=False)
-class Rejecting:
-    """Takes the rejected rows of one scoring, and the tallies of the others."""
+class RejectLog:
+    """Rejected rows of one scoring: written to the quarantine file, if there is one, and counted for the batches that follow them.
 
-    counting: Counting
-    side: quarantine.Quarantine | None
-    waiting: list[RejectedStreak] = field(default_factory=list)
-    # Rows are left out in the thread that reads, and counted in the one that scores.
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    Used by the reading thread alone until reading has ended; only ``sync`` may be called from another one.
+    """
 
-    def __call__(self, rejected: Rejected) -> None:
-        """Take a row that was left out."""
-        with self.lock:
-            if self.side is not None:
-                self.side.add(rejected)
-            size = 0 if self.side is None else self.side.size
-            if self.waiting and self.waiting[-1].last == rejected.number - 1:
-                run = self.waiting[-1]
-                run.last, run.rows, run.size = rejected.number, run.rows + 1, size
-            else:
-                self.waiting.append(RejectedStreak(last=rejected.number, rows=1, first=rejected.where, size=size))
+    quarantine: Quarantine | None
+    before: Rejections  # up to the end of the rows that were read
+    # Streaks of rejected rows beyond that: row number of the last one, and the rejections up to it. A file may hold millions in a row.
+    ahead: list[tuple[int, Rejections]] = field(default_factory=list)
 
-    def add(self, tally: Tally) -> None:
-        """Count scored rows, and the rejected ones before the last of them."""
-        self.counting.add(tally)
-        self._settle(self.counting.position)
+    def add(self, rejected: Rejected) -> None:
+        """Record a rejected row; rows come in ascending order."""
+        last = self.ahead[-1][1] if self.ahead else self.before
+        if self.quarantine is not None:
+            self.quarantine.add(rejected)
+        size = 0 if self.quarantine is None else self.quarantine.size
+        if self.ahead and self.ahead[-1][0] == rejected.number - 1:
+            self.ahead.pop()
+        self.ahead.append((rejected.number, Rejections(rows=last.rows + 1, first=last.first or rejected.where, bytes=size)))
+
+    def up_to(self, position: float) -> Rejections:
+        """Return the rejections among the rows before ``position``."""
+        while self.ahead and self.ahead[0][0] < position:
+            self.before = self.ahead.pop(0)[1]
+        return self.before
 
     def sync(self) -> None:
-        """Wait until the disk has the side file as far as it goes with the rows that are about to be kept."""
-        if self.side is not None:
-            with self.lock:
-                self.side.sync()
+        """Force the quarantine file to disk, before rows that follow what is in it become a checkpoint."""
+        if self.quarantine is not None:
+            self.quarantine.sync()
 
     def finish(self, output: Destination) -> RejectedRows | None:
-        """Give the side file its name and return what was left out of ``output``; None: nothing."""
-        self._settle(math.inf)
-        path = None if self.side is None else self.side.finish()
+        """Publish the quarantine file beside ``output`` and return what was rejected; None: nothing."""
+        total = self.up_to(math.inf)
+        path = None if self.quarantine is None else self.quarantine.finish()
         where = "" if path is None else str(output.beside(path.name))
-        counting = self.counting
-        if not counting.rejected:
-            return None
-        return RejectedRows(rows=counting.rejected, first=counting.first_rejected, quarantine=where)
-
-    def _settle(self, position: float) -> None:
-        counting = self.counting
-        with self.lock:
-            while self.waiting and self.waiting[0].last < position:
-                run = self.waiting.pop(0)
-                counting.rejected += run.rows
-                counting.first_rejected = counting.first_rejected or run.first
-                counting.quarantined_bytes = run.size
+        return RejectedRows(rows=total.rows, first=total.first, quarantine=where) if total.rows else None
 
 
 @contextmanager
-def rejecting(on_error: OnError, counting: Counting, unfinished: Unfinished, *, escape: bool) -> Iterator[Rejecting]:
-    """Give what takes the rows that are left out from where ``counting`` stands."""
-    side = None
-    if on_error == "quarantine":
-        side = quarantine.Quarantine(unfinished.output, unfinished.folder, size=counting.quarantined_bytes, escape=escape)
-    try:
-        yield Rejecting(counting=counting, side=side)
-    finally:
-        if side is not None:
-            side.close()
+def reject_log(on_error: OnError, counting: Counting, unfinished: Unfinished, *, escape: bool) -> Iterator[RejectLog]:
+    """Give the log of rejected rows, continued from where ``counting`` is."""
+    before = Rejections(rows=counting.rejected, first=counting.first_rejected, bytes=counting.quarantined_bytes)
+    if on_error != "quarantine":
+        yield RejectLog(quarantine=None, before=before)
+        return
+    with closing(Quarantine(unfinished.output, unfinished.folder, size=before.bytes, escape=escape)) as quarantine:
+        yield RejectLog(quarantine=quarantine, before=before)
+
+
+_logger = logging.getLogger(__name__)
 
 
 def refuse_existing(output: Path, on_error: OnError, *, overwrite: bool) -> None:
-    """Refuse to replace a side file that no run of ours is known to have written."""
-    path = quarantine.quarantine_path(output)
+    """Refuse to replace a quarantine file that no manifest accounts for. Raises OutputError."""
+    if on_error != "quarantine":
+        return
+    path = quarantine_path(output)
     with writing(path):
-        exists = on_error == "quarantine" and path.exists()
+        exists = path.exists()
     if exists and not overwrite and manifest.read_manifest(output) is None:
         raise OutputError(f"{path} exists and no manifest says what it is. Name another output with -o, or give --overwrite to replace it.")
 
 
 def left_out(rejects: Rejects) -> RejectedRows | None:
-    """Return how many rows were left out and the first of them, and warn of them; None: every row could be read."""
+    """Log a warning about the rejected rows and return their number and the first one; None: no row was rejected."""
     rejected_notes(rejects)
     return None if rejects.first is None else RejectedRows(rows=rejects.count, first=rejects.first.where)
 
 
 def rejected_notes(rejects: Rejects) -> tuple[str, ...]:
-    """Return a note on the rows that were left out, and warn of them; nothing where there are none."""
+    """Log a warning about the rejected rows and return it as a note; empty if no row was rejected."""
     if rejects.first is None:
         return ()
     note = f"{rejects.count:,} rows cannot be read and were left out; the first, counted from 1: {rejects.first.where}"

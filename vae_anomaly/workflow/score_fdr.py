@@ -1,72 +1,73 @@
-"""Which threshold a scoring flags with: at a false-alarm rate, or at the cut-off of a false-discovery rate that a first pass finds.
+"""The cut-off of a false-discovery rate: a first pass over all rows finds it, a second one flags with it.
 
-Knows thresholds and batches, not files. The first pass keeps one count for each p-value there can be, whatever the number of rows;
-from these counts it can go on.
+The first pass keeps one count per possible p-value, whatever the number of rows, and can be resumed from these counts.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, marginal_p_values, rank_counts
 from vae_anomaly.calibration.threshold import Threshold
-from vae_anomaly.choices import PValueKind
-from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.stream import ScoreOptions, score_batches
+from vae_anomaly.detector.stream import Rejections, scored_batches
+from vae_anomaly.jobs.score_workdir import Unfinished
 from vae_anomaly.messages import percent
+from vae_anomaly.tables.source import Source
+from vae_anomaly.workflow.prefetch import prefetch
 from vae_anomaly.workflow.results import Discovery
+from vae_anomaly.workflow.score_counts import RejectLog
+from vae_anomaly.workflow.score_job import ScoreJob
+from vae_anomaly.workflow.score_resume import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ranks:
-    """How many of the first ``rows`` rows of the input have each rank among n calibration scores; (n + 1,) int64."""
+    """Number of rows of each rank among n calibration scores, int64 [n + 1], over the first ``rows`` rows of the input."""
 
     rows: int
     counts: NDArray[np.int64]
 
 
-def threshold_for(threshold: Threshold, *, alpha: float | None, fdr: float | None, p_values: PValueKind) -> Threshold:
-    """Return the threshold to start from. Raises NotCalibrated where the calibration does not have what is asked for."""
-    if fdr is not None:
-        threshold.refuse_unless_exact("--fdr")
-    if p_values == "conditional":
-        threshold = threshold.conditional()
-        return threshold if fdr is not None else threshold.at(alpha or threshold.alpha)
-    return threshold if alpha is None else threshold.at(alpha)
-
-
-def discover(
-    detector: Detector,
-    threshold: Threshold,
-    batches: Iterable[pa.RecordBatch],
-    options: ScoreOptions,
-    rate: float,
-    on_ranks: Callable[[Ranks], None],
-    before: Ranks | None = None,
-) -> Discovery:
-    """Score all rows, keep only how many have each rank, and return the cut-off of Benjamini and Hochberg at ``rate``.
-
-    ``before``: the ranks of rows that precede those in ``batches``.
-    """
-    n = len(threshold.calibration)
-    ranks = before or Ranks(rows=0, counts=np.zeros(n + 1, dtype=np.int64))
-    marginal = replace(threshold, table=None)
-    plain = replace(options, explain="none", typicality=False, id_columns=())
-    for batch in score_batches(detector, batches, plain, threshold=marginal):
-        more = rank_counts(batch.column("p_value").to_numpy(zero_copy_only=False), n)
-        ranks = Ranks(rows=batch.column("row")[-1].as_py() + 1, counts=ranks.counts + more)
-        on_ranks(ranks)
-    table = marginal_p_values(n) if threshold.table is None else threshold.table
-    return Discovery(rate=rate, cutoff=benjamini_hochberg_cutoff(ranks.counts, table, rate), statement=_statement(threshold, rate))
+def discovery(job: ScoreJob, source: Source, unfinished: Unfinished, rate: float) -> Discovery:
+    """Return the Benjamini-Hochberg cut-off at ``rate`` over all rows, from the work folder if an interrupted job had found it."""
+    noted = unfinished.noted("discovery")
+    if noted:
+        return TypeAdapter(Discovery).validate_python(noted)
+    ranks = _ranks(job, source, unfinished)
+    n = len(job.threshold.calibration)
+    table = marginal_p_values(n) if job.threshold.table is None else job.threshold.table
+    found = Discovery(rate=rate, cutoff=benjamini_hochberg_cutoff(ranks.counts, table, rate), statement=_statement(job.threshold, rate))
+    unfinished.note("discovery", asdict(found))
+    return found
 
 
 def at_cutoff(threshold: Threshold, cutoff: float | None) -> Threshold:
-    """Return the threshold that flags p-values up to ``cutoff``; one that flags nothing where there is none."""
+    """Return the threshold that flags p-values up to ``cutoff``; None: one that flags nothing."""
     return replace(threshold, value=math.inf) if cutoff is None else threshold.at(cutoff)
+
+
+def _ranks(job: ScoreJob, source: Source, unfinished: Unfinished) -> Ranks:
+    """Score all rows and count their ranks, from where an interrupted pass had come."""
+    n, noted = len(job.threshold.calibration), unfinished.noted("ranks")
+    counts = np.array(noted["counts"], dtype=np.int64) if noted else np.zeros(n + 1, dtype=np.int64)
+    ranks = Ranks(rows=noted["rows"] if noted else 0, counts=counts)
+    pace, marginal = Pace(part_rows=job.request.part_rows), replace(job.threshold, table=None)
+    plain = replace(job.options(source, ranks.rows), explain="none", typicality=False, id_columns=())
+    inputs = job.inputs(source, ranks.rows, RejectLog(quarantine=None, before=Rejections()))
+    with closing(prefetch(inputs)) as batches:
+        for scored in scored_batches(job.detector, batches, plain, threshold=marginal):
+            more = rank_counts(scored.rows.column("p_value").to_numpy(zero_copy_only=False), n)
+            end = scored.rows.column("row")[-1].as_py() + 1
+            due = pace.due(end - ranks.rows)
+            ranks = Ranks(rows=end, counts=ranks.counts + more)
+            if due:
+                unfinished.note("ranks", {"rows": ranks.rows, "counts": ranks.counts.tolist()})
+            job.tell("ranking", ranks.rows, source.rows)
+    return ranks
 
 
 def _statement(threshold: Threshold, rate: float) -> str:

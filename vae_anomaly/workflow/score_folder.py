@@ -1,10 +1,10 @@
-"""Many inputs into an output folder: one part for each that has none yet.
+"""Many inputs into an output folder: one part per input, and one manifest of them all.
 
-Knows nothing about rows; how a part is made is handed in.
+A part that is there is not scored again; the manifest of the folder is the checkpoint of the job.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -21,44 +21,30 @@ from vae_anomaly.tables import files
 from vae_anomaly.tables.source import Source, open_files, together
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score_counts import WORST_ALARMS, Counting, tally_from
-from vae_anomaly.workflow.score_job import Asked, ScoreTask, check_input_columns, warn
+from vae_anomaly.workflow.score_job import ScoreJob, check_input_columns, warn
+from vae_anomaly.workflow.score_output import Done, score_output
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """What was scored: ``new_rows`` by this run, None where nothing was to be done; ``resumed_rows`` by a killed one."""
+def fill(job: ScoreJob) -> Done:
+    """Score the inputs that have no part yet; all of them are opened and their columns checked before the first is scored.
 
-    counts: Counts
-    ignored: tuple[str, ...] = ()
-    new_rows: int | None = None
-    resumed_rows: int = 0
-    parts_made: int | None = None
-    parts_before: int | None = None
-
-
-Make = Callable[[ScoreTask], tuple[Counts, int | None]]
-
-
-def fill(asked: Asked, make: Make) -> Done:
-    """Make the parts that are not there; all inputs are opened and their columns checked before the first is scored.
-
-    Raises OutputError where a part cannot be what it should be, and what ``make`` raises; the parts before it stay.
+    Raises OutputError where a part cannot be replaced or written, and the errors of ``score_output``; parts written before stay.
     """
-    listed = listing.list_files(asked.request.data)
-    refuse_nested(asked, listed)
+    listed = listing.list_files(job.request.data)
+    refuse_nested(job, listed)
     root = manifest.common_root(file.root for file in listed)
-    with claim_folder(asked, make) as folder:
+    with claim_folder(job) as folder:
         before = {file.identity for file in listed if folder.holds(file)}
         todo = [file for file in listed if file.identity not in before]
-        sources = open_inputs(asked, todo, rows_needed=not before)
+        sources = open_inputs(job, todo, rows_needed=not before)
         whole = together(list(sources.values())) if sources else None
-        ignored = check_input_columns(asked.opened.detector, whole, asked.request.id_columns) if whole else ()
+        ignored = check_input_columns(job, whole) if whole else ()
         new_rows = resumed = 0
         for file in todo:
             if file in sources:
-                counts, gone_on = folder.add(file, sources[file], root)
-                new_rows += 0 if gone_on is None else counts.rows - gone_on
-                resumed += gone_on or 0
+                counts, rows_before = folder.add(file, sources[file], root)
+                new_rows += 0 if rows_before is None else counts.rows - rows_before
+                resumed += rows_before or 0
         folder.clear()
         if whole:
             warn(ignored, whole)
@@ -72,59 +58,58 @@ def fill(asked: Asked, make: Make) -> Done:
         )
 
 
-def open_inputs(asked: Asked, listed: Sequence[Listed], *, rows_needed: bool) -> dict[Listed, Source]:
-    """Open inputs but those that have columns and no rows; with ``rows_needed`` also these where there is no other.
+def open_inputs(job: ScoreJob, listed: Sequence[Listed], *, rows_needed: bool) -> dict[Listed, Source]:
+    """Open the inputs that have rows; with ``rows_needed`` also those without, where there are no others.
 
     Raises DataError and SchemaMismatch.
     """
-    sources = {file: _opened(asked, file) for file in listed}
+    sources = {file: _opened(job, file) for file in listed}
     for source in sources.values():
-        source.check_present(asked.opened.detector.schema)
+        source.check_present(job.detector.schema)
     filled = {file: source for file, source in sources.items() if source.rows != 0}
     return filled or (sources if rows_needed else {})
 
 
-def _opened(asked: Asked, file: Listed) -> Source:
-    return open_files([files.table_file(file)], missing_values=asked.missing, on_error=asked.request.on_error)
+def _opened(job: ScoreJob, file: Listed) -> Source:
+    return open_files([files.table_file(file)], missing_values=job.missing_values, on_error=job.request.on_error)
 
 
-def refuse_nested(asked: Asked, listed: Sequence[Listed]) -> None:
+def refuse_nested(job: ScoreJob, listed: Sequence[Listed]) -> None:
     """Refuse an output folder that lies in an input folder, or has inputs in it: its parts would be scored as inputs."""
-    place = asked.place
+    to = job.destination
     for file in listed:
-        if place.holds(file.filesystem, file.location):
-            raise OutputError(f"{file.path} lies in {place}, where the scores are to go. Name another folder with -o.")
-    for path in asked.request.data:
-        folder = None if place.remote else local_path(path)
-        if folder is not None and folder.is_dir() and place.path.absolute().is_relative_to(folder.absolute()):
-            raise OutputError(f"{place} lies in {path}, and its parts would be scored with it. Name a folder elsewhere with -o.")
+        if to.holds(file.filesystem, file.location):
+            raise OutputError(f"{file.path} lies in {to}, where the scores are to go. Name another folder with -o.")
+    for path in job.request.data:
+        folder = None if to.remote else local_path(path)
+        if folder is not None and folder.is_dir() and to.path.absolute().is_relative_to(folder.absolute()):
+            raise OutputError(f"{to} lies in {path}, and its parts would be scored with it. Name a folder elsewhere with -o.")
 
 
-# The manifest of the folder is written again after so many seconds; what was made in between has manifests of its own.
+# Seconds between writes of the folder's manifest; parts written in between have manifests of their own.
 FOLD_SECONDS = 60.0
 
 
 @dataclass(kw_only=True, eq=False)
 class Folder:
-    """An output folder that this process alone fills; ``sizes`` are the bytes of the files in it."""
+    """A claimed output folder; ``sizes`` are the bytes of the files in it, ``inputs`` the input of each part."""
 
-    asked: Asked
-    make: Make
+    job: ScoreJob
     dataset: Dataset
     sizes: dict[str, int]
-    inputs: dict[str, str] = field(default_factory=dict)  # by part
+    inputs: dict[str, str] = field(default_factory=dict)
     unfolded: list[str] = field(default_factory=list)
     folded_at: float = field(default_factory=time.monotonic)
 
     def holds(self, file: Listed, *, again: bool = False) -> bool:
-        """Whether the part of an input is there; a changed input is an error, or with ``again`` one that is not there.
+        """Whether the part of an input is there; a changed input is an error, or with ``again`` means that it is not there.
 
         Raises OutputError.
         """
         entry = self.dataset.entries.get(file.identity)
         if entry is None:
             return False
-        part = self.asked.place.below(entry.part)
+        part = self.job.destination.below(entry.part)
         size = self.sizes.get(entry.part)
         if size is not None and not entry.of(file) and not again:
             raise OutputError(
@@ -140,46 +125,46 @@ class Folder:
         return True
 
     def add(self, file: Listed, source: Source, root: str) -> tuple[Counts, int | None]:
-        """Make the part of an input. Raises what ``make`` raises."""
+        """Score an input into its part. Raises the errors of ``score_output``."""
         part = self._name(file, source, root)
-        place = self.asked.place.below(part)
-        with atomic.writing(place.path):
-            place.path.parent.mkdir(parents=True, exist_ok=True)
-        overwrite = self.asked.request.overwrite or part in self.dataset.replaces
-        made = self.make(ScoreTask(asked=self.asked, place=place, source=source, overwrite=overwrite))
-        self._take(part, manifest.manifest_of(place))
+        to = self.job.destination.below(part)
+        with atomic.writing(to.path):
+            to.path.parent.mkdir(parents=True, exist_ok=True)
+        overwrite = self.job.overwrite or part in self.dataset.replaces
+        scored = score_output(replace(self.job, destination=to, overwrite=overwrite), source)
+        self._take(part, manifest.manifest_of(to))
         if time.monotonic() - self.folded_at > FOLD_SECONDS:
             self.fold()
-        return made
+        return scored
 
     def fold(self) -> None:
         """Write the manifest of the folder, and remove those of its parts."""
         if not self.unfolded:
             return
-        manifest.write_folder_manifest(self.asked.place, self.dataset)
-        manifest.drop(self.asked.place, map(manifest.side_manifest, self.unfolded))
+        manifest.write_folder_manifest(self.job.destination, self.dataset)
+        manifest.drop(self.job.destination, map(manifest.side_manifest, self.unfolded))
         self.unfolded, self.folded_at = [], time.monotonic()
 
     def counts(self, locations: Collection[str]) -> Counts:
-        """Return what was counted over the parts of these inputs."""
+        """Return the counts over the parts of these inputs."""
         entries = sorted((self.dataset.entries[name] for name in locations if name in self.dataset.entries), key=lambda e: e.part)
-        counting, parts = Counting(ids=self.asked.request.id_columns), {entry.part for entry in entries}
+        counting, parts = Counting(ids=self.job.request.id_columns), {entry.part for entry in entries}
         for entry in entries:
             counting.add(tally_from(entry.counted))
-        total = counting.done(self.asked.opened.detector, self.asked.threshold, typicality=self.asked.request.typicality)
+        total = counting.done(self.job.detector, self.job.threshold, typicality=self.job.request.typicality)
         worst = TypeAdapter(tuple[Alarm, ...]).validate_python([a for a in self.dataset.worst if a["part"] in parts])
         return replace(total, top_alarms=worst)
 
     def take_in(self) -> None:
-        """Take in the parts that a killed job had finished."""
+        """Add the parts that a killed job had finished to the manifest."""
         ours = [name.removesuffix(manifest.SUFFIX) for name in self.sizes if name.endswith(manifest.SUFFIX)]
         for part in sorted(ours):
-            found = manifest.manifest_of(self.asked.place.below(part))
+            found = manifest.manifest_of(self.job.destination.below(part))
             if part in self.sizes and found is not None and found.complete and found.bytes == self.sizes[part]:
                 self._take(part, found)
 
     def give_up(self) -> None:
-        """Regard all parts as such that are to be replaced."""
+        """Mark all parts as to be replaced."""
         self.dataset.replaces = sorted({*self.dataset.replaces, *(entry.part for entry in self.dataset.entries.values())})
         self.dataset.entries, self.dataset.worst, self.inputs = {}, [], {}
 
@@ -187,12 +172,12 @@ class Folder:
         """Remove the parts of another request that nothing has replaced."""
         if self.dataset.replaces:
             left, self.dataset.replaces = self.dataset.replaces, []
-            manifest.write_folder_manifest(self.asked.place, self.dataset)
-            manifest.drop(self.asked.place, left)
+            manifest.write_folder_manifest(self.job.destination, self.dataset)
+            manifest.drop(self.job.destination, left)
 
     def _take(self, part: str, found: Manifest | None) -> None:
-        """Make an entry of what the manifest of a part says."""
-        made_from = self.asked.made_from()
+        """Add an entry for a part, from its own manifest."""
+        made_from = self.job.settings()
         if found is None or any(found.made_from.get(name) != value for name, value in made_from.items()):
             return
         (location, (size, modified)) = next(iter(found.made_from["inputs"].items()))
@@ -206,30 +191,31 @@ class Folder:
         self.unfolded.append(part)
 
     def _name(self, file: Listed, source: Source, root: str) -> str:
-        ending = self.asked.request.format or ("csv" if source.format == "delimited" else "parquet")
+        ending = self.job.request.format or ("csv" if source.format == "delimited" else "parquet")
         part = manifest.part_name(file, root, ending)
         other = self.inputs.get(part, file.identity)
         if other != file.identity:
             raise OutputError(
-                f"{self.asked.place.below(part)} holds the scores of {other}, and those of {file.path} would go there too. "
+                f"{self.job.destination.below(part)} holds the scores of {other}, and those of {file.path} would go there too. "
                 "Name another folder with -o."
             )
         return part
 
 
 @contextmanager
-def claim_folder(asked: Asked, make: Make) -> Iterator[Folder]:
-    """Give the output folder of a request to this process alone; however the block ends, its manifest then says what is there.
+def claim_folder(job: ScoreJob) -> Iterator[Folder]:
+    """Claim the output folder of a job for this process; however the block ends, its manifest then says what is in it.
 
-    Raises OutputError: it holds the parts of another request, or another run fills it.
+    The folder is ``done`` for the inputs that it ``holds``; for the others, each part is claimed when it is scored. Raises OutputError when
+    it holds the parts of another request, or another process is filling it.
     """
-    place = asked.place
-    with atomic.writing(place.path):
-        is_new = not place.path.exists()
-        place.path.mkdir(parents=True, exist_ok=True)
+    to = job.destination
+    with atomic.writing(to.path):
+        is_new = not to.path.exists()
+        to.path.mkdir(parents=True, exist_ok=True)
     try:
-        with score_workdir.claim(place.path / manifest.FOLDER_MANIFEST):
-            folder = _begun(asked, make)
+        with score_workdir.claim(to.path / manifest.FOLDER_MANIFEST):
+            folder = _begun(job)
             try:
                 yield folder
             except BaseException:
@@ -238,34 +224,34 @@ def claim_folder(asked: Asked, make: Make) -> Iterator[Folder]:
                 raise
             folder.fold()
     finally:
-        place.tidy()
+        to.tidy()
         if is_new:
             with suppress(OSError):
-                place.path.rmdir()
+                to.path.rmdir()
 
 
-def found(asked: Asked) -> Dataset | None:
-    """Return what the folder of a request holds already; None: nothing. Raises OutputError where it is of another request."""
-    there = manifest.read_folder_manifest(asked.place)
-    if there is None or asked.request.overwrite:
+def _found(job: ScoreJob) -> Dataset | None:
+    """Return the manifest of the output folder; None where there is none. Raises OutputError where it is that of another request."""
+    there = manifest.read_folder_manifest(job.destination)
+    if there is None or job.overwrite:
         return there
-    other = [name for name, value in asked.made_from().items() if there.made_from.get(name) != value]
+    other = [name for name, value in job.settings().items() if there.made_from.get(name) != value]
     if other:
         raise OutputError(
-            f"{asked.place} holds the scores of another request (other {' and '.join(other)}). "
+            f"{job.destination} holds the scores of another request (other {' and '.join(other)}). "
             "Name another folder with -o, or give --overwrite to replace what is in it."
         )
     return there
 
 
-def _begun(asked: Asked, make: Make) -> Folder:
-    there = found(asked) or Dataset(made_from=asked.made_from())
+def _begun(job: ScoreJob) -> Folder:
+    there = _found(job) or Dataset(made_from=job.settings())
     inputs = {entry.part: entry.input for entry in there.entries.values()}
-    folder = Folder(asked=asked, make=make, dataset=there, sizes=manifest.sizes(asked.place), inputs=inputs)
-    if asked.request.overwrite:
+    folder = Folder(job=job, dataset=there, sizes=manifest.sizes(job.destination), inputs=inputs)
+    if job.overwrite:
         folder.give_up()
-        folder.dataset = replace(folder.dataset, made_from=asked.made_from())
-        manifest.write_folder_manifest(asked.place, folder.dataset)
+        folder.dataset = replace(folder.dataset, made_from=job.settings())
+        manifest.write_folder_manifest(job.destination, folder.dataset)
     else:
         folder.take_in()
     return folder

@@ -1,58 +1,59 @@
-"""What was asked of a scoring: whether it can be done, what its output depends on, and whether it has been done.
+"""A scoring, checked and resolved: the request, the loaded detector, the threshold, and where the output goes.
 
-Knows no rows and writes nothing.
+Reads no rows and writes nothing.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import pyarrow as pa
-from pydantic import TypeAdapter, ValidationError
 
 from vae_anomaly._version import __version__
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.stream import ScoreOptions
+from vae_anomaly.detector.stream import InputBatch, Rejections, ScoreOptions
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
-from vae_anomaly.jobs import manifest
+from vae_anomaly.jobs import memory_plan
+from vae_anomaly.jobs.memory_plan import MemoryPlan, plan_memory
 from vae_anomaly.messages import OnProgress, absent_text, listed
 from vae_anomaly.schema.schema import unknown_columns
 from vae_anomaly.storage import destinations
 from vae_anomaly.storage.destinations import Destination
 from vae_anomaly.storage.filesystems import shown_path
 from vae_anomaly.tables import writer
-from vae_anomaly.tables.csv_rejects import OnReject, ignore
 from vae_anomaly.tables.source import ROW_NUMBERS, Source
-from vae_anomaly.tables.writer import output_format
-from vae_anomaly.workflow import score_fdr
-from vae_anomaly.workflow.memory_plan import MemoryPlan, plan_memory
-from vae_anomaly.workflow.models import LoadedModel, cores, open_model
+from vae_anomaly.workflow.models import cores, open_model
 from vae_anomaly.workflow.requests import ScoreRequest
-from vae_anomaly.workflow.results import Counts
+from vae_anomaly.workflow.results import ModelName
+from vae_anomaly.workflow.score_counts import RejectLog
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Asked:
-    """A request with its model loaded and the threshold it flags with."""
+class ScoreJob:
+    """Everything that a scoring needs but its rows; for an output folder, each part is this job with a destination of its own.
+
+    ``digest`` changes with any byte of the model; ``overwrite`` replaces whatever is at the destination.
+    """
 
     request: ScoreRequest
-    place: Destination
-    folder: bool
-    opened: LoadedModel
+    destination: Destination
+    into_folder: bool
+    model: ModelName
+    digest: str
+    detector: Detector
     threshold: Threshold
-    missing: tuple[str, ...]
-    plan: MemoryPlan
+    missing_values: tuple[str, ...]
+    memory: MemoryPlan
+    overwrite: bool
     tell: OnProgress
 
-    def made_from(self) -> dict[str, dict[str, Any]]:
-        """All that the bytes of the output depend on besides the inputs; rows in memory and threads are not among it."""
-        request, name = self.request, self.opened.name
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return everything besides the inputs that the bytes of the output depend on; chunk sizes and threads do not change them."""
+        request = self.request
         return {
-            "model": {"name": name.name, "version": name.version, "digest": self.opened.digest, "package": __version__},
+            "model": {"name": self.model.name, "version": self.model.version, "digest": self.digest, "package": __version__},
             "options": {
                 "alpha": self.threshold.alpha if request.fdr is None else None,
                 "fdr": request.fdr,
@@ -61,49 +62,78 @@ class Asked:
                 "explain": request.explain,
                 "top": request.top,
                 "id_columns": list(request.id_columns),
-                "missing_values": list(self.missing),
+                "missing_values": list(self.missing_values),
                 "on_error": request.on_error,
                 "escape": request.escape,
             },
         }
 
+    def made_from(self, source: Source) -> dict[str, Any]:
+        """Return everything that the bytes of the output depend on."""
+        return {"inputs": source.made_of(), **self.settings()}
 
-def open_job(request: ScoreRequest, tell: OnProgress) -> Asked:
-    """Load the model of a request. Raises ConfigError before that, and NotCalibrated."""
-    refuse(request)
-    place, folder = destination(request)
-    model = open_model(request.model, uri=request.tracking_uri)
-    detector = model.detector
-    threshold = score_fdr.threshold_for(detector.threshold, alpha=request.alpha, fdr=request.fdr, p_values=request.p_values)
+    def inputs(self, source: Source, first_row: int, rejects: RejectLog) -> Iterator[InputBatch]:
+        """Yield the rows of the input from ``first_row`` on, each batch with the rejections up to its end."""
+        groups, request = self.threshold.groups, self.request
+        batches = source.batches(
+            self.detector.schema,
+            extra=[*request.id_columns, *([groups.column] if groups else [])],
+            first_row=first_row,
+            on_reject=rejects.add,
+            chunk_rows=self.memory.chunk_rows,
+            chunk_bytes=self.memory.chunk_bytes,
+        )
+        for rows in memory_plan.watched(batches, request.memory_limit):
+            numbered = request.on_error != "stop" and rows.num_rows
+            rejections = rejects.up_to(rows.column(ROW_NUMBERS)[-1].as_py() + 1) if numbered else Rejections()
+            yield InputBatch(rows=rows, rejections=rejections)
+
+    def options(self, source: Source, first_row: int) -> ScoreOptions:
+        """Return how to score the rows from ``first_row`` on."""
+        request = self.request
+        return ScoreOptions(
+            typicality=request.typicality,
+            explain=request.explain,
+            top=request.top,
+            id_columns=request.id_columns,
+            model=self.model.name,
+            model_version=self.model.version,
+            threads=request.threads or cores(),
+            first_row=first_row,
+            row_numbers="" if request.on_error == "stop" else ROW_NUMBERS,
+            where=source.files[0].path,
+        )
+
+
+def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
+    """Check a request and load its model. Raises ConfigError before loading, OutputError, ArtifactError and NotCalibrated."""
+    _refuse_rates(request)
+    to, into_folder = destination(request)
+    opened = open_model(request.model, uri=request.tracking_uri)
+    detector = opened.detector
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
-    return Asked(
+    return ScoreJob(
         request=request,
-        place=place,
-        folder=folder,
-        opened=model,
-        threshold=threshold,
-        missing=tuple(missing),
-        plan=plan_memory(
+        destination=to,
+        into_folder=into_folder,
+        model=opened.name,
+        digest=opened.digest,
+        detector=detector,
+        threshold=_threshold_for(detector.threshold, request),
+        missing_values=tuple(missing),
+        memory=plan_memory(
             request.memory_limit,
             chunk_rows=request.chunk_rows,
             columns=len(detector.schema.columns),
             all_explained=request.explain == "all",
         ),
+        overwrite=request.overwrite,
         tell=tell,
     )
 
 
-def refuse(request: ScoreRequest) -> None:
-    """Refuse rates that are none, and two at once."""
-    for name, value in (("--alpha", request.alpha), ("--fdr", request.fdr)):
-        if value is not None and not 0 < value < 1:
-            raise ConfigError(f"{name} must be in (0, 1); got {value:g}.")
-    if request.alpha is not None and request.fdr is not None:
-        raise ConfigError("--alpha flags at a false-alarm rate and --fdr at a false-discovery rate; give one of them.")
-
-
 def destination(request: ScoreRequest) -> tuple[Destination, bool]:
-    """Return where the scores go, and whether that is a folder. Raises ConfigError when that has to be said, OutputError."""
+    """Return where the scores go, and whether that is a folder. Raises ConfigError for a destination that is not clear, OutputError."""
     to = request.output
     if to is None:
         if len(request.data) > 1:
@@ -113,10 +143,10 @@ def destination(request: ScoreRequest) -> tuple[Destination, bool]:
         raise ConfigError(f"{str(to)!r} is no name for an output, and scores are not printed; name a file or a folder with -o.")
     folder = request.output is not None and destinations.is_folder(request.output)
     if not folder:
-        asked_for = output_format(shown_path(str(to)))
-        if request.format not in {None, asked_for}:
+        fmt = writer.output_format(shown_path(str(to)))
+        if request.format not in {None, fmt}:
             raise ConfigError(
-                f"--format {request.format} is for the parts in an output folder; {destinations.destination_of(to)} is a {asked_for} file."
+                f"--format {request.format} is for the parts in an output folder; {destinations.destination_of(to)} is a {fmt} file."
             )
     elif request.fdr is not None:
         raise ConfigError(
@@ -126,104 +156,46 @@ def destination(request: ScoreRequest) -> tuple[Destination, bool]:
     return destinations.destination_of(to), folder
 
 
-def refuse_input_as_output(place: Destination, source: Source) -> None:
-    """Refuse to write over what is read."""
+def refuse_input_as_output(to: Destination, source: Source) -> None:
+    """Refuse to overwrite an input. Raises OutputError."""
     for file in source.files:
-        if place.is_at(file.filesystem, file.location):
-            raise OutputError(f"{place} is itself an input; name another output with -o.")
+        if to.is_at(file.filesystem, file.location):
+            raise OutputError(f"{to} is itself an input; name another output with -o.")
 
 
-def check_input_columns(detector: Detector, source: Source, id_columns: Sequence[str]) -> tuple[str, ...]:
-    """Refuse missing columns and return those that the model does not know."""
-    source.check_present(detector.schema)
-    groups = detector.threshold.groups
+def check_input_columns(job: ScoreJob, source: Source) -> tuple[str, ...]:
+    """Return the input columns that are ignored. Raises SchemaMismatch when columns of the model are missing."""
+    source.check_present(job.detector.schema)
+    groups = job.threshold.groups
     if groups is not None and groups.column not in source.names:
         absent = absent_text([groups.column], source.names)
         raise SchemaMismatch(f"{source.files[0].path} lacks the group column of the threshold: {absent}")
-    known = {*id_columns, *([groups.column] if groups else [])}
-    return tuple(name for name in unknown_columns(detector.schema, source.all_names) if name not in known)
+    known = {*job.request.id_columns, *([groups.column] if groups else [])}
+    return tuple(name for name in unknown_columns(job.detector.schema, source.all_names) if name not in known)
 
 
 def warn(ignored: Sequence[str], source: Source) -> None:
-    """Say how the input was read; only when it could be, so that an error is the one line."""
+    """Log how the input was read; only after it was, so that an error is the only line."""
     if ignored:
         _logger.warning("ignored, because the model does not know them: %s", listed(ignored))
     for note in source.notes:
         _logger.warning("%s", note)
 
 
-def done_before(place: Destination, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
-    """Return the counts of an output that is what this request would write; None when it is to be written.
-
-    Raises OutputError when something else is there and may not go.
-    """
-    size = None if overwrite else place.size()
-    if size is None:
-        return None
-    found = manifest.manifest_of(place)
-    if found is None:
-        raise OutputError(f"{place} exists and no manifest says what it is. Name another with -o, or give --overwrite to replace it.")
-    other = [part for part, value in made_from.items() if found.made_from.get(part) != value]
-    if other:
-        raise OutputError(
-            f"{place} exists and holds the scores of another request (other {' and '.join(other)}). "
-            "Name another with -o, or give --overwrite to replace it."
-        )
-    if found.complete and found.bytes != size:
-        raise OutputError(f"{place} was changed after it was written. Name another with -o, or give --overwrite to replace it.")
-    return _counts(found)  # None: a job of the same request was killed between its output and its manifest
+def _refuse_rates(request: ScoreRequest) -> None:
+    for name, value in (("--alpha", request.alpha), ("--fdr", request.fdr)):
+        if value is not None and not 0 < value < 1:
+            raise ConfigError(f"{name} must be in (0, 1); got {value:g}.")
+    if request.alpha is not None and request.fdr is not None:
+        raise ConfigError("--alpha flags at a false-alarm rate and --fdr at a false-discovery rate; give one of them.")
 
 
-def made_before(place: Destination, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
-    """Return the counts of an output that was made here and has not been sent yet; None where there is none."""
-    found = manifest.read_manifest(place.path) if place.remote and not overwrite else None
-    if found is None or found.made_from != made_from or not place.path.exists() or found.bytes != place.path.stat().st_size:
-        return None
-    return _counts(found)
-
-
-def _counts(found: manifest.Manifest) -> Counts | None:
-    if not found.complete:
-        return None
-    try:
-        return TypeAdapter(Counts).validate_python(found.counts)
-    except ValidationError:
-        return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScoreTask:
-    """One output and the inputs whose rows go there; ``overwrite`` whatever is there."""
-
-    asked: Asked
-    place: Destination
-    source: Source
-    overwrite: bool
-
-    @property
-    def made_from(self) -> dict[str, Any]:
-        """All that the bytes of the output depend on."""
-        return {"inputs": self.source.made_of(), **self.asked.made_from()}
-
-    def batches(self, first_row: int, on_reject: OnReject = ignore) -> Iterator[pa.RecordBatch]:
-        """Return the input from a row on."""
-        groups, plan, schema = self.asked.threshold.groups, self.asked.plan, self.asked.opened.detector.schema
-        extra = [*self.asked.request.id_columns, *([groups.column] if groups else [])]
-        size = {"chunk_rows": plan.chunk_rows, "chunk_bytes": plan.chunk_bytes}
-        return self.source.batches(schema, extra=extra, first_row=first_row, on_reject=on_reject, **size)
-
-    def options(self, first_row: int) -> ScoreOptions:
-        """Return how to score from a row on."""
-        request, name = self.asked.request, self.asked.opened.name
-        return ScoreOptions(
-            typicality=request.typicality,
-            explain=request.explain,
-            top=request.top,
-            id_columns=request.id_columns,
-            model=name.name,
-            model_version=name.version,
-            threads=request.threads or cores(),
-            first_row=first_row,
-            row_numbers="" if request.on_error == "stop" else ROW_NUMBERS,
-            where=self.source.files[0].path,
-        )
+def _threshold_for(threshold: Threshold, request: ScoreRequest) -> Threshold:
+    """Return the threshold to score with. Raises NotCalibrated where the calibration cannot give what is asked for."""
+    alpha, fdr = request.alpha, request.fdr
+    if fdr is not None:
+        threshold.refuse_unless_exact("--fdr")
+    if request.p_values == "conditional":
+        threshold = threshold.conditional()
+        return threshold if fdr is not None else threshold.at(alpha or threshold.alpha)
+    return threshold if alpha is None else threshold.at(alpha)

@@ -1,55 +1,139 @@
-"""How a scoring keeps what it has finished, and how it goes on from there after a kill.
+"""Claiming an output, checkpoints while it is written, and resuming after a kill.
 
-Knows output batches and what was counted with them, not how parts lie on disk. Output rows go to the output and, gathered to parts,
-into the folder of ``edges.resume``; to go on is to send the kept rows to the output once more and to read the input from the row
-after them.
+Output rows go to the output and, gathered, into checkpoints. To resume is to send the rows of the checkpoints to the output once more and
+to read the input from the row after them.
 """
 
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from vae_anomaly.detector.stream import ScoredBatch
+from vae_anomaly.errors import OutputError
+from vae_anomaly.jobs import manifest, score_workdir
+from vae_anomaly.jobs.claim import State
 from vae_anomaly.jobs.score_workdir import FinishedRows, Unfinished
-from vae_anomaly.workflow.results import Discovery
-from vae_anomaly.workflow.score_counts import Counting, counting_from
-from vae_anomaly.workflow.score_fdr import Ranks
+from vae_anomaly.storage.destinations import Destination
+from vae_anomaly.tables.quarantine import quarantine_path
+from vae_anomaly.tables.source import Source
+from vae_anomaly.workflow.results import Counts
+from vae_anomaly.workflow.score_counts import Counting, RejectLog, counting_from, refuse_existing
+from vae_anomaly.workflow.score_job import ScoreJob
 
 _logger = logging.getLogger(__name__)
-# A part is kept at the latest after so much time, and before it holds more memory than that.
+# A checkpoint is written at the latest after this time, and before it holds more memory than that.
 PART_SECONDS = 10.0
 PART_BYTES = 32 * 2**20
 
 
-@dataclass(kw_only=True)
-class Pace:
-    """When it is time to keep what is done: after so many rows, after some seconds, or when it becomes large."""
+@dataclass(kw_only=True, eq=False)
+class Slot:
+    """A claimed output and its ``state`` (``jobs.claim``).
 
-    part_rows: int
-    part_bytes: int = PART_BYTES
-    rows: int = 0
-    bytes: int = 0
-    since: float = field(default_factory=time.monotonic)
+    ``done``: ``counts`` are those of the whole output, of which ``new_rows`` were scored by this job before and are delivered only now;
+    None: another process wrote it. ``resumable``: ``checkpoints`` of a killed run. ``finish`` completes the manifest of a new output.
+    """
 
-    def due(self, rows: int, size: int = 0) -> bool:
-        """Add ``rows`` of ``size`` bytes; True starts again from nothing."""
-        self.rows += rows
-        self.bytes += size
-        late = time.monotonic() - self.since >= PART_SECONDS
-        if self.rows == 0 or not (late or self.rows >= self.part_rows or self.bytes >= self.part_bytes):
-            return False
-        self.rows, self.bytes, self.since = 0, 0, time.monotonic()
-        return True
+    job: ScoreJob
+    made_from: Mapping[str, Any]
+    unfinished: Unfinished
+    state: State
+    counts: Counts | None = None
+    resumed_rows: int | None = None
+    checkpoints: tuple[FinishedRows, ...] = ()
+
+    def counting(self) -> Counting:
+        """Return the counts up to the end of the checkpoints."""
+        return counting_from(self.checkpoints[-1].counted) if self.checkpoints else Counting(ids=self.job.request.id_columns)
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        """Yield the output rows of the checkpoints."""
+        for checkpoint in self.checkpoints:
+            yield from checkpoint.batches()
+
+    def finish(self, counts: Counts, counting: Counting) -> None:
+        """Write the manifest of the whole output."""
+        manifest.complete(self.job.destination.path, self.made_from, asdict(counts), counting.counted())
+
+
+@contextmanager
+def claim_output(job: ScoreJob, source: Source) -> Iterator[Slot]:
+    """Claim the output of a job for this process; when the block ends, a new output is delivered to its destination.
+
+    Raises OutputError when another process is writing the same output, or has just written something else there.
+    """
+    path, made_from = job.destination.path, job.made_from(source)
+    sides = [quarantine_path(path).name] if job.request.on_error == "quarantine" else []
+    with score_workdir.claim(path) as unfinished:
+        slot = Slot(job=job, made_from=made_from, unfinished=unfinished, state="done")
+        slot.counts = counts_before(job.destination, made_from, overwrite=job.overwrite)
+        if slot.counts is not None:
+            yield slot
+            return
+        slot.counts = _counts_undelivered(job.destination, made_from, overwrite=job.overwrite)
+        if slot.counts is not None:
+            manifest.deliver(job.destination, sides)
+            slot.resumed_rows = slot.counts.rows
+            yield slot
+            return
+        refuse_existing(path, job.request.on_error, overwrite=job.overwrite)
+        slot.checkpoints = unfinished.begin({**made_from, "install": install()}, anew=job.overwrite)
+        slot.state = "resumable" if slot.checkpoints else "fresh"
+        with manifest.started(path, made_from):
+            yield slot
+        manifest.deliver(job.destination, sides)
+
+
+def counts_before(to: Destination, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
+    """Return the counts of an output that is what this request would write; None when it is to be written.
+
+    Raises OutputError when something else is there and may not be replaced.
+    """
+    size = None if overwrite else to.size()
+    if size is None:
+        return None
+    found = manifest.manifest_of(to)
+    if found is None:
+        raise OutputError(f"{to} exists and no manifest says what it is. Name another with -o, or give --overwrite to replace it.")
+    other = [name for name, value in made_from.items() if found.made_from.get(name) != value]
+    if other:
+        raise OutputError(
+            f"{to} exists and holds the scores of another request (other {' and '.join(other)}). "
+            "Name another with -o, or give --overwrite to replace it."
+        )
+    if found.complete and found.bytes != size:
+        raise OutputError(f"{to} was changed after it was written. Name another with -o, or give --overwrite to replace it.")
+    return _counts(found)  # None: a job of the same request was killed between its output and its manifest
+
+
+def _counts_undelivered(to: Destination, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
+    """Return the counts of an output that was written here and not sent yet; None where there is none."""
+    found = manifest.read_manifest(to.path) if to.remote and not overwrite else None
+    if found is None or found.made_from != made_from or not to.path.exists() or found.bytes != to.path.stat().st_size:
+        return None
+    return _counts(found)
+
+
+def _counts(found: manifest.Manifest) -> Counts | None:
+    if not found.complete:
+        return None
+    try:
+        return TypeAdapter(Counts).validate_python(found.counts)
+    except ValidationError:
+        return None
 
 
 def install() -> dict[str, str]:
-    """Return what the last bit of a score may depend on besides model and input: rows of two kinds are not joined."""
+    """Return what the last bit of a score may depend on besides model and input: checkpoints of another install are not used."""
     return {
         "machine": platform.machine(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -59,64 +143,43 @@ def install() -> dict[str, str]:
     }
 
 
-def counted_before(parts: tuple[FinishedRows, ...], ids: tuple[str, ...]) -> Counting:
-    """Return what was counted up to the end of the kept parts."""
-    return counting_from(parts[-1].counted) if parts else Counting(ids=ids)
+@dataclass(kw_only=True)
+class Pace:
+    """When a checkpoint is due: after ``part_rows`` rows, after some seconds, or when it becomes large."""
+
+    part_rows: int
+    part_bytes: int = PART_BYTES
+    rows: int = 0
+    bytes: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def due(self, rows: int, size: int = 0) -> bool:
+        """Add ``rows`` of ``size`` bytes; True resets the counters."""
+        self.rows += rows
+        self.bytes += size
+        late = time.monotonic() - self.since >= PART_SECONDS
+        if self.rows == 0 or not (late or self.rows >= self.part_rows or self.bytes >= self.part_bytes):
+            return False
+        self.rows, self.bytes, self.since = 0, 0, time.monotonic()
+        return True
 
 
-def kept_rows(parts: tuple[FinishedRows, ...]) -> Iterator[pa.RecordBatch]:
-    """Return the output rows of the kept parts."""
-    for part in parts:
-        yield from part.batches()
-
-
-def keeping(
-    batches: Iterator[pa.RecordBatch], counting: Counting, unfinished: Unfinished, pace: Pace, sync: Callable[[], None]
+def checkpointed(
+    batches: Iterator[ScoredBatch], counting: Counting, slot: Slot, rejects: RejectLog, total_rows: int | None
 ) -> Iterator[pa.RecordBatch]:
-    """Let output batches pass and keep them in parts, each with what ``counting`` holds at its end.
-
-    A batch must come by before the next one is counted. ``sync`` is called before a part is kept.
-    """
-    first, held = counting.rows, list[pa.RecordBatch]()
-    for batch in batches:
-        held.append(batch)
-        if pace.due(batch.num_rows, batch.nbytes):
-            sync()
-            if not unfinished.keep(first, held, counting.state()):
+    """Count scored batches, write checkpoints of them from time to time, and yield their rows."""
+    job, held, first = slot.job, list[pa.RecordBatch](), counting.rows
+    pace: Pace | None = Pace(part_rows=job.request.part_rows, part_bytes=job.memory.part_bytes)
+    job.tell("scoring", counting.rows, total_rows)
+    for scored in batches:
+        counting.take(scored)
+        if pace is not None:
+            held.append(scored.rows)
+        if pace is not None and pace.due(scored.rows.num_rows, scored.rows.nbytes):
+            rejects.sync()
+            if not slot.unfinished.keep(first, held, counting.state()):
                 _logger.warning("the disk is nearly full: nothing is kept to go on from if this run is killed")
-                yield batch
-                break
+                pace = None
             first, held = counting.rows, []
-        yield batch
-    yield from batches
-
-
-def rank_keeper(unfinished: Unfinished, part_rows: int) -> Callable[[Ranks], None]:
-    """Return what notes the ranks of a first pass from time to time."""
-    pace, last = Pace(part_rows=part_rows), ranks_before(unfinished)
-    done = last.rows if last else 0
-
-    def keep(ranks: Ranks) -> None:
-        nonlocal done
-        if pace.due(ranks.rows - done):
-            unfinished.note("ranks", {"rows": ranks.rows, "counts": ranks.counts.tolist()})
-        done = ranks.rows
-
-    return keep
-
-
-def ranks_before(unfinished: Unfinished) -> Ranks | None:
-    """Return the ranks that a killed first pass had counted."""
-    found = unfinished.noted("ranks")
-    return Ranks(rows=found["rows"], counts=np.array(found["counts"], dtype=np.int64)) if found else None
-
-
-def discovery_before(unfinished: Unfinished) -> Discovery | None:
-    """Return the cut-off that a first pass had found."""
-    found = unfinished.noted("discovery")
-    return TypeAdapter(Discovery).validate_python(found) if found else None
-
-
-def note_discovery(unfinished: Unfinished, discovery: Discovery) -> None:
-    """Keep the cut-off; a second pass does not start before."""
-    unfinished.note("discovery", asdict(discovery))
+        yield scored.rows
+        job.tell("scoring", counting.rows, total_rows)

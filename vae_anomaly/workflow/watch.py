@@ -18,9 +18,8 @@ from vae_anomaly.storage.listing import Listed
 from vae_anomaly.workflow import score_folder, score_job
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import Counts
-from vae_anomaly.workflow.score import make
 from vae_anomaly.workflow.score_folder import Folder, claim_folder
-from vae_anomaly.workflow.score_job import Asked
+from vae_anomaly.workflow.score_job import ScoreJob
 
 _logger = logging.getLogger(__name__)
 
@@ -47,8 +46,8 @@ def watch(
         raise ConfigError("--watch writes one part for each file: name an output folder with -o, with a / at its end.")
     job = score_job.open_job(request, tell)
     root = manifest.common_root(listing.roots(request.data))
-    with claim_folder(job, make) as folder:
-        looking = Looking(asked=job, folder=folder, root=root, on_part=on_part)
+    with claim_folder(job) as folder:
+        looking = Looking(job=job, folder=folder, root=root, on_part=on_part)
         while True:
             looking.once()
             pause(interval)
@@ -58,7 +57,7 @@ def watch(
 class Looking:
     """What was seen at the last look, and what was complained about, by location: size and time of change."""
 
-    asked: Asked
+    job: ScoreJob
     folder: Folder
     root: str
     on_part: OnPart
@@ -69,14 +68,14 @@ class Looking:
     def once(self) -> None:
         """Look, and score what is new and as it was at the last look."""
         try:
-            listed = listing.list_files(self.asked.request.data, none_yet=True)
+            listed = listing.list_files(self.job.request.data, none_yet=True)
         except DataError as error:
             if str(error) != self.unreachable:
                 _logger.warning("%s It is looked for again.", error)
             self.unreachable = str(error)
             return
         self.unreachable = ""
-        score_folder.refuse_nested(self.asked, listed)
+        score_folder.refuse_nested(self.job, listed)
         ready = [file for file in listed if self.seen.get(file.location) == _state(file) != self.refused.get(file.location)]
         self.seen = {file.location: _state(file) for file in listed}
         for file in ready:
@@ -89,7 +88,7 @@ class Looking:
 
     def _score(self, file: Listed) -> None:
         try:
-            source = score_folder.open_inputs(self.asked, [file], rows_needed=False).get(file)
+            source = score_folder.open_inputs(self.job, [file], rows_needed=False).get(file)
             if source is not None:
                 counts, _ = self.folder.add(file, source, self.root)
                 self.on_part(file.path, counts)

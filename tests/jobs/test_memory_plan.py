@@ -7,8 +7,8 @@ import pytest
 
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs import memory
+from vae_anomaly.jobs.memory_plan import MemoryPlan, max_fit_rows, parse_size, plan_memory, sampling_notes, watched
 from vae_anomaly.tables.reader import Weight
-from vae_anomaly.workflow.memory_plan import MemoryPlan, max_fit_rows, parse_size, plan_memory, sampling_notes, watched
 
 MB = 10**6
 MiB = 2**20

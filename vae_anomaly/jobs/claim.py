@@ -1,0 +1,68 @@
+"""Work folders: ``.NAME.resume/`` holds the lock, the request and the checkpoints of a job that is not finished.
+
+A job claims its work folder, alone, and is then in one of three states:
+
+    claim ──► done        the result is there and was made from the same request: nothing to do
+          ├─► resumable   checkpoints of the same request: the job continues after them
+          └─► fresh       nothing, or what another request left, which is removed
+    the job ends          the result is whole, then the folder is removed
+    the job raises        the folder stays if the same command can continue from it, else it is removed
+    the process is killed the lock is free again and the folder is as it was
+
+Fits, scorings and output folders follow it (``fit_workdir``, ``score_workdir``, ``workflow.score_folder``). Requests, counts and notes are
+plain JSON values here; every file is whole or absent.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vae_anomaly.storage.atomic import replacing, writing
+
+State = Literal["done", "resumable", "fresh"]
+# Files that every work folder has; without another one there is nothing to continue from.
+LOCK_FILE = "lock"
+REQUEST_FILE = "request.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkFolder:
+    """The work ``folder`` of the job that makes ``output``."""
+
+    output: Path
+    folder: Path
+
+    def note(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write JSON values under a name, replacing older ones in one step. Raises OutputError."""
+        path = self.folder / f"{name}.json"
+        with writing(self.output), replacing(path) as temporary:
+            temporary.write_text(json.dumps(value), encoding="utf-8")
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """Return the values under a name; None where there are none, or none that can be read."""
+        try:
+            return dict(json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def holds_other_than(self, *names: str) -> bool:
+        """Whether there is a file besides these."""
+        return self.folder.is_dir() and any(path.name not in names for path in self.folder.iterdir())
+
+
+def folder_of(output: Path) -> Path:
+    """Return the work folder of an output."""
+    return output.with_name(f".{output.name}.resume")
+
+
+def digests_of(request: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 digest (hex) of each JSON value of a request."""
+    return {name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest() for name, value in request.items()}
+
+
+def differences(digests: Mapping[str, str], earlier: Mapping[str, Any]) -> list[str]:
+    """Return the names whose digests differ between a request and an earlier one, sorted."""
+    return sorted(name for name in {*digests, *earlier} if earlier.get(name) != digests.get(name))
