@@ -35,7 +35,7 @@ import pyarrow.parquet as pq
 from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConfig
 from vae_anomaly.fitting.fit import fit_detector
-from vae_anomaly.jobs.memory_plan import parse_size
+from vae_anomaly.jobs.memory import parse_size
 from vae_anomaly.schema.schema import infer_schema
 
 RESULTS = Path(__file__).parent / "results"

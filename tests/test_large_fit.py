@@ -19,7 +19,7 @@ from pyarrow import csv as pacsv
 from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
 from vae_anomaly.errors import DataError, SchemaMismatch
-from vae_anomaly.jobs import memory, memory_plan
+from vae_anomaly.jobs import memory
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.reader import Weight
 from vae_anomaly.tables.source import open_source
@@ -214,7 +214,7 @@ def test_a_fit_of_a_part_is_the_fit_of_a_file_of_that_part(monkeypatch: pytest.M
     pq.write_table(rows(3000).take(pa.array(numbers)), "part.parquet")
     told: list[tuple[str, int]] = []
     with monkeypatch.context() as patch:
-        patch.setattr(memory_plan, "max_fit_rows", lambda *_: 700)
+        patch.setattr(memory, "max_fit_rows", lambda *_: 700)
         found = fit_files(
             FitRequest(data=("all.parquet",), config=config(), output=Path("all")), tell=lambda stage, done, _: told.append((stage, done))
         )
@@ -239,14 +239,14 @@ def test_another_number_of_rows_is_another_fit(monkeypatch: pytest.MonkeyPatch) 
         if stage == "training" and done >= 3:
             raise Killed
 
-    monkeypatch.setattr(memory_plan, "max_fit_rows", lambda *_: 700)
+    monkeypatch.setattr(memory, "max_fit_rows", lambda *_: 700)
     for most, resumed in ((700, True), (800, False)):
         with pytest.raises(Killed):
             fit_files(FitRequest(data=("all.parquet",), config=config(), output=Path(f"m{most}"), checkpoint_every=1), tell=killed)
-        monkeypatch.setattr(memory_plan, "max_fit_rows", lambda *_, most=most: most)
+        monkeypatch.setattr(memory, "max_fit_rows", lambda *_, most=most: most)
         found = fit_files(FitRequest(data=("all.parquet",), config=config(), output=Path(f"m{most}")))
         assert (found.resumed_steps > 0) == resumed
-        monkeypatch.setattr(memory_plan, "max_fit_rows", lambda *_: 700)
+        monkeypatch.setattr(memory, "max_fit_rows", lambda *_: 700)
 
 
 def test_a_process_keeps_within_its_limit() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from vae_anomaly.errors import DataError, OutputError
 from vae_anomaly.jobs import claim, score_workdir
-from vae_anomaly.storage import locks
 
 MADE_FROM = {"inputs": {"a.csv": [1, 2]}, "options": {"top": 5}}
 FEATURE = pa.list_(pa.struct([("column", pa.string()), ("contribution", pa.float64())]))
@@ -195,7 +194,7 @@ def test_until_the_end_a_folder_that_is_removed_says_whose_it_is(output: Path, m
         real(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", look)
-    locks.remove(folder)
+    claim.remove(folder)
     assert gone == ["000000000000000.arrow", "request.json", "lock"]
     assert not folder.exists()
 

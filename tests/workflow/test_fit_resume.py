@@ -31,7 +31,6 @@ from vae_anomaly.errors import ConfigError, Interrupted, OutputError, TrackingEr
 from vae_anomaly.jobs import claim, fit_workdir, training_state
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.model.training import TrainingState
-from vae_anomaly.storage import locks
 from vae_anomaly.tracking import pyfunc
 from vae_anomaly.tracking.registry import resolve_model
 from vae_anomaly.tracking.runs import Run
@@ -114,7 +113,7 @@ def kill(patch: pytest.MonkeyPatch, owner: object, name: str, *, call: int = 1, 
 
     def die() -> None:
         patch.setattr(MlflowClient, "set_terminated", too_late)
-        patch.setattr(locks, "remove", too_late)
+        patch.setattr(claim, "remove", too_late)
         raise Killed
 
     def deadly(*args: Any, **named: Any) -> Any:
@@ -538,7 +537,7 @@ def test_on_a_full_disk_the_fit_goes_on_and_keeps_nothing(
 def test_in_a_folder_that_cannot_be_written_a_fit_keeps_nothing(
     settings: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(locks, "lock", refuse(errno.EROFS))
+    monkeypatch.setattr(claim, "lock", refuse(errno.EROFS))
     run(settings)
     text = f"this fit cannot go on if it is cut off: {PLACE} cannot be written: the file system is read-only. Write elsewhere with -o"
     assert [record.message for record in caplog.records if record.name.startswith("vae_anomaly")] == [text]
@@ -548,7 +547,7 @@ def test_in_a_folder_that_cannot_be_written_a_fit_keeps_nothing(
 def test_an_output_folder_that_cannot_be_written_is_refused_before_training(
     here: Path, settings: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "lock", refuse(errno.EACCES))
+    monkeypatch.setattr(claim, "lock", refuse(errno.EACCES))
     with pytest.raises(OutputError) as error:
         run(untracked(settings), here / "model", tell=lambda *_: pytest.fail("it has begun"))
     assert str(error.value) == f"{here}/.model.resume cannot be written: permission denied. Write elsewhere with -o."

@@ -165,7 +165,7 @@ def fit(
     }
     settings = load_config(config, overrides)
     from vae_anomaly.cli import summaries
-    from vae_anomaly.jobs import memory_plan
+    from vae_anomaly.jobs import memory
     from vae_anomaly.workflow.fit import fit_files as run
     from vae_anomaly.workflow.requests import FitRequest
 
@@ -177,7 +177,7 @@ def fit(
         resume=resume,
         checkpoint_every=checkpoint_every,
         at_exit=context.obj,
-        memory_limit=memory_plan.parse_size(memory_limit),
+        memory_limit=memory.parse_size(memory_limit),
     )
     with terminal.progress(quiet=quiet) as tell:
         result = run(request, tell=tell)
@@ -225,7 +225,7 @@ def score(
         terminal.take_no_stock()
     top_columns = opt.top_columns(top)
     from vae_anomaly.cli import summaries_scoring
-    from vae_anomaly.jobs import memory_plan
+    from vae_anomaly.jobs import memory
     from vae_anomaly.workflow.requests import ScoreRequest
     from vae_anomaly.workflow.score import score_files as run
     from vae_anomaly.workflow.watch import watch as run_watch
@@ -246,7 +246,7 @@ def score(
         chunk_rows=chunk_rows,
         part_rows=part_rows,
         threads=threads,
-        memory_limit=memory_plan.parse_size(memory_limit),
+        memory_limit=memory.parse_size(memory_limit),
         on_error=on_error,
         escape=not no_escape,
         overwrite=overwrite,

@@ -4,8 +4,11 @@
 come from or go to.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,8 @@ from vae_anomaly.messages import absent_text
 from vae_anomaly.schema.encoding import Batch, encode, model_order
 from vae_anomaly.schema.schema import conform
 
+_T = TypeVar("_T")
+_END = object()
 # Small batches are concatenated up to this many rows: with --chunk-rows 1 every row would cost a padded block.
 GATHER_ROWS = 1024
 RESULT_FIELDS = (
@@ -246,3 +251,21 @@ def _tally(detector: Detector, batch: Batch, total: NDArray[np.float64], flags: 
         unseen={name: count for name, count in zip(rest, unseen, strict=True) if count},
         missing={c.name: count for c, count in zip(columns, missing, strict=True) if count},
     )
+
+
+def prefetch(items: Iterator[_T], *, depth: int = 1) -> Generator[_T, None, None]:
+    """Yield the items of an iterator that is at most ``depth`` finished items ahead; what it raises is raised here, in its place.
+
+    Exhaust or close the generator: its thread has then ended, and items that were not computed yet never are.
+    """
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as worker:
+        # One future more than ``depth``: the item that is being computed while the finished ones wait.
+        pending: deque[Future[_T | object]] = deque()
+        try:
+            for _ in range(depth + 1):
+                pending.append(worker.submit(next, items, _END))
+            while (item := pending.popleft().result()) is not _END:
+                pending.append(worker.submit(next, items, _END))
+                yield cast("_T", item)
+        finally:
+            worker.shutdown(cancel_futures=True)

@@ -1,1 +1,1 @@
-"""Work that survives a kill: work folders, checkpoints, manifests and signals."""
+"""Work that survives a kill: claims and work folders, checkpoints, manifests, signals and memory limits."""

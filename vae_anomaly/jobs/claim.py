@@ -15,13 +15,22 @@ plain JSON values here; every file is whole or absent.
 
 import hashlib
 import json
+import logging
+import os
+import shutil
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vae_anomaly.storage.atomic import replacing, writing
 
+if sys.platform != "win32":
+    import fcntl
+
+_logger = logging.getLogger(__name__)
 State = Literal["done", "resumable", "fresh"]
 # Files that every work folder has; without another one there is nothing to continue from.
 LOCK_FILE = "lock"
@@ -66,3 +75,65 @@ def digests_of(request: Mapping[str, Any]) -> dict[str, str]:
 def differences(digests: Mapping[str, str], earlier: Mapping[str, Any]) -> list[str]:
     """Return the names whose digests differ between a request and an earlier one, sorted."""
     return sorted(name for name in {*digests, *earlier} if earlier.get(name) != digests.get(name))
+
+
+class Taken(Exception):
+    """Another process holds the lock; its process id is the text."""
+
+
+def lock(folder: Path) -> int:
+    """Return the open lock of a folder, creating both; the lock is free as soon as this process ends. Raises Taken, OSError."""
+    path = folder / LOCK_FILE
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            continue  # another process has just finished and removed the folder
+        if not _alone(handle):
+            owner = os.read(handle, 20).decode("ascii", "replace") or "unknown"
+            os.close(handle)
+            raise Taken(owner)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                break
+        os.close(handle)  # that was the lock of a folder that is gone
+    os.ftruncate(handle, 0)
+    os.write(handle, str(os.getpid()).encode())
+    return handle
+
+
+def _alone(handle: int) -> bool:
+    """Lock an open file; False if another process holds it. On a file system without locks, processes cannot be told apart."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        _logger.warning("this file system has no locks (%s): do not write the same output twice at once", error.strerror)
+    return True
+
+
+def remove(folder: Path) -> None:
+    """Remove a claimed folder: the lock last and the request before it, so that until then the folder can be attributed."""
+    with suppress(OSError):
+        _empty(folder, but={LOCK_FILE, REQUEST_FILE})
+        (folder / REQUEST_FILE).unlink(missing_ok=True)
+        (folder / LOCK_FILE).unlink()
+        folder.rmdir()
+
+
+def clear(folder: Path) -> None:
+    """Remove everything but the lock; the request first, because without it nothing else counts."""
+    (folder / REQUEST_FILE).unlink(missing_ok=True)
+    _empty(folder, but={LOCK_FILE})
+
+
+def _empty(folder: Path, but: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in but:
+            path.unlink()

@@ -26,11 +26,10 @@ from vae_anomaly.config import TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, DataError, Interrupted, OutputError, TrackingError, VaeAnomalyError
 from vae_anomaly.fitting.robust import TrimmedRows
-from vae_anomaly.jobs import training_state
+from vae_anomaly.jobs import claim, training_state
 from vae_anomaly.jobs.claim import LOCK_FILE, REQUEST_FILE, State, WorkFolder, differences, digests_of, folder_of
 from vae_anomaly.jobs.signals import Interruption
 from vae_anomaly.model.training import TrainingState
-from vae_anomaly.storage import locks
 from vae_anomaly.storage.atomic import writing
 
 _logger = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ class Checkpoint:
         content = {"format": CHECKPOINT_FORMAT, "digests": dict(self.digests), "job": job, "tracking": asdict(tracking)}
 
         def make(folder: Path) -> str:
-            locks.clear(folder)
+            claim.clear(folder)
             self._note(folder, "request", content)
             return job
 
@@ -271,7 +270,7 @@ def claim_fit(
         yield kept
     except BaseException as error:
         if folder is not None and not _stays(kept, error):
-            locks.remove(folder)
+            claim.remove(folder)
         elif isinstance(error, KeyboardInterrupt) and kept.begun:
             raise Interrupted(f"interrupted; what was done is kept in {folder}. Run the same command again to go on.") from None
         raise
@@ -280,7 +279,7 @@ def claim_fit(
             at_exit(partial(_leave, folder, handle))
             handle = None
         elif folder is not None:
-            locks.remove(folder)
+            claim.remove(folder)
     finally:
         if handle is not None:
             os.close(handle)
@@ -288,7 +287,7 @@ def claim_fit(
 
 def _leave(folder: Path, handle: int | None) -> None:
     """Remove a folder and let go of its lock."""
-    locks.remove(folder)
+    claim.remove(folder)
     if handle is not None:
         os.close(handle)
 
@@ -348,6 +347,6 @@ def _locked(folder: Path) -> tuple[Path, int] | None:
 def _lock(folder: Path) -> int | None:
     """Return the lock of a folder; None: another process has it."""
     try:
-        return locks.lock(folder)
-    except locks.Taken:
+        return claim.lock(folder)
+    except claim.Taken:
         return None

@@ -1,17 +1,157 @@
-"""What memory this process holds, and how it gives back what it does not need.
+"""Memory limits: parse ``--memory-limit``, and turn it into chunk sizes of a scoring or into the number of rows of a fit.
 
-Knows nothing about what the memory is for.
+The constants are peak resident memory of whole processes, measured with numeric and text tables, one network and the default ensemble.
+Sizes are in bytes.
 """
 
 import ctypes
+import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import pyarrow as pa
+
+from vae_anomaly.errors import ConfigError
+from vae_anomaly.tables.reader import Weight
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+MiB = 2**20
+
+# Scoring: peak memory = resident memory with the model loaded + SCORE_START + columns × SCORE_COLUMN + rows × bytes of a row.
+SCORE_START = 136 * MiB  # allocated once by the first batch, even by one of the smallest size
+SCORE_COLUMN = 5 * MiB  # Parquet pages, buffers and dictionaries of one column
+SCORE_COLUMNS_MAX = 400 * MiB  # of all columns: with hundreds of them each takes less
+SCORE_COPIES = 16  # copies of a number between file and score, including the batches that wait for the next step
+SCORE_ROW = 64  # of a row besides its numbers; copied as often
+SCORE_TEXT_COPIES = 12  # copies of text that is passed through, including what is held for the next checkpoint
+SCORE_EXPLAINED_ROW = 6 * 2**10  # an explained row passes through Python objects
+SCORE_MIN_ROWS = 1024  # smaller chunks are too slow; a limit below this is refused
+SCORE_CHUNK = 32 * MiB  # read, and held for a checkpoint, at a time when memory suffices
+
+# Fitting: peak memory = FIT_START + rows × (FIT_COPIES × bytes read + columns × FIT_CELL + FIT_ROW) + the scaled cells.
+FIT_START = 500 * 10**6  # libraries and networks
+FIT_COPIES = 4  # copies of a row as it is read
+FIT_CELL = 48  # of each cell, encoded
+FIT_ROW = 200  # of each row besides
+FIT_SCALED_CELL = 120  # small tables are scaled once for all steps
+FIT_SCALED_MAX = 350 * 10**6  # of all scaled cells; larger tables are not
+FIT_MIN_ROWS = 5_000  # fewer are not worth a sample; a limit below this is refused
+FIT_SHARE = 0.5  # of the machine's memory, without a limit
+FIT_ADDRESS_SPACE = 250 * 10**6  # mapped besides the rows, of the address space left at the start
+
+BYTE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def parse_size(text: str | None) -> int | None:
+    """Parse a size in bytes: kB, MB, GB are powers of 1,000, KiB, MiB, GiB of 1,024. Raises ConfigError for any other text.
+
+    >>> parse_size("1.5GB"), parse_size("2GiB")
+    (1500000000, 2147483648)
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
+    if match and not match[2] and not text.strip().lower().endswith("b") and 0 < float(match[1]) < BYTE_UNITS["m"]:
+        raise ConfigError(f"--memory-limit {match[1]} has no unit, and as bytes it is too small; write {match[1]}MB or {match[1]}GB.")
+    unit = BYTE_UNITS.get(match[2].lower()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size < 1:
+        raise ConfigError(f"--memory-limit must be a size such as 500MB, 1.5GB or 2GiB; got {text!r}")
+    return size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """Sizes of one scoring: at most ``chunk_rows`` and ``chunk_bytes`` are read at a time; a checkpoint holds at most ``part_bytes``."""
+
+    chunk_rows: int
+    chunk_bytes: int = SCORE_CHUNK
+    part_bytes: int = SCORE_CHUNK
+
+
+def plan_memory(limit: int, *, chunk_rows: int, columns: int, all_explained: bool) -> MemoryPlan:
+    """Return sizes with which a scoring stays below ``limit``, given what the process holds with its model loaded.
+
+    Raises ConfigError for a limit below what model and libraries need.
+    """
+    held, start = resident(), SCORE_START + min(columns * SCORE_COLUMN, SCORE_COLUMNS_MAX)
+    row = SCORE_COPIES * (8 * columns + SCORE_ROW) + (SCORE_EXPLAINED_ROW if all_explained else 0)
+    free = int(min(limit - held, space_left())) - start
+    if free < SCORE_MIN_ROWS * row:
+        raise _too_small(limit, held, start + SCORE_MIN_ROWS * row)
+    chunk_bytes = min(SCORE_CHUNK, free // SCORE_TEXT_COPIES)
+    return MemoryPlan(chunk_rows=min(chunk_rows, free // row), chunk_bytes=chunk_bytes, part_bytes=chunk_bytes)
+
+
+def _too_small(limit: int, resident: int, needed: int) -> ConfigError:
+    if limit >= resident + needed:
+        return _no_address_space(needed)
+    least = math.ceil((resident + needed) / 1e6)
+    return ConfigError(f"--memory-limit {limit / 1e6:,.0f} MB is less than this model and its libraries need; give at least {least} MB.")
+
+
+def _no_address_space(needed: float) -> ConfigError:
+    left = space_left() / 1e6
+    return ConfigError(
+        f"the address space has a limit (ulimit -v) that leaves {left:,.0f} MB; {needed / 1e6:,.0f} MB are needed. Raise it."
+    )
+
+
+def max_fit_rows(weight: Weight, columns: int, limit: int | None) -> int | None:
+    """Return how many rows a fit can hold in memory; None: all of them.
+
+    The limit defaults to half of the machine's memory. The result is rounded down to two digits, so that a resumed fit samples the same
+    rows although free memory differs a little. Raises ConfigError for a limit below what libraries and the fewest rows need.
+    """
+    row = FIT_COPIES * weight.row_bytes + FIT_CELL * columns + FIT_ROW
+    scaled_row = row + FIT_SCALED_CELL * columns
+    allowed = (FIT_SHARE * available() if limit is None else limit) - FIT_START
+    space = space_left() - FIT_ADDRESS_SPACE
+    free = min(allowed, space)
+    rows = max(free / scaled_row, (free - FIT_SCALED_MAX) / row)
+    if weight.rows <= rows or (limit is None and weight.rows <= FIT_MIN_ROWS):
+        return None
+    least = FIT_MIN_ROWS * scaled_row
+    if space < least:
+        raise _no_address_space(FIT_ADDRESS_SPACE + least)
+    if limit is not None and allowed < least:
+        raise ConfigError(
+            f"--memory-limit {limit / 1e6:,.0f} MB is less than a fit of {columns:,} columns needs; "
+            f"give at least {math.ceil((FIT_START + least) / 1e6)} MB."
+        )
+    most = max(FIT_MIN_ROWS, int(rows))
+    digits = int(10 ** (len(str(most)) - 2))
+    return most // digits * digits
+
+
+def sampling_notes(used: int, read: int, seed: int) -> tuple[str, ...]:
+    """Return, and log, a note that a fit used a sample of the rows; empty if it used all."""
+    if used == read:
+        return ()
+    note = f"learned from {used:,} of {read:,} rows, drawn at random (seed {seed}): all of them would be too much for the memory"
+    _logger.warning("%s", note)
+    return (note,)
+
+
+def watched(items: Iterator[_T], limit: int) -> Iterator[_T]:
+    """Yield the items; near the limit return free memory to the system, and warn once if more is still in use."""
+    warned = False
+    for item in items:
+        yield item
+        if resident() > 0.9 * limit:
+            give_back()
+            held = resident()
+            if held > limit and not warned:
+                _logger.warning("the process holds %s MB, more than --memory-limit allows", f"{held / 1e6:,.0f}")
+                warned = True
 
 
 def resident() -> int:

@@ -17,9 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from vae_anomaly.errors import DataError, OutputError, VaeAnomalyError
-from vae_anomaly.jobs.claim import LOCK_FILE, REQUEST_FILE, WorkFolder, digests_of, folder_of
+from vae_anomaly.jobs.claim import LOCK_FILE, REQUEST_FILE, Taken, WorkFolder, clear, digests_of, folder_of, lock, remove
 from vae_anomaly.storage.atomic import replacing, sweep, writing
-from vae_anomaly.storage.locks import Taken, clear, lock, remove
 from vae_anomaly.tables.quarantine import QUARANTINE
 
 _logger = logging.getLogger(__name__)

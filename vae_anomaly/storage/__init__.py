@@ -1,1 +1,1 @@
-"""File systems: listing, destinations, atomic writes and locks; knows no tables."""
+"""File systems: listing, destinations and atomic writes; knows no tables."""

@@ -30,7 +30,7 @@ from vae_anomaly.fitting.fit import fit_rows
 from vae_anomaly.fitting.held_out import FitRecord
 from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import RowSplit, calibration_size
-from vae_anomaly.jobs import fit_workdir, memory, memory_plan, signals
+from vae_anomaly.jobs import fit_workdir, memory, signals
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.keys import Labels, check_normal_rows, group_codes, read_labels, time_order
@@ -98,7 +98,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
     missing, unused = config.data.missing_values, excluded_columns(config.data)
     source = open_source(request.data, missing_values=missing, on_error=config.data.on_error, unused=unused)
-    most = memory_plan.max_fit_rows(source.weight(), len(source.names), request.memory_limit)
+    most = memory.max_fit_rows(source.weight(), len(source.names), request.memory_limit)
     place, made_from = fit_workdir.workdir_of(output, config.tracking.model_name), fit_resume.made_from(source, config, most)
     with (
         signals.heard() as interruption,
@@ -127,7 +127,7 @@ def _make(job: FitJob) -> FitResult:
     """Read, fit unless that was done, and put the model where it belongs."""
     began, rejects, source, config = time.monotonic(), Rejects(), job.source, job.config
     rows = _read(job, rejects)
-    notes = (*rejected_notes(rejects), *memory_plan.sampling_notes(len(rows.numbers) + len(rows.others), rows.seen, config.seed))
+    notes = (*rejected_notes(rejects), *memory.sampling_notes(len(rows.numbers) + len(rows.others), rows.seen, config.seed))
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows.normal.num_rows)
     _logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))

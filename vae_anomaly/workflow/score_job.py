@@ -13,8 +13,7 @@ from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import InputBatch, Rejections, ScoreOptions
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
-from vae_anomaly.jobs import memory_plan
-from vae_anomaly.jobs.memory_plan import MemoryPlan, plan_memory
+from vae_anomaly.jobs.memory import MemoryPlan, plan_memory, watched
 from vae_anomaly.messages import OnProgress, absent_text, listed
 from vae_anomaly.schema.schema import unknown_columns
 from vae_anomaly.storage import destinations
@@ -83,7 +82,7 @@ class ScoreJob:
             chunk_rows=self.memory.chunk_rows,
             chunk_bytes=self.memory.chunk_bytes,
         )
-        for rows in memory_plan.watched(batches, request.memory_limit):
+        for rows in batches if request.memory_limit is None else watched(batches, request.memory_limit):
             numbered = request.on_error != "stop" and rows.num_rows
             rejections = rejects.up_to(rows.column(ROW_NUMBERS)[-1].as_py() + 1) if numbered else Rejections()
             yield InputBatch(rows=rows, rejections=rejections)
@@ -121,12 +120,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
         detector=detector,
         threshold=_threshold_for(detector.threshold, request),
         missing_values=tuple(missing),
-        memory=plan_memory(
-            request.memory_limit,
-            chunk_rows=request.chunk_rows,
-            columns=len(detector.schema.columns),
-            all_explained=request.explain == "all",
-        ),
+        memory=_memory_plan(request, len(detector.schema.columns)),
         overwrite=request.overwrite,
         tell=tell,
     )
@@ -180,6 +174,12 @@ def warn(ignored: Sequence[str], source: Source) -> None:
         _logger.warning("ignored, because the model does not know them: %s", listed(ignored))
     for note in source.notes:
         _logger.warning("%s", note)
+
+
+def _memory_plan(request: ScoreRequest, columns: int) -> MemoryPlan:
+    if request.memory_limit is None:
+        return MemoryPlan(chunk_rows=request.chunk_rows)
+    return plan_memory(request.memory_limit, chunk_rows=request.chunk_rows, columns=columns, all_explained=request.explain == "all")
 
 
 def _refuse_rates(request: ScoreRequest) -> None:

@@ -5,11 +5,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from vae_anomaly.detector.stream import scored_batches
+from vae_anomaly.detector.stream import prefetch, scored_batches
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tables.writer import output_format, write_batches
 from vae_anomaly.workflow import score_fdr
-from vae_anomaly.workflow.prefetch import prefetch
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score_counts import reject_log
 from vae_anomaly.workflow.score_job import ScoreJob

@@ -24,7 +24,7 @@ from vae_anomaly.workflow.score_job import ScoreJob
 _logger = logging.getLogger(__name__)
 
 OnPart = Callable[[str, Counts], None]
-State = tuple[int, int]
+_Version = tuple[int, int]
 
 
 def watch(
@@ -61,8 +61,8 @@ class Looking:
     folder: Folder
     root: str
     on_part: OnPart
-    seen: dict[str, State] = field(default_factory=dict)
-    refused: dict[str, State] = field(default_factory=dict)
+    seen: dict[str, _Version] = field(default_factory=dict)
+    refused: dict[str, _Version] = field(default_factory=dict)
     unreachable: str = ""
 
     def once(self) -> None:
@@ -99,5 +99,5 @@ class Looking:
         self.refused[file.location] = _state(file)
 
 
-def _state(file: Listed) -> State:
+def _state(file: Listed) -> _Version:
     return file.size, file.modified

@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from vae_anomaly.workflow.prefetch import prefetch
+from vae_anomaly.detector.stream import prefetch
 
 
 def threads() -> int:
