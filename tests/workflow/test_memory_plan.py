@@ -7,7 +7,7 @@ import pytest
 
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs import memory
-from vae_anomaly.tables.reader import Weight
+from vae_anomaly.tables.reader import SizeEstimate
 from vae_anomaly.workflow.memory_plan import MemoryPlan, max_fit_rows, parse_size, plan_memory, sampling_notes, watched
 
 MB = 10**6
@@ -15,7 +15,7 @@ MiB = 2**20
 # Of 20 columns, as README and benchmarks state them: what the first batch takes, and a row of numbers in all its copies.
 START_OF_20 = (136 + 20 * 5) * MiB
 ROW_OF_20 = 16 * (20 * 8 + 64)
-TWENTY = Weight(rows=1e9, row_bytes=160.0)
+TWENTY = SizeEstimate(rows=1e9, row_bytes=160.0)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +112,9 @@ def test_rows_of_a_fit() -> None:
     assert max_fit_rows(TWENTY, 20, 1_500 * MB) == 360_000
     # A small table is scaled once: 120 bytes a cell more.
     assert max_fit_rows(TWENTY, 20, 600 * MB) == 23_000
-    assert max_fit_rows(Weight(rows=1_700_000, row_bytes=160.0), 20, None) is None
-    assert max_fit_rows(Weight(rows=math.inf, row_bytes=160.0), 20, None) == 1_700_000
-    assert max_fit_rows(Weight(rows=0.0, row_bytes=0.0), 20, 501 * MB) is None
+    assert max_fit_rows(SizeEstimate(rows=1_700_000, row_bytes=160.0), 20, None) is None
+    assert max_fit_rows(SizeEstimate(rows=math.inf, row_bytes=160.0), 20, None) == 1_700_000
+    assert max_fit_rows(SizeEstimate(rows=0.0, row_bytes=0.0), 20, 501 * MB) is None
 
 
 @pytest.mark.usefixtures("machine")
@@ -136,7 +136,7 @@ def test_a_limit_of_the_address_space_bounds_a_fit(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ConfigError) as error:
         max_fit_rows(TWENTY, 20, None)
     assert str(error.value) == "the address space has a limit (ulimit -v) that leaves 200 MB; 271 MB are needed. Raise it."
-    assert max_fit_rows(Weight(rows=5000, row_bytes=160.0), 20, None) is None
+    assert max_fit_rows(SizeEstimate(rows=5000, row_bytes=160.0), 20, None) is None
 
 
 def test_a_sample_is_noted_and_logged(caplog: pytest.LogCaptureFixture) -> None:

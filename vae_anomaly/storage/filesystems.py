@@ -29,7 +29,7 @@ _AZURE_KEYS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_KEY", "
 # Packages whose exceptions report an unreachable store without being an OSError.
 _CLIENTS = {"adlfs", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3"}
 _SCHEMES = "Expected s3:// (Amazon), gs:// (Google), abfs:// (Azure), hdfs://, https:// or a path."
-# Part of an error of a client: what the user is told instead.
+# Part of an error text of a client: the text for the user.
 _STORE_ERRORS = {
     "NO_SUCH_BUCKET": "the bucket does not exist",
     "ACCESS_DENIED": "access denied. Give these credentials the right to it",

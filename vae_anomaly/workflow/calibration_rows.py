@@ -16,7 +16,7 @@ from vae_anomaly.messages import OnProgress, absent_text
 from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, read_labels
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
-from vae_anomaly.tables.error_location import in_its_file
+from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.source import Source, input_row_numbers
 from vae_anomaly.workflow.models import cores, is_training_data
 from vae_anomaly.workflow.requests import CalibrateRequest
@@ -165,7 +165,7 @@ def _per_day(found: dict[str, pa.ChunkedArray], time: str, source: Source, numbe
     try:
         return rows_per_day(found[time], time)
     except BadCell as error:
-        raise in_its_file(error, source.parts, int(np.concatenate(numbers)[error.row]), readable=False) from None
+        raise with_location(error, source.readers, int(np.concatenate(numbers)[error.row]), readable=False) from None
 
 
 def _labels(found: dict[str, pa.ChunkedArray], columns: Columns, detector: Detector, request: CalibrateRequest) -> Labels | None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs import memory
-from vae_anomaly.tables.reader import Weight
+from vae_anomaly.tables.reader import SizeEstimate
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -101,7 +101,7 @@ def _no_address_space(needed: float) -> ConfigError:
     )
 
 
-def max_fit_rows(weight: Weight, columns: int, limit: int | None) -> int | None:
+def max_fit_rows(weight: SizeEstimate, columns: int, limit: int | None) -> int | None:
     """Return how many rows a fit can hold in memory; None: all of them.
 
     The limit defaults to half of the machine's memory. The result is rounded down to two digits, so that a resumed fit samples the same
