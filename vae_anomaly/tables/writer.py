@@ -9,18 +9,17 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vae_anomaly.choices import OutputFormat
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.storage.atomic import _whole_or_absent, writing
-
-OutputFormat = Literal["parquet", "csv"]
 
 # Rows of a Parquet row group.
 _GROUP_ROWS = 131_072
