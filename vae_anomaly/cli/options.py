@@ -150,7 +150,7 @@ WorstRows = Annotated[
 Order = Annotated[
     ColumnOrder, _rows("--order", help="Order of the columns: contribution to the score, or z, how unusual that is for the column.")
 ]
-Counterfactual = Annotated[bool, _rows("--counterfactual", help="Add the smallest change of values that ends the alarm.")]
+CounterfactualOption = Annotated[bool, _rows("--counterfactual", help="Add the smallest change of values that ends the alarm.")]
 
 # ── threshold ────────────────────────────────────────────────────────────────────────────────────────────────────────
 _threshold = partial(typer.Option, rich_help_panel="Threshold")
@@ -188,7 +188,7 @@ Maximize = Annotated[
 AnomalyRate = Annotated[
     float | None, _rate(help="Expected share of anomalies in new data, for --maximize and costs.", show_default="that of the labelled rows")
 ]
-Tail = Annotated[
+TailOption = Annotated[
     CalibrationTail,
     _threshold("--method", help="conformal: exact, alpha down to 1/(rows + 1); gpd: generalized Pareto tail, estimated, alpha ten times "
                "finer."),
