@@ -27,7 +27,7 @@ from vae_anomaly.messages import quote
 from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, score_rows, single_threaded_products
 from vae_anomaly.model.exemplars import choose_exemplars
 from vae_anomaly.model.scaling import Views, gather_cells, learn_views
-from vae_anomaly.model.training import History, device_of, fit_weights, is_small_step
+from vae_anomaly.model.training import History, TrainingData, device_of, fit_weights, is_small_step
 from vae_anomaly.model.vae import START_ROWS, Layout, Vae, init_linear
 from vae_anomaly.model.weighting import unit_weights, with_learned_weights
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
@@ -126,7 +126,8 @@ def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage:
     vae = Vae(len(networks.views), layout, config.model, generator)
     with single_threaded_products(wanted=is_small_step(vae, config.train.batch_rows)):
         _start(vae, views, read, networks.rows)
-        history = _train(vae, views, read, networks, config.train, unseen, generator, stage)
+        data = TrainingData(batch=read, views=views, rows=networks.rows, validation=networks.validation, unseen=unseen)
+        history = _train(vae, data, config.train, generator, stage)
     limit, sure = exemplar_limit(split, config.model), split.not_exemplar is None
     exemplars, exemplar_rows = choose_exemplars(vae, views, read, networks.exemplars, limit, generator, widen=sure)
     ensemble = Ensemble(
@@ -219,31 +220,10 @@ def _start(vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor]) -> None:
         init_linear(vae, net, cells.units[0], views.mean[net])
 
 
-def _train(  # noqa: PLR0913, PLR0917
-    vae: Vae,
-    views: Views,
-    read: Batch,
-    networks: NetworkAssignment,
-    config: TrainConfig,
-    unseen: float,
-    generator: torch.Generator,
-    stage: Stage,
-) -> History:
-    """Train on the device and bring the weights back."""
+def _train(vae: Vae, data: TrainingData, config: TrainConfig, generator: torch.Generator, stage: Stage) -> History:
+    """Train on the configured device, then move the weights back to the CPU."""
     device = device_of(config.device)
-    there = Batch(**{name: getattr(read, name).to(device) for name in Batch.__slots__})
-    history = fit_weights(
-        vae.to(device),
-        Views(**{name: getattr(views, name).to(device) for name in Views.__slots__}),
-        there,
-        rows=networks.rows,
-        validation=networks.validation,
-        config=config,
-        unseen=unseen,
-        generator=generator,
-        start=stage.start(),
-        on_step=stage.step,
-    )
+    history = fit_weights(vae.to(device), data.to(device), config, generator, start=stage.start(), on_step=stage.step)
     vae.cpu().requires_grad_(requires_grad=False).eval()
     return history
 
