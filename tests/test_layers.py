@@ -88,7 +88,6 @@ UNTESTED = {
     "report/svg",
     "storage/locks",
     "tracking/recovery",
-    "workflow/calibration_rows",
     "workflow/evaluate",
     "workflow/score_counts",
     "workflow/score_fdr",
