@@ -41,7 +41,7 @@ OnReject = Callable[[Rejected], None]
 OnBad = Callable[[int, str, str], None]
 
 
-def ignore(_: Rejected) -> None:
+def ignore_reject(_: Rejected) -> None:
     """Do nothing with a row that was left out."""
 
 
@@ -58,7 +58,7 @@ class RejectedRows:
 class Rejects:
     """Counts rows that are left out, remembers the first and passes each on to ``on_reject``."""
 
-    on_reject: OnReject = ignore
+    on_reject: OnReject = ignore_reject
     count: int = 0
     first: Rejected | None = None
 

@@ -22,7 +22,7 @@ from vae_anomaly.tables import columns, sampling
 from vae_anomaly.tables.arrow import open_arrow, open_parquet
 from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import sniff
-from vae_anomaly.tables.csv_rejects import TEXT_COLUMN, OnReject, Rejects, faults_of, ignore, rejected_text
+from vae_anomaly.tables.csv_rejects import TEXT_COLUMN, OnReject, Rejects, faults_of, ignore_reject, rejected_text
 from vae_anomaly.tables.error_location import with_line
 from vae_anomaly.tables.files import TableFile, contents_digest, find_files, metadata_digest
 from vae_anomaly.tables.reader import (
@@ -109,7 +109,7 @@ class Source:
         """Estimate rows and bytes of a row from the beginning of the first file."""
         return sampling.estimated_size(self.readers)
 
-    def read_table(self, on_reject: OnReject = ignore) -> pa.Table:
+    def read_table(self, on_reject: OnReject = ignore_reject) -> pa.Table:
         """Return all rows, files in order; a column of delimited files is numeric only if it is so in all of them.
 
         Malformed rows are those that are not UTF-8 or not as wide as the header: without a model, every cell is valid.
@@ -122,7 +122,7 @@ class Source:
         rejects = Rejects(on_reject=on_reject)
         return self._table(lambda i, text: list(self._pieces(self.readers[i], Rejects() if text else rejects)), rejects)
 
-    def sample(self, most: int, seed: int, on_reject: OnReject = ignore, on_rows: OnRows = ignore_rows) -> Sample:
+    def sample(self, most: int, seed: int, on_reject: OnReject = ignore_reject, on_rows: OnRows = ignore_rows) -> Sample:
         """Return a uniform sample of ``most`` rows in file order, as ``read_table`` would read a file of these rows.
 
         Reads every row in bounded memory. ``on_rows`` gets the number of rows read so far. Raises what ``read_table`` raises.
@@ -169,7 +169,7 @@ class Source:
         chunk_rows: int = 65_536,
         chunk_bytes: int = 32 << 20,
         first_row: int = 0,
-        on_reject: OnReject = ignore,
+        on_reject: OnReject = ignore_reject,
     ) -> Iterator[pa.RecordBatch]:
         """Return a stream of batches of at most ``chunk_rows`` rows and about ``chunk_bytes``, in file order, from ``first_row`` on.
 
@@ -347,7 +347,7 @@ def open_files(
     return Source(readers=filled or readers, missing_values=tuple(missing_values), on_error=on_error)
 
 
-def together(sources: Sequence[Source]) -> Source:
+def as_one_table(sources: Sequence[Source]) -> Source:
     """Return the files of several sources as one table, in this order."""
     return replace(sources[0], readers=tuple(reader for source in sources for reader in source.readers))
 

@@ -18,7 +18,7 @@ from vae_anomaly.storage import atomic, listing
 from vae_anomaly.storage.destinations import local_path
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables import files
-from vae_anomaly.tables.source import Source, open_files, together
+from vae_anomaly.tables.source import Source, as_one_table, open_files
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score_counts import WORST_ALARMS, Counting, tally_from
 from vae_anomaly.workflow.score_job import Asked, ScoreTask, check_input_columns, warn
@@ -51,7 +51,7 @@ def fill(asked: Asked, make: Make) -> Done:
         before = {file.identity for file in listed if folder.holds(file)}
         todo = [file for file in listed if file.identity not in before]
         sources = open_inputs(asked, todo, rows_needed=not before)
-        whole = together(list(sources.values())) if sources else None
+        whole = as_one_table(list(sources.values())) if sources else None
         ignored = check_input_columns(asked.opened.detector, whole, asked.request.id_columns) if whole else ()
         new_rows = resumed = 0
         for file in todo:
@@ -85,7 +85,7 @@ def open_inputs(asked: Asked, listed: Sequence[Listed], *, rows_needed: bool) ->
 
 
 def _opened(asked: Asked, file: Listed) -> Source:
-    return open_files([files.table_file(file)], missing_values=asked.missing, on_error=asked.request.on_error)
+    return open_files([files.detect_table(file)], missing_values=asked.missing, on_error=asked.request.on_error)
 
 
 def refuse_nested(asked: Asked, listed: Sequence[Listed]) -> None:

@@ -23,7 +23,7 @@ from vae_anomaly.storage import destinations
 from vae_anomaly.storage.destinations import Destination
 from vae_anomaly.storage.filesystems import shown_path
 from vae_anomaly.tables import writer
-from vae_anomaly.tables.csv_rejects import OnReject, ignore
+from vae_anomaly.tables.csv_rejects import OnReject, ignore_reject
 from vae_anomaly.tables.source import ROW_NUMBERS, Source
 from vae_anomaly.tables.writer import output_format
 from vae_anomaly.workflow import score_fdr
@@ -205,7 +205,7 @@ class ScoreTask:
         """All that the bytes of the output depend on."""
         return {"inputs": self.source.made_of(), **self.asked.made_from()}
 
-    def batches(self, first_row: int, on_reject: OnReject = ignore) -> Iterator[pa.RecordBatch]:
+    def batches(self, first_row: int, on_reject: OnReject = ignore_reject) -> Iterator[pa.RecordBatch]:
         """Return the input from a row on."""
         groups, plan, schema = self.asked.threshold.groups, self.asked.plan, self.asked.opened.detector.schema
         extra = [*self.asked.request.id_columns, *([groups.column] if groups else [])]
