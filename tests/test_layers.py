@@ -79,7 +79,6 @@ UNTESTED = {
     "cli/text",
     "detector/card",
     "evaluation/comparison",
-    "explain/top_features",
     "fitting/checkpointing",
     "jobs/fit_workdir",
     "jobs/memory",

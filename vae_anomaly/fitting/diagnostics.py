@@ -15,7 +15,7 @@ from torch import Tensor
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.card import Blocks, ColumnQuality, alarm_stability
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.explain.contributions import FEWEST_USUAL_ROWS, LEAST_SPREAD, NORMAL_90, USUAL_CELLS, USUAL_ROWS, Usual, explain_rows
+from vae_anomaly.explain.contributions import Usual, explain_rows
 from vae_anomaly.fitting.splits import RowSplit
 from vae_anomaly.messages import percent
 from vae_anomaly.model.ensemble import Ensemble, score_rows
@@ -45,6 +45,13 @@ def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, validation:
     read_columns = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()
     r2_of = dict(zip(read_columns, explained.tolist(), strict=True))
     return tuple(_describe(column, j, batch, r2_of.get(j)) for j, column in enumerate(model_order(schema)))
+
+
+USUAL_ROWS = 400  # rows for the usual contributions: enough for a 90 % quantile
+FEWEST_USUAL_ROWS = 100  # of wide tables, whose rows take longer to explain
+USUAL_CELLS = 20_000  # rows × columns between these limits
+NORMAL_90 = 1.2815515655446004  # 90 % quantile of N(0, 1): the spread reads as a standard deviation
+LEAST_SPREAD = 0.01  # of the mean spread: a column that never contributes has a spread of 0
 
 
 def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:

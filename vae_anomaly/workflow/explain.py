@@ -14,7 +14,7 @@ from vae_anomaly.choices import ColumnOrder
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.explain.contributions import explain_rows
-from vae_anomaly.explain.counterfactual import smallest_change
+from vae_anomaly.explain.counterfactual import find_counterfactual
 from vae_anomaly.explain.top_features import expected_texts, value_texts
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.schema.encoding import Batch, model_order
@@ -148,10 +148,10 @@ def _columns(detector: Detector, cells: Batch, order: ColumnOrder) -> tuple[Colu
 
 def _change(detector: Detector, threshold: Threshold, cells: Batch) -> SmallestChange:
     """Return the smallest change that ends the alarm, with values in raw units."""
-    change, columns = smallest_change(detector.ensemble, cells, threshold.value), model_order(detector.schema)
+    change, columns = find_counterfactual(detector.ensemble, cells, threshold.value), model_order(detector.schema)
     value, instead = value_texts(columns, cells), value_texts(columns, change.row)
     return SmallestChange(
-        found=change.found,
+        found=change.reached,
         score=change.score,
-        cells=tuple(CellChange(column=columns[j].name, value=value(0, j), instead=instead(0, j)) for j in change.places),
+        cells=tuple(CellChange(column=columns[j].name, value=value(0, j), instead=instead(0, j)) for j in change.columns),
     )
