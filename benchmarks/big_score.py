@@ -33,9 +33,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from vae_anomaly import artifact
+from vae_anomaly.cli.options import parse_size
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConfig
 from vae_anomaly.fitting.fit import fit_detector
-from vae_anomaly.jobs.memory import parse_size
 from vae_anomaly.schema.schema import infer_schema
 
 RESULTS = Path(__file__).parent / "results"
@@ -119,7 +119,7 @@ def sampled(process: subprocess.Popen[str], start: float) -> list[tuple[float, .
 
 def run(verb: str, folder: Path, form: str, limit: str, memory_limit: str) -> Run:
     """Fit on or score one set under the limits."""
-    size, files = parse_size(limit) or 0, sorted((folder / form).iterdir())
+    size, files = parse_size(limit), sorted((folder / form).iterdir())
     options = {
         "fit": ["--no-tracking", "-o", str(folder / "fitted"), "--overwrite", "--exclude", "key", "--device", "cpu"],
         "score": ["-m", str(folder / "model"), "-o", f"{folder / 'out'}/", "--id-columns", "key", "--threads", "1"],
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=900, help="letters of a key")
     parser.add_argument("--folder", type=Path, help="where the inputs and outputs are made")
     asked = parser.parse_args()
-    limit, runs = parse_size(asked.limit) or 0, list[Run]()
+    limit, runs = parse_size(asked.limit), list[Run]()
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         folder = Path(name)
         prepare(folder)
@@ -216,8 +216,8 @@ def main() -> None:
     RESULTS.joinpath("big_score.md").write_text(text, encoding="utf-8")
     found = {"limit": limit, "width": asked.width, "fields": ["seconds", *FIELDS], "runs": [asdict(r) for r in runs]}
     RESULTS.joinpath("big_score.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
-    draw(runs, parse_size(asked.memory_limit) or 0)
-    if any(r.most("peak") * 1e6 > (parse_size(asked.memory_limit) or 0) for r in runs):
+    draw(runs, parse_size(asked.memory_limit))
+    if any(r.most("peak") * 1e6 > parse_size(asked.memory_limit) for r in runs):
         raise SystemExit(1)
 
 

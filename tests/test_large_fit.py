@@ -21,7 +21,7 @@ from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfi
 from vae_anomaly.errors import DataError, SchemaMismatch
 from vae_anomaly.jobs import memory
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.reader import Weight
+from vae_anomaly.tables.reader import SizeEstimate
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.requests import FitRequest
@@ -134,21 +134,21 @@ def test_files_that_do_not_go_together_are_refused_before_they_are_read() -> Non
 def test_the_weight_of_a_table_before_it_is_read() -> None:
     table = pa.table({"a": np.arange(5000.0), "b": np.arange(5000)})
     pq.write_table(table, "x.parquet")
-    found = open_source(["x.parquet"]).weight()
+    found = open_source(["x.parquet"]).estimated_size()
     assert found.rows == 5000
     assert found.row_bytes == pytest.approx(16.0, rel=0.02)
-    assert open_source(["x.parquet", "x.parquet"]).weight().rows == 5000
+    assert open_source(["x.parquet", "x.parquet"]).estimated_size().rows == 5000
     with pa.ipc.new_file("x.arrow", table.schema) as writer:
         writer.write_table(table)
-    assert open_source(["x.arrow"]).weight().rows == pytest.approx(5000, rel=0.05)
+    assert open_source(["x.arrow"]).estimated_size().rows == pytest.approx(5000, rel=0.05)
     text = "a,b\n" + "1234.5,99\n" * 5000
     Path("x.csv").write_text(text, encoding="utf-8")
-    found = open_source(["x.csv"]).weight()
+    found = open_source(["x.csv"]).estimated_size()
     assert found.rows == pytest.approx(2 * 5000, rel=0.01)
     assert found.row_bytes == 16 + 41
     Path("x.csv.gz").write_bytes(gzip.compress(text.encode()))
-    assert open_source(["x.csv.gz"]).weight() == Weight(rows=math.inf, row_bytes=57)
-    assert open_source(["x.csv", "x.csv.gz"]).weight().rows > found.rows
+    assert open_source(["x.csv.gz"]).estimated_size() == SizeEstimate(rows=math.inf, row_bytes=57)
+    assert open_source(["x.csv", "x.csv.gz"]).estimated_size().rows > found.rows
 
 
 @pytest.mark.parametrize(("number", "place"), [(1012, "x.csv row 1,014 (line 1,015)"), (1019, "x.csv row 1,021 (line 1,022)")])

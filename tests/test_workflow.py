@@ -185,7 +185,7 @@ def test_time_and_group_hold_back_the_last_block(tmp_path: Path) -> None:
     pq.write_table(rows, tmp_path / "x.parquet")
     data = DataConfig(id_columns=("id",), time_column="t", group_by="unit")
     found = fit_files(FitRequest(data=(str(tmp_path / "x.parquet"),), config=replace(config(None), data=data), output=tmp_path / "m"))
-    assert any("last block of each group" in note for note in found.notes)
+    assert any("last rows of each group" in note for note in found.notes)
     assert model_info(str(tmp_path / "m")).training_rows < ROWS - 60
 
 

@@ -10,6 +10,7 @@ FScore = Literal["f1", "f0.5", "f2"]
 CalibrationTail = Literal["conformal", "gpd"]
 # p-values valid on average over calibration sets, or for this calibration set with 90 % confidence.
 PValueKind = Literal["marginal", "conditional"]
+OutputFormat = Literal["csv", "parquet"]
 ExplainedRows = Literal["flagged", "all", "none"]
 # Columns of an explanation by their contribution to the score, or by how unusual it is for the column.
 ColumnOrder = Literal["contribution", "z"]

@@ -5,20 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from vae_anomaly.calibration.conformal import calibration_rows_needed, conformal_quantile, finest_alpha, quantile_rank
-from vae_anomaly.calibration.threshold import FEW_FOLDS, Threshold, calibrate
-from vae_anomaly.config import CalibrationConfig, CalibrationMethod
-from vae_anomaly.errors import ConfigError, NotCalibrated, TooFewRows
-from vae_anomaly.fitting.splits import GAP_SHARE, MANY_FOLDS, SPLIT_FROM_ROWS, RowSplit, split_rows
+from vae_anomaly.calibration.threshold import Threshold, calibrate
+from vae_anomaly.errors import ConfigError, NotCalibrated
 
 QUICK = settings(deadline=None, max_examples=200, derandomize=True)
-
-
-def _config(*, alpha: float = 0.01, method: CalibrationMethod = "auto", share: float = 0.2, max_rows: int = 20_000) -> CalibrationConfig:
-    return CalibrationConfig(alpha=alpha, method=method, share=share, max_rows=max_rows)
 
 
 @st.composite
@@ -132,88 +125,6 @@ def test_realised_false_alarms_are_beta_binomial() -> None:
     assert np.abs(measured - law.cdf(np.arange(new))).max() < math.sqrt(math.log(2 / 1e-4) / (2 * repeats))
 
 
-# Which rows are for what
-
-
-def _counts(plan: RowSplit) -> list[int]:
-    return [int((plan.fold == k).sum()) for k in range(plan.folds)]
-
-
-def test_from_2000_rows_a_fifth_calibrates_and_ten_folds_learn() -> None:
-    plan = split_rows(_config(), SPLIT_FROM_ROWS, seed=0)
-    assert (plan.method, plan.folds) == ("split", MANY_FOLDS)
-    assert (len(plan.calibration), len(plan.training)) == (400, 1600)
-    assert _counts(plan) == [160] * 10
-    assert sorted([*plan.calibration, *plan.training]) == list(range(2000))
-
-
-def test_below_2000_rows_every_row_calibrates_by_cross_fitting() -> None:
-    plan = split_rows(_config(), SPLIT_FROM_ROWS - 1, seed=0)
-    assert (plan.method, plan.folds) == ("cross", FEW_FOLDS)
-    assert plan.calibration.tolist() == plan.training.tolist() == list(range(1999))
-    assert max(_counts(plan)) - min(_counts(plan)) <= 1
-
-
-@pytest.mark.parametrize(("rows", "folds"), [(499, 10), (500, 5), (99, 10)])
-def test_few_rows_are_cut_into_ten_folds_and_500_into_five(rows: int, folds: int) -> None:
-    assert split_rows(_config(), rows, seed=0).folds == folds
-
-
-def test_calibration_takes_at_most_its_largest_number_of_rows() -> None:
-    plan = split_rows(_config(alpha=0.05, method="split", max_rows=300), 5000, seed=0)
-    assert len(plan.calibration) == 300
-
-
-def test_calibration_takes_at_least_what_alpha_needs() -> None:
-    plan = split_rows(_config(alpha=0.001), 3000, seed=0)
-    assert len(plan.calibration) == 999
-
-
-def test_rows_are_dealt_out_by_the_seed() -> None:
-    first, again, other = (split_rows(_config(), 2500, seed=s).fold for s in (0, 0, 1))
-    assert first.tolist() == again.tolist()
-    assert first.tolist() != other.tolist()
-
-
-REFUSED = [
-    pytest.param(
-        *(40, 0.01, "auto"),
-        "alpha 0.01 needs at least 99 calibration rows; 40 given. "
-        "Finest alpha possible with these rows: 0.0244. Use --alpha 0.0244 or more rows.",
-        id="cross",
-    ),
-    pytest.param(
-        *(100, 0.01, "split"),
-        "alpha 0.01 needs at least 99 calibration rows; 50 given (half of the 100 rows at most). "
-        "Finest alpha possible with these rows: 0.0197. Use --alpha 0.0197 or more rows.",
-        id="split",
-    ),
-    pytest.param(
-        *(5000, 1e-4, "auto"),
-        "alpha 0.0001 needs at least 9,999 calibration rows; 2,500 given (half of the 5,000 rows at most). "
-        "Finest alpha possible with these rows: 0.0004. Use --alpha 0.0004 or more rows.",
-        id="auto-is-split",
-    ),
-]
-
-
-@pytest.mark.parametrize(("rows", "alpha", "method", "text"), REFUSED)
-def test_too_few_rows_are_refused_with_what_is_possible(rows: int, alpha: float, method: CalibrationMethod, text: str) -> None:
-    with pytest.raises(TooFewRows) as caught:
-        split_rows(_config(alpha=alpha, method=method), rows, seed=0)
-    assert str(caught.value) == text
-
-
-@QUICK
-@given(rows=st.integers(2, 30_000), method=st.sampled_from(["split", "cross"]))
-def test_the_rate_that_a_refusal_names_is_then_accepted(rows: int, method: CalibrationMethod) -> None:
-    try:
-        split_rows(_config(alpha=1e-9, method=method), rows, seed=0)
-    except TooFewRows as refusal:
-        named = float(str(refusal).split("Use --alpha ")[1].split()[0])
-    assert len(split_rows(_config(alpha=named, method=method), rows, seed=0).calibration) >= calibration_rows_needed(named)
-
-
 @QUICK
 @given(rows=st.integers(1, 100_000))
 def test_the_finest_rate_that_a_refusal_names_is_then_accepted(rows: int) -> None:
@@ -223,32 +134,3 @@ def test_the_finest_rate_that_a_refusal_names_is_then_accepted(rows: int) -> Non
     named = float(str(caught.value).split("Finest alpha possible: ")[1].split(". ")[0])
     assert threshold.at(named).value == rows - 1
     assert named <= finest_alpha(rows) * 1.01
-
-
-# Time
-
-
-def _check_blocks(plan: RowSplit, time: NDArray[np.int64], group: NDArray[np.int64]) -> None:
-    """Every group learns first, then leaves a gap, then calibrates."""
-    for name in np.unique(group):
-        rows = np.flatnonzero(group == name)
-        fold = plan.fold[rows[np.argsort(time[rows])]]
-        held, gap = int((fold == -1).sum()), int((fold == -2).sum())
-        assert (fold[len(fold) - held :] == -1).all()
-        assert (fold[len(fold) - held - gap : len(fold) - held] == -2).all()
-        assert gap == math.ceil(GAP_SHARE * len(rows))
-        assert held == pytest.approx(0.2 * len(rows), abs=1)
-
-
-def test_with_time_the_last_block_of_each_group_calibrates_after_a_gap() -> None:
-    random = np.random.default_rng(0)
-    time, group = random.permutation(3000), random.choice(np.array([7, 8, 9]), p=[0.6, 0.3, 0.1], size=3000)
-    _check_blocks(split_rows(_config(), 3000, seed=0, time=time, group=group), time, group)
-    _check_blocks(split_rows(_config(), 3000, seed=0, time=time), time, np.zeros(3000, np.int64))
-
-
-def test_the_gap_is_used_for_nothing() -> None:
-    plan = split_rows(_config(), 3000, seed=0, time=np.arange(3000))
-    excluded = np.flatnonzero(plan.fold == -2)
-    assert len(excluded) == 30
-    assert not set(excluded) & ({*plan.training} | {*plan.calibration})

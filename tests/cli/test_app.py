@@ -112,7 +112,7 @@ def test_help_groups_the_options() -> None:
 
 
 def test_help_quotes_defaults_without_brackets() -> None:
-    assert "[default: all cores" in run("score", "--help").stdout
+    assert "[default: all cores; " in " ".join(run("score", "--help").stdout.split())
 
 
 def test_nothing_typed_shows_the_help() -> None:
@@ -296,7 +296,7 @@ TEXTS = {
         "Copy the folder to this machine, or register it with vae-anomaly upload."),
     ),
     "a decimal comma": (
-        (*SCORE, "--alpha", "0,05"), 2, "Invalid value for '--alpha': '0,05' is no number; write it with a point: 0.05 (see --help)",
+        (*SCORE, "--alpha", "0,05"), 2, "Invalid value for '--alpha': '0,05' is not a number; use a decimal point: 0.05 (see --help)",
     ),
     "unknown folder": (
         (*SCORE[:3], "nowhere"), 5, "no model at nowhere: there is no such folder with manifest.json and weights.safetensors.",
@@ -503,7 +503,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     words = [
         sys.executable,
         "-c",
-        "from vae_anomaly.cli import streams, terminal; streams.make_lasting(); terminal.show({'a': 1}, str, as_json=True)",
+        "from vae_anomaly.cli import streams, terminal; streams.protect_standard_streams(); terminal.show({'a': 1}, str, as_json=True)",
     ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as running:
         assert running.stdout is not None

@@ -8,7 +8,7 @@ from vae_anomaly.errors import ConfigError
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (None, None),
+        ((), ()),
         ("a", ("a",)),
         ("a, b", ("a", "b")),
         ('"a,b",c', ("a,b", "c")),
@@ -19,7 +19,7 @@ from vae_anomaly.errors import ConfigError
         ("b,a,b", ("b", "a")),
     ],
 )
-def test_names_are_a_line_of_csv(text: str | None, expected: tuple[str, ...] | None) -> None:
+def test_names_are_a_line_of_csv(text: str | tuple[str, ...], expected: tuple[str, ...]) -> None:
     assert options.names(text) == expected
 
 
@@ -28,7 +28,7 @@ def test_names_on_two_lines_are_refused(text: str) -> None:
     with pytest.raises(ConfigError) as error:
         options.names(text)
     assert str(error.value) == (
-        f"names are separated by commas and stand on one line; got {text!r}. Put a name that has a line end in double quotes."
+        f"names must be on one line, separated by commas; got {text!r}. Put a name that contains a line break in double quotes."
     )
     assert options.names('"a\nb",c') == ("a\nb", "c")
 

@@ -160,7 +160,8 @@ def test_characters_that_a_terminal_lacks_are_escapes(as_json: str, said: str) -
 
 def _words(action: str, to: str) -> list[str]:
     code = (
-        "import sys; from vae_anomaly.cli import streams, terminal; from vae_anomaly.errors import DataError; streams.make_lasting()\n"
+        "import sys; from vae_anomaly.cli import streams, terminal; from vae_anomaly.errors import DataError\n"
+        "streams.protect_standard_streams()\n"
         f"with terminal.exit_codes(as_json=False): {action}"
     )
     return ["sh", "-c", f'exec "$0" -c "$1" {to}', sys.executable, code]

@@ -5,7 +5,7 @@ from tests.tiny import Case
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.explain import counterfactual
 from vae_anomaly.explain.contributions import explain_rows
-from vae_anomaly.explain.counterfactual import smallest_change
+from vae_anomaly.explain.counterfactual import find_counterfactual
 from vae_anomaly.schema.encoding import Batch, model_order
 
 MIXED = Case(kind="mixed", size="several", method="split", prior="exemplar")
@@ -30,15 +30,15 @@ def _changed(before: Batch, after: Batch) -> set[int]:
 def test_one_wild_number_is_the_one_change_and_moves_only_as_far_as_it_must() -> None:
     detector, rows = _odd()
     row, limit = _row(tiny.OUTLIER, rows), detector.threshold.value
-    found = smallest_change(detector.ensemble, row, limit)
+    change = find_counterfactual(detector.ensemble, row, limit)
     pressure = [c.name for c in model_order(detector.schema)].index("pressure")
-    assert (found.found, found.places, _changed(row, found.row)) == (True, (pressure,), {pressure})
-    assert float(detector.scores(found.row).total[0]) == found.score <= limit
-    before, after = float(row.numeric[0, 0, pressure]), float(found.row.numeric[0, 0, pressure])
+    assert (change.reached, change.columns, _changed(row, change.row)) == (True, (pressure,), {pressure})
+    assert float(detector.scores(change.row).total[0]) == change.score <= limit
+    before, after = float(row.numeric[0, 0, pressure]), float(change.row.numeric[0, 0, pressure])
     expected = float(explain_rows(detector.ensemble, row).number[0, pressure])
     assert expected < after < before
     # Two per cent less of the way leave the row flagged, and the number is short.
-    numeric = found.row.numeric.clone()
+    numeric = change.row.numeric.clone()
     numeric[0, 0, pressure] = before + 0.98 * (after - before)
     assert float(detector.scores(Batch(numeric=numeric, codes=row.codes, observed=row.observed)).total[0]) > limit
     assert len(f"{after:.15g}") <= 7
@@ -48,40 +48,40 @@ def test_one_wild_number_is_the_one_change_and_moves_only_as_far_as_it_must() ->
 def test_a_changed_constant_goes_back_to_what_it_was(place: int, name: str, value: float) -> None:
     detector, rows = _odd()
     row = _row(place, rows)
-    found = smallest_change(detector.ensemble, row, detector.threshold.value)
+    change = find_counterfactual(detector.ensemble, row, detector.threshold.value)
     columns = [c.name for c in model_order(detector.schema)]
-    assert columns[found.places[0]] == name
+    assert columns[change.columns[0]] == name
     j, d_num = columns.index(name), row.numeric.shape[-1]
-    assert float(found.row.numeric[0, 0, j] if j < d_num else found.row.codes[0, 0, j - d_num]) == value
+    assert float(change.row.numeric[0, 0, j] if j < d_num else change.row.codes[0, 0, j - d_num]) == value
 
 
 def test_a_row_under_the_limit_needs_no_change() -> None:
     detector, rows = _odd()
     row = _row(0, rows)
     score = float(detector.scores(row).total[0])
-    found = smallest_change(detector.ensemble, row, score)
-    assert (found.found, found.places, found.score) == (True, (), score)
-    assert found.row is row
+    change = find_counterfactual(detector.ensemble, row, score)
+    assert (change.reached, change.columns, change.score) == (True, (), score)
+    assert change.row is row
 
 
 def test_none_is_found_where_no_change_helps() -> None:
     detector, rows = _odd()
-    found = smallest_change(detector.ensemble, _row(tiny.OUTLIER, rows), -1.0)
-    assert not found.found
-    assert found.score > -1.0
-    assert len(found.places) >= 1  # what lowered it most is still told
+    change = find_counterfactual(detector.ensemble, _row(tiny.OUTLIER, rows), -1.0)
+    assert not change.reached
+    assert change.score > -1.0
+    assert len(change.columns) >= 1  # what lowered it most is still told
 
 
 def test_a_missing_cell_is_never_changed() -> None:
     detector, rows = _odd()
     row = _row(tiny.HOLES, rows)
-    found = smallest_change(detector.ensemble, row, 0.0)
+    change = find_counterfactual(detector.ensemble, row, 0.0)
     holes = {j for j in range(row.observed.shape[-1]) if not bool(row.observed[0, 0, j])}
     assert holes
-    assert not holes & set(found.places)
+    assert not holes & set(change.columns)
 
 
-def test_what_later_changes_make_needless_is_put_back() -> None:
+def test_changes_that_later_ones_make_unnecessary_are_reverted() -> None:
     detector, rows = _odd()
     row = _row(tiny.OUTLIER, rows)
     columns = [c.name for c in model_order(detector.schema)]
@@ -99,7 +99,7 @@ def test_what_later_changes_make_needless_is_put_back() -> None:
         totals.append(float(detector.scores(Batch(numeric=some, codes=row.codes, observed=row.observed)).total))
     limit = max(totals)
     assert limit < float(detector.scores(row).total)
-    back, kept = counterfactual._without_the_needless(detector.ensemble, row, now, [flow, power, pressure], limit)  # noqa: SLF001
+    back, kept = counterfactual._without_unnecessary(detector.ensemble, row, now, [flow, power, pressure], limit)  # noqa: SLF001
     assert (kept, _changed(row, back)) == ([pressure], {pressure})
 
 
@@ -116,7 +116,7 @@ def test_numbers_are_rounded_away_from_the_limit(value: float, up: bool, first: 
 
 
 def test_no_more_than_ten_columns_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counterfactual, "MOST_COLUMNS", 2)
+    monkeypatch.setattr(counterfactual, "MAX_CHANGED_COLUMNS", 2)
     detector, rows = _odd()
-    found = smallest_change(detector.ensemble, _row(tiny.OUTLIER, rows), 1e-9)
-    assert (len(found.places), found.found) == (2, False)
+    change = find_counterfactual(detector.ensemble, _row(tiny.OUTLIER, rows), 1e-9)
+    assert (len(change.columns), change.reached) == (2, False)

@@ -36,8 +36,8 @@ def test_a_sound_model_has_no_caution(sound: Detector) -> None:
 def test_collapse_is_said(sound: Detector) -> None:
     assert cautions(_with_active(sound, 0.5)) == (
         (
-            "posterior collapse: no latent unit is in use, so the model knows each column by itself and not how columns go together. "
-            "Give it more --steps; if that does not help, the columns are unrelated"
+            "posterior collapse: no latent unit is active, so the model has learned each column alone and no relation between columns. "
+            "Train longer with --steps; if that does not help, the columns are unrelated"
         ),
     )
 
@@ -45,24 +45,24 @@ def test_collapse_is_said(sound: Detector) -> None:
 def test_what_is_nearly_a_collapse_is_said(sound: Detector) -> None:
     found = cautions(_with_active(_with_r2(sound, (0.01, 0.02, 0.3)), 1.5))
     assert found[0] == (
-        "near collapse: 1.5 of 4 latent units are in use and half of the columns are reconstructed to less than 10 %. "
-        "Give it more --steps; if that does not help, the columns are unrelated"
+        "near posterior collapse: 1.5 of 4 latent units are active, and less than 10 % of the variation of half of the columns is "
+        "reconstructed. Train longer with --steps; if that does not help, the columns are unrelated"
     )
 
 
 def test_few_rows_are_said(sound: Detector) -> None:
     few = replace(sound, card=replace(sound.card, training_rows=199))
-    assert cautions(few) == ("few rows: 199 to learn 9 columns from, 200 are safer; the threshold holds, but more faults are missed",)
+    assert cautions(few) == ("few rows: 199 training rows for 9 columns, 200 recommended; the threshold is valid, but faults are missed",)
     wide = replace(sound, quality=sound.quality * 20)
-    assert cautions(wide)[0].startswith("few rows: 1,000 to learn 180 columns from, 1,800 are safer")
+    assert cautions(wide)[0].startswith("few rows: 1,000 training rows for 180 columns, 1,800 recommended")
 
 
 def test_bursts_are_said(sound: Detector) -> None:
     assert cautions(replace(sound, blocks=Blocks(rates=(0.0, 0.01, 0.05), p_value=0.002))) == ()
     assert cautions(replace(sound, blocks=Blocks(rates=(0.0, 0.01, 0.05), p_value=4e-6))) == (
         (
-            "alarms on normal rows come in bursts: 0 % to 5 % of the rows in 3 consecutive parts of the calibration rows, more uneven than "
-            "chance (p = 4e-06). The rate holds over long spans, not for every hour"
+            "alarms on normal rows are clustered: 0 % to 5 % of the rows in 3 consecutive stretches of the calibration rows, more uneven "
+            "than chance (p = 4e-06). The false-alarm rate holds over long periods, not for every hour"
         ),
     )
 
@@ -71,5 +71,5 @@ def test_weak_columns_are_said_when_they_are_most(sound: Detector) -> None:
     assert cautions(_with_active(_with_r2(sound, (0.05, 0.5)), 3.0)) == ()
     found = cautions(_with_active(_with_r2(sound, (0.05, 0.05, 0.5)), 3.0))
     assert found[-1] == (
-        "2 of 3 columns are hardly explained by the others: a fault in one of them is seen only when its value is far off by itself"
+        "2 of 3 columns are hardly predictable from the others: a fault in one of them is detected only if its value is extreme by itself"
     )

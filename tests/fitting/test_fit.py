@@ -64,7 +64,9 @@ def test_a_table_in_which_nothing_changes_is_refused_before_training() -> None:
     config = tiny.config(SPLIT)
     with pytest.raises(DataError) as refused:
         fit_detector(table, infer_schema(table, config.data), config, on_progress=heard.append)
-    assert str(refused.value) == "no column changes in the 168 row(s) to learn from. Give rows in which something happens."
+    assert str(refused.value) == (
+        "all columns are constant in the 168 training row(s); expected at least one that varies. Give rows with normal variation."
+    )
     assert heard == []
 
 
@@ -91,27 +93,6 @@ def test_the_largest_numbers_whose_spread_is_one_are_learned_from() -> None:
 
 
 # Who learns from what
-
-
-@pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
-def test_a_network_never_sees_its_own_fold_nor_the_calibration_part(case: Case) -> None:
-    plan, config = _plan(case), tiny.config(case)
-    nets = assign_networks(plan, config)
-    for learned, watched, exemplars in zip(nets.rows, nets.validation, nets.exemplars, strict=True):
-        assert not set(learned.tolist()) & set(watched.tolist())
-        assert set(learned.tolist()) | set(watched.tolist()) == set(plan.training.tolist())
-        held = set(watched.tolist()) if case.method == "cross" else set(plan.calibration.tolist())
-        assert not held & set(exemplars.tolist())
-        assert set(exemplars.tolist()) == set(plan.training.tolist()) - held
-
-
-def test_split_has_a_network_for_each_view_and_member_and_cross_for_each_view_and_fold() -> None:
-    config = tiny.config(SPLIT)
-    split, cross = assign_networks(_plan(SPLIT), config), assign_networks(_plan(CROSS), config)
-    assert list(zip(split.views, split.held_out_fold, strict=True)) == [
-        (v, k) for v in config.model.views for k in range(config.model.members)
-    ]
-    assert list(zip(cross.views, cross.held_out_fold, strict=True)) == [(v, k) for v in config.model.views for k in range(10)]
 
 
 def _learned(state: dict[str, Tensor], index: Tensor) -> dict[str, bytes]:
@@ -229,7 +210,7 @@ def test_the_card_counts_rows_and_says_what_limits_the_promise() -> None:
     split, cross = tiny.detector(SPLIT).card, tiny.detector(CROSS).card
     assert (split.rows, split.training_rows, split.calibration_rows) == (240, 168, 72)
     assert (cross.rows, cross.training_rows, cross.calibration_rows) == (240, 240, 240)
-    constants = "2 constant column(s): cost nothing while unchanged; a change flags the row"
+    constants = "2 constant column(s): no effect on the score while unchanged; a change flags the row"
     assert split.notes == (constants,)
     assert cross.notes == (
         "cross-fitted, approximate: 10 folds; the false-alarm rate is near alpha and at most twice it in theory",

@@ -1,5 +1,6 @@
-"""What a robust fit does not trust: planted anomalies, little else, and never a row that calibrates."""
+"""A robust fit trims planted anomalies, few other rows, and never a calibration row."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,16 @@ from tests.tiny import Case
 from vae_anomaly.config import Config
 from vae_anomaly.fitting.fit import fit_rows
 from vae_anomaly.fitting.held_out import FitRecord
-from vae_anomaly.fitting.robust import DOUBTED_SHARE, FirstPassScores, exemplar_limit, first_pass_split, robust_note, trim_rows
+from vae_anomaly.fitting.robust import (
+    CHANCE,
+    TRIMMED_SHARE,
+    FirstPassScores,
+    exemplar_limit,
+    first_pass_split,
+    outlier_limit,
+    robust_note,
+    trim_rows,
+)
 from vae_anomaly.fitting.splits import RowSplit, assign_networks, members_per_view, split_rows
 from vae_anomaly.schema.schema import infer_schema
 
@@ -48,7 +58,7 @@ def _marked(rows: NDArray[np.bool_] | None) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
-def test_gross_faults_are_found_and_not_learned_from(case: Case) -> None:
+def test_gross_faults_are_excluded_from_training(case: Case) -> None:
     clean, config = tiny.normal_rows("numeric"), _config(case)
     places = split_rows(config.calibration, clean.num_rows, 0).training[[3, 30, 60, 90]]
     fitted = _fit(_planted(clean, places, tuple(clean.column_names)), case)
@@ -60,17 +70,17 @@ def test_gross_faults_are_found_and_not_learned_from(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [SPLIT, CROSS], ids=str)
-def test_clean_rows_stay_nearly_whole(case: Case) -> None:
+def test_few_clean_rows_are_trimmed(case: Case) -> None:
     fitted = _fit(tiny.normal_rows("numeric"), case)
     excluded, not_exemplar = _marked(fitted.split.excluded), _marked(fitted.split.not_exemplar)
     trained = len(fitted.split.training) + len(excluded)
     assert len(excluded) <= 0.02 * trained
-    assert len(not_exemplar) <= DOUBTED_SHARE * trained
+    assert len(not_exemplar) <= TRIMMED_SHARE * trained
     assert robust_note(fitted.split) in fitted.detector.card.notes
 
 
-def test_nothing_is_sorted_out_of_the_calibration() -> None:
-    """Other calibration rows change nothing that is learned or not_exemplar, so that ``split`` stays exact."""
+def test_calibration_rows_are_not_trimmed() -> None:
+    """Other calibration rows change nothing that is learned or trimmed, so that ``split`` stays exact."""
     clean, config = tiny.normal_rows("numeric"), _config(SPLIT)
     calibration = split_rows(config.calibration, clean.num_rows, 0).calibration
     first, second = _fit(clean, SPLIT), _fit(_planted(clean, calibration[:10], ("pressure",)), SPLIT)
@@ -81,12 +91,12 @@ def test_nothing_is_sorted_out_of_the_calibration() -> None:
     assert sorted(changed) == ["calibration", "usual.middle", "usual.spread"]
 
 
-def test_under_cross_a_doubted_row_calibrates() -> None:
+def test_under_cross_a_trimmed_row_calibrates() -> None:
     fitted = _fit(tiny.normal_rows("numeric"), CROSS)
     assert len(fitted.detector.threshold.calibration) == tiny.NORMAL_ROWS
 
 
-def test_a_first_pass_deals_out_the_training_rows_alone() -> None:
+def test_a_first_pass_splits_the_training_rows_alone() -> None:
     fold = np.full(30, -1)
     fold[10:] = np.arange(20) % 10
     found = first_pass_split(RowSplit(method="split", folds=10, fold=fold), 0)
@@ -96,20 +106,20 @@ def test_a_first_pass_deals_out_the_training_rows_alone() -> None:
     assert not _marked(found.not_exemplar).size
 
 
-def test_the_oddest_are_those_far_from_all_and_from_a_few() -> None:
-    """By hand: of 40 training rows two are not_exemplar, those with the largest product; what stands out is left out instead."""
+def test_rows_far_from_all_exemplars_and_from_a_few_are_trimmed() -> None:
+    """By hand: of 40 training rows the two with the largest product are no exemplars; an outlier is excluded instead."""
     near, few = np.linspace(1.0, 1.5, 50), np.linspace(1.0, 1.5, 50)
     near[[0, 20, 30]], few[[0, 20, 30]] = [99.0, 1.9, 1.8], [99.0, 0.7, 9.0]
     near[5] = np.nan
     plan = RowSplit(method="split", folds=10, fold=np.where(np.arange(50) >= 10, np.arange(50) % 10, -1))
-    found = trim_rows(plan, FirstPassScores(near=near, few=few))
+    found = trim_rows(plan, FirstPassScores(all_exemplars=near, few=few))
     assert (_marked(found.excluded).tolist(), _marked(found.not_exemplar).tolist()) == ([], [30, 49])
     near[40] = 99.0
-    found = trim_rows(plan, FirstPassScores(near=near, few=few))
+    found = trim_rows(plan, FirstPassScores(all_exemplars=near, few=few))
     assert (_marked(found.excluded).tolist(), _marked(found.not_exemplar).tolist()) == ([40], [30])
 
 
-def test_exemplars_are_fewer_and_networks_more_where_rows_are_doubted() -> None:
+def test_a_robust_fit_has_fewer_exemplars_and_more_networks() -> None:
     config, plan = Config().model, RowSplit(method="split", folds=10, fold=np.arange(10))
     assert (exemplar_limit(plan, config), members_per_view(plan, config)) == (2000, 1)
     not_exemplar = replace(plan, not_exemplar=np.zeros(10, dtype=np.bool_))
@@ -117,10 +127,17 @@ def test_exemplars_are_fewer_and_networks_more_where_rows_are_doubted() -> None:
     assert (members_per_view(not_exemplar, config), members_per_view(not_exemplar, replace(config, members=7))) == (5, 7)
 
 
-def test_the_note_says_what_is_not_trusted_and_what_the_threshold_still_promises() -> None:
+def test_the_note_counts_trimmed_rows_and_says_what_the_threshold_guarantees() -> None:
     marked = np.arange(10) < 3
     plan = RowSplit(method="split", folds=10, fold=np.arange(10), excluded=marked, not_exemplar=np.arange(10) == 7)
     assert robust_note(plan) == (
-        "contamination-robust: 3 training rows that stand out teach nothing, 1 odd ones are no exemplars; rows "
-        "that calibrate are not sorted out, so anomalies among them raise the threshold: fewer false alarms than alpha, fewer faults found"
+        "contamination-robust: 3 outlying training rows were excluded and 1 more are not used as exemplars; "
+        "calibration rows are not trimmed, so anomalies among them raise the threshold: fewer false alarms than alpha, fewer faults found"
     )
+
+
+def test_the_limit_is_the_quantile_of_the_highest_of_n_exponential_distances() -> None:
+    """P(highest of n > r) ≈ n exp(−r) = 1 % at r = ln(n / 0.01), whatever the scale; a score is the square of a distance."""
+    n = 2000
+    distances = -7.0 * np.log(1.0 - (np.arange(n) + 0.5) / n)
+    np.testing.assert_allclose(outlier_limit(distances**2), (7.0 * math.log(n / CHANCE)) ** 2, rtol=4e-3)

@@ -17,6 +17,7 @@ from vae_anomaly.model.training import (
     History,
     OnStep,
     Sampler,
+    TrainingData,
     TrainingState,
     adamw_step,
     device_of,
@@ -66,13 +67,15 @@ def _train(
     vae = Vae(len(rows), LAYOUT, MODEL, generator)
     history = fit_weights(
         vae,
-        views or _views(rows),
-        batch or _batch(),
-        rows=rows,
-        validation=[THIRDS[2]] * len(rows),
-        config=settings or _config(),
-        unseen=1 / (ROWS + 1),
-        generator=generator,
+        TrainingData(
+            batch=batch or _batch(),
+            views=views or _views(rows),
+            rows=rows,
+            validation=[THIRDS[2]] * len(rows),
+            unseen=1 / (ROWS + 1),
+        ),
+        settings or _config(),
+        generator,
         start=start,
         on_step=on_step,
     )
@@ -197,8 +200,8 @@ def test_a_block_is_a_twentieth_and_the_last_one_ends_with_the_last_step(steps: 
     assert len(ends) == min(steps, CURVE_POINTS)
 
 
-def test_the_train_loss_of_blocks_is_the_mean_of_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_module, "adamw_step", lambda *_, **__: None)  # the weights stay, so long blocks average like short ones
+def test_the_train_loss_of_a_curve_point_is_the_mean_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_module, "adamw_step", lambda *_, **__: None)  # the weights stay as they are
     short, long = (_train(THIRDS[:1], settings=_config(steps=steps))[1] for steps in (20, 40))
     pairs: list[tuple[CurvePoint, CurvePoint]] = list(zip(short.blocks[::2], short.blocks[1::2], strict=True))
     assert [b.train_loss for b in long.blocks[:10]] == pytest.approx([(a.train_loss + b.train_loss) / 2 for a, b in pairs])
@@ -209,13 +212,9 @@ def test_steps_are_reported_one_by_one() -> None:
     generator = torch.Generator().manual_seed(0)
     fit_weights(
         Vae(1, LAYOUT, MODEL, generator),
-        _views(THIRDS[:1]),
-        _batch(),
-        rows=THIRDS[:1],
-        validation=THIRDS[2:],
-        config=_config(steps=4),
-        unseen=0.01,
-        generator=generator,
+        TrainingData(batch=_batch(), views=_views(THIRDS[:1]), rows=THIRDS[:1], validation=THIRDS[2:], unseen=0.01),
+        _config(steps=4),
+        generator,
         on_step=lambda done, total, _: seen.append((done, total)),
     )
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]

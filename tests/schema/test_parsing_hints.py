@@ -1,6 +1,6 @@
 import pytest
 
-from vae_anomaly.schema.parsing import HEADER, TEXT_HINTS, cell_remedies
+from vae_anomaly.schema.parsing import REPEATED_HEADER_REMEDY, TEXT_REMEDIES, cell_remedies
 
 POINT, THOUSANDS = "Write such numbers with a decimal point", "Write such numbers without a mark between the thousands"
 EITHER, UNIT = "A comma may be a decimal mark or part thousands, so it is read as neither: write", "Write the number without its unit"
@@ -38,11 +38,16 @@ def test_a_row_of_units(cell: str) -> None:
 
 
 def test_the_header_once_more() -> None:
-    assert cell_remedies(" flow ", "flow") == cell_remedies("bar", "bar") == HEADER == ("It is the header once more: remove that row",)
+    assert (
+        cell_remedies(" flow ", "flow")
+        == cell_remedies("bar", "bar")
+        == REPEATED_HEADER_REMEDY
+        == ("It is the header once more: remove that row",)
+    )
 
 
 @pytest.mark.parametrize(
     "cell", ["n/a", "Bad", "-", "0xFF", "5e", "1.2.3", "1,2,3", "12:00", "2024-01-01", "<5", "1 23", "968b26522119", "off", "x" * 10_000]
 )
 def test_other_text_may_stand_for_a_missing_cell(cell: str) -> None:
-    assert cell_remedies(cell, "flow") == TEXT_HINTS
+    assert cell_remedies(cell, "flow") == TEXT_REMEDIES

@@ -136,7 +136,7 @@ def test_so_is_a_folder_that_we_are_in(folder: Path, monkeypatch: pytest.MonkeyP
 def test_a_name_that_the_locale_does_not_hold_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
     in_ascii = "ü.csv".encode().decode("ascii", "surrogateescape")
-    assert filesystems.no_text(in_ascii) == "ü.csv has a name that is not ascii, the encoding of the locale; set LC_ALL=C.UTF-8."
+    assert filesystems.not_unicode_error(in_ascii) == "ü.csv has a name that is not ascii, the encoding of the locale; set LC_ALL=C.UTF-8."
 
 
 def test_an_output_folder_may_hold_such_a_file(folder: Path) -> None:

@@ -147,7 +147,7 @@ def opened(folder: Path, made: Made, content: bytes, on_error: OnError) -> Sourc
         block=1 << 20,
     )
     reader = DelimitedTable(file=find_files([str(path)])[0], dialect=dialect)
-    return Source(parts=(reader,), missing_values=DECLARED, on_error=on_error)
+    return Source(readers=(reader,), missing_values=DECLARED, on_error=on_error)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pyarrow import csv as pacsv
 
 from vae_anomaly.tables import csv_records
-from vae_anomaly.tables.csv_records import Utf8, line_of, record_chunks, record_text
-from vae_anomaly.tables.writer import quoted_text
+from vae_anomaly.tables.csv_records import Utf8Stream, line_of, record_chunks, record_text
+from vae_anomaly.tables.writer import quoted_cell
 
 OPEN, AFTER, ZERO = "a quote is opened and never closed", "text follows a closing quote", "it holds a zero byte"
 
@@ -76,7 +76,7 @@ def test_a_record_is_shown_without_its_line_end_and_what_is_no_text_in_hexadecim
     st.sampled_from(["\n", "\r\n", "\r"]),
 )
 def test_records_are_those_of_pythons_csv_and_of_arrow(rows: list[list[str]], end: str) -> None:
-    content = "".join(",".join(map(quoted_text, row)) + end for row in [["a", "b"], *rows]).encode()
+    content = "".join(",".join(map(quoted_cell, row)) + end for row in [["a", "b"], *rows]).encode()
     found, broken = cut(content)
     assert broken == {}
     assert [next(csv.reader(io.StringIO(record_text(r), newline=""))) for r in found] == rows
@@ -106,7 +106,7 @@ def test_any_text_is_cut_without_a_loss_the_same_for_every_piece(body: str, piec
 )
 def test_characters_come_as_utf8_in_pieces_of_any_size(text: str, encoding: str, size: int) -> None:
     content = text.encode(encoding, "ignore")
-    stream = Utf8(io.BytesIO(content), encoding)
+    stream = Utf8Stream(io.BytesIO(content), encoding)
     pieces = iter(lambda: stream.read(size), b"")
     assert b"".join(pieces) == content.decode(encoding).encode()
 
@@ -116,7 +116,7 @@ def test_characters_come_as_utf8_in_pieces_of_any_size(text: str, encoding: str,
     [(b"a\x81b", "cp1252"), (b"a\0\0\xd8b\0", "utf-16-le"), (b"a\0b", "utf-16-le"), (b"a\xffb", "ascii"), (b"a\xe2\x82", "utf-8")],
 )
 def test_what_is_no_text_is_no_utf8_either(content: bytes, encoding: str) -> None:
-    stream = Utf8(io.BytesIO(content), encoding)
+    stream = Utf8Stream(io.BytesIO(content), encoding)
     made = b"".join(iter(lambda: stream.read(2), b""))
     assert made.startswith(b"a")
     with pytest.raises(UnicodeDecodeError):

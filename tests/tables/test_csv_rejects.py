@@ -13,13 +13,13 @@ from vae_anomaly.tables.csv_rejects import (
     TEXT_COLUMN,
     Rejected,
     Rejects,
+    ambiguous_cells,
     faults_of,
-    filtered,
+    good_records,
     is_utf8,
-    ragged,
+    ragged_records,
     rejected_text,
     screened_batch,
-    thousands,
 )
 
 TYPES = {"x": pa.float64(), "k": pa.string()}
@@ -78,13 +78,13 @@ def test_a_point_among_decimal_commas_is_ambiguous_in_numbers_only() -> None:
     ("cell", "ambiguous"), [("1.023", True), ("-12.345.678", True), ("0.123", False), ("1.02", False), ("1023", False)]
 )
 def test_thousands_are_groups_of_three_digits(cell: str, *, ambiguous: bool) -> None:
-    assert thousands(pa.array(["x", cell])) == ([1] if ambiguous else [])
+    assert ambiguous_cells(pa.array(["x", cell])) == ([1] if ambiguous else [])
 
 
 def test_ragged_records_are_found_whatever_their_bytes() -> None:
     cells = "cells, expected 2 as in the header"
-    assert ragged(b"a,1\n\xff\nb,2,\xfe\n", dialect()) == {1: f"1 {cells}", 2: f"3 {cells}"}
-    assert ragged(b"", dialect()) == {}
+    assert ragged_records(b"a,1\n\xff\nb,2,\xfe\n", dialect()) == {1: f"1 {cells}", 2: f"3 {cells}"}
+    assert ragged_records(b"", dialect()) == {}
 
 
 def test_a_byte_order_mark_in_the_first_record_is_text() -> None:
@@ -94,7 +94,7 @@ def test_a_byte_order_mark_in_the_first_record_is_text() -> None:
 def test_filtered_records_go_on_without_the_malformed_ones_which_are_numbered() -> None:
     chunks = [chunk(b"a,1", b"lone"), chunk(b"\xff,2", b"b,3", b"c,4", broken={2: "too long"})]
     bad: list[tuple[int, str, str]] = []
-    good = list(filtered(iter(chunks), dialect(), lambda *row: bad.append(row)))
+    good = list(good_records(iter(chunks), dialect(), lambda *row: bad.append(row)))
     assert good == [[b"a,1\n"], [b"b,3\n"]]
     assert bad == [(1, "1 cells, expected 2 as in the header", "lone"), (2, "not utf-8 text", r"\xff,2"), (4, "too long", "c,4")]
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vae_anomaly.errors import BadCell
-from vae_anomaly.tables.error_location import in_its_file
+from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.source import Source, open_source
 
 ERROR = BadCell("column 'a' must be finite but is inf", where="the training rows", row=0, remedies=("Correct it",))
@@ -32,7 +32,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     ],
 )
 def test_a_readable_row_is_found_in_its_file(source: Source, number: int, place: str) -> None:
-    located = in_its_file(ERROR, source.parts, number, readable=True)
+    located = with_location(ERROR, source.readers, number, readable=True)
     assert str(located) == f"column 'a' must be finite but is inf in {place}. Correct it."
 
 
@@ -40,10 +40,10 @@ def test_a_readable_row_is_found_in_its_file(source: Source, number: int, place:
     ("number", "place"), [(2, "1.parquet row 3 (counted from 1)"), (5, "2.csv row 3 (line 4)"), (9, "2.csv row 7 (line 9)")]
 )
 def test_a_row_among_all_is_found_in_its_file(source: Source, number: int, place: str) -> None:
-    assert f" is inf in {place}. " in str(in_its_file(ERROR, source.parts, number, readable=False))
+    assert f" is inf in {place}. " in str(with_location(ERROR, source.readers, number, readable=False))
 
 
 def test_a_row_that_is_in_no_file_any_more_stays_where_it_was(source: Source) -> None:
-    assert str(in_its_file(ERROR, source.parts, 8, readable=True)) == (
+    assert str(with_location(ERROR, source.readers, 8, readable=True)) == (
         "column 'a' must be finite but is inf in the training rows row 1 (counted from 1). Correct it."
     )

@@ -55,7 +55,7 @@ def test_a_resumed_job_goes_on_at_the_size_of_its_checkpoint(tmp_path: Path) -> 
     killed.add(rejected(0))
     killed.sync()
     checkpoint = killed.size
-    killed.add(rejected(7, text="written after the checkpoint"))
+    killed.add(rejected(7, text="written after the checkpoint" * 10))
     killed.close()
     resumed = opened(tmp_path, checkpoint)
     for i in (1, 2):

@@ -11,7 +11,7 @@ from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.detector.stream import ScoreOptions, score_batches
 from vae_anomaly.errors import DataError, SchemaMismatch
-from vae_anomaly.tables.scores import NO_TIME, as_seconds, keys_of, read_scores
+from vae_anomaly.tables.scores import NO_TIME, as_seconds, key_columns, read_scores
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.tables.writer import write_batches
 
@@ -56,7 +56,7 @@ def test_a_row_number_is_no_key_and_no_time(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "s.parquet")
     rows = next(iter(read_scores(open_source([str(tmp_path / "s.parquet")]))))
     assert (rows.time, rows.times, rows.ids(0)) == ("", None, {})
-    assert keys_of(["a", "b", "anomaly_score", "kl"]) == ["a", "b"]
+    assert key_columns(["a", "b", "anomaly_score", "kl"]) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

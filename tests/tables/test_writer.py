@@ -17,7 +17,7 @@ from pyarrow import csv as pacsv
 
 from vae_anomaly.errors import ConfigError, DataError, OutputError
 from vae_anomaly.storage.atomic import writing
-from vae_anomaly.tables.writer import default_output, harmless, harmless_text, output_format, write_batches
+from vae_anomaly.tables.writer import default_output, escape_formula, escape_formulas, output_format, write_batches
 
 FORMATS: tuple[Literal["csv", "parquet"], ...] = ("csv", "parquet")
 FEATURE = pa.struct([("column", pa.string()), ("value", pa.string()), ("contribution", pa.float64())])
@@ -278,8 +278,8 @@ def test_what_a_spreadsheet_would_run_gets_an_apostrophe_in_text_columns_only(tm
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.sampled_from("=+-@\t\r\n'\"1.,e aＸ＝"), max_size=5))
 def test_single_texts_and_columns_are_made_harmless_alike(text: str) -> None:
-    made = harmless_text(text)
-    assert harmless(pa.array([text])).to_pylist() == [made]
+    made = escape_formula(text)
+    assert escape_formulas(pa.array([text])).to_pylist() == [made]
     assert made in {text, f"'{text}"}
     if made == text and text[:1] in {"=", "+", "-", "@", "\t", "\r", "\n", "＝"}:
         float(text.replace(",", "."))  # a plain number

@@ -312,7 +312,7 @@ def test_a_calibrated_model_is_evaluated_as_before(folder: Path) -> None:
 REFUSED: dict[str, tuple[list[str], int, str]] = {
     "two ways": (
         ["later.parquet", "--alpha", "0.1", "--maximize", "f1"], 2,
-        "the rate is asked for in 2 ways: --alpha; --maximize. Give one of them.",
+        "alpha is chosen in 2 ways: --alpha; --maximize. Give one of them.",
     ),
     "one cost": (["later.parquet", "--cost-miss", "800"], 2, "costs come in pairs: give both --cost-false-alarm and --cost-miss."),
     "no cost": (
@@ -321,7 +321,7 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     "no rate": (["later.parquet", "--alpha", "5"], 2, "--alpha must be in (0, 1); got 5."),
     "no labels": (
         ["plain.parquet", "--maximize", "f2"], 2,
-        "--maximize needs labels, to see what a threshold finds. Name their column with --label-column.",
+        "--maximize needs labels, to measure the recall of a threshold. Name their column with --label-column.",
     ),
     "an anomaly rate for nothing": (
         ["plain.parquet", "--anomaly-rate", "0.1"], 2, "--anomaly-rate is for --maximize and --cost-miss; neither is given.",
@@ -333,7 +333,7 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     ),
     "budget without time": (
         ["plain.parquet", "--alerts-per-day", "20"], 2,
-        ("--alerts-per-day needs to know how many rows a day brings: name a column of timestamps with --time-column, "
+        ("--alerts-per-day needs the number of rows a day: name a column of timestamps with --time-column, "
          "or give --rows-per-day."),
     ),
     "budget of all rows": (

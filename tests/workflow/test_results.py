@@ -7,8 +7,9 @@ import pytest
 
 from vae_anomaly.cli.terminal import jsonable
 from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.tracking.registry import RegisteredVersion
 from vae_anomaly.workflow import results
-from vae_anomaly.workflow.results import ColumnReason, ExplainResult, ModelName, ModelsResult, RegisteredVersion, RowExplained
+from vae_anomaly.workflow.results import ColumnReason, ExplainResult, ModelName, ModelsResult, RowExplained
 
 KEYS = {
     results.FitResult: (
@@ -44,7 +45,7 @@ KEYS = {
     results.Discovery: "cutoff rate statement",
     results.Untypical: "low rows",
     results.ModelName: "alias folder name run_id uri version",
-    results.RegisteredVersion: "aliases created name run_id tags version",
+    RegisteredVersion: "aliases created name run_id tags version",
     Alarm: "ids p_value part reasons row score",
     Reason: "column contribution expected value",
 }
@@ -59,7 +60,7 @@ def test_every_result_is_listed_frozen_and_keyword_only() -> None:
     defined = {value for value in vars(results).values() if dataclasses.is_dataclass(value) and value.__module__ == results.__name__}
     assert defined <= set(KEYS)
     for result in defined:
-        assert result.__dataclass_params__.frozen
+        assert vars(result)["__dataclass_params__"].frozen
         assert all(field.kw_only for field in dataclasses.fields(result))
 
 

@@ -1,7 +1,7 @@
-"""A false-alarm rate from a budget, from costs or from labels.
+"""Choice of the false-alarm rate: from a budget of alerts, from costs or to maximise an F-score on labelled scores.
 
-Knows scores of normal and of anomalous rows, no model. Labels choose on one half of the rows and are reported on the other; they choose
-from a list of rates, so that the limit of the rate can hold for all of them at once.
+The rate is chosen on one half of the labelled rows and reported on the other half. It is one of a fixed list of candidates, so that the
+confidence limit of the rate can hold for all of them simultaneously.
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,16 @@ from vae_anomaly.schema import parsing
 from vae_anomaly.schema.keys import as_times, seconds
 
 _Floats = NDArray[np.float64]
-# Rates that labels choose among: from the finest to a half, by a fifth to a third each.
-CANDIDATE_ALPHAS = 40
+CANDIDATE_ALPHAS = 40  # log-spaced from the finest rate to one half: steps of a fifth to a third
 LARGEST_CANDIDATE = 0.5
-BOOTSTRAPS = 2000
-# Rates of the table of budgets; those that the calibration allows are in it.
+BOOTSTRAPS = 2000  # enough for 95 % limits
 TABLE_ALPHAS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 SECONDS_PER_DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What a false alarm and a missed anomaly cost, in one unit."""
+    """Cost of a false alarm and of a missed anomaly, in the same unit."""
 
     false_alarm: float
     miss: float
@@ -37,7 +35,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChosenAlpha:
-    """A rate that labels chose: ``value`` of the ``measure`` on the half that did not choose, with its 95 % bootstrap interval."""
+    """A rate chosen on labels. ``value`` of the ``measure`` on the reporting half, ``low`` to ``high`` its 95 % bootstrap interval."""
 
     measure: str
     alpha: float
@@ -47,13 +45,13 @@ class ChosenAlpha:
     low: float
     high: float
     recall: float
-    normal_rows: int  # that it was reported on
-    anomalous_rows: int
+    normal_rows: int  # of the reporting half
+    anomalous_rows: int  # of the reporting half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetRow:
-    """One line of the table: a false-alarm rate, its limit with 95 % confidence (None: unknown), what it costs and what it finds."""
+    """One row of the table of rates: the 95 % upper limit of the rate (None: unknown), its alerts and its recall."""
 
     alpha: float
     limit: float | None
@@ -64,23 +62,23 @@ class BudgetRow:
 
 
 def rows_per_day(times: pa.ChunkedArray, name: str) -> float:
-    """Return how many rows a day brings: rows over the time they span and one step more.
+    """Return the number of rows per day: rows divided by their time span plus one mean step.
 
-    Raises DataError for a column that is no time, or holds one time only.
+    Raises DataError if the column holds no timestamps or fewer than two distinct ones.
     """
     whole = as_times(parsing.plain_array(times).combine_chunks(), name)
     if not (pa.types.is_timestamp(whole.type) or pa.types.is_date(whole.type)):
         raise DataError(f"time column {name!r} is {whole.type}, which has no days. Name a column of timestamps, or give --rows-per-day.")
-    found = seconds(whole)
-    different = np.unique(found)
-    if len(different) < 2:  # noqa: PLR2004  # a span has two ends
+    moments = seconds(whole)
+    distinct = np.unique(moments)
+    if len(distinct) < 2:  # noqa: PLR2004  # a span has two ends
         raise DataError(f"time column {name!r} holds one time only, which says nothing of a day. Give --rows-per-day.")
-    span = float(different[-1] - different[0]) * len(different) / (len(different) - 1)
-    return len(found) / (span / SECONDS_PER_DAY)
+    span = float(distinct[-1] - distinct[0]) * len(distinct) / (len(distinct) - 1)
+    return len(moments) / (span / SECONDS_PER_DAY)
 
 
 def budget_alpha(alerts_per_day: float, rows: float) -> float:
-    """Return the false-alarm rate of so many alerts on so many rows a day. Raises ConfigError where that is no rate."""
+    """Return the false-alarm rate that gives ``alerts_per_day`` on ``rows`` a day. Raises ConfigError if it is not in (0, 1)."""
     alpha = alerts_per_day / rows
     if not 0.0 < alpha < 1.0:
         raise ConfigError(
@@ -91,12 +89,12 @@ def budget_alpha(alerts_per_day: float, rows: float) -> float:
 
 
 def choose_alpha(
-    normal: _Floats, anomalous: _Floats, wish: FScore | Costs, *, anomaly_rate: float | None = None, seed: int = 0
+    normal: _Floats, anomalous: _Floats, objective: FScore | Costs, *, anomaly_rate: float | None = None, seed: int = 0
 ) -> ChosenAlpha:
-    """Choose the rate that is best for ``wish`` on one half of the rows and report it on the other.
+    """Choose the false-alarm rate that maximises the objective on one half of the rows and report it on the other half.
 
-    ``normal`` ``[n]`` and ``anomalous`` ``[a]`` scores, higher = more anomalous; without ``anomaly_rate`` the share of the anomalous rows.
-    Raises DataError for fewer than two rows of a class.
+    ``normal`` ``[n]`` and ``anomalous`` ``[a]`` are scores, higher = more anomalous. ``anomaly_rate`` is the prevalence in production; None
+    takes that of the rows. Raises DataError for fewer than two rows of a class.
     """
     if min(len(normal), len(anomalous)) < 2:  # noqa: PLR2004  # two halves
         raise DataError(
@@ -110,58 +108,56 @@ def choose_alpha(
     ordered = np.sort(chosen_on)
     alphas = candidate_alphas(len(ordered))
     limits = np.array([conformal_quantile(ordered, alpha) for alpha in alphas.tolist()])
-    best = int(np.argmax(objective_value(wish, *_shares(chosen_on, faults, limits), rate)))
-    false, found = _shares(reported_on, other_faults, limits[best : best + 1])
-    # Rows drawn again with their classes kept: the counts of a class are binomial (Efron & Tibshirani 1993).
-    again = [generator.binomial(len(x), share[0], BOOTSTRAPS) / len(x) for x, share in ((reported_on, false), (other_faults, found))]
-    sign = -1.0 if isinstance(wish, Costs) else 1.0
-    drawn = sign * objective_value(wish, again[0], again[1], rate)
-    low, high = np.quantile(drawn, [(1.0 - CONFIDENCE) / 2.0, (1.0 + CONFIDENCE) / 2.0])
+    best = int(np.argmax(objective_value(objective, *_shares(chosen_on, faults, limits), rate)))
+    false_alarm_rate, recall = _shares(reported_on, other_faults, limits[best : best + 1])
+    # Bootstrap stratified by class: the counts of a class are binomial (Efron & Tibshirani 1993).
+    shares = ((reported_on, false_alarm_rate), (other_faults, recall))
+    resampled = [generator.binomial(len(scores), share[0], BOOTSTRAPS) / len(scores) for scores, share in shares]
+    sign = -1.0 if isinstance(objective, Costs) else 1.0
+    bootstrap = sign * objective_value(objective, resampled[0], resampled[1], rate)
+    low, high = np.quantile(bootstrap, [(1.0 - CONFIDENCE) / 2.0, (1.0 + CONFIDENCE) / 2.0])
     return ChosenAlpha(
-        measure=objective_name(wish),
+        measure=objective_name(objective),
         alpha=float(alphas[best]),
         tried=len(alphas),
         anomaly_rate=rate,
-        value=float(sign * objective_value(wish, false, found, rate)[0]),
+        value=float(sign * objective_value(objective, false_alarm_rate, recall, rate)[0]),
         low=float(low),
         high=float(high),
-        recall=float(found[0]),
+        recall=float(recall[0]),
         normal_rows=len(reported_on),
         anomalous_rows=len(other_faults),
     )
 
 
 def candidate_alphas(n: int) -> _Floats:
-    """Return the rates that ``n`` rows can choose among, ascending, no two of the same rank."""
-    alphas = (
-        np.geomspace(finest_alpha(n), LARGEST_CANDIDATE, CANDIDATE_ALPHAS)
-        if finest_alpha(n) < LARGEST_CANDIDATE
-        else np.array([LARGEST_CANDIDATE])
-    )
+    """Return the candidate rates for ``n`` calibration rows, ascending, each with another quantile rank."""
+    finest, largest = finest_alpha(n), LARGEST_CANDIDATE
+    alphas = np.geomspace(finest, largest, CANDIDATE_ALPHAS) if finest < largest else np.array([largest])
     ranks = np.array([quantile_rank(n, alpha) for alpha in alphas.tolist()])
     return alphas[np.unique(ranks, return_index=True)[1]]
 
 
-def objective_value(wish: FScore | Costs, false: _Floats, found: _Floats, anomaly_rate: float) -> _Floats:
-    """Return what is to be as large as possible: F_β, or minus the expected cost a row, for false-alarm rates and recalls ``[c]``.
+def objective_value(objective: FScore | Costs, false_alarm_rate: _Floats, recall: _Floats, anomaly_rate: float) -> _Floats:
+    """Return the objective to maximise, ``[c]``: F_β or minus the expected cost per row, for false-alarm rates and recalls ``[c]``.
 
-    F_β = (1 + β²) P R / (β² P + R) with precision P = π R / (π R + (1 − π) FPR); 0 where nothing is found (van Rijsbergen 1979).
-    Cost = c_false (1 − π) FPR + c_miss π (1 − R) (Elkan 2001). π is the share of anomalous rows.
+    F_β = (1 + β²) P R / (β² P + R) with precision P = π R / (π R + (1 − π) FPR), 0 for zero recall (van Rijsbergen 1979).
+    Cost = c_false (1 − π) FPR + c_miss π (1 − R) (Elkan 2001). π is the prevalence of anomalous rows.
     """
-    right, wrong = anomaly_rate * found, (1.0 - anomaly_rate) * false
-    if isinstance(wish, Costs):
-        return -(wish.false_alarm * wrong + wish.miss * (anomaly_rate - right))
-    beta = float(wish[1:]) ** 2
+    right, wrong = anomaly_rate * recall, (1.0 - anomaly_rate) * false_alarm_rate
+    if isinstance(objective, Costs):
+        return -(objective.false_alarm * wrong + objective.miss * (anomaly_rate - right))
+    beta = float(objective[1:]) ** 2
     return (1.0 + beta) * right / (right + wrong + beta * anomaly_rate)
 
 
-def objective_name(wish: FScore | Costs) -> str:
-    """Name what was made best."""
-    return "cost per row" if isinstance(wish, Costs) else wish.upper()
+def objective_name(objective: FScore | Costs) -> str:
+    """Return the name of the objective as reported."""
+    return "cost per row" if isinstance(objective, Costs) else objective.upper()
 
 
 def _shares(normal: _Floats, anomalous: _Floats, limits: _Floats) -> tuple[_Floats, _Floats]:
-    """Return the shares of both above each of ``limits`` ``[c]``."""
+    """Return the false-alarm rates and recalls ``[c]`` of the thresholds ``limits`` ``[c]``."""
     return _share(normal, limits), _share(anomalous, limits)
 
 
@@ -170,9 +166,9 @@ def _share(scores: _Floats, limits: _Floats) -> _Floats:
 
 
 def budget_table(threshold: Threshold, anomalous: _Floats | None, rows: float | None) -> tuple[BudgetRow, ...]:
-    """Return what other rates would mean, finest first, that of the threshold among them.
+    """Return one row for each false-alarm rate that the threshold allows, ascending, including its own.
 
-    ``anomalous`` scores give the recall, ``rows`` a day the alerts; the values are those of all rows, without groups.
+    ``anomalous`` scores give the recall and ``rows`` per day the alerts; group thresholds are ignored.
     """
     n = len(threshold.calibration)
     finest = finest_alpha(n) if threshold.tail is None else threshold.tail.finest

@@ -1,348 +1,306 @@
-"""The commands that use a model and change none: explain, evaluate, report, info, models, ui.
+"""The commands: each declares its options and calls one verb of ``workflow`` through ``run_verb``.
 
-Parse, call one verb, print what it returned. Verbs are imported inside the commands, so that ``--help`` stays fast.
+Verbs and summaries are imported when a command runs, so that ``--help`` loads none of torch, MLflow, pyarrow and pydantic. The parameters
+of a command have the names of the fields of its request.
 """
 
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
 
 import typer
 
-from vae_anomaly.choices import CalibrationTail, FScore
 from vae_anomaly.cli import options as opt
 from vae_anomaly.cli import terminal
-from vae_anomaly.cli.options import number
-from vae_anomaly.config import DEFAULT_MODEL
+from vae_anomaly.config import DEFAULT_MODEL, DataConfig, load_config
+from vae_anomaly.workflow.requests import (
+    CalibrateRequest,
+    EvaluateRequest,
+    ExplainRequest,
+    FitRequest,
+    ReportRequest,
+    ScoreRequest,
+    UploadRequest,
+)
 
 
-def explain(
+def run_verb(
+    verb: str,
+    summary: str,
+    options: Mapping[str, Any],
+    request_type: type | None = None,
+    *,
+    reports_progress: bool = True,
+    summary_if_quiet: bool = False,
+    **arguments: Any,
+) -> Any:
+    """Call ``workflow.VERB``, print its result as JSON or with ``cli.SUMMARY``, and return it.
+
+    A request is filled with the options of the same names as its fields; other ``arguments`` are passed on by name.
+    """
+    as_json, quiet = options["as_json"], options["quiet"]
+    terminal.set_logging(options["verbose"], quiet=quiet)
+    if options.get("memory_limit") is not None:
+        terminal.limit_preallocation()
+    if request_type is not None:
+        arguments["request"] = _request(request_type, options)
+    call = _imported(f"workflow.{verb}")
+    with terminal.progress(quiet=quiet or not reports_progress) as tell:
+        result = call(**arguments, tell=tell) if reports_progress else call(**arguments)
+    terminal.show(result, lambda: "" if quiet and not summary_if_quiet else _imported(f"cli.{summary}")(result), as_json=as_json)
+    return result
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(f"vae_anomaly.{module}"), name)
+
+
+def _request(request_type: Any, options: Mapping[str, Any]) -> Any:
+    """Return a request; a list of the command line becomes a tuple."""
+    values = {field.name: options[field.name] for field in fields(request_type)}
+    return request_type(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def fit(
+    context: typer.Context,
     data: opt.Data,
     *,
-    rows: opt.RowNumbers = None,
-    worst: opt.WorstRows = None,
-    order: opt.OrderOption = "contribution",
-    counterfactual: opt.CounterfactualOption = False,
+    label_column: opt.LabelColumn = None,
+    normal_labels: opt.NormalLabels = None,
     id_columns: opt.IdColumns = None,
+    exclude: opt.Exclude = None,
+    include: opt.Include = None,
     missing_values: opt.MissingValues = None,
-    on_error: opt.OnErrorRead = "stop",
-    alpha: opt.ScoreAlpha = None,
-    model: opt.Model = DEFAULT_MODEL,
-    tracking_uri: opt.TrackingUri = None,
-    threads: opt.Threads = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Explain single rows in full. Every column's value, what was expected there, and what it adds to the score."""
-    terminal.set_logging(verbose, quiet=quiet)
-    numbers = opt.row_numbers(rows)
-    from vae_anomaly.cli import summaries
-    from vae_anomaly.workflow.explain import explain_files as run
-    from vae_anomaly.workflow.requests import ExplainRequest
-
-    request = ExplainRequest(
-        data=tuple(data),
-        model=model,
-        rows=numbers,
-        worst=worst,
-        id_columns=opt.names(id_columns) or (),
-        missing_values=opt.names(missing_values),
-        on_error=on_error,
-        alpha=alpha,
-        order=order,
-        counterfactual=counterfactual,
-        threads=threads,
-        tracking_uri=tracking_uri,
-    )
-    with terminal.progress(quiet=quiet) as tell:
-        result = run(request, tell=tell)
-    terminal.show(result, lambda: summaries.of_explain(result), as_json=as_json)
-
-
-def evaluate(
-    data: opt.Data,
-    *,
-    label_column: opt.NeededLabelColumn = None,
-    normal_label: opt.NormalLabel = None,
-    missing_values: opt.MissingValues = None,
-    on_error: opt.OnErrorRead = "stop",
-    reference: opt.Reference = None,
-    output: opt.EvaluateOutput = None,
-    overwrite: opt.Overwrite = False,
-    no_tracking: opt.LogNothing = False,
-    model: opt.Model = DEFAULT_MODEL,
-    tracking_uri: opt.TrackingUri = None,
-    threads: opt.Threads = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Hold a model against labels. Ranking, detection, false alarms, and three other detectors on the same rows."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly.cli import summaries
-    from vae_anomaly.workflow.evaluate import evaluate_files as run
-    from vae_anomaly.workflow.requests import EvaluateRequest
-
-    request = EvaluateRequest(
-        data=tuple(data),
-        model=model,
-        label_column=label_column,
-        normal_labels=opt.names(normal_label),
-        missing_values=opt.names(missing_values),
-        on_error=on_error,
-        reference=tuple(reference or ()),
-        output=output,
-        overwrite=overwrite,
-        no_tracking=no_tracking,
-        threads=threads,
-        tracking_uri=tracking_uri,
-    )
-    with terminal.progress(quiet=quiet) as tell:
-        result = run(request, tell=tell)
-    terminal.show(result, lambda: summaries.of_evaluate(result), as_json=as_json)
-
-
-def report(
-    *,
-    scores: opt.ScoresFile = None,
-    output: opt.ReportOutput = Path("report.html"),
-    overwrite: opt.Overwrite = False,
-    model: opt.Model = DEFAULT_MODEL,
-    tracking_uri: opt.TrackingUri = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Write a report as one page. What the model learnt, what its threshold promises, and what it found."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly.cli import summaries
-    from vae_anomaly.workflow.report import report_files as run
-    from vae_anomaly.workflow.requests import ReportRequest
-
-    request = ReportRequest(model=model, output=output, scores=scores, overwrite=overwrite, tracking_uri=tracking_uri)
-    with terminal.progress(quiet=quiet) as tell:
-        result = run(request, tell=tell)
-    terminal.show(result, lambda: "" if quiet else summaries.of_report(result), as_json=as_json)
-
-
-def info(
-    model: Annotated[str, typer.Argument(help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a folder.")] = DEFAULT_MODEL,
-    tracking_uri: opt.TrackingUri = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Show what is in a model. Columns, the threshold and its promise, training, versions, and where it lies."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly.cli import summaries
-    from vae_anomaly.workflow.models import model_info as run
-
-    result = run(model, tracking_uri=tracking_uri)
-    terminal.show(result, lambda: summaries.of_info(result), as_json=as_json)
-
-
-def models(
-    name: Annotated[str | None, typer.Argument(help="Only versions of this registered model.", show_default="all models")] = None,
-    tracking_uri: opt.TrackingUri = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """List the registered versions, newest first."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly.cli import summaries
-    from vae_anomaly.workflow.models import list_models as run
-
-    result = run(name, tracking_uri=tracking_uri)
-    terminal.show(result, lambda: summaries.of_models(result), as_json=as_json)
-
-
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.", metavar="N", rich_help_panel="Running")] = 5000,
-    host: Annotated[
-        str,
-        typer.Option(
-            help="Address to listen on; the default is reachable from this machine only.", metavar="ADDRESS", rich_help_panel="Running"
-        ),
-    ] = "127.0.0.1",
-    tracking_uri: opt.TrackingUri = None,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Open the MLflow UI on the store that fit logs to. Ctrl-C stops it."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly.cli import summaries
-    from vae_anomaly.workflow.models import tracking_ui as run
-
-    result = run(host=host, port=port, tracking_uri=tracking_uri)
-    terminal.show(result, lambda: summaries.of_ui(result), as_json=as_json)
-    terminal.hand_over(result.command, quiet=quiet)
-
-
-UploadFolder = Annotated[Path, typer.Argument(help="A model folder, as fit --output writes it.", metavar="DIR", show_default=False)]
-NewName = Annotated[
-    str | None,
-    typer.Option("--model-name", help="Name to register the model under.", metavar="NAME", show_default="that of the fit",
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-UploadedAlias = Annotated[
-    str | None,
-    typer.Option("--alias", help="Alias that will point to the new version.", metavar="NAME", show_default="that of the fit",
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-NewExperiment = Annotated[
-    str | None,
-    typer.Option("--experiment", help="MLflow experiment of the run.", metavar="NAME", show_default="that of the fit",
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-
-
-def upload(
-    folder: UploadFolder,
-    *,
-    model_name: NewName = None,
-    alias: UploadedAlias = None,
-    experiment: NewExperiment = None,
+    on_error: opt.OnErrorFit = None,
+    time_column: opt.TimeColumn = None,
+    group_by: opt.GroupBy = None,
+    alpha: opt.Alpha = None,
+    calibration: opt.Calibration = None,
+    steps: opt.Steps = None,
+    seed: opt.Seed = None,
+    device: opt.Device = None,
+    prior: opt.PriorOption = None,
+    contamination_robust: opt.ContaminationRobust = False,
+    resume: opt.Resume = FitRequest.resume,
+    checkpoint_every: opt.CheckpointEvery = FitRequest.checkpoint_every,
+    memory_limit: opt.FitMemoryLimit = FitRequest.memory_limit,
+    config: opt.ConfigFile = None,
+    model_name: opt.ModelNameOption = None,
+    alias: opt.Alias = None,
+    experiment: opt.Experiment = None,
     tracking_uri: opt.TrackingUri = None,
     no_register: opt.NoRegister = False,
+    no_tracking: opt.NoTracking = False,
+    output: opt.ModelFolder = FitRequest.output,
+    overwrite: opt.Overwrite = FitRequest.overwrite,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
 ) -> None:
-    """Log a model folder to MLflow and register it. For a model that was fitted while the server was away, or elsewhere."""
+    """Fit a model on normal rows. Calibrates the threshold, logs to MLflow and registers the model."""
+    options = locals()
     terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly.cli import summaries
-    from vae_anomaly.workflow.publish import upload_folder as run
-    from vae_anomaly.workflow.requests import UploadRequest
+    overrides = {
+        "data": {field.name: options[field.name] for field in fields(DataConfig)},
+        "calibration": {"alpha": alpha, "method": calibration},
+        "train": {"steps": steps, "device": device, "contamination_robust": contamination_robust or None},
+        "model.prior": prior,
+        "tracking": {"model_name": model_name, "alias": alias, "experiment": experiment, "uri": tracking_uri},
+        "tracking.enabled": False if no_tracking else None,
+        "tracking.register": False if no_register else None,
+        "seed": seed,
+    }
+    settings = {"config": load_config(config, overrides), "at_exit": context.obj}
+    run_verb("fit.fit_files", "summaries.of_fit", options | settings, FitRequest)
 
-    request = UploadRequest(
-        folder=folder, model_name=model_name, alias=alias, experiment=experiment, tracking_uri=tracking_uri, register=not no_register
-    )
-    result = run(request)
-    terminal.show(result, lambda: "" if quiet else summaries.of_upload(result.model, result.next_steps), as_json=as_json)
 
+def score(
+    data: opt.Data,
+    *,
+    id_columns: opt.IdColumns = ScoreRequest.id_columns,
+    missing_values: opt.MissingValues = ScoreRequest.missing_values,
+    on_error: opt.OnErrorScore = ScoreRequest.on_error,
+    alpha: opt.OtherAlpha = ScoreRequest.alpha,
+    fdr: opt.Fdr = ScoreRequest.fdr,
+    p_values: opt.PValues = ScoreRequest.p_values,
+    typicality: opt.Typicality = ScoreRequest.typicality,
+    model: opt.Model = DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = ScoreRequest.tracking_uri,
+    output: opt.ScoreOutput = None,
+    part_format: opt.PartFormat = ScoreRequest.format,
+    no_escape: opt.NoEscape = not ScoreRequest.escape,
+    overwrite: opt.Overwrite = ScoreRequest.overwrite,
+    explain: opt.Explain = ScoreRequest.explain,
+    top: opt.Top = ScoreRequest.top,
+    watch: opt.Watch = False,
+    watch_interval: opt.WatchInterval = 10.0,
+    chunk_rows: opt.ChunkRows = ScoreRequest.chunk_rows,
+    part_rows: opt.PartRows = ScoreRequest.part_rows,
+    threads: opt.Threads = ScoreRequest.threads,
+    memory_limit: opt.MemoryLimit = ScoreRequest.memory_limit,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Score rows with a model. Each row gets a score, a p-value, a flag, and the columns that contribute most."""
+    options = locals() | {"format": part_format, "escape": not no_escape}
+    if watch:  # until an interrupt or an error
 
-NewAlpha = Annotated[
-    float | None,
-    typer.Option("--alpha", parser=number, help="False-alarm rate: the share of normal rows that may be flagged.", metavar="RATE",
-                 show_default="that of the model", rich_help_panel="Threshold"),
-]  # fmt: skip
-AlertsPerDay = Annotated[
-    float | None,
-    typer.Option(parser=number, help="False alarms a day that somebody has time for; needs a time column or --rows-per-day.",
-                 metavar="N", rich_help_panel="Threshold"),
-]  # fmt: skip
-RowsPerDay = Annotated[
-    float | None,
-    typer.Option(parser=number, help="Rows that a day brings.", metavar="N", show_default="from the time column",
-                 rich_help_panel="Threshold"),
-]  # fmt: skip
-CostFalseAlarm = Annotated[
-    float | None,
-    typer.Option(parser=number, help="What a false alarm costs; the threshold then makes the cost of labelled rows smallest.",
-                 metavar="COST", rich_help_panel="Threshold"),
-]  # fmt: skip
-CostMiss = Annotated[
-    float | None,
-    typer.Option(parser=number, help="What a missed anomaly costs, in the same unit.", metavar="COST", rich_help_panel="Threshold"),
-]
-Maximize = Annotated[
-    FScore | None,
-    typer.Option(help="Make F1, F0.5 (fewer false alarms) or F2 (fewer misses) of labelled rows largest.", rich_help_panel="Threshold"),
-]
-AnomalyRate = Annotated[
-    float | None,
-    typer.Option(parser=number, help="Share of rows to come that are anomalous, for --maximize and costs.", metavar="RATE",
-                 show_default="that of the labelled rows", rich_help_panel="Threshold"),
-]  # fmt: skip
-ThresholdMethod = Annotated[
-    CalibrationTail,
-    typer.Option("--method", help="conformal: exact, as fine as 1/(rows + 1); gpd: estimated by a fitted tail, ten times finer.",
-                 rich_help_panel="Threshold"),
-]  # fmt: skip
-PerGroup = Annotated[
-    str | None,
-    typer.Option("--group-by", help="Column whose groups get a threshold each; small groups borrow. '' for none.", metavar="COLUMN",
-                 show_default="that of the threshold so far",
-                 rich_help_panel="Threshold"),
-]  # fmt: skip
-CalibrationTime = Annotated[
-    str | None,
-    typer.Option("--time-column", help="Timestamp column that says how many rows a day brings.", metavar="COLUMN",
-                 show_default="that of the fit", rich_help_panel="Data"),
-]  # fmt: skip
-CalibrationLabels = Annotated[
-    str | None,
-    typer.Option("--label-column", help="Column that says which rows are normal; the others do not calibrate, but may choose the rate.",
-                 metavar="COLUMN", show_default="that of the fit, where it is there", rich_help_panel="Data"),
-]  # fmt: skip
-CalibratedAlias = Annotated[
-    str | None,
-    typer.Option("--alias", help="Alias that will point to the new version.", metavar="NAME", show_default="that of --model, or of the fit",
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-CalibratedFolder = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Write the calibrated model to this folder.", metavar="DIR",
-                 show_default="a model folder is replaced in place", rich_help_panel="Tracking and output"),
-]  # fmt: skip
+        def part_line(name: str, counts: Any) -> str:
+            return str(_imported("cli.summaries_scoring.of_part")(name, counts))
+
+        on_part = terminal.note(part_line, quiet=quiet)
+        run_verb("watch.watch", "", options, ScoreRequest, reports_progress=False, interval=watch_interval, on_part=on_part)
+    run_verb("score.score_files", "summaries_scoring.of_score", options, ScoreRequest)
 
 
 def recalibrate(
     data: opt.Data,
     *,
-    alpha: NewAlpha = None,
-    alerts_per_day: AlertsPerDay = None,
-    rows_per_day: RowsPerDay = None,
-    cost_false_alarm: CostFalseAlarm = None,
-    cost_miss: CostMiss = None,
-    maximize: Maximize = None,
-    anomaly_rate: AnomalyRate = None,
-    method: ThresholdMethod = "conformal",
-    group_by: PerGroup = None,
-    label_column: CalibrationLabels = None,
-    normal_label: opt.NormalLabel = None,
-    time_column: CalibrationTime = None,
-    missing_values: opt.MissingValues = None,
-    on_error: opt.OnErrorRead = "stop",
+    alpha: opt.OtherAlpha = CalibrateRequest.alpha,
+    alerts_per_day: opt.AlertsPerDay = CalibrateRequest.alerts_per_day,
+    rows_per_day: opt.RowsPerDay = CalibrateRequest.rows_per_day,
+    cost_false_alarm: opt.CostFalseAlarm = CalibrateRequest.cost_false_alarm,
+    cost_miss: opt.CostMiss = CalibrateRequest.cost_miss,
+    maximize: opt.Maximize = CalibrateRequest.maximize,
+    anomaly_rate: opt.AnomalyRate = CalibrateRequest.anomaly_rate,
+    method: opt.TailOption = CalibrateRequest.method,
+    group_by: opt.PerGroup = CalibrateRequest.group_by,
+    label_column: opt.CalibrationLabels = CalibrateRequest.label_column,
+    normal_labels: opt.NormalLabels = CalibrateRequest.normal_labels,
+    time_column: opt.RateTime = CalibrateRequest.time_column,
+    missing_values: opt.MissingValues = CalibrateRequest.missing_values,
+    on_error: opt.OnErrorRead = CalibrateRequest.on_error,
     model: opt.Model = DEFAULT_MODEL,
-    alias: CalibratedAlias = None,
-    output: CalibratedFolder = None,
-    tracking_uri: opt.TrackingUri = None,
-    threads: opt.Threads = None,
+    alias: opt.CalibratedAlias = CalibrateRequest.alias,
+    output: opt.CalibratedFolder = CalibrateRequest.output,
+    tracking_uri: opt.TrackingUri = CalibrateRequest.tracking_uri,
+    threads: opt.Threads = CalibrateRequest.threads,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = 0,
 ) -> None:
-    """Set a new threshold, without a fit. DATA are normal rows that the fit has not seen."""
-    terminal.set_logging(verbose, quiet=quiet)
-    from vae_anomaly.cli import summaries_scoring
-    from vae_anomaly.workflow.calibrate import calibrate_files as run
-    from vae_anomaly.workflow.requests import CalibrateRequest
+    """Set a new threshold without a new fit. DATA are normal rows that were not used for the fit."""
+    run_verb("calibrate.calibrate_files", "summaries_scoring.of_calibrate", locals(), CalibrateRequest)
 
-    request = CalibrateRequest(
-        data=tuple(data),
-        model=model,
-        alpha=alpha,
-        alerts_per_day=alerts_per_day,
-        rows_per_day=rows_per_day,
-        cost_false_alarm=cost_false_alarm,
-        cost_miss=cost_miss,
-        maximize=maximize,
-        anomaly_rate=anomaly_rate,
-        method=method,
-        group_by=group_by,
-        time_column=time_column,
-        label_column=label_column,
-        normal_labels=opt.names(normal_label),
-        missing_values=opt.names(missing_values),
-        on_error=on_error,
-        alias=alias,
-        output=output,
-        threads=threads,
-        tracking_uri=tracking_uri,
-    )
-    with terminal.progress(quiet=quiet) as tell:
-        result = run(request, tell=tell)
-    terminal.show(result, lambda: "" if quiet else summaries_scoring.of_calibrate(result), as_json=as_json)
+
+def explain(
+    data: opt.Data,
+    *,
+    rows: opt.RowNumbers = ExplainRequest.rows,
+    worst: opt.WorstRows = ExplainRequest.worst,
+    order: opt.Order = ExplainRequest.order,
+    counterfactual: opt.CounterfactualOption = ExplainRequest.counterfactual,
+    id_columns: opt.IdColumns = ExplainRequest.id_columns,
+    missing_values: opt.MissingValues = ExplainRequest.missing_values,
+    on_error: opt.OnErrorRead = ExplainRequest.on_error,
+    alpha: opt.OtherAlpha = ExplainRequest.alpha,
+    model: opt.Model = DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = ExplainRequest.tracking_uri,
+    threads: opt.Threads = ExplainRequest.threads,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Explain single rows in full. For every column: its value, the expected value and its contribution to the score."""
+    run_verb("explain.explain_files", "summaries.of_explain", locals(), ExplainRequest, summary_if_quiet=True)
+
+
+def evaluate(
+    data: opt.Data,
+    *,
+    label_column: opt.TrueLabels = EvaluateRequest.label_column,
+    normal_labels: opt.NormalLabels = EvaluateRequest.normal_labels,
+    missing_values: opt.MissingValues = EvaluateRequest.missing_values,
+    on_error: opt.OnErrorRead = EvaluateRequest.on_error,
+    reference: opt.Reference = list(EvaluateRequest.reference),  # noqa: B006  # Typer copies it
+    output: opt.EvaluateOutput = EvaluateRequest.output,
+    overwrite: opt.Overwrite = EvaluateRequest.overwrite,
+    no_tracking: opt.NoLogging = EvaluateRequest.no_tracking,
+    model: opt.Model = DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = EvaluateRequest.tracking_uri,
+    threads: opt.Threads = EvaluateRequest.threads,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Evaluate a model on labelled rows. Ranking, detection, false alarms, and three baseline detectors on the same rows."""
+    run_verb("evaluate.evaluate_files", "summaries.of_evaluate", locals(), EvaluateRequest, summary_if_quiet=True)
+
+
+def report(
+    *,
+    scores: opt.ScoresFile = ReportRequest.scores,
+    output: opt.ReportOutput = ReportRequest.output,
+    overwrite: opt.Overwrite = ReportRequest.overwrite,
+    model: opt.Model = DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = ReportRequest.tracking_uri,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Write an HTML report. What the model learned, what its threshold guarantees, and the alarms in scored rows."""
+    run_verb("report.report_files", "summaries.of_report", locals(), ReportRequest)
+
+
+def info(
+    model: opt.ModelArgument = DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Describe a model. Columns, threshold and its guarantee, training, package versions and location."""
+    run_verb(
+        "models.model_info", "summaries.of_info", locals(),
+        reports_progress=False, summary_if_quiet=True, model=model, tracking_uri=tracking_uri,
+    )  # fmt: skip
+
+
+def models(
+    name: opt.NameArgument = None,
+    tracking_uri: opt.TrackingUri = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """List the registered model versions, newest first."""
+    run_verb(
+        "models.list_models", "summaries.of_models", locals(),
+        reports_progress=False, summary_if_quiet=True, name=name, tracking_uri=tracking_uri,
+    )  # fmt: skip
+
+
+def upload(
+    folder: opt.UploadFolder,
+    *,
+    model_name: opt.UploadName = UploadRequest.model_name,
+    alias: opt.UploadAlias = UploadRequest.alias,
+    experiment: opt.UploadExperiment = UploadRequest.experiment,
+    tracking_uri: opt.TrackingUri = UploadRequest.tracking_uri,
+    no_register: opt.NoRegister = not UploadRequest.register,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Log a model folder to MLflow and register it. For a model fitted elsewhere, or while the tracking server was down."""
+    options = locals() | {"register": not no_register}
+    run_verb("publish.upload_folder", "summaries.of_upload", options, UploadRequest, reports_progress=False)
+
+
+def ui(
+    port: opt.Port = 5000,
+    host: opt.Host = "127.0.0.1",
+    tracking_uri: opt.TrackingUri = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Open the MLflow UI on the tracking store. Ctrl-C stops it."""
+    result = run_verb(
+        "models.tracking_ui", "summaries.of_ui", locals(),
+        reports_progress=False, summary_if_quiet=True, host=host, port=port, tracking_uri=tracking_uri,
+    )  # fmt: skip
+    terminal.hand_over(result.command, quiet=quiet)

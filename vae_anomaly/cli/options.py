@@ -1,76 +1,45 @@
-"""The options of the command line: one declaration each, shared by the commands, and how their texts are read.
+"""Options of the commands: name, help text, section and parser of each, declared once.
 
-Knows nothing about what the options do. Defaults stand in ``config.py``; the help texts quote them from there.
+Defaults come from ``config`` and ``workflow.requests``; the help texts quote them. ``Any`` is the type of an option whose value is made by
+a parser of this module.
 """
 
 import csv
+import re
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import typer
 
-from vae_anomaly.choices import ColumnOrder, ExplainedRows, OnError, PValueKind, ReadOnError
+from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, OutputFormat, PValueKind, ReadOnError
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
 
-# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-Data = Annotated[list[str], typer.Argument(help="Files, folders or globs: CSV, TSV, Parquet, Arrow.", metavar="DATA", show_default=False)]
-LabelColumn = Annotated[
-    str | None,
-    typer.Option(help="Column that says which rows are normal; the others are left out of the fit and used to evaluate it.",
-                 metavar="COLUMN", rich_help_panel="Data"),
-]  # fmt: skip
-NeededLabelColumn = Annotated[
-    str | None,
-    typer.Option(help="Column that says which rows are normal.", metavar="COLUMN", show_default="that of the fit", rich_help_panel="Data"),
-]
-NormalLabel = Annotated[
-    str | None,
-    typer.Option(help="Labels that mean normal, separated by commas.", metavar="A,B",
-                 show_default=", ".join(filter(None, DataConfig().normal_labels)) + " or empty", rich_help_panel="Data"),
-]  # fmt: skip
-IdColumns = Annotated[
-    str | None,
-    typer.Option(help="Key columns, separated by commas: never inputs of the model, copied through by score.",
-                 metavar="A,B", rich_help_panel="Data"),
-]  # fmt: skip
-Exclude = Annotated[str | None, typer.Option(help="Columns to leave out, separated by commas.", metavar="A,B", rich_help_panel="Data")]
-Include = Annotated[
-    str | None,
-    typer.Option(help="Columns to keep although they look like ids or keys.", metavar="A,B", rich_help_panel="Data"),
-]
-MissingValues = Annotated[
-    str | None,
-    typer.Option(help="Texts that stand for a missing cell, besides the empty one, separated by commas.",
-                 metavar="'?,Bad'", rich_help_panel="Data"),
-]  # fmt: skip
-TimeColumn = Annotated[
-    str | None,
-    typer.Option(help="Timestamp column: calibration then uses the last part of the time.", metavar="COLUMN", rich_help_panel="Data"),
-]
-GroupBy = Annotated[
-    str | None,
-    typer.Option(help="Column that tells the machines apart: each gets its own threshold and, with --time-column, gives its own last part.",
-                 metavar="COLUMN", rich_help_panel="Data"),
-]  # fmt: skip
-OnErrorOption = Annotated[
-    OnError,
-    typer.Option("--on-error", help="A CSV row that cannot be read: stop there, leave it out, or also write it to OUTPUT.quarantine.csv.",
-                 rich_help_panel="Data"),
-]  # fmt: skip
-OnErrorRead = Annotated[
-    ReadOnError,
-    typer.Option("--on-error", help="A CSV row that cannot be read: stop there, or leave it out and say so.", rich_help_panel="Data"),
-]
-OnErrorFit = Annotated[
-    ReadOnError | None,
-    typer.Option("--on-error", help="A CSV row that is cut, too long or no text: stop there, or leave it out and say so.",
-                 show_default=DataConfig().on_error, rich_help_panel="Data"),
-]  # fmt: skip
+BYTE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+# ── parsers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Return unique names from a line of CSV; a default, which is a tuple already, is returned as it is. Raises ConfigError.
+
+    >>> names('a, "b,c"')
+    ('a', 'b,c')
+    """
+    if isinstance(text, tuple):
+        return text
+    try:
+        cells = next(csv.reader([text], skipinitialspace=True), [])
+    except csv.Error:
+        raise ConfigError(
+            f"names must be on one line, separated by commas; got {text!r}. Put a name that contains a line break in double quotes."
+        ) from None
+    return tuple(dict.fromkeys(cell.strip() for cell in cells))
 
 
 def number(text: str) -> float:
-    """Return the number that a text is. Raises BadParameter, which says how it is written where it has a comma.
+    """Return a number. Raises BadParameter, which suggests the decimal point if the text has a decimal comma.
 
     >>> number("0.05")
     0.05
@@ -80,257 +49,251 @@ def number(text: str) -> float:
     except ValueError:
         pass
     try:
-        meant = float(text.replace(",", ".", 1))
+        suggestion = float(text.replace(",", ".", 1))
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no number; expected one such as 0.05") from None
-    raise typer.BadParameter(f"{text!r} is no number; write it with a point: {meant:g}")
+        raise typer.BadParameter(f"{text!r} is not a number; expected one such as 0.05") from None
+    raise typer.BadParameter(f"{text!r} is not a number; use a decimal point: {suggestion:g}")
 
 
-# ── threshold ────────────────────────────────────────────────────────────────────────────────────────────────────────
-Alpha = Annotated[
-    float | None,
-    typer.Option(parser=number, help="False-alarm rate: the share of normal rows that may be flagged.", metavar="RATE",
-                 show_default=f"{CalibrationConfig().alpha:g}", rich_help_panel="Threshold"),
-]  # fmt: skip
-ScoreAlpha = Annotated[
-    float | None,
-    typer.Option(parser=number, help="Another false-alarm rate than that of the fit.", metavar="RATE", show_default="that of the fit",
-                 rich_help_panel="Threshold"),
-]  # fmt: skip
-Fdr = Annotated[
-    float | None,
-    typer.Option("--fdr", parser=number, help="Flag at a false-discovery rate instead: the share of the alarms that may be false.",
-                 metavar="RATE", rich_help_panel="Threshold"),
-]  # fmt: skip
-PValues = Annotated[
-    PValueKind,
-    typer.Option(help="marginal: valid on average over calibrations; conditional: larger, valid for this one with 90 % confidence.",
-                 rich_help_panel="Threshold"),
-]  # fmt: skip
-Typicality = Annotated[
-    bool,
-    typer.Option("--typicality", help="Add a two-sided p-value, small also where a row scores too low; it flags nothing.",
-                 rich_help_panel="Threshold"),
-]  # fmt: skip
-Calibration = Annotated[
-    CalibrationMethod | None,
-    typer.Option(help="split: exact, rows are set aside; cross: approximate, for small tables; auto: split from 2,000 rows.",
-                 show_default=CalibrationConfig().method, rich_help_panel="Threshold"),
-]  # fmt: skip
+def row_numbers(text: str | tuple[int, ...]) -> tuple[int, ...]:
+    """Return unique row numbers: ``'3,17'`` is (3, 17). Raises ConfigError."""
+    if isinstance(text, tuple):
+        return text
+    digits = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in digits):
+        raise ConfigError(f"--rows must be whole numbers from 0, separated by commas; got {text!r}")
+    return tuple(dict.fromkeys(int(part) for part in digits))
 
-# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        help="Training budget in steps.", metavar="N", show_default="200, but no row more than 60 times", rich_help_panel="Training"
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option(help="Same seed, same model.", metavar="N", show_default=f"{Config().seed}", rich_help_panel="Training")
-]
-Device = Annotated[
-    str | None,
-    typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device, rich_help_panel="Training"),
-]
-Resume = Annotated[
-    bool | None,
-    typer.Option("--resume/--no-resume",
-                 help="Whether a fit of the same data and settings that was cut off goes on; --resume: refuse if there is none.",
-                 show_default="goes on if there is one", rich_help_panel="Training"),
-]  # fmt: skip
-CheckpointEvery = Annotated[
-    int | None,
-    typer.Option("--checkpoint-every", min=1, help="Steps after which what was learned is kept, to go on from.", metavar="N",
-                 show_default="every 5 seconds", rich_help_panel="Training"),
-]  # fmt: skip
-ContaminationRobust = Annotated[
-    bool,
-    typer.Option("--contamination-robust",
-                 help="For training rows with anomalies among them: the oddest are learned from less. They are not sorted out of the "
-                 "calibration, so the false-alarm rate holds; fewer faults are found the more anomalies there are.",
-                 rich_help_panel="Training"),
-]  # fmt: skip
-PriorOption = Annotated[
-    Prior | None,
-    typer.Option("--prior", help="What the KL term measures the distance to: exemplar rows, or N(0, I).", show_default="exemplar",
-                 rich_help_panel="Training"),
-]  # fmt: skip
-FitMemoryLimit = Annotated[
-    str | None,
-    typer.Option("--memory-limit",
-                 help="Memory that the process may take, as 1.5GB or 2GiB; of more rows than fit a random part is learned from.",
-                 metavar="SIZE", show_default="rows in half of the machine's", rich_help_panel="Training"),
-]  # fmt: skip
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", help="TOML file with any setting; options given here win over it.", metavar="FILE",
-                 rich_help_panel="Training"),
-]  # fmt: skip
 
-# ── tracking and output ──────────────────────────────────────────────────────────────────────────────────────────────
-ModelNameOption = Annotated[
-    str | None,
-    typer.Option("--model-name", help="Name to register the model under.", metavar="NAME", show_default=TrackingConfig().model_name,
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-Alias = Annotated[
-    str | None,
-    typer.Option(help="Alias that will point to the new version.", metavar="NAME", show_default=TrackingConfig().alias,
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-NoRegister = Annotated[bool, typer.Option("--no-register", help="Log a run, register nothing.", rich_help_panel="Tracking and output")]
-NoTracking = Annotated[
-    bool, typer.Option("--no-tracking", help="Log nothing; needs --output to keep the model.", rich_help_panel="Tracking and output")
+def top_columns(text: str | int) -> int | None:
+    """Return the number of columns in an explanation; None for all of them. Raises ConfigError."""
+    word = str(text).strip().lower()
+    if word == "all":
+        return None
+    if not word.isdecimal() or int(word) < 1:
+        raise ConfigError(f"--top must be a whole number from 1 or 'all'; got {text!r}")
+    return int(word)
+
+
+def parse_size(text: str) -> int:
+    """Parse a size in bytes: kB, MB, GB are powers of 1,000, KiB, MiB, GiB of 1,024. Raises ConfigError for any other text.
+
+    >>> parse_size("1.5GB"), parse_size("2GiB")
+    (1500000000, 2147483648)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
+    if match and not match[2] and not text.strip().lower().endswith("b") and 0 < float(match[1]) < BYTE_UNITS["m"]:
+        raise ConfigError(f"--memory-limit {match[1]} has no unit, and as bytes it is too small; write {match[1]}MB or {match[1]}GB.")
+    unit = BYTE_UNITS.get(match[2].lower()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size < 1:
+        raise ConfigError(f"--memory-limit must be a size such as 500MB, 1.5GB or 2GiB; got {text!r}")
+    return size
+
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+_data = partial(typer.Option, rich_help_panel="Data")
+_column = partial(_data, metavar="COLUMN")
+_list = partial(_data, metavar="A,B", parser=names, show_default=False)
+Data = Annotated[
+    list[str], typer.Argument(help="Files, folders, globs or URIs: CSV, TSV, Parquet, Arrow.", metavar="DATA", show_default=False)
 ]
-TrackingUri = Annotated[
+LabelColumn = Annotated[str | None, _column(help="Label column: the fit uses normal rows only; the others evaluate it.")]
+TrueLabels = Annotated[str | None, _column("--label-column", help="Label column.", show_default="that of the fit")]
+CalibrationLabels = Annotated[
     str | None,
-    typer.Option(help="MLflow store or server.", metavar="URI", show_default="MLFLOW_TRACKING_URI, or mlflow.db here",
-                 rich_help_panel="Tracking and output"),
+    _column("--label-column", help="Label column: normal rows calibrate; the others only help to choose the rate.",
+            show_default="that of the fit, if present"),
 ]  # fmt: skip
-Experiment = Annotated[
-    str | None,
-    typer.Option(help="MLflow experiment of the run.", metavar="NAME", show_default=TrackingConfig().experiment,
-                 rich_help_panel="Tracking and output"),
+NormalLabels = Annotated[
+    Any,
+    _list("--normal-label", help="Labels of normal rows, comma-separated.",
+          show_default=", ".join(filter(None, DataConfig().normal_labels)) + " or empty"),
 ]  # fmt: skip
-ModelFolder = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Also keep the model as a plain folder.", metavar="DIR", rich_help_panel="Tracking and output"),
+IdColumns = Annotated[Any, _list(help="Key columns, comma-separated: not used by the model, copied to the output.")]
+Exclude = Annotated[Any, _list(help="Columns to exclude, comma-separated.")]
+Include = Annotated[Any, _list(help="Columns to keep even if they look like IDs, comma-separated.")]
+MissingValues = Annotated[
+    Any, _list(help="Texts that mean a missing value, comma-separated; an empty cell is always missing.", metavar="'?,Bad'")
 ]
-Model = Annotated[
-    str,
-    typer.Option("--model", "-m", help="models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a model folder.", metavar="MODEL",
-                 rich_help_panel="Tracking and output"),
+TimeColumn = Annotated[str | None, _column(help="Timestamp column: the latest rows are held out for calibration.")]
+RateTime = Annotated[str | None, _column("--time-column", help="Timestamp column, to count rows per day.", show_default="that of the fit")]
+GroupBy = Annotated[
+    str | None,
+    _column(help="Column that names the machine or other group of a row: one threshold per group, and with --time-column the latest rows "
+            "of each group are held out."),
+]  # fmt: skip
+_ON_ERROR = "What to do with a malformed CSV row: stop, or skip it and report how many were skipped."
+OnErrorFit = Annotated[ReadOnError | None, _data("--on-error", help=_ON_ERROR, show_default=DataConfig().on_error)]
+OnErrorRead = Annotated[ReadOnError, _data("--on-error", help=_ON_ERROR)]
+OnErrorScore = Annotated[
+    OnError, _data("--on-error", help="What to do with a malformed CSV row: stop, skip it, or also write it to OUTPUT.quarantine.csv.")
+]
+Reference = Annotated[
+    list[str],
+    _data(help="Normal rows to fit the baseline detectors on.", metavar="DATA",
+          show_default="the data of the fit, else half of the normal rows of DATA"),
 ]  # fmt: skip
 ScoresFile = Annotated[
     str | None,
-    typer.Option("--scores", help="Also show what score wrote: alarms with reasons, and a time line where a key is a time.",
-                 metavar="FILE", rich_help_panel="Data"),
-]  # fmt: skip
-ReportOutput = Annotated[
-    Path, typer.Option("--output", "-o", help="Where to write the page.", metavar="FILE", rich_help_panel="Tracking and output")
+    _data("--scores", help="Output of score to include: alarms with reasons, and a timeline if a key column is a time.", metavar="FILE"),
 ]
-EvaluateOutput = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Also write the report as a page.", metavar="FILE.html", rich_help_panel="Tracking and output"),
-]
-LogNothing = Annotated[bool, typer.Option("--no-tracking", help="Log nothing to MLflow.", rich_help_panel="Tracking and output")]
-NoEscape = Annotated[
-    bool,
-    typer.Option("--no-escape", help="Keep text in CSV as it is; otherwise what a spreadsheet would run as a formula gets an apostrophe.",
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.", rich_help_panel="Tracking and output")]
-ExplainOption = Annotated[
-    ExplainedRows, typer.Option("--explain", help="Which rows get their top columns named.", rich_help_panel="Tracking and output")
-]
-Top = Annotated[
-    str, typer.Option(help="How many columns an explanation names, or all.", metavar="K|all", rich_help_panel="Tracking and output")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Threads; no score depends on it.", metavar="N", show_default="all cores", rich_help_panel="Running"),
-]
+_rows = partial(typer.Option, rich_help_panel="Rows")
 RowNumbers = Annotated[
-    str | None,
-    typer.Option("--rows", help="Row numbers from 0, as in the output of score, separated by commas.", metavar="3,17",
-                 rich_help_panel="Rows"),
+    Any,
+    _rows("--rows", parser=row_numbers, help="Row numbers, comma-separated; the first row is 0, as in the output of score.",
+          metavar="3,17", show_default=False),
 ]  # fmt: skip
 WorstRows = Annotated[
-    int | None,
-    typer.Option(
-        "--worst", min=1, help="Instead: the rows with the highest scores.", metavar="N", show_default="3", rich_help_panel="Rows"
-    ),
+    int | None, _rows("--worst", min=1, help="Instead of --rows: the rows with the highest scores.", metavar="N", show_default="3")
 ]
-OrderOption = Annotated[
-    ColumnOrder,
-    typer.Option("--order", help="What puts a column first: its share of the score, or how unusual that is for the column.",
-                 rich_help_panel="Rows"),
-]  # fmt: skip
-CounterfactualOption = Annotated[
-    bool, typer.Option("--counterfactual", help="Also the smallest change that ends the alarm.", rich_help_panel="Rows")
+Order = Annotated[
+    ColumnOrder, _rows("--order", help="Order of the columns: contribution to the score, or z, how unusual that is for the column.")
 ]
-Reference = Annotated[
-    list[str] | None,
-    typer.Option(help="Normal rows that the other detectors learn from.", metavar="DATA",
-                 show_default="the data of the fit, else half of the normal rows of DATA", rich_help_panel="Data"),
-]  # fmt: skip
+CounterfactualOption = Annotated[bool, _rows("--counterfactual", help="Add the smallest change of values that ends the alarm.")]
 
-# ── every command ────────────────────────────────────────────────────────────────────────────────────────────────────
-AsJson = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.", rich_help_panel="Every command")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, no warnings; fit and score print no summary.", rich_help_panel="Every command")
+# ── threshold ────────────────────────────────────────────────────────────────────────────────────────────────────────
+_threshold = partial(typer.Option, rich_help_panel="Threshold")
+_rate = partial(_threshold, metavar="RATE", parser=number)
+_ALPHA = "False-alarm rate: the share of normal rows that may be flagged."
+Alpha = Annotated[float | None, _rate(help=_ALPHA, show_default=f"{CalibrationConfig().alpha:g}")]
+OtherAlpha = Annotated[float | None, _rate("--alpha", help=_ALPHA, show_default="that of the model")]
+Fdr = Annotated[
+    float | None, _rate(help="Control the false discovery rate instead (Benjamini-Hochberg): the share of alarms that may be false.")
 ]
-Verbose = Annotated[
-    int,
-    typer.Option("--verbose", "-v", count=True, help="Say more; -vv also shows where an error came from.", show_default=False,
-                 rich_help_panel="Every command"),
+PValues = Annotated[
+    PValueKind,
+    _threshold(help="marginal: valid on average over calibration sets; conditional: larger, valid for this calibration set with 90 % "
+               "confidence."),
+]  # fmt: skip
+Typicality = Annotated[
+    bool, _threshold("--typicality", help="Add a two-sided p-value, small also for scores that are too low; it flags nothing.")
+]
+Calibration = Annotated[
+    CalibrationMethod | None,
+    _threshold(help="split: exact, holds out rows; cross: approximate, cross-fitted, for small tables; auto: split from 2,000 rows.",
+               show_default=CalibrationConfig().method),
+]  # fmt: skip
+AlertsPerDay = Annotated[
+    float | None, _threshold(parser=number, help="False alarms per day; needs a time column or --rows-per-day.", metavar="N")
+]
+RowsPerDay = Annotated[float | None, _threshold(parser=number, help="Rows per day.", metavar="N", show_default="from the time column")]
+CostFalseAlarm = Annotated[
+    float | None, _threshold(parser=number, help="Cost of a false alarm; minimizes the expected cost on labelled rows.", metavar="COST")
+]
+CostMiss = Annotated[float | None, _threshold(parser=number, help="Cost of a missed anomaly, in the same unit.", metavar="COST")]
+Maximize = Annotated[
+    FScore | None, _threshold(help="F-score to maximize on labelled rows: F1, F0.5 (fewer false alarms) or F2 (fewer misses).")
+]
+AnomalyRate = Annotated[
+    float | None, _rate(help="Expected share of anomalies in new data, for --maximize and costs.", show_default="that of the labelled rows")
+]
+TailOption = Annotated[
+    CalibrationTail,
+    _threshold("--method", help="conformal: exact, alpha down to 1/(rows + 1); gpd: generalized Pareto tail, estimated, alpha ten times "
+               "finer."),
+]  # fmt: skip
+PerGroup = Annotated[
+    str | None,
+    _threshold("--group-by", help="Column with groups: one threshold per group, small groups borrow from all rows; '' for none.",
+               metavar="COLUMN", show_default="that of the current threshold"),
 ]  # fmt: skip
 
+# ── training ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+_training = partial(typer.Option, rich_help_panel="Training")
+Steps = Annotated[int | None, _training(help="Training steps.", metavar="N", show_default="200, at most 60 passes over the rows")]
+Seed = Annotated[int | None, _training(help="Random seed: same seed, same model.", metavar="N", show_default=f"{Config().seed}")]
+Device = Annotated[str | None, _training(help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME", show_default=TrainConfig().device)]
+PriorOption = Annotated[
+    Prior | None, _training("--prior", help="Prior of the KL term: a mixture over exemplar rows, or N(0, I).", show_default="exemplar")
+]
+ContaminationRobust = Annotated[
+    bool,
+    _training("--contamination-robust", help="For training data with unlabelled anomalies: rows with high scores get less weight. They "
+              "stay in the calibration set, so the false-alarm rate holds, but recall drops as their share grows."),
+]  # fmt: skip
+Resume = Annotated[
+    bool | None,
+    _training("--resume/--no-resume", help="Continue an interrupted fit of the same data and settings; --resume fails if there is none, "
+              "--no-resume starts over.", show_default="continue if there is one"),
+]  # fmt: skip
+CheckpointEvery = Annotated[
+    int | None, _training(min=1, help="Training steps between checkpoints.", metavar="N", show_default="every 5 seconds")
+]
+_MEMORY_LIMIT = "Memory limit of the process, such as 1.5GB or 2GiB; "
+FitMemoryLimit = Annotated[
+    Any,
+    _training("--memory-limit", parser=parse_size, help=f"{_MEMORY_LIMIT}a larger table is sampled at random.", metavar="SIZE",
+              show_default="half of the machine's memory for rows"),
+]  # fmt: skip
+ConfigFile = Annotated[
+    Path | None, _training("--config", help="TOML file with settings; options given here take precedence.", metavar="FILE")
+]
 
-def names(text: str | None) -> tuple[str, ...] | None:
-    """``'a,b'`` as ('a', 'b'), each once; a name with a comma in it stands in double quotes, as in a CSV line.
-
-    >>> names('a, "b,c"')
-    ('a', 'b,c')
-    """
-    if text is None:
-        return None
-    try:
-        cells = next(csv.reader([text], skipinitialspace=True), [])
-    except csv.Error:
-        raise ConfigError(
-            f"names are separated by commas and stand on one line; got {text!r}. Put a name that has a line end in double quotes."
-        ) from None
-    return tuple(dict.fromkeys(cell.strip() for cell in cells))
-
-
-def row_numbers(text: str | None) -> tuple[int, ...]:
-    """``'3,17'`` as (3, 17). Raises ConfigError for anything else."""
-    parts = [part.strip() for part in (text or "").split(",")] if text is not None else []
-    if not all(part.isdecimal() for part in parts):
-        raise ConfigError(f"--rows must be whole numbers from 0, separated by commas; got {text!r}")
-    return tuple(dict.fromkeys(int(part) for part in parts))
-
-
-def top_columns(text: str) -> int | None:
-    """How many columns an explanation names; None for all of them. Raises ConfigError for anything else."""
-    if text.strip().lower() == "all":
-        return None
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise ConfigError(f"--top must be a whole number from 1 or 'all'; got {text!r}")
-    return int(text)
-
-
+# ── tracking and output ──────────────────────────────────────────────────────────────────────────────────────────────
+_output = partial(typer.Option, rich_help_panel="Tracking and output")
+_name = partial(_output, metavar="NAME")
+_MODEL_NAME, _ALIAS, _EXPERIMENT = "Name of the registered model.", "Alias to set on the new version.", "MLflow experiment."
+ModelNameOption = Annotated[str | None, _name("--model-name", help=_MODEL_NAME, show_default=TrackingConfig().model_name)]
+Alias = Annotated[str | None, _name(help=_ALIAS, show_default=TrackingConfig().alias)]
+Experiment = Annotated[str | None, _name(help=_EXPERIMENT, show_default=TrackingConfig().experiment)]
+UploadName = Annotated[str | None, _name("--model-name", help=_MODEL_NAME, show_default="that of the fit")]
+UploadAlias = Annotated[str | None, _name("--alias", help=_ALIAS, show_default="that of the fit")]
+UploadExperiment = Annotated[str | None, _name("--experiment", help=_EXPERIMENT, show_default="that of the fit")]
+CalibratedAlias = Annotated[str | None, _name("--alias", help=_ALIAS, show_default="that of --model, or of the fit")]
+NoRegister = Annotated[bool, _output("--no-register", help="Log the run without registering the model.")]
+NoTracking = Annotated[bool, _output("--no-tracking", help="Do not use MLflow; needs --output.")]
+NoLogging = Annotated[bool, _output("--no-tracking", help="Log nothing to MLflow.")]
+TrackingUri = Annotated[
+    str | None, _output(help="MLflow tracking URI.", metavar="URI", show_default="MLFLOW_TRACKING_URI, or mlflow.db in this folder")
+]
+_MODEL = "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/… or a model folder."
+Model = Annotated[str, _output("--model", "-m", help=_MODEL, metavar="MODEL")]
+ModelArgument = Annotated[str, typer.Argument(help=_MODEL, metavar="[MODEL]")]
+NameArgument = Annotated[str | None, typer.Argument(help="Registered model to list.", metavar="[NAME]", show_default="all models")]
+UploadFolder = Annotated[Path, typer.Argument(help="Model folder, as written by fit --output.", metavar="DIR", show_default=False)]
+ModelFolder = Annotated[Path | None, _output("--output", "-o", help="Also save the model to this folder.", metavar="DIR")]
+CalibratedFolder = Annotated[
+    Path | None,
+    _output("--output", "-o", help="Folder for the calibrated model.", metavar="DIR", show_default="a model folder is replaced in place"),
+]
 ScoreOutput = Annotated[
     str | None,
-    typer.Option("--output", "-o", help="Where to write: a file, the ending .csv or .parquet says how; or a folder, a part for each input.",
-                 metavar="FILE|DIR/", show_default="NAME.scores.csv or .parquet beside the input", rich_help_panel="Tracking and output"),
+    _output("--output", "-o", help="Output file, .csv or .parquet; or an output folder, with one file per input.", metavar="FILE|DIR/",
+            show_default="NAME.scores.csv or .parquet next to the input"),
 ]  # fmt: skip
 PartFormat = Annotated[
-    Literal["csv", "parquet"] | None,
-    typer.Option("--format", help="How the parts in an output folder are written.", show_default="as the input of each",
-                 rich_help_panel="Tracking and output"),
-]  # fmt: skip
-Watch = Annotated[bool, typer.Option("--watch", help="Go on: score what appears in the input folders, into an output folder.",
-                                     rich_help_panel="Watching")]  # fmt: skip
+    OutputFormat | None, _output("--format", help="Format of the files in an output folder.", show_default="that of the input")
+]
+ReportOutput = Annotated[Path, _output("--output", "-o", help="HTML file to write.", metavar="FILE")]
+EvaluateOutput = Annotated[Path | None, _output("--output", "-o", help="Also write an HTML report.", metavar="FILE.html")]
+NoEscape = Annotated[
+    bool, _output("--no-escape", help="Write text to CSV unchanged; by default text that a spreadsheet would run gets an apostrophe.")
+]
+Overwrite = Annotated[bool, _output("--overwrite", help="Replace an existing output.")]
+Explain = Annotated[ExplainedRows, _output("--explain", help="Rows whose top columns are written.")]
+Top = Annotated[Any, _output(parser=top_columns, help="Columns in an explanation, or all.", metavar="K|all")]
+
+# ── running ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+_watching = partial(typer.Option, rich_help_panel="Watching")
+Watch = Annotated[bool, _watching("--watch", help="Keep running: score files as they appear in the input folders, into an output folder.")]
 WatchInterval = Annotated[
-    float, typer.Option("--watch-interval", min=0.01, help="Seconds between two looks; a file that is the same at both is taken for whole.",
-                        metavar="SECONDS", rich_help_panel="Watching")
-]  # fmt: skip
+    float, _watching(min=0.01, help="Seconds between scans; a file that is unchanged since the last scan is complete.", metavar="SECONDS")
+]
+_running = partial(typer.Option, rich_help_panel="Running")
+ChunkRows = Annotated[int, _running(min=1, max=1_000_000_000, help="Rows read at a time; does not change the scores.", metavar="N")]
+PartRows = Annotated[int, _running(min=1, help="Rows between checkpoints.", metavar="N", hidden=True)]
+Threads = Annotated[int | None, _running(min=1, help="CPU threads; does not change the scores.", metavar="N", show_default="all cores")]
 MemoryLimit = Annotated[
-    str | None,
-    typer.Option(help="Memory that the process may take, as 1.5GB or 2GiB; the scores do not depend on it.", metavar="SIZE",
-                 show_default="none", rich_help_panel="Running"),
-]  # fmt: skip
-ChunkRows = Annotated[
-    int,
-    typer.Option(
-        min=1, max=1_000_000_000, help="Rows in memory at a time; the scores do not depend on it.", metavar="N", rich_help_panel="Running"
-    ),
+    Any, _running(parser=parse_size, help=f"{_MEMORY_LIMIT}does not change the scores.", metavar="SIZE", show_default="none")
 ]
-PartRows = Annotated[
-    int,
-    typer.Option(
-        "--part-rows", min=1, help="Rows after which a killed run can go on.", metavar="N", hidden=True, rich_help_panel="Running"
-    ),
+Port = Annotated[int, _running(min=1, max=65_535, help="Port to listen on.", metavar="N")]
+Host = Annotated[str, _running(help="Address to listen on; the default is reachable only from this machine.", metavar="ADDRESS")]
+
+# ── every command ────────────────────────────────────────────────────────────────────────────────────────────────────
+_every = partial(typer.Option, rich_help_panel="Every command")
+AsJson = Annotated[bool, _every("--json", help="Print one JSON object to stdout.")]
+Quiet = Annotated[
+    bool, _every("--quiet", "-q", help="No progress, no warnings, and no summary of a command that writes a file or a model.")
 ]
+Verbose = Annotated[int, _every("--verbose", "-v", count=True, help="More log messages; -vv also shows tracebacks.", show_default=False)]

@@ -48,7 +48,7 @@ class Lasting(io.RawIOBase):
         return bool(self._raw.isatty())
 
 
-def make_lasting() -> None:
+def protect_standard_streams() -> None:
     """Replace stdout and stderr of this process by such whose writes never fail; characters that they lack are written as escapes."""
     sys.stdout = _lasting(sys.stdout, 1)
     sys.stderr = _lasting(sys.stderr, 2)

@@ -65,7 +65,7 @@ def _is_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, ImportError) and no_room)
 
 
-def take_no_stock() -> None:
+def limit_preallocation() -> None:
     """Let allocators reserve no address space ahead: Arrow's own a gigabyte, glibc's 64 MB for each thread; before they are loaded.
 
     A threshold that stays where it is gives every large buffer back at once; left to itself it grows until they lie among small ones.

@@ -1,9 +1,8 @@
-"""Which columns made the score of a row, and what the model expected there.
+"""Additive contributions of the columns to the score of a row, and the values that the model expected.
 
-``contribution_j = reconstruction_j + kl_j`` adds up to the score exactly. The reconstruction is a sum over columns by nature. The KL is
-shared out by occlusion: in proportion to how much it falls when cell ``j`` is replaced by what the exemplars say about it given the
-other cells. Rows are worked on in blocks of one fixed size, for the same reason as in ``core.score``. Knows no threshold; of the plan
-of a fit only which rows calibrate.
+``contribution_j = reconstruction_j + kl_j``; the contributions of a row sum to its score exactly. The reconstruction term is a sum over
+columns by definition. The KL is attributed by occlusion: in proportion to its decrease when cell ``j`` is replaced by its expected value
+given the other cells. Rows are processed in blocks of a fixed size, so that a row has the same bits in any batch (``model.ensemble``).
 """
 
 from collections.abc import Sequence
@@ -20,29 +19,18 @@ from vae_anomaly.model.imputation import CellBank, unit_observed
 from vae_anomaly.model.vae import Cells, Layout, by_column
 from vae_anomaly.schema.encoding import Batch
 
-# Rows of a block: explaining holds [g, rows, exemplars] a few times.
-EXPLAIN_BLOCK_ROWS = 32
-# Columns of a row that are tried in turn; the KL is shared among these, the furthest from expectation.
-CANDIDATE_COLUMNS = 32
-# Of these so many at once: as many rows as a block of the score.
-CANDIDATES_AT_ONCE = 4
-# Calibration rows that say how much a column usually contributes: enough for a 90 % quantile, and fewer of wide tables, whose rows take
-# longer to explain.
-USUAL_ROWS = 400
-FEWEST_USUAL_ROWS = 100
-USUAL_CELLS = 20_000
-# The 90 % quantile of a standard normal: a spread measured there reads as one standard deviation.
-NORMAL_90 = 1.2815515655446004
-# No spread is taken to be smaller than this share of the average one: a column that never contributes has a spread of 0.
-LEAST_SPREAD = 0.01
+EXPLAIN_BLOCK_ROWS = 32  # bounds memory: several tensors are [g, rows, exemplars]
+CANDIDATE_COLUMNS = 32  # columns furthest from expectation, among which the KL is attributed; each costs an encoder pass
+CANDIDATES_AT_ONCE = 4  # of 32 rows each: the rows of one block of the score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Explanation:
-    """Why rows score as they do; columns stand as ``core.encode.model_order`` says.
+    """Contributions and expected values of rows; columns in ``schema.encoding.model_order``.
 
     ``reconstruction``, ``kl`` float64 ``[n, d]`` in weighted nats, their sum over columns is the score; ``number`` float64 ``[n, d_num]``:
-    the value expected given the other cells, raw units; ``level`` int64 and ``probability`` float64 ``[n, d_cat]``: the level expected.
+    the value expected given the other cells, in raw units; ``level`` int64 ``[n, d_cat]``: the most likely level, ``probability`` float64
+    ``[n, d_cat]`` its probability.
     """
 
     reconstruction: Tensor
@@ -53,43 +41,43 @@ class Explanation:
 
     @property
     def contribution(self) -> Tensor:
-        """What each column adds to the score, float64 ``[n, d]``; larger = more of the anomaly lies there."""
+        """Contribution of each column to the score, float64 ``[n, d]``; larger = more anomalous."""
         return self.reconstruction + self.kl
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Usual:
-    """What each column contributes on normal rows that nothing has learned from: ``middle`` and ``spread`` float64 ``[d]``, nats."""
+    """Typical contributions on held-out normal rows: median ``middle`` and ``spread``, float64 ``[d]``, weighted nats."""
 
     middle: Tensor
     spread: Tensor
 
     def z(self, contribution: Tensor) -> Tensor:
-        """Return (contribution − middle) / spread, ``[..., d]``: how unusual a contribution is for its column; larger = more unusual.
+        """Return the z-scores (contribution − middle) / spread, ``[..., d]``; larger = more unusual for this column.
 
-        A column that always contributes much has no large z for that; the largest contributions need not have the largest z.
+        A column that always contributes much has a small z; the order by z differs from the order by contribution.
         """
         return (contribution - self.middle) / self.spread
 
 
 @torch.no_grad()
 def explain_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Explanation:
-    """Explain rows of any number, blocks of them on ``threads``; the same bits for a row whatever the others and the threads are."""
+    """Explain rows, in blocks on ``threads``. The result of a row does not depend on the other rows or the threads, to the bit."""
     d_num, d_cat = batch.numeric.shape[-1], batch.codes.shape[-1]
-    places = torch.cat([ensemble.numeric, d_num + ensemble.codes])
+    modelled = torch.cat([ensemble.numeric, d_num + ensemble.codes])  # the other columns are constants
     none = torch.zeros(0, d_num + d_cat, dtype=torch.float64)
     if len(batch) == 0:
         return Explanation(reconstruction=none, kl=none, number=none[:, :d_num], level=none[:, d_num:].long(), probability=none[:, d_num:])
-    _ = ensemble.bank, ensemble.prior_product  # made once, before threads ask for them at the same time
+    _ = ensemble.bank, ensemble.prior_product  # cached properties: computed here, because several threads would compute them at once
     with single_threaded_products(), ThreadPoolExecutor(max(1, threads)) as pool:
-        # What adds up to the score is computed in the blocks of the score: products of another shape round otherwise.
+        # The terms of the score need the blocks of the score: matrix products of another shape round differently.
         terms = pool.map(torch.no_grad()(_terms), repeat(ensemble), blocks_of(batch, SCORE_ROWS[ensemble.prior]))
         cost, total_kl = _join(list(terms), len(batch))
         shares = pool.map(torch.no_grad()(_share_and_expect), repeat(ensemble), blocks_of(batch, EXPLAIN_BLOCK_ROWS))
         share, number, level, probability = _join(list(shares), len(batch))
     reconstruction, kl = ensemble.constants.cost(batch), torch.zeros(len(batch), d_num + d_cat, dtype=torch.float64)
-    reconstruction[:, places] += cost
-    kl[:, places] = share * total_kl.unsqueeze(-1)
+    reconstruction[:, modelled] += cost
+    kl[:, modelled] = share * total_kl.unsqueeze(-1)
     return Explanation(reconstruction=reconstruction, kl=kl, number=number, level=level, probability=probability)
 
 
@@ -98,21 +86,21 @@ def _join(parts: Sequence[tuple[Tensor, ...]], rows: int) -> list[Tensor]:
 
 
 def _terms(ensemble: Ensemble, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return what each column that the networks read costs, float64 ``[n, d]``, and the KL ``[n]``, both in weighted nats."""
+    """Return the reconstruction cost of each modelled column, float64 ``[n, d]``, and the KL ``[n]``, in weighted nats."""
     nll, kl = net_terms(ensemble, ensemble.cells(batch))
     weight = ensemble.weight.view(-1, 1)
     return (by_column(ensemble.layout, nll) * weight.unsqueeze(-1)).sum(0), (kl * weight).sum(0)
 
 
 def _share_and_expect(ensemble: Ensemble, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return how the KL is shared over the columns, and what was expected as number, level and probability."""
+    """Return each column's share of the KL ``[n, d]`` and the expected number, level and probability."""
     cells = ensemble.cells(batch)
     expected = expected_given_others(cells, ensemble.layout, ensemble.bank)
     return _kl_share(ensemble, cells, expected), *_to_raw(ensemble, batch, expected)
 
 
 def unit_columns(layout: Layout) -> Tensor:
-    """Return the column ``[u]`` (numbers, booleans, categories) that each unit belongs to, over all steps of the window."""
+    """Return the column index of each input unit, int64 ``[u]``, over all steps of the window."""
     numbers = torch.arange(layout.numeric).repeat(layout.window)
     booleans = torch.arange(layout.booleans).repeat(layout.window) + layout.numeric
     sizes = torch.tensor(layout.levels * layout.window, dtype=torch.int64)
@@ -121,7 +109,7 @@ def unit_columns(layout: Layout) -> Tensor:
 
 
 def expected_given_others(cells: Cells, layout: Layout, bank: CellBank) -> Tensor:
-    """Return the expected units ``[g, n, u]``, each column with itself masked out of the weights (``core.conditional``)."""
+    """Return the expected units ``[g, n, u]``, each column with itself masked out of the weights (``model.imputation``)."""
     seen = unit_observed(cells.observed, layout).to(cells.units.dtype).unsqueeze(0).expand(cells.units.shape)
     distance = torch.baddbmm(seen @ bank.units.square().transpose(1, 2), cells.units * seen, bank.units.transpose(1, 2), alpha=-2.0)
     # The weight without column j is that of all cells with the part of j taken back, Σ has·(there² − 2·here·there) over its units.

@@ -1,8 +1,8 @@
-"""The smallest change that brings a row under a limit: what would have had to be otherwise for it not to be flagged.
+"""Counterfactual explanations: a small change of a flagged row that brings its score to a limit.
 
-Fewest columns first: one after the other, the one whose replacement by what is expected given the others lowers the score most. Then
-what turned out not to be needed is put back, and the last column, if it is a number, moves only as far as it must. A change is a
-statement about the model, not about causes. Knows scores and a limit, no threshold and no raw table.
+Greedy search for few columns: in each step the column is changed whose replacement by its expected value, given the other cells, lowers
+the score most. Changes that became unnecessary are reverted, and the last changed column, if numeric, is moved back as far as the limit
+allows. A counterfactual describes the model, not causes.
 """
 
 import math
@@ -15,36 +15,32 @@ from vae_anomaly.explain.contributions import Explanation, explain_rows
 from vae_anomaly.model.ensemble import SCORE_BLOCK_ROWS, Ensemble, score_rows
 from vae_anomaly.schema.encoding import Batch
 
-# More columns than this are no small change.
-MAX_CHANGED_COLUMNS = 10
-# Columns that are tried at each step, the largest contributions first.
-CANDIDATES_PER_STEP = 32
-# The move of the last column is found to one part in 128³ of the way, 128 places at a time: one block of the score each.
-GRID_POINTS = SCORE_BLOCK_ROWS["exemplar"]
-GRID_ROUNDS = 3
-# A number is given with as few digits as still keep the row under the limit and make its move no more than this share longer.
-MOST_DIGITS = 15
-ROUNDING = 0.01
+MAX_CHANGED_COLUMNS = 10  # more columns are no useful explanation
+CANDIDATES_PER_STEP = 32  # columns tried in a step, by falling contribution
+GRID_POINTS = SCORE_BLOCK_ROWS["exemplar"]  # trial values at a time: one block of the score
+GRID_ROUNDS = 3  # refinements of the grid: the change is minimal to one part in 128³
+MOST_DIGITS = 15  # significant digits that float64 represents exactly
+ROUNDING = 0.01  # a value with fewer digits may enlarge the change by this share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Counterfactual:
-    """``row`` with the columns at ``places`` changed scores ``score``; ``found``: that is not above the limit.
+    """``row`` is the changed row, ``columns`` the indices of the changed columns, ``score`` its score in weighted nats.
 
-    Where none was found, it is the lowest score that was reached.
+    ``reached`` is whether the score is at or below the limit; otherwise ``row`` has the lowest score of the search.
     """
 
     row: Batch
-    places: tuple[int, ...]
+    columns: tuple[int, ...]
     score: float
-    found: bool
+    reached: bool
 
 
-def smallest_change(ensemble: Ensemble, row: Batch, limit: float) -> Counterfactual:
-    """Look for the smallest change of one row (a batch of one, with a score) that brings it to ``limit`` or below."""
-    now, places, score = row, list[int](), _score(ensemble, row)
-    while score > limit and len(places) < MAX_CHANGED_COLUMNS:
-        trials, tried = _replacements(ensemble, now, places)
+def find_counterfactual(ensemble: Ensemble, row: Batch, limit: float) -> Counterfactual:
+    """Search for a small change of one row, a batch of length 1, that brings its score to ``limit`` or below."""
+    now, changed, score = row, list[int](), _score(ensemble, row)
+    while score > limit and len(changed) < MAX_CHANGED_COLUMNS:
+        trials, tried = _replacements(ensemble, now, changed)
         if not tried:
             break
         scores = score_rows(ensemble, trials).total
@@ -52,13 +48,13 @@ def smallest_change(ensemble: Ensemble, row: Batch, limit: float) -> Counterfact
         if not float(scores[best]) < score:
             break
         now, score = trials.rows(slice(best, best + 1)), float(scores[best])
-        places.append(tried[best])
+        changed.append(tried[best])
     if score > limit:
-        return Counterfactual(row=now, places=tuple(places), score=score, found=False)
-    now, places = _without_the_needless(ensemble, row, now, places, limit)
-    if places and places[-1] < row.numeric.shape[-1]:
-        now = _moved_less(ensemble, row, now, places[-1], limit)
-    return Counterfactual(row=now, places=tuple(places), score=_score(ensemble, now), found=True)
+        return Counterfactual(row=now, columns=tuple(changed), score=score, reached=False)
+    now, changed = _without_unnecessary(ensemble, row, now, changed, limit)
+    if changed and changed[-1] < row.numeric.shape[-1]:
+        now = _with_smaller_change(ensemble, row, now, changed[-1], limit)
+    return Counterfactual(row=now, columns=tuple(changed), score=_score(ensemble, now), reached=True)
 
 
 def _score(ensemble: Ensemble, row: Batch) -> float:
@@ -66,7 +62,7 @@ def _score(ensemble: Ensemble, row: Batch) -> float:
 
 
 def _replacements(ensemble: Ensemble, row: Batch, done: list[int]) -> tuple[Batch, list[int]]:
-    """Return the row once for each column that may still change, with that cell as it was expected, and which columns these are."""
+    """Return one trial row per column that may still change, with its expected value there, and the indices of these columns."""
     explanation = explain_rows(ensemble, row)
     order = explanation.contribution[0].argsort(descending=True, stable=True).tolist()
     tried = [j for j in order if j not in done and bool(row.observed[0, -1, j]) and _differs(row, explanation, j)][:CANDIDATES_PER_STEP]
@@ -80,7 +76,7 @@ def _replacements(ensemble: Ensemble, row: Batch, done: list[int]) -> tuple[Batc
 
 
 def _expected(explanation: Explanation, j: int) -> float:
-    """Return the expected number in the six digits that are shown of it."""
+    """Return the expected number rounded to the six digits that are shown."""
     return float(f"{float(explanation.number[0, j]):.6g}")
 
 
@@ -95,15 +91,15 @@ def _copies(row: Batch, count: int) -> Batch:
     return Batch(**{name: getattr(row, name).repeat(count, 1, 1) for name in Batch.__slots__})
 
 
-def _without_the_needless(ensemble: Ensemble, row: Batch, now: Batch, places: list[int], limit: float) -> tuple[Batch, list[int]]:
-    """Put back, the first changed first, what the later changes made needless."""
-    kept = list(places)
-    for j in places[:-1]:
+def _without_unnecessary(ensemble: Ensemble, row: Batch, now: Batch, changed: list[int], limit: float) -> tuple[Batch, list[int]]:
+    """Revert, in the order of the changes, those that later changes made unnecessary."""
+    needed = list(changed)
+    for j in changed[:-1]:
         back = _with_cell(now, j, row)
         if _score(ensemble, back) <= limit:
             now = back
-            kept.remove(j)
-    return now, kept
+            needed.remove(j)
+    return now, needed
 
 
 def _with_cell(row: Batch, j: int, other: Batch) -> Batch:
@@ -115,10 +111,10 @@ def _with_cell(row: Batch, j: int, other: Batch) -> Batch:
     return Batch(numeric=numeric, codes=codes, observed=row.observed)
 
 
-def _moved_less(ensemble: Ensemble, row: Batch, now: Batch, j: int, limit: float) -> Batch:
-    """Return ``now`` with the number in column ``j`` as near to what it was in ``row`` as the limit allows, in few digits."""
+def _with_smaller_change(ensemble: Ensemble, row: Batch, now: Batch, j: int, limit: float) -> Batch:
+    """Return ``now`` with the number in column ``j`` as close to its value in ``row`` as the limit allows, with few digits."""
     before, after = float(row.numeric[0, -1, j]), float(now.numeric[0, -1, j])
-    near, far = 0.0, 1.0  # shares of the way: the row is above the limit at the one and not above it at the other
+    near, far = 0.0, 1.0  # fractions of the change: above the limit at ``near``, not above it at ``far``
     for _ in range(GRID_ROUNDS):
         way = torch.linspace(near, far, GRID_POINTS + 1, dtype=torch.float64)[1:]
         below = _with_numbers(ensemble, now, j, before + way * (after - before)) <= limit
@@ -137,7 +133,7 @@ def _moved_less(ensemble: Ensemble, row: Batch, now: Batch, j: int, limit: float
 
 
 def _rounded(value: float, *, up: bool) -> list[float]:
-    """Return a number with one, two, … significant digits, each rounded away from the limit: upwards or downwards."""
+    """Return the value with 1, 2, …, ``MOST_DIGITS`` significant digits, all rounded up or all down."""
     if value == 0.0:
         return [0.0]
     first = math.floor(math.log10(abs(value)))
@@ -147,7 +143,7 @@ def _rounded(value: float, *, up: bool) -> list[float]:
 
 
 def _with_numbers(ensemble: Ensemble, row: Batch, j: int, values: Tensor) -> Tensor:
-    """Return the scores ``[k]`` of the row with each of ``values`` ``[k]`` in column ``j``."""
+    """Return the scores ``[k]`` of the row with each of the ``values`` ``[k]`` in column ``j``."""
     trials = _copies(row, len(values))
     trials.numeric[:, -1, j] = values
     return score_rows(ensemble, trials).total

@@ -1,6 +1,6 @@
-"""The columns that made the score of a row, as output and texts show them: the cell, what was expected, and its contribution.
+"""The largest contributions of a row as shown to people: column, cell, expected value and contribution.
 
-Knows nothing of thresholds: it is told which rows to explain.
+The caller chooses the rows.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,13 +18,16 @@ from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema
 
 FEATURE = pa.struct([("column", pa.string()), ("value", pa.string()), ("expected", pa.string()), ("contribution", pa.float64())])
-REST = "(other)"
+REST = "(other)"  # the entry of the columns that are not listed
 
 
 def top_features(
     ensemble: Ensemble, schema: Schema, batch: Batch, rows: NDArray[np.int64], top: int | None, *, threads: int = 1
 ) -> pa.Array:
-    """Return the ``top`` largest contributions of ``rows``, None = all, and one ``(other)`` with the rest; null for the other rows."""
+    """Return a list array ``[n]`` of ``FEATURE``: for ``rows`` (ascending indices) the ``top`` largest contributions, else null.
+
+    The contributions of the other columns are summed as ``(other)``, so that a list adds up to the score; ``top=None`` lists all columns.
+    """
     picked = batch.rows(torch.from_numpy(rows))
     explanation = explain_rows(ensemble, picked, threads=threads)
     contribution = explanation.contribution.numpy()
@@ -34,32 +37,25 @@ def top_features(
     parts = np.take_along_axis(contribution, shown, axis=1)
     columns = model_order(schema)
     value, expect = value_texts(columns, picked), expected_texts(columns, explanation)
-    names: list[str] = []
-    values: list[str | None] = []
-    expected: list[str | None] = []
-    for i, places in enumerate(shown.tolist()):
-        for j in places:
-            names.append(columns[j].name)
-            values.append(value(i, j))
-            expected.append(expect(i, j))
-        if rest.shape[1]:
-            names.append(REST)
-            values.append(None)
-            expected.append(None)
+    other: list[tuple[str, str | None, str | None]] = [(REST, None, None)] if rest.shape[1] else []
+    cells: list[tuple[str, str | None, str | None]] = []
+    for i, indices in enumerate(shown.tolist()):
+        cells += [(columns[j].name, value(i, j), expect(i, j)) for j in indices]
+        cells += other
     if rest.shape[1]:
         parts = np.concatenate([parts, rest.sum(1, keepdims=True)], axis=1)
-    lengths, has = np.zeros(len(batch), dtype=np.int32), np.zeros(len(batch), dtype=np.bool_)
-    lengths[rows], has[rows] = parts.shape[1], True
-    texts = [pa.array(x, pa.string()) for x in (names, values, expected)]
+    lengths, explained = np.zeros(len(batch), dtype=np.int32), np.zeros(len(batch), dtype=np.bool_)
+    lengths[rows], explained[rows] = parts.shape[1], True
+    texts = [pa.array([cell[k] for cell in cells], pa.string()) for k in range(3)]
     features = pa.StructArray.from_arrays([*texts, pa.array(parts.ravel())], fields=list(FEATURE))
     offsets = np.concatenate([np.zeros(1, np.int32), lengths.cumsum(dtype=np.int32)])
-    return pa.ListArray.from_arrays(pa.array(offsets), features, type=pa.list_(FEATURE), mask=pa.array(~has))
+    return pa.ListArray.from_arrays(pa.array(offsets), features, type=pa.list_(FEATURE), mask=pa.array(~explained))
 
 
 def value_texts(columns: Sequence[Column], batch: Batch) -> Callable[[int, int], str | None]:
-    """Return what says the cell of row ``i`` and column ``j``: None where missing, ``(unseen)`` for a level that the schema does not hold.
+    """Return a function (i, j) → text of the cell in row i and column j: None if missing, ``(unseen)`` for a level not in the schema.
 
-    It reads Python lists: to ask a tensor for one number takes microseconds.
+    The tensors are converted to lists once: indexing a tensor takes microseconds per cell.
     """
     d_num = batch.numeric.shape[-1]
     observed, numeric, codes = (t[:, -1].tolist() for t in (batch.observed, batch.numeric, batch.codes))
@@ -76,7 +72,7 @@ def value_texts(columns: Sequence[Column], batch: Batch) -> Callable[[int, int],
 
 
 def expected_texts(columns: Sequence[Column], explanation: Explanation) -> Callable[[int, int], str]:
-    """Return what says what was expected in row ``i`` and column ``j``: a number, or the most likely level with its probability."""
+    """Return a function (i, j) → text of the expected value: a number, or the most likely level with its probability."""
     d_num = explanation.number.shape[1]
     number, level, chance = (t.tolist() for t in (explanation.number, explanation.level, explanation.probability))
 

@@ -1,6 +1,6 @@
-"""What the outside may follow of a fit, and what it may remember, so that a fit that was killed goes on from there.
+"""Progress and checkpoints of a fit, so that a killed fit can resume.
 
-Knows no files: a ``TrainingCheckpoint`` is handed in, and ``NoCheckpoint`` is the one that remembers nothing.
+Protocols only: the caller passes a ``TrainingCheckpoint`` that stores states, or none.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from vae_anomaly.model.training import TrainingState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a fit is: ``done`` of ``total`` in a ``stage``."""
+    """Progress of a fit: ``done`` of ``total`` steps of a ``stage``."""
 
     stage: str
     done: int
@@ -21,25 +21,25 @@ class Progress:
 
 
 class TrainingCheckpoint(Protocol):
-    """What a fit of the same rows, settings and install has done before; the fit takes what it says as it is."""
+    """Stored states of a fit of the same rows, settings and versions. The fit does not check what it loads."""
 
     def load_training(self, stage: str) -> TrainingState | None:
-        """Return how far the training of a stage had come; None: it had not begun."""
+        """Return the last stored state of the training of a stage, None if there is none."""
 
     def after_step(self, stage: str, done: int, total: int, training: Callable[[], TrainingState]) -> None:
-        """Hear of every step; ``training`` returns the state after it. What this raises ends the fit."""
+        """Called after every training step; ``training()`` returns the state. An exception raised here aborts the fit."""
 
     def load_trimmed_rows(self) -> TrimmedRows | None:
-        """Return what the first pass had found; None: it had not ended."""
+        """Return the result of the first pass of a robust fit, None if it is not stored."""
 
     def save_trimmed_rows(self, trimmed: TrimmedRows) -> None:
-        """Hear what the first pass has found."""
+        """Store the result of the first pass of a robust fit."""
 
 
 class NoCheckpoint:
-    """Remembers nothing."""
+    """A checkpoint that stores nothing."""
 
-    def load_training(self, stage: str) -> None:  # noqa: ARG002, D102  (as of ``TrainingCheckpoint``)
+    def load_training(self, stage: str) -> None:  # noqa: ARG002, D102  (as in ``TrainingCheckpoint``)
         return None
 
     def after_step(self, stage: str, done: int, total: int, training: Callable[[], TrainingState]) -> None:
@@ -54,17 +54,17 @@ class NoCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A training of a fit: its name, who is told how far it is, and who remembers it."""
+    """A named training of a fit, with its progress callback and its checkpoint."""
 
     name: str
     on_progress: Callable[[Progress], None]
     checkpoint: TrainingCheckpoint
 
     def start(self) -> TrainingState | None:
-        """Return where to go on; None: at the beginning."""
+        """Return the state to resume from, None to start from the beginning."""
         return self.checkpoint.load_training(self.name)
 
     def step(self, done: int, total: int, training: Callable[[], TrainingState]) -> None:
-        """Pass a step on."""
+        """Report a step to the progress callback and the checkpoint."""
         self.on_progress(Progress(stage=self.name, done=done, total=total))
         self.checkpoint.after_step(self.name, done, total, training)

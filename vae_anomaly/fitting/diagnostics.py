@@ -1,6 +1,6 @@
-"""How well each column is reconstructed on rows that were watched, not learned from, and how its cells were at fit.
+"""Diagnostics of a fit: reconstruction of every column on validation rows, cautions, stability of the alarm rate, usual contributions.
 
-Describes a fitted ensemble, changes nothing. Knows nothing of training, thresholds or files.
+Letters of shapes: g networks, n rows, d columns.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.card import Blocks, ColumnQuality, alarm_stability
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.explain.contributions import FEWEST_USUAL_ROWS, LEAST_SPREAD, NORMAL_90, USUAL_CELLS, USUAL_ROWS, Usual, explain_rows
+from vae_anomaly.explain.contributions import Usual, explain_rows
 from vae_anomaly.fitting.splits import RowSplit
 from vae_anomaly.messages import percent
 from vae_anomaly.model.ensemble import Ensemble, score_rows
@@ -26,96 +26,108 @@ from vae_anomaly.schema.encoding import Batch, model_order
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema
 
-# Validation rows for the quality of a column.
+# Most validation rows for R² of a column.
 QUALITY_ROWS = 2000
-# Nats of all these rows together, below which a column stood still.
+# Total nats of a column on these rows below which it was constant there, so that a ratio would be meaningless.
 UNCHANGED = 1e-9
 
 
 @torch.no_grad()
 def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, validation: Sequence[Tensor]) -> tuple[ColumnQuality, ...]:
-    """Describe every column: reconstruction on validation rows (mean over networks) and its cells at fit."""
+    """Describe every column: reconstruction on the validation rows (mean over networks) and its cells in all rows of the fit.
+
+    ``validation[g]``: rows of ``batch`` that network ``g`` did not learn from.
+    """
     count = min(QUALITY_ROWS, *(len(v) for v in validation))
     read = ensemble.reads(batch)
     cells = gather_cells(ensemble.views, ensemble.layout, read, torch.stack([v[:count] for v in validation]))
     explained = _explained(ensemble, impute_by_decoding(ensemble.vae, ensemble.views, cells))
-    places = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()
-    by_place = dict(zip(places, explained.tolist(), strict=True))
-    return tuple(_describe(column, j, batch, by_place.get(j)) for j, column in enumerate(model_order(schema)))
+    read_columns = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()
+    r2_of = dict(zip(read_columns, explained.tolist(), strict=True))
+    return tuple(_describe(column, j, batch, r2_of.get(j)) for j, column in enumerate(model_order(schema)))
+
+
+USUAL_ROWS = 400  # rows for the usual contributions: enough for a 90 % quantile
+FEWEST_USUAL_ROWS = 100  # of wide tables, whose rows take longer to explain
+USUAL_CELLS = 20_000  # rows × columns between these limits
+NORMAL_90 = 1.2815515655446004  # 90 % quantile of N(0, 1): the spread reads as a standard deviation
+LEAST_SPREAD = 0.01  # of the mean spread: a column that never contributes has a spread of 0
 
 
 def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
-    """Return 1 − SSE/SST for numbers and 1 − nll/nll of the frequencies for the rest, mean over networks, float64 ``[d]``.
+    """Return 1 − SSE/SST of numbers and 1 − nll/(nll of the frequencies) of the others, mean over networks, float64 ``[d]``.
 
-    0 where the column does not change on these rows: there was nothing to explain.
+    0 for a column that is constant on these rows.
     """
     layout = ensemble.layout
     out = ensemble.vae.decode(ensemble.vae.encode(cells.units)[0])
     error = (cell_nll(layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, out, cells)).double()
-    flat = torch.zeros_like(out)
+    baseline = torch.zeros_like(out)
     numeric = layout.window * layout.numeric
-    flat[..., numeric:] = ensemble.views.mean.clamp(1e-6, 1 - 1e-6).unsqueeze(1).expand_as(flat[..., numeric:]).log()
+    baseline[..., numeric:] = ensemble.views.mean.clamp(1e-6, 1 - 1e-6).unsqueeze(1).expand_as(baseline[..., numeric:]).log()
     odds = slice(numeric, numeric + layout.window * layout.booleans)
-    flat[..., odds] -= (1.0 - flat[..., odds].exp()).log()
+    baseline[..., odds] -= (1.0 - baseline[..., odds].exp()).log()
     seen = cells.observed[..., :numeric]
     centre = (cells.units[..., :numeric] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp_min(1)
-    flat[..., :numeric] = centre
-    base = (cell_nll(layout, flat, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, flat, cells)).double()
+    baseline[..., :numeric] = centre
+    base = (
+        cell_nll(layout, baseline, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, baseline, cells)
+    ).double()
     total = base.sum(1)
     ratio = torch.where(total > UNCHANGED, 1.0 - error.sum(1) / total.clamp_min(UNCHANGED), 0.0)
     return by_column(layout, ratio.mean(0, keepdim=True)).squeeze(0) / layout.window
 
 
-def _describe(column: Column, place: int, batch: Batch, r2: float | None) -> ColumnQuality:
-    observed = batch.observed[..., place].flatten()
+def _describe(column: Column, index: int, batch: Batch, r2: float | None) -> ColumnQuality:
+    observed = batch.observed[..., index].flatten()
     missing = 1.0 - float(observed.to(torch.float64).mean())
     if column.kind != "numeric":
-        code = int(batch.codes[..., place - batch.numeric.shape[-1]].flatten()[int(observed.to(torch.uint8).argmax())])
+        code = int(batch.codes[..., index - batch.numeric.shape[-1]].flatten()[int(observed.to(torch.uint8).argmax())])
         constant = column.levels[code] if r2 is None and code < len(column.levels) else None
         return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant)
-    values = batch.numeric[..., place].flatten()[observed]
+    values = batch.numeric[..., index].flatten()[observed]
     step = max(1, len(values) // QUANTILE_ROWS)
     low, middle, high = np.quantile(values[::step].numpy(), [0.01, 0.5, 0.99]).tolist() if len(values) else (None, None, None)
     constant = f"{middle:g}" if r2 is None and middle is not None else None
     return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant, low=low, middle=middle, high=high)
 
 
-# Below this the other columns say next to nothing about a column: its faults are seen only when they are gross.
+# R² below which a column is hardly predictable from the others: its faults are detected only if they are gross.
 WEAK = 0.1
-# Rows for each column, and rows at least, from which on a row of normal rows is dense enough to learn from.
+# Training rows for each column, and at least, below which there is a caution.
 ROWS_A_COLUMN = 10
 ROWS_AT_LEAST = 200
-# Alarms so unevenly spread come once in a thousand exchangeable tables.
+# p-value of the test for an even alarm rate below which there is a caution: one exchangeable table in a thousand.
 UNEVEN = 0.001
 
 
 def cautions(detector: Detector) -> tuple[str, ...]:
-    """Return what to be careful about, the gravest first; empty for a model without a known weakness."""
-    found = (_collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
-    return tuple(text for text in found if text)
+    """Return the known weaknesses of a model, one sentence each, the most serious first."""
+    texts = (_collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
+    return tuple(text for text in texts if text)
 
 
 def active_units(detector: Detector) -> float:
-    """Return the latent units in use at the end of training, mean over networks."""
-    blocks = detector.card.history.blocks
-    return blocks[-1].active_units if blocks else 0.0
+    """Return the number of active latent units at the end of training, mean over networks."""
+    curve = detector.card.history.blocks
+    return curve[-1].active_units if curve else 0.0
 
 
 def _collapse(detector: Detector) -> str:
-    """Posterior collapse (Bowman et al. 2016): the decoder does without the latent units."""
+    """Posterior collapse (Bowman et al. 2016): the decoder ignores the latent units."""
     active, latent = active_units(detector), detector.ensemble.vae.latent
     known = [q.r2 for q in detector.quality if q.r2 is not None]
     if not detector.card.history.blocks or not known:
         return ""
     if active < 1.0:
         return (
-            "posterior collapse: no latent unit is in use, so the model knows each column by itself and not how columns go together. "
-            "Give it more --steps; if that does not help, the columns are unrelated"
+            "posterior collapse: no latent unit is active, so the model has learned each column alone and no relation between columns. "
+            "Train longer with --steps; if that does not help, the columns are unrelated"
         )
     if median(known) < WEAK and len(known) > 1:
         return (
-            f"near collapse: {active:.3g} of {latent} latent units are in use and half of the columns are reconstructed to less than "
-            f"{percent(WEAK)}. Give it more --steps; if that does not help, the columns are unrelated"
+            f"near posterior collapse: {active:.3g} of {latent} latent units are active, and less than {percent(WEAK)} of the variation of "
+            "half of the columns is reconstructed. Train longer with --steps; if that does not help, the columns are unrelated"
         )
     return ""
 
@@ -125,17 +137,17 @@ def _few_rows(detector: Detector) -> str:
     need = max(ROWS_AT_LEAST, ROWS_A_COLUMN * columns)
     if rows >= need:
         return ""
-    return f"few rows: {rows:,} to learn {columns:,} columns from, {need:,} are safer; the threshold holds, but more faults are missed"
+    return f"few rows: {rows:,} training rows for {columns:,} columns, {need:,} recommended; the threshold is valid, but faults are missed"
 
 
 def _uneven(detector: Detector) -> str:
-    blocks = detector.blocks
-    if blocks is None or blocks.p_value >= UNEVEN:
+    stability = detector.blocks
+    if stability is None or stability.p_value >= UNEVEN:
         return ""
     return (
-        f"alarms on normal rows come in bursts: {percent(min(blocks.rates))} to {percent(max(blocks.rates))} of the rows in "
-        f"{len(blocks.rates)} consecutive parts of the calibration rows, more uneven than chance (p = {blocks.p_value:.1g}). "
-        "The rate holds over long spans, not for every hour"
+        f"alarms on normal rows are clustered: {percent(min(stability.rates))} to {percent(max(stability.rates))} of the rows in "
+        f"{len(stability.rates)} consecutive stretches of the calibration rows, more uneven than chance (p = {stability.p_value:.1g}). "
+        "The false-alarm rate holds over long periods, not for every hour"
     )
 
 
@@ -145,15 +157,18 @@ def _weak(detector: Detector) -> str:
     if not known or 2 * weak <= len(known):
         return ""
     return (
-        f"{weak:,} of {len(known):,} columns are hardly explained by the others: a fault in one of them is seen only when its value is "
-        "far off by itself"
+        f"{weak:,} of {len(known):,} columns are hardly predictable from the others: a fault in one of them is detected only if its value "
+        "is extreme by itself"
     )
 
 
 def calibration_stability(
     ensemble: Ensemble, batch: Batch, split: RowSplit, threshold: Threshold, time: NDArray[np.int64] | None = None
 ) -> Blocks | None:
-    """Return the rates in consecutive parts of the calibration rows, in the order of ``time`` or of the table; None under ``cross``."""
+    """Return the alarm rates over consecutive stretches of the calibration rows, ordered by ``time`` or as in the table.
+
+    None under ``cross``, and if there are too few alarms.
+    """
     if split.method == "cross":
         return None
     rows = split.calibration if time is None else split.calibration[np.argsort(time[split.calibration], kind="stable")]
@@ -161,22 +176,22 @@ def calibration_stability(
 
 
 def usual_contributions(ensemble: Ensemble, batch: Batch, split: RowSplit, held_out_fold: Sequence[int]) -> Usual:
-    """Learn what columns usually contribute from a few hundred calibration rows, each explained by networks that have not seen it.
+    """Return median and spread of the contribution of each column over a few hundred calibration rows, explained held out.
 
     ``held_out_fold[g]`` is the fold that network ``g`` leaves out under ``cross``. The spread is (90 % quantile − median) / 1.28, so that
     z reads as standard deviations on the side of large contributions, the only side that matters and the one with a long tail.
     """
     most = min(USUAL_ROWS, max(FEWEST_USUAL_ROWS, USUAL_CELLS // max(batch.observed.shape[-1], 1)))
     rows = split.calibration[:: max(1, -(-len(split.calibration) // most))]
-    found = []
+    contributions = []
     for k in range(split.folds if split.method == "cross" else 1):
         here = rows if split.method == "split" else rows[split.fold[rows] == k]
         nets = ensemble
         if split.method == "cross":
             nets = ensemble.nets((torch.tensor(held_out_fold) == k).nonzero().flatten())
             nets = replace(nets, weight=nets.weight * split.folds)
-        found.append(explain_rows(nets, batch.rows(torch.from_numpy(here))).contribution)
-    middle, high = np.quantile(torch.cat(found).numpy(), [0.5, 0.9], axis=0)
+        contributions.append(explain_rows(nets, batch.rows(torch.from_numpy(here))).contribution)
+    middle, high = np.quantile(torch.cat(contributions).numpy(), [0.5, 0.9], axis=0)
     spread = (high - middle) / NORMAL_90
     least = max(LEAST_SPREAD * float(spread.mean()), 1e-9)
     return Usual(middle=torch.from_numpy(middle), spread=torch.from_numpy(np.maximum(spread, least)))

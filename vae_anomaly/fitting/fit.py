@@ -1,7 +1,8 @@
-"""Normal rows become a detector: deal the rows out, train, choose exemplars, weigh the views, calibrate.
+"""Fit a detector on normal rows: split the rows, train the networks, choose exemplars, weight the networks, calibrate.
 
-What each network learns, it learns from its exemplar_rows rows only: scaling, levels, weights, exemplars and the weight of its view. Knows
-nothing of files, MLflow or the clock.
+Everything a network learns comes from its own training rows: scaling, levels, parameters, exemplars and its weight in the ensemble.
+
+Letters of shapes: g networks, n rows, e exemplars, w steps of a window (1), d columns.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,19 +28,19 @@ from vae_anomaly.messages import quote
 from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, score_rows, single_threaded_products
 from vae_anomaly.model.exemplars import choose_exemplars
 from vae_anomaly.model.scaling import Views, gather_cells, learn_views
-from vae_anomaly.model.training import History, device_of, fit_weights, is_small_step
+from vae_anomaly.model.training import History, TrainingData, device_of, fit_weights, is_small_step
 from vae_anomaly.model.vae import START_ROWS, Layout, Vae, init_linear
 from vae_anomaly.model.weighting import unit_weights, with_learned_weights
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.schema import Schema, conform
 
-# The sum of 10¹⁰ squares of differences of such numbers is still a float64.
+# Largest absolute number: the sum of squared differences of 10¹⁰ such numbers is still a finite float64.
 LARGEST = 1e148
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainedEnsemble:
-    """Networks that have learned: ``exemplar_rows`` int64 ``[g, n]`` are the rows that are exemplars of each, −1 = padding."""
+    """A trained ensemble, not calibrated yet; ``exemplar_rows`` int64 ``[g, e]`` are the rows of its exemplars, −1 = padding."""
 
     ensemble: Ensemble
     networks: NetworkAssignment
@@ -58,9 +59,9 @@ def fit_detector(
 ) -> Detector:
     """Fit and calibrate a detector on normal rows.
 
-    ``time`` and ``group`` int64 ``[n]`` make the calibration part the last block of each group. Raises before training: TooFewRows when
-    ``alpha`` asks for more rows than there are, SchemaMismatch when a row does not fit the schema, DataError when no column changes or
-    one is too large, ConfigError when the device cannot be used.
+    With ``time`` int64 ``[n]``, the last rows of each ``group`` int64 ``[n]`` calibrate. Raises before training: TooFewRows if ``alpha``
+    needs more calibration rows, SchemaMismatch if a row does not fit the schema, DataError if all columns are constant or a number is too
+    large, ConfigError if the device is not available.
     """
     return fit_rows(table, schema, config, time=time, group=group, on_progress=on_progress).detector
 
@@ -75,7 +76,7 @@ def fit_rows(
     on_progress: Callable[[Progress], None] = lambda _: None,
     checkpoint: TrainingCheckpoint | None = None,
 ) -> FitRecord:
-    """Do what ``fit_detector`` does, and keep what is known of the rows; with a ``checkpoint`` of the same fit, go on from there."""
+    """Fit as ``fit_detector`` does and return the rows as well; resume from the states in ``checkpoint``, if it has any."""
     checkpoint = checkpoint or NoCheckpoint()
     split = split_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
     check_device(device_of(config.train.device))
@@ -101,21 +102,19 @@ def fit_rows(
 
 
 def _trim(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage: Stage) -> RowSplit:
-    """Return the split that does not trust the rows that a first pass finds oddest."""
-    found = stage.checkpoint.load_trimmed_rows()
-    if found is None:
+    """Return the split without the rows that the first pass of a robust fit trims."""
+    trimmed = stage.checkpoint.load_trimmed_rows()
+    if trimmed is None:
         first = first_pass_split(split, config.seed)
         learned = _learn(batch, schema, first, config, stage)
-        odd = first_pass_scores(
-            learned.ensemble, batch, first, learned.networks.held_out_fold, learned.networks.exemplars, config.model, config.seed
-        )
-        found = trim_rows(split, odd)
-        stage.checkpoint.save_trimmed_rows(found)
-    return replace(split, excluded=found.excluded, not_exemplar=found.not_exemplar)
+        scores = first_pass_scores(learned.ensemble, batch, first, learned.networks, config.model, config.seed)
+        trimmed = trim_rows(split, scores)
+        stage.checkpoint.save_trimmed_rows(trimmed)
+    return replace(split, excluded=trimmed.excluded, not_exemplar=trimmed.not_exemplar)
 
 
 def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage: Stage) -> TrainedEnsemble:
-    """Let all networks of a split learn from their rows; nothing is calibrated yet."""
+    """Train all networks of a split, choose their exemplars and learn their weights."""
     constants, numeric, codes = find_constant_columns(batch, torch.from_numpy(split.training))
     read = batch.columns(numeric, codes)
     layout = _layout(schema, numeric, codes, len(split.training))
@@ -126,7 +125,8 @@ def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage:
     vae = Vae(len(networks.views), layout, config.model, generator)
     with single_threaded_products(wanted=is_small_step(vae, config.train.batch_rows)):
         _start(vae, views, read, networks.rows)
-        history = _train(vae, views, read, networks, config.train, unseen, generator, stage)
+        data = TrainingData(batch=read, views=views, rows=networks.rows, validation=networks.validation, unseen=unseen)
+        history = _train(vae, data, config.train, generator, stage)
     limit, sure = exemplar_limit(split, config.model), split.not_exemplar is None
     exemplars, exemplar_rows = choose_exemplars(vae, views, read, networks.exemplars, limit, generator, widen=sure)
     ensemble = Ensemble(
@@ -147,18 +147,18 @@ def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage:
 
 
 def _encode_table(schema: Schema, table: pa.Table) -> Batch:
-    """Encode all rows of a table; the record batches of a table are views, so this copies once."""
-    parts, first = [], 0
+    """Encode all rows of a table. Its record batches are zero-copy, so the rows are copied once."""
+    batches, first = [], 0
     for batch in table.combine_chunks().to_batches():
-        parts.append(encode(schema, conform(schema, batch, where="the training rows", first_row=first)))
+        batches.append(encode(schema, conform(schema, batch, where="the training rows", first_row=first)))
         first += batch.num_rows
-    encoded = concatenate(parts)
+    encoded = concatenate(batches)
     _refuse_too_large(encoded, schema)
     return encoded
 
 
 def _refuse_too_large(batch: Batch, schema: Schema) -> None:
-    """Raise DataError for a number so large that the spread of its column, a mean of squares, is infinite."""
+    """Raise DataError for a number so large that the variance of its column overflows."""
     if not batch.numeric.numel():
         return
     low, high = batch.numeric.flatten(0, 1).aminmax(dim=0)
@@ -173,19 +173,19 @@ def _refuse_too_large(batch: Batch, schema: Schema) -> None:
 
 
 def find_constant_columns(batch: Batch, training: Tensor) -> tuple[ConstantColumns, Tensor, Tensor]:
-    """Return the columns that do not change over the training rows, and the places of the numbers and codes that do."""
+    """Return the columns that are constant in the training rows, and the indices of the numeric and of the coded columns that vary."""
     rows = batch.rows(training)
     d_num = rows.numeric.shape[-1]
-    numeric, value = _unchanging(rows.numeric, rows.observed[..., :d_num])
-    code, level = _unchanging(rows.codes, rows.observed[..., d_num:])
+    numeric, value = _constant(rows.numeric, rows.observed[..., :d_num])
+    code, level = _constant(rows.codes, rows.observed[..., d_num:])
     constants = ConstantColumns(
         numeric=numeric.nonzero().flatten(), value=value[numeric], code=code.nonzero().flatten(), level=level[code], penalty=0.0
     )
     return constants, (~numeric).nonzero().flatten(), (~code).nonzero().flatten()
 
 
-def _unchanging(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return whether each column ``[n, w, d]`` holds one value only, and its first observed value."""
+def _constant(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return for each column of ``[n, w, d]`` whether all observed values are equal, and the first of them, both ``[d]``."""
     flat, seen = values.flatten(0, 1), observed.flatten(0, 1)
     first = seen.to(torch.uint8).argmax(0)
     value = flat.gather(0, first.unsqueeze(0)).squeeze(0)
@@ -193,17 +193,19 @@ def _unchanging(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _layout(schema: Schema, numeric: Tensor, codes: Tensor, rows: int) -> Layout:
-    rest = [c for c in model_order(schema) if c.kind != "numeric"]
-    changing = [rest[j] for j in codes.tolist()]
-    levels = tuple(len(c.levels) for c in changing if c.kind == "category")
-    layout = Layout(numeric=len(numeric), booleans=len(changing) - len(levels), levels=levels, window=schema.window)
+    coded = [c for c in model_order(schema) if c.kind != "numeric"]
+    varying = [coded[j] for j in codes.tolist()]
+    levels = tuple(len(c.levels) for c in varying if c.kind == "category")
+    layout = Layout(numeric=len(numeric), booleans=len(varying) - len(levels), levels=levels, window=schema.window)
     if not layout.units:
-        raise DataError(f"no column changes in the {rows:,} row(s) to learn from. Give rows in which something happens.")
+        raise DataError(
+            f"all columns are constant in the {rows:,} training row(s); expected at least one that varies. Give rows with normal variation."
+        )
     return layout
 
 
 def check_device(device: torch.device) -> torch.device:
-    """Return the device. Raises ConfigError where this installation of torch cannot compute on it."""
+    """Return the device. Raises ConfigError if this installation of torch cannot use it."""
     try:
         torch.empty(1, device=device)
     except (AssertionError, RuntimeError, NotImplementedError) as error:
@@ -213,37 +215,16 @@ def check_device(device: torch.device) -> torch.device:
 
 
 def _start(vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor]) -> None:
-    """Start every network at the best linear one on the rows that it learns from."""
+    """Initialize every network at the optimal linear VAE of its training rows."""
     for net, index in enumerate(rows):
         cells = gather_cells(views.nets(torch.tensor([net])), vae.layout, read, index[:START_ROWS].unsqueeze(0))
         init_linear(vae, net, cells.units[0], views.mean[net])
 
 
-def _train(  # noqa: PLR0913, PLR0917
-    vae: Vae,
-    views: Views,
-    read: Batch,
-    networks: NetworkAssignment,
-    config: TrainConfig,
-    unseen: float,
-    generator: torch.Generator,
-    stage: Stage,
-) -> History:
-    """Train on the device and bring the weights back."""
+def _train(vae: Vae, data: TrainingData, config: TrainConfig, generator: torch.Generator, stage: Stage) -> History:
+    """Train on the configured device, then move the weights back to the CPU."""
     device = device_of(config.device)
-    there = Batch(**{name: getattr(read, name).to(device) for name in Batch.__slots__})
-    history = fit_weights(
-        vae.to(device),
-        Views(**{name: getattr(views, name).to(device) for name in Views.__slots__}),
-        there,
-        rows=networks.rows,
-        validation=networks.validation,
-        config=config,
-        unseen=unseen,
-        generator=generator,
-        start=stage.start(),
-        on_step=stage.step,
-    )
+    history = fit_weights(vae.to(device), data.to(device), config, generator, start=stage.start(), on_step=stage.step)
     vae.cpu().requires_grad_(requires_grad=False).eval()
     return history
 
@@ -251,7 +232,7 @@ def _train(  # noqa: PLR0913, PLR0917
 def _calibrate(
     ensemble: Ensemble, batch: Batch, split: RowSplit, networks: NetworkAssignment, config: Config
 ) -> tuple[Ensemble, Threshold]:
-    """Score the calibration rows by networks that have not seen them, then set the cost of a changed constant above them all."""
+    """Set the threshold from held-out scores of the calibration rows, and the penalty of changed constants above all of them."""
     rows = torch.from_numpy(split.calibration)
     whole = split.method == "split"
     totals = score_rows(ensemble, batch.rows(rows)).total if whole else cross_fit_scores(ensemble, batch, split, networks.held_out_fold)
@@ -270,10 +251,10 @@ def _card(split: RowSplit, config: Config, history: History, constants: Constant
     if split.not_exemplar is not None:
         notes.append(robust_note(split))
     if schema.time is not None:
-        notes.append("calibrated on the last block of each group; the promise is for exchangeable rows, which a time series is not")
+        notes.append("calibrated on the last rows of each group; the guarantee assumes exchangeable rows, which a time series is not")
     count = len(constants.numeric) + len(constants.code)
     if count:
-        notes.append(f"{count} constant column(s): cost nothing while unchanged; a change flags the row")
+        notes.append(f"{count} constant column(s): no effect on the score while unchanged; a change flags the row")
     return Card(
         rows=len(split.fold),
         training_rows=len(split.training),

@@ -1,6 +1,6 @@
-"""Scores of the rows of a fit by what has not seen them: the networks of the other folds, or the exemplars without the row itself.
+"""Held-out scores of the rows of a fit: by the networks that left out the row's fold, or without the row's own exemplar.
 
-Knows which rows an ensemble learned from; nothing of thresholds, labels or files.
+Letters of shapes: g networks, n rows, e exemplars.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from vae_anomaly.schema.encoding import Batch
 
 
 def ensemble_without_fold(ensemble: Ensemble, split: RowSplit, held_out_fold: Sequence[int], fold: int) -> Ensemble:
-    """Return the networks that have not seen a fold, at full weight; ``held_out_fold[g]`` is the fold that network ``g`` leaves out."""
-    alone = ensemble.nets((torch.tensor(held_out_fold) == fold).nonzero().flatten())
-    return replace(alone, weight=alone.weight * split.folds)
+    """Return the networks with ``held_out_fold[g] == fold``, their weights rescaled to those of a whole ensemble."""
+    subset = ensemble.nets((torch.tensor(held_out_fold) == fold).nonzero().flatten())
+    return replace(subset, weight=subset.weight * split.folds)
 
 
 def cross_fit_scores(ensemble: Ensemble, batch: Batch, split: RowSplit, held_out_fold: Sequence[int]) -> Tensor:
-    """Return the score of every row by the networks that have not seen its fold, float64 ``[n]``; NaN for a row in no fold."""
+    """Score every row by the networks that left out its fold, float64 ``[n]``; NaN for a row in no fold."""
     totals = torch.full((len(batch),), torch.nan, dtype=torch.float64)
     for k in range(split.folds):
         here = torch.from_numpy(np.flatnonzero(split.fold == k))
@@ -34,17 +34,17 @@ def cross_fit_scores(ensemble: Ensemble, batch: Batch, split: RowSplit, held_out
 
 def exemplar_positions(exemplar_rows: Tensor, rows: int) -> Tensor:
     """Return the position of each row among the exemplars ``exemplar_rows`` ``[g, e]`` of each network, int64 ``[g, n]``, −1 = none."""
-    place = torch.full((len(exemplar_rows), rows), -1)
+    position = torch.full((len(exemplar_rows), rows), -1)
     for g, index in enumerate(exemplar_rows):
         used = index[index >= 0]
-        place[g, used] = torch.arange(len(used))
-    return place
+        position[g, used] = torch.arange(len(used))
+    return position
 
 
-def without_exemplar(ensemble: Ensemble, place: Tensor) -> Ensemble:
-    """Return the ensemble without the exemplar at ``place`` ``[g]`` of each network, −1 = none; the others share its weight."""
+def without_exemplar(ensemble: Ensemble, position: Tensor) -> Ensemble:
+    """Return the ensemble without the exemplar at ``position`` ``[g]`` of each network, −1 = none; the others share its weight."""
     log_weight = ensemble.exemplars.log_weight.clone()
-    for g, at in enumerate(place.tolist()):
+    for g, at in enumerate(position.tolist()):
         count = int(log_weight[g].isfinite().sum())
         if at >= 0 and count > 1:
             log_weight[g, at] = -torch.inf
@@ -54,7 +54,11 @@ def without_exemplar(ensemble: Ensemble, place: Tensor) -> Ensemble:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitRecord:
-    """A detector and its rows: how they were dealt out, their cells, the fold of each network and the rows that are its exemplars."""
+    """A fitted detector with its rows, kept in memory to score them held out.
+
+    ``batch``: all rows ``[n]``. ``held_out_fold``: for each network the fold that it did not learn from. ``exemplar_rows`` int64
+    ``[g, e]``: the rows that are its exemplars, −1 = padding.
+    """
 
     detector: Detector
     split: RowSplit
@@ -63,7 +67,11 @@ class FitRecord:
     exemplar_rows: Tensor
 
     def held_out_scores(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Score rows by what has not seen them, as far as it can be had, ``[n]``: without their fold, or without their exemplar."""
+        """Return held-out scores of ``rows``, ``[n]``.
+
+        Under ``cross`` by the networks that left out the fold of the row. Under ``split`` by all networks without the exemplar of the row;
+        a training row has then still trained the networks.
+        """
         index, ensemble = torch.from_numpy(rows), self.detector.ensemble
         batch = self.batch.rows(index)
         if self.split.method == "cross":
@@ -73,7 +81,7 @@ class FitRecord:
         return scores.numpy()
 
     def fold(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return by which networks rows are scored, ``[n]``: those that have not seen a fold, or the same for all."""
+        """Return the fold whose networks score each row, ``[n]``; all 0 under ``split``, where all networks score all rows."""
         return self.split.fold[rows] if self.split.method == "cross" else np.zeros(len(rows), dtype=np.int64)
 
     def held_out_ensemble(self, row: int) -> Ensemble:

@@ -1,153 +1,135 @@
-"""Which training rows a robust fit does not trust: the oddest in the eyes of the others.
+"""Robust fit on contaminated training rows: trim the rows that look anomalous to networks that did not learn from them.
 
-A first pass scores every training row by networks, exemplars and weights that were learned without its fold, so that no row vouches
-for itself. Anomalies that lie near each other still vouch for each other across folds; so a row must be near to many: its score by all
-exemplars counts, and its score by a few random ones, among which a small clump is hardly ever. A twentieth of the rows, the oddest, are
-then no exemplars. They still teach the networks, which a few rows hardly sway and which would otherwise find all rows at the rim odd;
-only rows that stand out by far, above ``outlier_limit``, teach nothing. In both passes exemplars are 100 at most, because in a
-small random sample a row has fewer like it nearby, anomalies above all (Sugiyama & Borgwardt 2013), and lonely ones are not widened.
-So few differ from draw to draw; every view has five networks then, each with exemplars of its own.
-Calibration is not trimmed: that would break its promise.
+A first pass scores every training row by networks, exemplars and weights learned without its fold. Similar anomalies in other folds can
+still make each other look normal, so a row is scored twice: against all exemplars, and against a few random ones, which rarely include
+a member of a small cluster. Two sets of rows follow from that:
+
+- The 5 % with the highest product of both scores are not used as exemplars. They stay in the training, which a few rows hardly change
+  and which without them would score all rows at the edge of the data as anomalous.
+- Rows above ``outlier_limit`` are excluded from training as well.
+
+Networks have at most 100 exemplars in both passes: in a small random sample a row has fewer similar rows, an anomaly above all (Sugiyama
+& Borgwardt 2013); for the same reason isolated exemplars are not widened. Few exemplars vary from draw to draw, so each view has at least
+five networks. Calibration rows are never trimmed, because that would break the guarantee.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vae_anomaly.config import ModelConfig
 from vae_anomaly.fitting.held_out import cross_fit_scores
-from vae_anomaly.fitting.splits import FOLDS, RowSplit
+from vae_anomaly.fitting.splits import ROBUST_FOLDS, NetworkAssignment, RowSplit
 from vae_anomaly.model.ensemble import Ensemble
 from vae_anomaly.model.exemplars import choose_exemplars
 from vae_anomaly.model.weighting import unit_weights, with_learned_weights
 from vae_anomaly.schema.encoding import Batch
 
-# The share of the training rows that are no exemplars, whatever is among them; folds of the first pass, and networks of a view;
-# exemplars that are a few, and the most that a network has.
-DOUBTED_SHARE = 0.05
-FEW = 40
-EXEMPLARS = 100
-LEAST_COST = 1e-9  # so that there is a logarithm
+# Share of the training rows that are not used as exemplars, whatever the contamination is.
+TRIMMED_SHARE = 0.05
+# Exemplars of the second score of the first pass.
+FEW_EXEMPLARS = 40
+# Most exemplars of a network in a robust fit.
+ROBUST_EXEMPLARS = 100
+# Smallest score, so that its logarithm is finite.
+LEAST_SCORE = 1e-9
+# Smallest median of a fold in nats, so that it can be divided by.
+LEAST_MEDIAN = 1e-9
+# Probability that the largest score of a table without anomalies exceeds ``outlier_limit``, if distances have an exponential tail.
+CHANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FirstPassScores:
-    """Scores of rows, float64 ``[n]``, each without its fold, in units of its median, by all exemplars and by a ``few``; NaN: no score."""
+    """Cross-fitted scores of rows against ``all_exemplars`` and against a ``few``, float64 ``[n]``, in units of the median of the fold.
 
-    near: NDArray[np.float64]
+    Higher = more anomalous; NaN: no score.
+    """
+
+    all_exemplars: NDArray[np.float64]
     few: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrimmedRows:
-    """What a first pass found, bool ``[n]`` each: rows ``excluded`` teach nothing, ``not_exemplar`` ones are no exemplars."""
+    """Masks bool ``[n]`` of disjoint sets of rows: ``excluded`` from training, and ``not_exemplar`` but trained on."""
 
     excluded: NDArray[np.bool_]
     not_exemplar: NDArray[np.bool_]
 
 
 def first_pass_split(split: RowSplit, seed: int) -> RowSplit:
-    """Deal the training rows of a split out over five folds, none doubted yet; its other rows stand aside."""
+    """Return a split of the training rows into five folds for the first pass; all other rows are in no fold (−1)."""
     fold = np.full(len(split.fold), -1, dtype=np.int64)
-    folds = min(FOLDS, len(split.training))
+    folds = min(ROBUST_FOLDS, len(split.training))
     fold[np.random.default_rng([seed, 4]).permutation(split.training)] = np.arange(len(split.training)) % folds
     return RowSplit(method="cross", folds=folds, fold=fold, not_exemplar=np.zeros(len(fold), dtype=np.bool_))
 
 
 def first_pass_scores(
-    ensemble: Ensemble,
-    batch: Batch,
-    split: RowSplit,
-    held_out_fold: Sequence[int],
-    exemplars: Sequence[Tensor],
-    config: ModelConfig,
-    seed: int,
+    ensemble: Ensemble, batch: Batch, split: RowSplit, networks: NetworkAssignment, config: ModelConfig, seed: int
 ) -> FirstPassScores:
-    """Score the rows of a first pass; network ``g`` may take exemplars from the rows ``exemplars[g]``."""
+    """Score the training rows by the ensemble of a first pass, and by the same networks with few exemplars and weights of their own."""
     generator = torch.Generator().manual_seed(seed)
     read = ensemble.reads(batch)
-    chosen, own = choose_exemplars(ensemble.vae, ensemble.views, read, exemplars, FEW, generator, widen=False)
-    flat = unit_weights(len(held_out_fold), config.sigma)
-    thin = replace(ensemble, exemplars=chosen, weight=flat["weight"], beta=flat["beta"], noise=flat["noise"])
+    chosen, own = choose_exemplars(ensemble.vae, ensemble.views, read, networks.exemplars, FEW_EXEMPLARS, generator, widen=False)
+    equal = unit_weights(len(networks.held_out_fold), config.sigma)
+    thin = replace(ensemble, exemplars=chosen, weight=equal["weight"], beta=equal["beta"], noise=equal["noise"])
     thin = with_learned_weights(thin, read, own, len(config.views), generator)
-    near, few = (fold_normalized(cross_fit_scores(e, batch, split, held_out_fold).numpy(), split.fold) for e in (ensemble, thin))
-    return FirstPassScores(near=near, few=few)
+    both = (fold_normalized(cross_fit_scores(e, batch, split, networks.held_out_fold).numpy(), split.fold) for e in (ensemble, thin))
+    all_exemplars, few = both
+    return FirstPassScores(all_exemplars=all_exemplars, few=few)
 
 
-def trim_rows(split: RowSplit, odd: FirstPassScores) -> TrimmedRows:
-    """Leave out the training rows that stand out, and doubt the oddest twentieth by log near + log few."""
+def trim_rows(split: RowSplit, scores: FirstPassScores) -> TrimmedRows:
+    """Exclude the training rows above ``outlier_limit`` and use the 5 % with the largest product of scores not as exemplars."""
     rows = split.training
-    near, few = (np.nan_to_num(scores[rows], nan=0.0).clip(LEAST_COST) for scores in (odd.near, odd.few))
+    both = (np.nan_to_num(found[rows], nan=0.0).clip(LEAST_SCORE) for found in (scores.all_exemplars, scores.few))
+    all_exemplars, few = both
     excluded, not_exemplar = np.zeros((2, len(split.fold)), dtype=np.bool_)
-    excluded[rows] = near > outlier_limit(near)
-    not_exemplar[rows[np.argsort(-np.log(near) - np.log(few), kind="stable")[: int(DOUBTED_SHARE * len(rows))]]] = True
+    excluded[rows] = all_exemplars > outlier_limit(all_exemplars)
+    highest = np.argsort(-np.log(all_exemplars) - np.log(few), kind="stable")[: int(TRIMMED_SHARE * len(rows))]
+    not_exemplar[rows[highest]] = True
     return TrimmedRows(excluded=excluded, not_exemplar=not_exemplar & ~excluded)
 
 
 def exemplar_limit(split: RowSplit, config: ModelConfig) -> int:
-    """Return the most exemplars of a network."""
-    return config.exemplars if split.not_exemplar is None else min(config.exemplars, EXEMPLARS)
+    """Return the largest number of exemplars of a network, lower in a robust fit."""
+    return config.exemplars if split.not_exemplar is None else min(config.exemplars, ROBUST_EXEMPLARS)
 
 
 def robust_note(split: RowSplit) -> str:
-    """Say what the split does not trust, and what this does to the promise."""
+    """Return the note of the card on how many rows were trimmed and what this means for the threshold."""
     excluded, not_exemplar = (0 if rows is None else int(rows.sum()) for rows in (split.excluded, split.not_exemplar))
     return (
-        f"contamination-robust: {excluded:,} training rows that stand out teach nothing, {not_exemplar:,} odd ones are no exemplars; rows "
-        "that calibrate are not sorted out, so anomalies among them raise the threshold: fewer false alarms than alpha, fewer faults found"
+        f"contamination-robust: {excluded:,} outlying training rows were excluded and {not_exemplar:,} more are not used as exemplars; "
+        "calibration rows are not trimmed, so anomalies among them raise the threshold: fewer false alarms than alpha, fewer faults found"
     )
 
 
-# Rows that are looked at, evenly over the table; rows that are shown.
-MOST_COMPARED = 20_000
-SUSPECTS_SHOWN = 5
-# In one table of a hundred chance alone shows a row, where distances have an exponential tail.
-CHANCE = 0.01
-FEWEST_COMPARED = 10
-LEAST_NATS = 1e-9  # nats, so that there is something to divide by
-
-
-def screened_rows(rows: int) -> NDArray[np.int64]:
-    """Return at most 20,000 of ``rows`` row numbers, evenly spread."""
-    return np.arange(0, rows, max(1, -(-rows // MOST_COMPARED)))
-
-
 def outlier_limit(scores: NDArray[np.float64]) -> float:
-    """Return the score that the highest of so many normal rows exceeds with a chance of 1 %, were the tail of √score exponential.
+    """Return the score that the largest of n scores exceeds with a probability of 1 %, if √score has an exponential tail.
 
     Scores grow as squares of distances. With r = √score it is the square of r₉₀ + (r₉₀ − r₅₀) / ln 5 · ln(0.1 n / 0.01): a tail
-    P(r) = ½ exp(−(r − r₅₀) / b) has r₉₀ − r₅₀ = b ln 5, and n rows have 0.1 n above r₉₀. Both quantiles are hardly moved by a few per
-    cent of anomalies.
+    P(r) = ½ exp(−(r − r₅₀) / b) has r₉₀ − r₅₀ = b ln 5, and n rows have 0.1 n above r₉₀. A few per cent of anomalies hardly change
+    either quantile.
     """
     middle, high = np.sqrt(np.quantile(scores, [0.5, 0.9])).tolist()
     return float((high + (high - middle) / math.log(5.0) * max(math.log(0.1 * len(scores) / CHANCE), 0.0)) ** 2)
 
 
 def fold_normalized(scores: NDArray[np.float64], fold: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return scores in units of the median of their ``fold`` ``[n]``; NaN is no score.
+    """Return scores in units of the median of their ``fold`` ``[n]``; NaN: no score.
 
-    A gross fault stretches the scales that are learned from it. The networks of its own fold have not seen it, and give all rows of this
-    fold higher scores than the others do.
+    A gross anomaly widens the scales of all views estimated from it. Only the networks that leave out its fold have unaffected scales, so
+    that they score all rows of this fold higher than other networks score the other rows.
     """
-    found = np.full(len(scores), np.nan)
+    normalized = np.full(len(scores), np.nan)
     for k in np.unique(fold):
         here = (fold == k) & ~np.isnan(scores)
         if here.any():
-            found[here] = scores[here] / max(float(np.median(scores[here])), LEAST_NATS)
-    return found
-
-
-def outlier_positions(scores: NDArray[np.float64], fold: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
-    """Return the places of at most five rows above ``threshold`` that stand out, folds normalized, the highest first; NaN: no score."""
-    even = fold_normalized(scores, fold)
-    known = even[~np.isnan(even)]
-    if len(known) < FEWEST_COMPARED:
-        return np.empty(0, dtype=np.int64)
-    limit = outlier_limit(known)
-    out = np.flatnonzero((np.nan_to_num(even, nan=-np.inf) > limit) & (np.nan_to_num(scores, nan=-np.inf) > threshold))
-    return out[np.argsort(-even[out], kind="stable")[:SUSPECTS_SHOWN]]
+            normalized[here] = scores[here] / max(float(np.median(scores[here])), LEAST_MEDIAN)
+    return normalized

@@ -1,4 +1,4 @@
-"""Who learns from what: networks dealt out over views and over the folds of a split. Knows no network and no table."""
+"""Split of the rows into calibration rows and training folds, and assignment of networks to views and folds."""
 
 import math
 from dataclasses import dataclass
@@ -13,22 +13,24 @@ from vae_anomaly.calibration.threshold import FEW_FOLDS, FEW_FOLDS_FROM_ROWS, Me
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, ViewName
 from vae_anomaly.errors import TooFewRows
 
-# Below this many rows a fifth of them is too few to calibrate on, and too many to do without.
+# Rows from which on ``auto`` means ``split``: a fifth of fewer rows is too few to calibrate on and too many to lose for training.
 SPLIT_FROM_ROWS = 2000
-# Ten folds learn from more rows each; from 500 rows on, five are enough and half the work.
+# Folds of small tables: each network learns from more rows than with five, which are half the work and enough from 500 rows on.
 MANY_FOLDS = 10
-# Calibration never takes more than this share of the rows.
+# Largest share of the rows held out for calibration.
 LARGEST_SHARE = 0.5
-# Rows left out between the training part and the calibration part of a time series, as a share of the group.
+# Gap between the training rows and the calibration rows of a time series, as a share of the group.
 GAP_SHARE = 0.01
+# Folds of the first pass of a robust fit, and its fewest networks for each view.
+ROBUST_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowSplit:
-    """Who learns from which rows: ``fold`` int64 ``[n]``: −1 = calibration only (``split``), −2 = left out (gap), else the fold.
+    """Split of n rows: ``fold`` int64 ``[n]`` is the fold, −1 for a calibration row of ``split`` or −2 for the gap of a time series.
 
-    Nothing is learned from the rows ``excluded`` bool ``[n]``, though they keep their fold, and those ``not_exemplar`` bool ``[n]`` are no
-    exemplars; None: there are none.
+    ``excluded`` bool ``[n]`` rows are not trained on, although they keep their fold; ``not_exemplar`` bool ``[n]`` rows are not used as
+    exemplars. Both are None unless the fit is robust.
     """
 
     method: Method
@@ -39,25 +41,26 @@ class RowSplit:
 
     @property
     def calibration(self) -> NDArray[np.int64]:
-        """Rows whose scores calibrate: the part held out, or under ``cross`` all."""
+        """Indices of the calibration rows: the held-out rows, or all under ``cross``."""
         return np.flatnonzero(self.fold == -1) if self.method == "split" else np.arange(len(self.fold))
 
     @property
     def training(self) -> NDArray[np.int64]:
-        """Rows that some network may learn from."""
+        """Indices of the rows that at least one network may learn from."""
         return np.flatnonzero(self.trainable)
 
     @property
     def trainable(self) -> NDArray[np.bool_]:
-        """Whether some network may learn from a row, ``[n]``."""
+        """Mask ``[n]`` of the rows that at least one network may learn from."""
         inside: NDArray[np.bool_] = self.fold >= 0
         return inside if self.excluded is None else inside & ~self.excluded
 
 
 def calibration_size(config: CalibrationConfig, rows: int) -> tuple[Method, int]:
-    """Return the method and the number of calibration rows. Raises TooFewRows, before anything is trained.
+    """Return the calibration method and the number of calibration rows.
 
-    Exact ``split`` from 2,000 rows on: 20 %, at most 20,000 and at least what alpha needs; below that, cross-fitting uses all.
+    ``auto``: exact ``split`` from 2,000 rows on with 20 % of the rows, at most 20,000 and at least the number that alpha needs; fewer
+    rows are cross-fitted and all calibrate. Raises TooFewRows if alpha needs more calibration rows than there can be.
     """
     method: Method = config.method if config.method != "auto" else ("split" if rows >= SPLIT_FROM_ROWS else "cross")
     need = calibration_rows_needed(config.alpha)
@@ -77,9 +80,9 @@ def calibration_size(config: CalibrationConfig, rows: int) -> tuple[Method, int]
 def split_rows(
     config: CalibrationConfig, rows: int, seed: int, *, time: NDArray[np.int64] | None = None, group: NDArray[np.int64] | None = None
 ) -> RowSplit:
-    """Deal ``rows`` out: at random by ``seed``, or with ``time`` the last block of each ``group`` after a gap.
+    """Split ``rows`` rows at random by ``seed``; with ``time`` int64 ``[n]``, the last rows of each ``group`` calibrate, after a gap.
 
-    Ten folds (five from 500 rows under ``cross``) among the rows that are learned from. Raises TooFewRows.
+    Training rows get ten folds at random (five from 500 rows on under ``cross``). Raises TooFewRows.
     """
     method, size = calibration_size(config, rows)
     generator = np.random.default_rng([seed, 1])
@@ -96,7 +99,7 @@ def split_rows(
 
 
 def _hold_out_last(fold: NDArray[np.int64], time: NDArray[np.int64], group: NDArray[np.int64], size: int) -> None:
-    """Mark the last rows of every group as calibration and a gap before them as unused; neighbouring seconds are not exchangeable."""
+    """Mark the last rows of every group −1 and a gap before them −2, because neighbouring rows of a time series are not exchangeable."""
     for name in np.unique(group):
         rows = np.flatnonzero(group == name)
         rows = rows[np.argsort(time[rows], kind="stable")]
@@ -108,7 +111,7 @@ def _hold_out_last(fold: NDArray[np.int64], time: NDArray[np.int64], group: NDAr
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NetworkAssignment:
-    """What each network is: its view, its fold or member number, and the rows it learns from, is watched on and takes exemplars from."""
+    """For each network: its view, the fold it does not learn from, and its training, validation and exemplar candidate rows."""
 
     views: tuple[ViewName, ...]
     held_out_fold: tuple[int, ...]
@@ -118,14 +121,14 @@ class NetworkAssignment:
 
 
 def assign_networks(split: RowSplit, config: Config) -> NetworkAssignment:
-    """Deal networks out over folds and views.
+    """Assign networks to views and folds; each is validated on the fold that it does not learn from.
 
-    Under ``cross`` one for every fold, which never sees that fold. Under ``split`` ``members``, each leaving one fold out of training to
-    be watched on; exemplars then come from all training rows, since none of them calibrates.
+    Under ``cross`` there is one network for each view and fold, and its exemplars do not come from that fold either. Under ``split``
+    there are ``members_per_view`` for each view, and exemplars come from all training rows, because none of them calibrates.
     """
     folds = split.folds if split.method == "cross" else min(members_per_view(split, config.model), split.folds)
     learning = [torch.from_numpy(np.flatnonzero(split.trainable & (split.fold != k))) for k in range(folds)]
-    watched = [torch.from_numpy(np.flatnonzero(split.trainable & (split.fold == k))) for k in range(folds)]
+    validation = [torch.from_numpy(np.flatnonzero(split.trainable & (split.fold == k))) for k in range(folds)]
     training = torch.from_numpy(split.training)
     held_out_fold = tuple(k for _ in config.model.views for k in range(folds))
     rows = tuple(learning[k] for k in held_out_fold)
@@ -133,18 +136,15 @@ def assign_networks(split: RowSplit, config: Config) -> NetworkAssignment:
         views=tuple(view for view in config.model.views for _ in range(folds)),
         held_out_fold=held_out_fold,
         rows=rows,
-        validation=tuple(watched[k] for k in held_out_fold),
-        exemplars=tuple(_trusted(split, r) for r in (rows if split.method == "cross" else (training,) * len(held_out_fold))),
+        validation=tuple(validation[k] for k in held_out_fold),
+        exemplars=tuple(_candidates(split, r) for r in (rows if split.method == "cross" else (training,) * len(held_out_fold))),
     )
 
 
-def _trusted(split: RowSplit, rows: Tensor) -> Tensor:
+def _candidates(split: RowSplit, rows: Tensor) -> Tensor:
     return rows if split.not_exemplar is None else rows[torch.from_numpy(~split.not_exemplar)[rows]]
 
 
-FOLDS = 5
-
-
 def members_per_view(split: RowSplit, config: ModelConfig) -> int:
-    """Return the networks of a view under ``split``."""
-    return config.members if split.not_exemplar is None else max(config.members, FOLDS)
+    """Return the number of networks of a view under ``split``."""
+    return config.members if split.not_exemplar is None else max(config.members, ROBUST_FOLDS)

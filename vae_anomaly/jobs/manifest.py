@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from vae_anomaly.errors import DataError, OutputError
 from vae_anomaly.storage.atomic import replacing, write_text, writing
 from vae_anomaly.storage.destinations import Destination
-from vae_anomaly.storage.filesystems import as_os_errors, files_below, is_text, no_text, os_error_text
+from vae_anomaly.storage.filesystems import as_os_errors, files_below, is_unicode, not_unicode_error, os_error_text
 from vae_anomaly.storage.listing import Listed
 
 MANIFEST_FORMAT = 1
@@ -254,11 +254,11 @@ def sizes(folder: Destination) -> dict[str, int]:
     """Return the bytes of the files in and below an output folder, by their names in it. Raises OutputError."""
     filesystem = folder.remote.filesystem if folder.remote else pafs.LocalFileSystem()
     root = folder.remote.location if folder.remote else str(folder.path.absolute())
-    if not is_text(root):
-        raise OutputError(no_text(root))
+    if not is_unicode(root):
+        raise OutputError(not_unicode_error(root))
     try:
         with as_os_errors():
-            files = files_below(filesystem, root, is_text)  # no part has a name that is none
+            files = files_below(filesystem, root, is_unicode)  # no part has a name that is none
     except DataError as error:  # of a folder in it, which it names
         raise OutputError(str(error)) from error
     except OSError as error:

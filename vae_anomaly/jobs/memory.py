@@ -1,4 +1,4 @@
-"""Memory limits: parse ``--memory-limit``, and turn it into chunk sizes of a scoring or into the number of rows of a fit.
+"""Memory limits: turn one into chunk sizes of a scoring or into the number of rows of a fit.
 
 The constants are peak resident memory of whole processes, measured with numeric and text tables, one network and the default ensemble.
 Sizes are in bytes.
@@ -8,7 +8,6 @@ import ctypes
 import logging
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +18,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from vae_anomaly.errors import ConfigError
-from vae_anomaly.tables.reader import Weight
+from vae_anomaly.tables.reader import SizeEstimate
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -46,26 +45,6 @@ FIT_SCALED_MAX = 350 * 10**6  # of all scaled cells; larger tables are not
 FIT_MIN_ROWS = 5_000  # fewer are not worth a sample; a limit below this is refused
 FIT_SHARE = 0.5  # of the machine's memory, without a limit
 FIT_ADDRESS_SPACE = 250 * 10**6  # mapped besides the rows, of the address space left at the start
-
-BYTE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-
-
-def parse_size(text: str | None) -> int | None:
-    """Parse a size in bytes: kB, MB, GB are powers of 1,000, KiB, MiB, GiB of 1,024. Raises ConfigError for any other text.
-
-    >>> parse_size("1.5GB"), parse_size("2GiB")
-    (1500000000, 2147483648)
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]?i?)b?\s*", text, flags=re.IGNORECASE)
-    if match and not match[2] and not text.strip().lower().endswith("b") and 0 < float(match[1]) < BYTE_UNITS["m"]:
-        raise ConfigError(f"--memory-limit {match[1]} has no unit, and as bytes it is too small; write {match[1]}MB or {match[1]}GB.")
-    unit = BYTE_UNITS.get(match[2].lower()) if match else None
-    size = int(float(match[1]) * unit) if match and unit else 0
-    if size < 1:
-        raise ConfigError(f"--memory-limit must be a size such as 500MB, 1.5GB or 2GiB; got {text!r}")
-    return size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +84,7 @@ def _no_address_space(needed: float) -> ConfigError:
     )
 
 
-def max_fit_rows(weight: Weight, columns: int, limit: int | None) -> int | None:
+def max_fit_rows(weight: SizeEstimate, columns: int, limit: int | None) -> int | None:
     """Return how many rows a fit can hold in memory; None: all of them.
 
     The limit defaults to half of the machine's memory. The result is rounded down to two digits, so that a resumed fit samples the same

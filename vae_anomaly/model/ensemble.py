@@ -1,8 +1,9 @@
-"""Rows become scores: reconstruction + KL in weighted nats, higher = more anomalous, a pure function of each row.
+"""Ensemble scores: reconstruction + KL in weighted nats, higher = more anomalous, a pure function of each row.
 
-Matrix products round differently for different shapes, so rows are scored in padded blocks of one fixed size, each block on one
-thread, threads over blocks, sums in float64: bit for bit the same whatever the batch, order or number of threads.
-Knows nothing of thresholds, tables or files.
+Matrix products round differently for different shapes. Rows are therefore scored in padded blocks of a fixed size, one thread a block,
+with sums in float64: a row gets the same bits whatever the batch, the order of the rows or the number of threads.
+
+Letters of shapes: g networks, n rows, w steps of a window (1), d columns of a batch, u input units, m latent units, e exemplars.
 """
 
 import copy
@@ -24,17 +25,17 @@ from vae_anomaly.model.scaling import Views, to_cells
 from vae_anomaly.model.vae import Cells, Layout, Vae, cell_nll, gaussian_kl
 from vae_anomaly.schema.encoding import Batch
 
-# Rows of a block: large enough for full speed of the matrix products, small enough that one row alone is cheap and that what a block
-# holds for every exemplar stays in the cache. Without exemplars there is less to hold and calls weigh more.
+# Rows of a block: large enough for full speed of the matrix products, small enough that a single row is cheap and that the costs
+# [g, rows, e] stay in the cache. The standard prior has no such costs, so there the overhead of a call matters more.
 SCORE_BLOCK_ROWS = {"exemplar": 128, "standard": 2048}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ConstantColumns:
-    """Columns that never changed in training, by their place in a batch: they cost nothing until they change.
+    """Columns with one value in the training rows. They contribute nothing to a score until they change.
 
-    ``numeric`` int64 places and ``value`` float64; ``code`` int64 places among the categorical columns and ``level`` codes;
-    ``penalty`` nats for each changed cell: the largest calibration score + 1, so that the row is flagged.
+    ``numeric`` int64 indices among the numeric columns and their ``value`` float64; ``code`` int64 indices among the coded columns and
+    their ``level`` codes. ``penalty``: nats of a changed cell, the largest calibration score + 1, so that the row is flagged.
     """
 
     numeric: Tensor
@@ -44,7 +45,7 @@ class ConstantColumns:
     penalty: float = 0.0
 
     def cost(self, batch: Batch) -> Tensor:
-        """Return what changed constants contribute, float64 ``[n, d]``."""
+        """Return the contribution of changed constant columns, nats, float64 ``[n, d]``."""
         cost = torch.zeros(len(batch), batch.observed.shape[-1], dtype=torch.float64)
         if not len(self.numeric) and not len(self.code):
             return cost
@@ -58,25 +59,25 @@ class ConstantColumns:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scores:
-    """``total = reconstruction + kl`` exactly, float64 ``[n]``, weighted nats, higher = more anomalous; NaN where no cell is observed."""
+    """Scores float64 ``[n]`` in weighted nats, higher = more anomalous; NaN for a row without any observed cell."""
 
     reconstruction: Tensor
     kl: Tensor
 
     @property
     def total(self) -> Tensor:
-        """The anomaly score."""
+        """The anomaly score, exactly ``reconstruction + kl``."""
         return self.reconstruction + self.kl
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ensemble:
-    """Everything that turns rows into scores: ``g`` networks with their views, exemplars and weights.
+    """Everything needed to score rows: ``g`` networks with their views, exemplars and weights.
 
-    ``weight`` float64 ``[g]``: w_v / members, so the score is a plain weighted sum over networks. ``beta`` float64 ``[g]``: how
-    much a nat of KL counts beside a nat of reconstruction, ≤ 1. ``noise`` float32 ``[g]``: the scale of a number around its
-    reconstruction, in units of the view. ``numeric`` and ``codes`` are the places of the columns that the
-    networks read; the others are ``constants``. ``unseen`` is the probability of a level never met.
+    ``weight`` float64 ``[g]``: w_v / members, so that the score is a plain weighted sum over networks. ``beta`` float64 ``[g]``: weight
+    of the KL relative to the reconstruction, ≤ 1. ``noise`` float32 ``[g]``: decoder scale of numbers, in units of the view.
+    ``numeric`` and ``codes`` int64: indices of the columns that the networks read; all others are ``constants``. ``unseen``:
+    probability of a level that was never met.
     """
 
     layout: Layout
@@ -95,16 +96,16 @@ class Ensemble:
 
     @cached_property
     def prior_product(self) -> PriorProduct:
-        """Exemplars arranged for one matrix product a block."""
+        """Exemplars in the form that ``kl_to_prior`` multiplies with."""
         return prior_product(self.exemplars)
 
     @cached_property
     def bank(self) -> CellBank:
-        """What the exemplars look like in the units of the networks."""
+        """Decoded exemplars, from which missing cells are imputed."""
         return cell_bank(self.vae, self.views, self.exemplars)
 
     def nets(self, index: Tensor) -> "Ensemble":
-        """Return the ensemble of the networks at ``index``; their weights are kept as they are."""
+        """Return the ensemble of the networks at ``index``; weights are not rescaled."""
         vae = copy.deepcopy(self.vae)
         for parameter in vae.parameters():
             parameter.data = parameter.data[index]
@@ -119,26 +120,26 @@ class Ensemble:
         )
 
     def reads(self, batch: Batch) -> Batch:
-        """Return the columns that the networks read."""
+        """Return the columns of a batch that the networks read."""
         return batch.columns(self.numeric, self.codes)
 
     def cells(self, batch: Batch) -> Cells:
-        """Return the units of every row for each network, missing cells filled with what the exemplars say given the others."""
+        """Return the input units of every row for each network, missing cells imputed from the exemplars given the observed cells."""
         cells = to_cells(self.views, self.layout, self.reads(batch))
         return cells if cells.complete else fill_missing(cells, self.layout, self.bank)
 
 
 def kl_of(ensemble: Ensemble, mu: Tensor, logvar: Tensor, own: Tensor | None = None) -> Tensor:
-    """KL of every row's posterior to the prior of its network, nats, float64 ``[g, n]``."""
+    """Return KL(posterior of each row ‖ prior of each network), nats, float64 ``[g, n]``; ``own`` as in ``kl_to_prior``."""
     if ensemble.prior == "standard":
         return gaussian_kl(mu, logvar).to(torch.float64)
     return kl_to_prior(mu, logvar, ensemble.prior_product, own).to(torch.float64)
 
 
 def net_terms(ensemble: Ensemble, cells: Cells, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Reconstruction of every cell ``[g, n, w·d]`` and β times the KL ``[g, n]`` of each network at the posterior mean, nats, float64.
+    """Return reconstruction ``[g, n, w·d]`` and β · KL ``[g, n]`` of each network at the posterior mean, nats, float64.
 
-    β as in the β-VAE (Higgins et al. 2017), here in the score alone.
+    β as in the β-VAE (Higgins et al. 2017), but only in the score, not in training.
     """
     mu, logvar = ensemble.vae.encode(cells.units)
     nll = reconstruction_cells(ensemble, ensemble.vae.decode(mu), cells)
@@ -146,13 +147,13 @@ def net_terms(ensemble: Ensemble, cells: Cells, own: Tensor | None = None) -> tu
 
 
 def reconstruction_cells(ensemble: Ensemble, out: Tensor, cells: Cells) -> Tensor:
-    """Return what every cell costs ``[g, n, w·d]`` when ``out`` was decoded, nats."""
+    """Return the negative log-likelihood of every cell given the decoder output ``out`` ``[g, n, u]``, nats, ``[g, n, w·d]``."""
     noise = ensemble.noise.view(-1, 1, 1)
     return cell_nll(ensemble.layout, out, cells, sigma=noise, unseen=ensemble.unseen, likelihood=ensemble.likelihood)
 
 
 def _score_block(ensemble: Ensemble, batch: Batch, own: Tensor | None = None) -> Scores:
-    """Score one block of the fixed size."""
+    """Score one block of fixed size."""
     nll, kl = net_terms(ensemble, ensemble.cells(batch), own)
     weight = ensemble.weight.unsqueeze(-1)
     scores = Scores(
@@ -167,22 +168,22 @@ def _score_block(ensemble: Ensemble, batch: Batch, own: Tensor | None = None) ->
 
 @torch.no_grad()
 def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1, own: Tensor | None = None) -> Scores:
-    """Score any number of rows; the same bits for a row whatever the others are.
+    """Score any number of rows; the bits of a row's score do not depend on the other rows or on ``threads``.
 
-    ``own`` int64 ``[g, n]`` is the place of a row among the exemplars of each network, which it leaves out, −1 = none.
+    ``own`` int64 ``[g, n]``: position of a training row among the exemplars of each network, which its score leaves out; −1 = none.
     """
     if len(batch) == 0:
         return Scores(reconstruction=torch.zeros(0, dtype=torch.float64), kl=torch.zeros(0, dtype=torch.float64))
     if not batch.complete:
-        _ = ensemble.bank  # made once, before threads ask for it at the same time
+        _ = ensemble.bank  # computed before the threads start, or each would compute it
     _ = ensemble.prior_product
     size, n = SCORE_BLOCK_ROWS[ensemble.prior], len(batch)
     both = torch.empty(2, n, dtype=torch.float64)
     with single_threaded_products():
-        for block, part in enumerate(_over_blocks(ensemble, batch, threads, own)):
-            # Copied at once: kept, a small result would pin the memory of the large ones around it.
-            place = slice(block * size, min(n, (block + 1) * size))
-            both[:, place] = torch.stack([part.reconstruction, part.kl])[:, : place.stop - place.start]
+        for block, scores in enumerate(_over_blocks(ensemble, batch, threads, own)):
+            # Copied at once: a small result that is kept alive would pin the memory of the large buffers around it.
+            target = slice(block * size, min(n, (block + 1) * size))
+            both[:, target] = torch.stack([scores.reconstruction, scores.kl])[:, : target.stop - target.start]
     return Scores(reconstruction=both[0], kl=both[1])
 
 
@@ -190,18 +191,18 @@ def _over_blocks(ensemble: Ensemble, batch: Batch, threads: int, own: Tensor | N
     size = SCORE_BLOCK_ROWS[ensemble.prior]
     blocks = list(blocks_of(batch, size))
     short = len(blocks) * size - len(batch)
-    places: Sequence[Tensor | None] = [None] * len(blocks)
+    owns: Sequence[Tensor | None] = [None] * len(blocks)
     if own is not None:
-        places = torch.split(functional.pad(own, (0, short), value=-1), size, dim=1)
+        owns = torch.split(functional.pad(own, (0, short), value=-1), size, dim=1)
     if threads <= 1 or len(blocks) == 1:
-        yield from map(_score_block, repeat(ensemble), blocks, places)
+        yield from map(_score_block, repeat(ensemble), blocks, owns)
         return
     with ThreadPoolExecutor(threads) as pool:
-        yield from pool.map(torch.no_grad()(_score_block), repeat(ensemble), blocks, places)
+        yield from pool.map(torch.no_grad()(_score_block), repeat(ensemble), blocks, owns)
 
 
 def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:
-    """Cut a batch into blocks of exactly ``size`` rows; the last is filled up with rows of zeros."""
+    """Split a batch into blocks of exactly ``size`` rows; the last is padded with rows of zeros."""
     for start in range(0, len(batch), size):
         block = batch.rows(slice(start, start + size))
         short = size - len(block)
@@ -216,9 +217,9 @@ def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:
 
 @contextmanager
 def single_threaded_products(*, wanted: bool = True) -> Iterator[None]:
-    """Run matrix products on the calling thread only; where that is not ``wanted``, change nothing.
+    """Run matrix products on the calling thread only; do nothing unless ``wanted``.
 
-    Threads wait for each other by spinning: on a busy machine, small products on two threads take ten times as long as on one.
+    Threads of torch wait for each other by spinning: on a busy machine, small products take ten times as long on two threads as on one.
     """
     before = torch.get_num_threads()
     if wanted:

@@ -1,6 +1,6 @@
-"""Which training rows stand as exemplars of each network.
+"""Choice of the exemplars: the training rows whose posteriors are the prior of each network.
 
-Knows rows as indices, networks that are trained, and nothing of folds, thresholds or files.
+Not part of ``prior``, because choosing needs the imputation of missing cells, which itself uses the exemplars.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from vae_anomaly.schema.encoding import Batch
 def choose_exemplars(
     vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor], limit: int, generator: torch.Generator, *, widen: bool = True
 ) -> tuple[Exemplars, Tensor]:
-    """Return the posteriors of the exemplars of each network, and which rows they are, ``[g, n]``, −1 = padding.
+    """Return the exemplars of each network and their rows of the batch ``read``, int64 ``[g, e]``, −1 = padding.
 
-    Random rows, at most ``limit`` for each network; complete rows first, because a filled cell is a guess. Posteriors are widened where
-    neighbours are far, unless it is in doubt that lonely rows are normal.
+    Draws at most ``limit`` of the rows ``rows[g]`` for network ``g``; complete rows first, because an imputed cell is a guess. With
+    ``widen``, posteriors get an adaptive bandwidth (``adapt_bandwidths``).
     """
     complete = read.observed.flatten(1).all(1)
     chosen = []

@@ -1,7 +1,9 @@
-"""What the exemplars say about a cell given the other cells of the row; fills missing cells and tells what was expected.
+"""Imputation: the expected value of a cell given the observed cells of its row.
 
-A kernel regression in the units of each network over the decoded exemplars: weights exp(−‖x − x_n‖² / 2h²) over the cells that are
-observed, so a masked or missing cell has no say (Nadaraya 1964; Watson 1964). Knows nothing of scores or raw units.
+Kernel regression over the decoded exemplars in the input units of each network, with weights exp(−‖x − x_e‖² / 2h²) over observed cells
+only (Nadaraya 1964; Watson 1964).
+
+Letters of shapes: g networks, n rows, e exemplars, u input units, w·d cells.
 """
 
 from dataclasses import dataclass
@@ -13,15 +15,15 @@ from vae_anomaly.model.prior import Exemplars
 from vae_anomaly.model.scaling import Views
 from vae_anomaly.model.vae import Cells, Layout, Vae, expected_units
 
-# Exemplars from which the bandwidth is taken: the mean of 500 nearest distances is good to a few per cent.
+# Exemplars used for the bandwidth: the mean of 500 nearest-neighbour distances is good to a few per cent.
 BANDWIDTH_ROWS = 500
-# Rows that have missing cells enter as exemplars after this many rounds of decode-and-fill.
+# Rounds of decoding and filling for rows with missing cells, which have no exemplars yet to be imputed from.
 FILL_ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CellBank:
-    """Decoded exemplars ``units`` float32 ``[g, n, u]``, their ``log_weight`` ``[g, n]`` and the kernel's variance ``[g, 1, 1]``."""
+    """Decoded exemplars: ``units`` float32 ``[g, e, u]``, ``log_weight`` ``[g, e]`` and the kernel's ``variance`` h² ``[g, 1, 1]``."""
 
     units: Tensor
     log_weight: Tensor
@@ -30,15 +32,15 @@ class CellBank:
 
 @torch.no_grad()
 def cell_bank(vae: Vae, views: Views, exemplars: Exemplars) -> CellBank:
-    """Decode the exemplars and take the mean squared distance to the nearest other one as the variance of the kernel."""
+    """Decode the exemplars; the variance of the kernel is their mean squared distance to the nearest other exemplar."""
     units = expected_units(vae.layout, vae.decode(exemplars.mu))
     numeric = units.shape[-1] - views.mean.shape[-1]
     units[..., numeric:] -= views.mean.unsqueeze(1)
     step = max(1, units.shape[1] // BANDWIDTH_ROWS)
     distance = torch.cdist(units[:, ::step], units).square()
     distance.masked_fill_(torch.isinf(exemplars.log_weight).unsqueeze(1), torch.inf)
-    places = torch.arange(0, units.shape[1], step, device=units.device)
-    distance[:, torch.arange(len(places), device=units.device), places] = torch.inf
+    same = torch.arange(0, units.shape[1], step, device=units.device)
+    distance[:, torch.arange(len(same), device=units.device), same] = torch.inf
     nearest = distance.amin(-1)
     nearest = torch.where(torch.isfinite(nearest) & torch.isfinite(exemplars.log_weight[:, ::step]), nearest, torch.nan)
     variance = nearest.nanmean(-1).nan_to_num(1.0).clamp_min(1e-6)
@@ -46,7 +48,7 @@ def cell_bank(vae: Vae, views: Views, exemplars: Exemplars) -> CellBank:
 
 
 def conditional_units(units: Tensor, observed: Tensor, bank: CellBank) -> Tensor:
-    """Return the expected units ``[g, n, u]`` given the observed units (``observed`` ``[g or 1, n, u]``, 1 = has a say)."""
+    """Return the expected units ``[g, n, u]`` given the units that are ``observed`` (bool ``[g or 1, n, u]``)."""
     seen = observed.to(units.dtype).expand(units.shape)
     known = units * seen
     square = bank.units.square()
@@ -56,14 +58,14 @@ def conditional_units(units: Tensor, observed: Tensor, bank: CellBank) -> Tensor
 
 
 def unit_observed(observed: Tensor, layout: Layout) -> Tensor:
-    """Spread what is known of cells ``[..., w·d]`` over their units ``[..., u]``."""
+    """Expand a mask of cells ``[..., w·d]`` to their input units ``[..., u]``."""
     single = layout.window * (layout.numeric + layout.booleans)
     sizes = torch.tensor((1,) * single + layout.levels * layout.window, device=observed.device)
     return observed.repeat_interleave(sizes, dim=-1)
 
 
 def fill_missing(cells: Cells, layout: Layout, bank: CellBank) -> Cells:
-    """Replace the units of missing cells by what the exemplars say given the observed ones."""
+    """Return the cells with the units of missing ones imputed from the exemplars given the observed ones."""
     observed = unit_observed(cells.observed, layout)
     observed = observed if observed.dim() == cells.units.dim() else observed.unsqueeze(0)
     filled = torch.where(observed, cells.units, conditional_units(cells.units, observed, bank))
@@ -72,7 +74,10 @@ def fill_missing(cells: Cells, layout: Layout, bank: CellBank) -> Cells:
 
 @torch.no_grad()
 def impute_by_decoding(vae: Vae, views: Views, cells: Cells) -> Cells:
-    """Fill missing units by the network's own decoding, a few rounds of it (Rezende et al. 2014, appendix F); for exemplars."""
+    """Return the cells with missing units imputed by encoding and decoding a few times (Rezende et al. 2014, appendix F).
+
+    For the exemplars themselves, before there are any to impute from.
+    """
     if cells.complete or bool(cells.observed.all()):
         return cells
     observed = unit_observed(cells.observed, vae.layout)

@@ -1,7 +1,9 @@
-"""The aggregated posterior of exemplar training rows as the prior, and the KL of a row's posterior to it.
+"""Exemplar prior: the aggregated posterior of exemplar training rows, and the KL of a row's posterior to it.
 
-The prior of network ``g`` is the mixture Σ_n π_n N(mu_n, s_n²) over its exemplars. The KL of a Gaussian to a mixture has no closed
-form; used is the variational upper bound of Hershey & Olsen (2007, eq. 20), deterministic and ≥ 0 because every term is.
+The prior of network ``g`` is the mixture Σ_e π_e N(mu_e, s_e²) over its exemplars. The KL of a Gaussian to a mixture has no closed form;
+the variational upper bound of Hershey & Olsen (2007, eq. 20) is used, which is deterministic and ≥ 0 because every term is.
+
+Letters of shapes: g networks, n rows, e exemplars, m latent units. Costs and KLs are in nats, larger = further from the training rows.
 """
 
 import math
@@ -10,19 +12,22 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+# Terms 60 nats below the largest add less than 1e-22 of a sum; they are cut there because exponentials that underflow take ten times as
+# long as others.
 NEGLIGIBLE_NATS = -60.0
-# Costs that are held at once, as many networks as fit: 2 MB stay in the cache, and memory that large is not asked for anew each time.
+# Costs computed at once, as many networks as fit: 2 MB stay in the cache and are not allocated anew for every call.
 COSTS_AT_ONCE = 500_000
-# How the spread of an exemplar follows the distance to its neighbours: five of them, a power of 0.3 for lengths, and 3 % of the median
-# distance, so that twins do not make a needle.
+# Adaptive bandwidth: nearest neighbours whose mean distance counts.
 BANDWIDTH_NEIGHBOURS = 5
+# Power of the distance for variances, 0.3 for standard deviations.
 LOCAL_POWER = 0.6
+# Share of the median distance added to every distance, so that duplicate rows do not get a variance near 0.
 LEAST_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exemplars:
-    """Posteriors of exemplar rows: ``mu``, ``logvar`` float32 ``[g, n, m]``, ``log_weight`` float32 ``[g, n]`` (−inf: not used)."""
+    """Posteriors of exemplar rows: ``mu``, ``logvar`` float32 ``[g, e, m]``, ``log_weight`` float32 ``[g, e]``, −inf for padding."""
 
     mu: Tensor
     logvar: Tensor
@@ -35,9 +40,9 @@ class Exemplars:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PriorProduct:
-    """The exemplars arranged so that all KLs of a block are one matrix product: ``right`` ``[g, 2m, n]``, ``offset`` ``[g, 1, n]``.
+    """Exemplars arranged so that all KLs of a block are one matrix product: ``right`` ``[g, 2m, e]``, ``offset`` ``[g, 1, e]``.
 
-    ``centre`` ``[g, 1, m]`` is taken from both sides first: squares of smaller numbers lose less in float32.
+    ``centre`` ``[g, 1, m]`` is subtracted from both factors first: squares of smaller numbers lose less precision in float32.
     """
 
     right: Tensor
@@ -46,7 +51,7 @@ class PriorProduct:
 
 
 def prior_product(exemplars: Exemplars) -> PriorProduct:
-    """Arrange exemplars for ``kl_to_prior``; computed in float64, kept in float32."""
+    """Arrange exemplars for ``kl_to_prior``; computed in float64, stored in float32."""
     used = exemplars.log_weight.exp().to(torch.float64).unsqueeze(-1)
     mu, logvar = exemplars.mu.to(torch.float64), exemplars.logvar.to(torch.float64)
     centre = (mu * used).sum(1, keepdim=True)
@@ -61,10 +66,10 @@ def prior_product(exemplars: Exemplars) -> PriorProduct:
 
 
 def adapt_bandwidths(exemplars: Exemplars) -> Exemplars:
-    """Widen every exemplar where its neighbours are far and narrow it where they are near: variances times (ρ_n / median ρ)^0.6.
+    """Return the exemplars with adaptive bandwidths (Breiman, Meisel & Purcell 1977): variances times (ρ_e / median ρ)^0.6.
 
-    ρ_n is the mean over the five nearest other exemplars of √(2 KL(q_n ‖ q_k)), a distance in posterior standard deviations. An adaptive
-    kernel (Breiman, Meisel & Purcell 1977): the same step away from the data is less of a surprise where data are sparse.
+    ρ_e is the mean over the five nearest other exemplars of √(2 KL(q_e ‖ q_k)), a distance in posterior standard deviations. The same
+    step away from the data is then less surprising where data are sparse.
     """
     logvar = exemplars.logvar.clone()
     for g, log_weight in enumerate(exemplars.log_weight):
@@ -84,41 +89,37 @@ def _log_spread(one: Exemplars, used: int) -> Tensor:
 
 
 def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | None = None) -> Tensor:
-    """KL of N(mu, e^logvar) to the mixture of exemplars, nats, ``[g, n, m] → [g, n]``, larger = further from the training rows.
+    """Return the KL of N(mu, e^logvar) to the mixture of exemplars, nats, ``[g, n, m] → [g, n]``.
 
-    −log Σ_n π_n exp(−KL(q ‖ q_n)) (Hershey & Olsen 2007). ``own[g, n]`` is the place of the row among the exemplars, −1 where it is
-    none: a training row leaves itself out, the weights of the others then sum to 1 again.
+    −log Σ_e π_e exp(−KL(q ‖ q_e)) (Hershey & Olsen 2007). ``own`` int64 ``[g, n]``: position of a training row among the exemplars,
+    −1 = none; a row leaves its own exemplar out, and the weights of the others are rescaled to sum to 1.
     """
     nets = max(1, COSTS_AT_ONCE // (mu.shape[1] * prior.offset.shape[-1]))
     split = (torch.split(t, nets) for t in (_left(mu, logvar, prior), prior.right, prior.offset))
-    places = [None] * -(-len(mu) // nets) if own is None else torch.split(own, nets)
-    least = torch.cat([_soft_minimum(_without(torch.baddbmm(o, x, r), at)) for x, r, o, at in zip(*split, places, strict=True)])
+    owns = [None] * -(-len(mu) // nets) if own is None else torch.split(own, nets)
+    least = torch.cat([_soft_minimum(_without_own(torch.baddbmm(o, x, r), at)) for x, r, o, at in zip(*split, owns, strict=True)])
     if own is not None:
         count = torch.isfinite(prior.offset).sum(-1).clamp_min(2).to(mu.dtype)
         least = least - torch.where(own >= 0, (count / (count - 1.0)).log(), 0.0)
     return least - _entropy(logvar)
 
 
-def _without(costs: Tensor, own: Tensor | None) -> Tensor:
-    """Return costs ``[g, rows, n]`` in which a row is not near to itself."""
+def _without_own(costs: Tensor, own: Tensor | None) -> Tensor:
+    """Return costs ``[g, n, e]`` with those of a row to its own exemplar set to infinity."""
     if own is None:
         return costs
     return costs.scatter_add(-1, own.clamp_min(0).unsqueeze(-1), torch.where(own >= 0, torch.inf, 0.0).unsqueeze(-1))
 
 
 def _soft_minimum(costs: Tensor) -> Tensor:
-    """Return −log Σ exp(−costs) over the last axis; overwrites ``costs``.
-
-    What lies more than 60 nats above the least adds below 1e-22 of the sum; it is cut there because exponentials that underflow cost
-    ten times as much as others.
-    """
+    """Return −log Σ exp(−costs) over the last axis; overwrites ``costs``."""
     least = costs.amin(-1, keepdim=True)
     total = torch.sub(least, costs, out=costs).clamp_min_(NEGLIGIBLE_NATS).exp_().sum(-1)
     return least.squeeze(-1) - total.log()
 
 
 def exemplar_costs(mu: Tensor, logvar: Tensor, prior: PriorProduct) -> Tensor:
-    """Return KL(q ‖ q_n) − log π_n for every row and exemplar, nats, ``[g, rows, n]``."""
+    """Return KL(q ‖ q_e) − log π_e for every row and exemplar, nats, ``[g, n, e]``."""
     return torch.baddbmm(prior.offset, _left(mu, logvar, prior), prior.right) - _entropy(logvar).unsqueeze(-1)
 
 
@@ -128,11 +129,11 @@ def _left(mu: Tensor, logvar: Tensor, prior: PriorProduct) -> Tensor:
 
 
 def _entropy(logvar: Tensor) -> Tensor:
-    """Return what depends on the row alone, without its constant ``[g, rows]``."""
+    """Return the entropy of each row's posterior up to a constant, ``[g, n]``."""
     return 0.5 * logvar.sum(-1)
 
 
 def equal_log_weights(counts: Tensor, width: int) -> Tensor:
-    """Return log weights ``[g, width]``: 1/count for the first ``counts[g]`` exemplars, −inf for the padding."""
-    place = torch.arange(width).unsqueeze(0)
-    return torch.where(place < counts.unsqueeze(1), -counts.to(torch.float32).log().unsqueeze(1), -math.inf)
+    """Return log weights ``[g, width]``: those of 1/counts[g] for the first ``counts[g]`` exemplars, −inf for padding."""
+    position = torch.arange(width).unsqueeze(0)
+    return torch.where(position < counts.unsqueeze(1), -counts.to(torch.float32).log().unsqueeze(1), -math.inf)

@@ -1,7 +1,9 @@
-"""Views: affine scalings of the same row, one for each network, learned from the rows that this network may see.
+"""Views: scalings of a row, one for each network, estimated from the training rows of that network only.
 
-A network never sees a raw number, only ``(x − centre) / scale`` clipped to ±50, and a category as its one-hot code minus the
-training frequencies. Knows nothing of what the networks do with it.
+A network reads ``(x − centre) / scale`` clipped to ±50 for a number, and the one-hot code minus the training frequencies for a category.
+
+Letters of shapes: g networks, n rows, b rows of a minibatch, w steps of a window (1), d columns, u input units (u_cat: those of booleans
+and categories). Cells w·d are ordered numbers, booleans, categories.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +16,15 @@ from vae_anomaly.config import ViewName
 from vae_anomaly.model.vae import Cells, Layout
 from vae_anomaly.schema.encoding import Batch
 
-# A value further out than this many units is as far as it matters; float32 squares stay exact enough.
+# Largest absolute scaled value: beyond it a larger deviation is no more anomalous, and float32 squares stay accurate.
 CLIP = 50.0
-# An interquartile range below a tenth of the standard deviation says little about the spread (REC recipe).
+# An interquartile range below this share of the standard deviation does not measure the spread.
 NARROW_IQR = 0.1
-# IQR of a standard normal.
+# Interquartile range of a standard normal distribution.
 NORMAL_IQR = 1.35
-# Numbers in memory that training scales once instead of at every step.
+# Units (200 MB) up to which all training rows are scaled once, instead of the minibatch at every step.
 SCALED_ONCE = 50_000_000
-# Quantiles and medians are taken from at most this many rows: their error is then below 0.4 % of the spread.
+# Rows used for quantiles and medians: their error is then below 0.4 % of the spread.
 QUANTILE_ROWS = 200_000
 QUARTILES = (0.25, 0.5, 0.75)
 PERCENTILES = (0.01, 0.99)
@@ -32,7 +34,7 @@ PERCENTILES = (0.01, 0.99)
 class Views:
     """Scalings of ``g`` networks: ``centre``, ``scale`` float64 ``[g, w·d_num]``; ``mean`` float32, ``known`` bool ``[g, u_cat]``.
 
-    ``known`` tells which levels the network has met in training; another level is an unseen one for it.
+    ``mean`` is the training frequency of a level; ``known`` marks the levels in the training rows of the network, all others are unseen.
     """
 
     centre: Tensor
@@ -46,7 +48,7 @@ class Views:
 
 
 def to_cells(views: Views, layout: Layout, batch: Batch) -> Cells:
-    """Scale a batch for every network; missing cells get the unit 0, which is the centre of the view."""
+    """Scale a batch ``[n, w, d]`` for every network; missing cells get the unit 0, the centre of the view."""
     observed, complete = _flat_observed(layout, batch), batch.complete
     numbers = (batch.numeric.flatten(1).unsqueeze(0) - views.centre.unsqueeze(1)).div_(views.scale.unsqueeze(1)).clamp_(-CLIP, CLIP)
     units = numbers.to(torch.float32)
@@ -59,12 +61,12 @@ def to_cells(views: Views, layout: Layout, batch: Batch) -> Cells:
 
 
 def gather_cells(views: Views, layout: Layout, batch: Batch, index: Tensor) -> Cells:
-    """Scale row ``index[g, b]`` of the batch for network ``g``; every network gets rows of its own, ``observed`` is ``[g, b, w·d]``."""
+    """Scale row ``index[g, b]`` of the batch for network ``g``; ``observed`` is ``[g, b, w·d]``."""
     return cells_per_network(views, layout, batch.rows(index))
 
 
 def cells_per_network(views: Views, layout: Layout, picked: Batch) -> Cells:
-    """Scale rows ``[g, b, w, d]`` of which every network has its own; ``observed`` is ``[g, b, w·d]``."""
+    """Scale a batch with separate rows for each network, ``[g, b, w, d]``; ``observed`` is ``[g, b, w·d]``."""
     observed = _flat_observed(layout, picked)
     count = layout.window * layout.numeric
     numbers = ((picked.numeric.flatten(2) - views.centre.unsqueeze(1)) / views.scale.unsqueeze(1)).clamp(-CLIP, CLIP)
@@ -74,7 +76,7 @@ def cells_per_network(views: Views, layout: Layout, picked: Batch) -> Cells:
 
 
 def minibatch_cells(views: Views, layout: Layout, batch: Batch) -> Callable[[Tensor], Cells]:
-    """Return a function from ``index[g, b]`` to what ``gather_cells`` gives; all rows are scaled once where that fits in 200 MB."""
+    """Return a function from ``index[g, b]`` to the result of ``gather_cells``; scales all rows in advance if they fit in 200 MB."""
     nets = views.mean.shape[0]
     if nets * len(batch) * layout.units > SCALED_ONCE:
         return lambda index: gather_cells(views, layout, batch, index)
@@ -89,12 +91,12 @@ def minibatch_cells(views: Views, layout: Layout, batch: Batch) -> Callable[[Ten
 
 
 def _split_codes(layout: Layout, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """Split ``[..., w, d_cat]`` into booleans ``[..., w·d_bool]`` and categories ``[..., w·d_category]``, steps outermost."""
+    """Split ``[..., w, d_cat]`` into booleans ``[..., w·d_bool]`` and categories ``[..., w·d_category]``, steps of the window first."""
     return codes[..., : layout.booleans].flatten(-2), codes[..., layout.booleans :].flatten(-2)
 
 
 def _flat_observed(layout: Layout, batch: Batch) -> Tensor:
-    """Flatten ``[..., w, d]`` to ``[..., w·d]`` in the order of the cells."""
+    """Flatten the mask ``[..., w, d]`` to ``[..., w·d]`` in the order of the cells."""
     numbers, rest = batch.observed[..., : layout.numeric].flatten(-2), batch.observed[..., layout.numeric :]
     if not rest.shape[-1]:
         return numbers
@@ -102,7 +104,7 @@ def _flat_observed(layout: Layout, batch: Batch) -> Tensor:
 
 
 def _codes_to_units(views: Views, layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return centred one-hot units ``[g, n, u_cat]`` (0 where missing) and targets ``[g, n, w·d_cat]``."""
+    """Return centred one-hot units ``[g, n, u_cat]``, 0 where missing, and target codes ``[g, n, w·d_cat]``."""
     nets = views.mean.shape[0]
     if not batch.codes.shape[-1]:
         leading = batch.codes.shape[:2] if batch.codes.dim() > 3 else (nets, len(batch))  # noqa: PLR2004  ([g, b, w, 0])
@@ -114,8 +116,8 @@ def _codes_to_units(views: Views, layout: Layout, batch: Batch) -> tuple[Tensor,
     observed = observed if observed.dim() == 3 else observed.expand(nets, *observed.shape)  # noqa: PLR2004
     first, units, target = 0, [], []
     for j, levels in enumerate((1,) * booleans.shape[-1] + layout.levels * layout.window):
-        place = slice(first, first + levels)
-        known, mean = views.known[:, place].unsqueeze(1), views.mean[:, place].unsqueeze(1)
+        here = slice(first, first + levels)
+        known, mean = views.known[:, here].unsqueeze(1), views.mean[:, here].unsqueeze(1)
         codes, seen = flat[..., j], observed[..., j].unsqueeze(-1)
         unit, goal = _boolean_units(codes, known) if j < booleans.shape[-1] else _category_units(codes, known, levels)
         units.append(torch.where(seen, unit - mean, 0.0))
@@ -136,23 +138,23 @@ def _category_units(codes: Tensor, known: Tensor, levels: int) -> tuple[Tensor, 
 
 
 def learn_views(layout: Layout, batch: Batch, names: Sequence[ViewName], rows: Sequence[Tensor]) -> Views:
-    """Learn the scaling ``names[g]`` from the rows ``rows[g]`` of the batch for each network ``g``."""
+    """Estimate the view ``names[g]`` of each network ``g`` from rows ``rows[g]`` of the batch."""
     cache: dict[int, tuple[Batch, dict[str, tuple[Tensor, Tensor]]]] = {}
     centre, scale, mean, known = [], [], [], []
     for name, index in zip(names, rows, strict=True):
-        part, done = cache.setdefault(id(index), (batch.rows(index), {}))
+        own_rows, done = cache.setdefault(id(index), (batch.rows(index), {}))
         if name not in done:
-            done[name] = _numeric_view(layout, part, name)
+            done[name] = _numeric_view(layout, own_rows, name)
         centre.append(done[name][0])
         scale.append(done[name][1])
-        level_mean, level_known = _level_statistics(layout, part)
+        level_mean, level_known = _level_statistics(layout, own_rows)
         mean.append(level_mean)
         known.append(level_known)
     return Views(centre=torch.stack(centre), scale=torch.stack(scale), mean=torch.stack(mean), known=torch.stack(known))
 
 
 def _level_statistics(layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the frequency ``[u_cat]`` of every level among observed cells, and whether it was met."""
+    """Return the frequency of every level among observed cells and whether it occurs at all, both ``[u_cat]``."""
     width = layout.units - layout.window * layout.numeric
     raw = Views(
         centre=torch.zeros(1, layout.window * layout.numeric),
@@ -169,12 +171,12 @@ def _level_statistics(layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _numeric_view(layout: Layout, batch: Batch, name: ViewName) -> tuple[Tensor, Tensor]:
-    """Return centre and scale float64 ``[w·d_num]`` of one view from observed cells only."""
+    """Return centre and scale of one view, float64 ``[w·d_num]``, from observed cells only."""
     values = batch.numeric.flatten(1).clone()
     values[~_flat_observed(layout, batch)[:, : values.shape[1]]] = torch.nan
     mean = values.nanmean(0).nan_to_num(0.0)
     variance = (values - mean).square().nanmean(0).nan_to_num(0.0)
-    # A spread at the level of rounding is no spread: the column is constant and any change of 1 counts as one unit.
+    # A spread at the level of rounding errors means a constant column: its scale is 1.
     deviation = variance.sqrt()
     deviation = torch.where(deviation > 1e-9 * mean.abs().clamp_min(1e-300), deviation, 0.0)
     centre, scale = _VIEWS[name](values, mean, deviation)
@@ -188,12 +190,12 @@ def _standard(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, 
 
 
 def _minmax(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """Min-max for each column, then one common factor 1/√(mean column variance), so that the average column has variance 1."""
+    """(x − mean) / (range · c) with one c for all columns, so that the mean variance of a column is 1."""
     return mean, _evened(_reduce(values, "amax") - _reduce(values, "amin"), deviation)
 
 
 def _percentile(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``_minmax`` does, with the span from the first to the last percentile, unless nearly all values are one."""
+    """As ``_minmax`` with the range from the 1st to the 99th percentile, unless that is below the standard deviation."""
     if not values.shape[1]:
         return mean, deviation
     low, high = _quantiles(values, PERCENTILES)
@@ -203,7 +205,7 @@ def _percentile(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor
 
 
 def _evened(span: Tensor, deviation: Tensor) -> Tensor:
-    """Return the spans times one common factor, so that the average column has variance 1."""
+    """Return the ranges times one common factor, so that the mean variance of a column is 1."""
     span = torch.where(deviation > 0, span, 0.0)
     share = torch.where(span > 0, deviation / span.clamp_min(1e-300), 0.0)
     moving = share > 0
@@ -212,8 +214,8 @@ def _evened(span: Tensor, deviation: Tensor) -> Tensor:
 
 
 def _robust(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """(x − median) / (IQR / 1.35); mean and standard deviation where the IQR says little."""
-    if not values.shape[1]:  # a table of categories alone; torch has no quantile of nothing
+    """(x − median) / (IQR / 1.35); mean and standard deviation where the IQR is too narrow."""
+    if not values.shape[1]:  # no numeric columns; torch.nanquantile fails on an empty tensor
         return mean, deviation
     low, middle, high = _quantiles(values, QUARTILES)
     spread = (high - low).nan_to_num(0.0)
@@ -222,7 +224,7 @@ def _robust(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Te
 
 
 def _quantiles(values: Tensor, wanted: tuple[float, ...]) -> Tensor:
-    """Return quantiles of every column ``[len(wanted), w·d_num]`` over observed cells; not for a table without numbers."""
+    """Return quantiles of every column over observed cells, ``[len(wanted), w·d_num]``; needs at least one column."""
     step = max(1, -(-values.shape[0] // QUANTILE_ROWS))
     return torch.nanquantile(values[::step], torch.tensor(wanted, dtype=values.dtype, device=values.device), dim=0)
 

@@ -1,12 +1,13 @@
-"""Minibatches become weights: all networks of a detector train at once, each on rows of its own.
+"""Training: minibatch AdamW on the ELBO for all networks of an ensemble at once, each on its own rows.
 
-Knows the rows a network may see only as an index; knows nothing of folds, thresholds or files. Every random number comes from the
-generator that is passed in. Gradients are clipped per network, so no network feels the rows of another.
+Letters of shapes: g networks, n rows, b rows of a minibatch, u input units, m latent units, p parameters of one network. Losses are in
+nats per row. Every random number comes from the generator passed in. Gradients are clipped per network, so that networks stay
+independent of each other's rows.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -19,20 +20,22 @@ from vae_anomaly.model.scaling import Views, minibatch_cells
 from vae_anomaly.model.vae import Cells, Vae, gaussian_kl, training_loss
 from vae_anomaly.schema.encoding import Batch
 
-# Points of the learning curve.
-CURVE_POINTS = 20
-# The budget where none is asked for: the time of a fit does not grow with the rows.
+CURVE_POINTS = 20  # points of the learning curve, enough to see whether it is still falling
+# Default budget in steps, so that the time of a fit does not grow with the number of rows.
 MAX_STEPS = 200
+# Default budget in epochs: with few rows, more epochs overfit.
 MOST_EPOCHS = 60
+# Learning rate schedule: linear warm-up over these steps (a quarter of a shorter training), then a cosine down to a share of the peak.
 WARM_UP_STEPS = 50
-FINAL_RATE = 0.05  # of the peak, by a cosine
-CLIP_NORM = 20.0
-# Operations of a step, two for each weight and row in each of three products, that one thread does in about 20 ms.
+FINAL_RATE = 0.05
+CLIP_NORM = 20.0  # largest gradient norm of one network
+# Floating point operations of a step that one thread does in about 20 ms; below that, threads cost more than they save.
 SMALL_STEP = 1e9
+# PyTorch's defaults for AdamW.
 BETA_1 = 0.9
 BETA_2 = 0.999
 EPSILON = 1e-8
-# Validation rows looked at in a block: the mean of 1,000 rows is good to a few per cent.
+# Validation rows of a point of the learning curve: the mean over 1,000 rows is good to a few per cent.
 VALIDATION_ROWS = 1000
 # A latent unit is active when the variance of its posterior mean over rows exceeds this (Burda et al. 2016).
 ACTIVE_VARIANCE = 0.01
@@ -40,7 +43,7 @@ ACTIVE_VARIANCE = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """One twentieth of training: means over networks, nats per row; ``active_units`` is the mean number a network uses."""
+    """A point of the learning curve: means over networks in nats per row, and the mean number of active latent units of a network."""
 
     step: int
     train_loss: float
@@ -51,7 +54,10 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """The learning curve and why training ended."""
+    """Learning curve of a training, its number of steps and why it stopped.
+
+    ``blocks`` are the points of the curve, evenly spaced in steps; the name is that of the stored key.
+    """
 
     blocks: tuple[CurvePoint, ...]
     steps: int
@@ -60,9 +66,9 @@ class History:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SamplerState:
-    """Where ``Epochs`` are: the ``next`` column of an order that begins with ``rest`` int64 ``[g, r]``, what was left before it was drawn.
+    """Position of ``Epochs``: column ``next`` of the current order, which starts with ``rest`` int64 ``[g, r]``, left over before it.
 
-    ``drawn_at`` is the generator's state (uint8) before the drawing, so that a place takes no memory by the row.
+    ``drawn_at`` is the generator's state (uint8) before the permutations were drawn: they are drawn again instead of being stored.
     """
 
     rest: Tensor
@@ -72,10 +78,10 @@ class SamplerState:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainingState:
-    """A training after so many steps: all that the next ones depend on, besides the rows and the settings.
+    """State of a training after ``step`` steps: with the same data and settings, the next steps depend on nothing else.
 
-    ``weights`` and the moments of AdamW ``first`` and ``second`` are float32 ``[g, p]``, ``generator`` is its state (uint8), ``loss_sum``
-    the sum of the losses since the last block. On the CPU, wherever it trains.
+    ``weights`` and the AdamW moments ``first`` and ``second`` are float32 ``[g, p]``, ``generator`` is the generator's state (uint8),
+    ``blocks`` the learning curve so far and ``loss_sum`` the sum of the losses since its last point. All tensors are on the CPU.
     """
 
     step: int
@@ -88,49 +94,65 @@ class TrainingState:
     loss_sum: float
 
 
-# Told after every step: how many are done, of how many, and a function that returns the state, which costs a copy of the weights.
+# Called after every step with the steps done, their total and a function that returns the state; calling that copies the weights.
 OnStep = Callable[[int, int, Callable[[], TrainingState]], None]
 
 
-def fit_weights(  # noqa: PLR0913  (seven facts, all needed, all named)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainingData:
+    """Rows of a training: network ``g`` learns from ``rows[g]`` of ``batch``, scaled by its view, and is validated on ``validation[g]``.
+
+    ``unseen`` is the probability of a level that was never met.
+    """
+
+    batch: Batch
+    views: Views
+    rows: Sequence[Tensor]
+    validation: Sequence[Tensor]
+    unseen: float
+
+    def to(self, device: torch.device) -> "TrainingData":
+        """Return the data with the batch and the views on a device; the indices stay on the CPU, where they are drawn."""
+        batch = Batch(**{name: getattr(self.batch, name).to(device) for name in Batch.__slots__})
+        views = Views(**{name: getattr(self.views, name).to(device) for name in Views.__slots__})
+        return replace(self, batch=batch, views=views)
+
+
+def fit_weights(
     vae: Vae,
-    views: Views,
-    batch: Batch,
-    *,
-    rows: Sequence[Tensor],
-    validation: Sequence[Tensor],
+    data: TrainingData,
     config: TrainConfig,
-    unseen: float,
     generator: torch.Generator,
+    *,
     start: TrainingState | None = None,
     on_step: OnStep = lambda _done, _total, _training: None,
 ) -> History:
-    """Train ``vae`` in place; ``rows[g]`` and ``validation[g]`` are the rows that network ``g`` learns from and is watched on.
+    """Train ``vae`` in place on the device of ``data`` and return the learning curve.
 
-    AdamW with a warm-up and a cosine to 5 %. Loss: reconstruction + KL to N(0, I) in nats, divided by the number of units (a constant
-    for the optimizer). From ``start``, a state of this same training, it goes on as if it had never stopped. Raises VaeAnomalyError when
-    the loss is no longer finite.
+    AdamW with warm-up and a cosine learning rate schedule. Loss: negative ELBO, reconstruction + KL to N(0, I) in nats, times 4 over the
+    number of units (a constant for the optimizer). Resuming from ``start``, a state of this same training, gives the same bits as an
+    uninterrupted training. Raises VaeAnomalyError when the loss is not finite.
     """
     weights = _flatten_parameters(vae)
     moments = torch.zeros_like(weights), torch.zeros_like(weights)
-    epochs = Sampler(rows=tuple(rows), batch=config.batch_rows, generator=generator).epochs()
+    epochs = Sampler(rows=tuple(data.rows), batch=config.batch_rows, generator=generator).epochs()
     blocks: list[CurvePoint] = []
     total, why = step_budget(config, epochs)
     first, loss_sum = 0, 0.0
     if start is not None:
         first, loss_sum, blocks = start.step, start.loss_sum, list(start.blocks)
         _restore(start, (weights, *moments), epochs)
-    draw = minibatch_cells(views, vae.layout, batch)
-    watched = torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in validation))] for v in validation])
+    draw = minibatch_cells(data.views, vae.layout, data.batch)
+    validation = torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in data.validation))] for v in data.validation])
     ends = {round(total * (b + 1) / CURVE_POINTS) for b in range(CURVE_POINTS)} - {0}
     for step in range(first, total):
-        loss = _step(vae, draw(next(epochs)), config, unseen, generator)
+        loss = _step(vae, draw(next(epochs)), config, data.unseen, generator)
         rate = config.learning_rate * _learning_rate_factor(step, total)
         adamw_step(weights, _clipped_gradient(vae), moments, step + 1, rate=rate, decay=config.weight_decay)
         loss_sum += loss
         if step + 1 in ends:
             since = step + 1 - (blocks[-1].step if blocks else 0)
-            blocks.append(_validate(vae, draw(watched), unseen, step + 1, loss_sum / since))
+            blocks.append(_validate(vae, draw(validation), data.unseen, step + 1, loss_sum / since))
             loss_sum = 0.0
         on_step(step + 1, total, partial(_state, step + 1, (weights, *moments), epochs, tuple(blocks), loss_sum))
     _unflatten_parameters(vae)
@@ -139,19 +161,22 @@ def fit_weights(  # noqa: PLR0913  (seven facts, all needed, all named)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sampler:
-    """Slices of fresh permutations: row ``[g, b]`` indices, the same number of rows for each network in an epoch."""
+    """Minibatches without replacement: slices ``[g, b]`` of random permutations of each network's rows.
+
+    Networks with more rows than the smallest one use a random subset of that size in each epoch.
+    """
 
     rows: tuple[Tensor, ...]
     batch: int
     generator: torch.Generator
 
     def epochs(self) -> "Epochs":
-        """Return an endless stream of index blocks ``[g, batch]``."""
+        """Return an endless iterator of row indices ``[g, b]``."""
         return Epochs(self)
 
 
 class Epochs:
-    """Iterator of a sampler: permute every network's rows, cut into slices, again."""
+    """Endless iterator of a sampler, one permutation of every network's rows after the other; its position can be saved."""
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
@@ -161,7 +186,7 @@ class Epochs:
         self.next = 0
 
     def __next__(self) -> Tensor:
-        """Return the next slice; the last, shorter part of an epoch is put before the next permutation."""
+        """Return the next slice; the remainder of an epoch comes before the next permutation."""
         size = min(self.sampler.batch, self.shortest)
         if self.next + size > self.order.shape[1]:
             self._draw(self.order[:, self.next :])
@@ -173,11 +198,11 @@ class Epochs:
         return self
 
     def state(self) -> SamplerState:
-        """Return where the next slice begins; there is no place before the first one."""
+        """Return the position of the next slice; call it after the first slice."""
         return SamplerState(rest=self.rest.clone(), drawn_at=self.drawn_at, next=self.next)
 
     def restore(self, state: SamplerState) -> None:
-        """Go on from a place; the generator is then where it was after the drawing."""
+        """Continue from a position; draws its permutations again, which moves the generator."""
         self.sampler.generator.set_state(state.drawn_at)
         self._draw(state.rest)
         self.next = state.next
@@ -205,23 +230,23 @@ def _state(step: int, tensors: tuple[Tensor, ...], epochs: Epochs, blocks: tuple
 
 
 def _restore(start: TrainingState, tensors: tuple[Tensor, ...], epochs: Epochs) -> None:
-    """Put weights, moments, sampler and generator where they were."""
-    for tensor, kept in zip(tensors, (start.weights, start.first, start.second), strict=True):
-        tensor.copy_(kept)
+    """Restore weights, moments, sampler and generator from a state."""
+    for tensor, stored in zip(tensors, (start.weights, start.first, start.second), strict=True):
+        tensor.copy_(stored)
     epochs.restore(start.sampler)
     epochs.sampler.generator.set_state(start.generator)
 
 
 def is_small_step(vae: Vae, batch: int) -> bool:
-    """Return whether a step over ``batch`` rows for each network is too little work to split over threads."""
+    """Return whether a step with ``batch`` rows a network is too little work to split over threads.
+
+    Counts two operations for each weight and row in each of three matrix products: forward, and backward to inputs and to weights.
+    """
     return 6 * batch * sum(p.numel() for p in vae.parameters()) < SMALL_STEP
 
 
 def step_budget(config: TrainConfig, epochs: Epochs) -> tuple[int, str]:
-    """Return how many steps to train, and why no more: what was asked for, or 200 but no row more than 60 times.
-
-    Few rows are learned by heart when they are seen more often, and a step over hundreds of columns is dear.
-    """
+    """Return the number of steps and the reason for stopping there: ``config.steps``, or else 200 steps or 60 epochs, whichever is less."""
     if config.steps is not None:
         return config.steps, f"the budget of {config.steps:,} steps was used up"
     enough = -(-MOST_EPOCHS * epochs.shortest // min(epochs.sampler.batch, epochs.shortest))
@@ -236,7 +261,7 @@ def _learning_rate_factor(step: int, total: int) -> float:
 
 
 def _step(vae: Vae, cells: Cells, config: TrainConfig, unseen: float, generator: torch.Generator) -> float:
-    """Leave gradients of one minibatch in ``vae`` and return the mean loss in nats per row."""
+    """Compute the gradients of one minibatch, left in ``vae``, and return the mean loss in nats per row."""
     shape, device = cells.units.shape, cells.units.device
     noisy = cells.units + config.input_noise * _normal(shape, generator, device)
     noise = _normal((*shape[:-1], vae.latent), generator, device)
@@ -251,12 +276,12 @@ def _step(vae: Vae, cells: Cells, config: TrainConfig, unseen: float, generator:
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw on the generator's device, then move: the same numbers for every kind of device that shares it."""
+    """Draw standard normal noise on the generator's device, then move it: training devices get the same numbers."""
     return torch.randn(*shape, generator=generator, device=generator.device).to(device)
 
 
 def _flatten_parameters(vae: Vae) -> Tensor:
-    """Move the weights of every network into one row of a tensor ``[g, p]`` and return it: one update instead of dozens."""
+    """Make all parameters views of one tensor ``[g, p]`` and return it: one optimizer update instead of dozens."""
     parameters = list(vae.parameters())
     whole = torch.cat([p.detach().flatten(1) for p in parameters], dim=1)
     parts = torch.split(whole, [p[0].numel() for p in parameters], dim=1)
@@ -266,13 +291,13 @@ def _flatten_parameters(vae: Vae) -> Tensor:
 
 
 def _unflatten_parameters(vae: Vae) -> None:
-    """Give every parameter memory of its own again, as a loaded model has it."""
+    """Give every parameter its own contiguous memory again, as a loaded model has it."""
     for parameter in vae.parameters():
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
 
 def _clipped_gradient(vae: Vae) -> Tensor:
-    """Take the gradients of ``vae``, ``[g, p]``, each network's norm at most 20; networks stay independent of each other."""
+    """Take the gradients out of ``vae`` as ``[g, p]`` with the norm of each network clipped to ``CLIP_NORM``."""
     gradient = torch.cat([cast("Tensor", p.grad).flatten(1) for p in vae.parameters()], dim=1)
     for parameter in vae.parameters():
         parameter.grad = None
@@ -280,9 +305,9 @@ def _clipped_gradient(vae: Vae) -> Tensor:
 
 
 def adamw_step(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], step: int, *, rate: float, decay: float) -> None:
-    """Change ``weights`` and ``moments`` in place by step number ``step``, from 1, of AdamW (Loshchilov & Hutter 2019, algorithm 2).
+    """Update ``weights`` and ``moments`` ``[g, p]`` in place by AdamW (Loshchilov & Hutter 2019, algorithm 2); ``step`` starts at 1.
 
-    Here and not ``torch.optim``, whose first optimizer imports a compiler for two seconds.
+    Not ``torch.optim.AdamW``, because creating the first optimizer imports torch's compiler, which takes two seconds.
     """
     first, second = moments
     first.lerp_(gradient, 1.0 - BETA_1)
@@ -293,7 +318,7 @@ def adamw_step(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor]
 
 @torch.no_grad()
 def _validate(vae: Vae, cells: Cells, unseen: float, step: int, loss: float) -> CurvePoint:
-    """Measure reconstruction, KL to N(0, I) and active units at the posterior mean on rows not learned from."""
+    """Return reconstruction, KL to N(0, I) and active units of validation rows at the posterior mean, without noise."""
     mu, logvar = vae.encode(cells.units)
     reconstruction, _ = training_loss(vae, cells, cells.units, torch.zeros_like(mu), unseen=unseen)
     active = (mu.var(dim=1, correction=0) > ACTIVE_VARIANCE).sum(-1).to(torch.float64).mean()
@@ -307,7 +332,7 @@ def _validate(vae: Vae, cells: Cells, unseen: float, step: int, loss: float) -> 
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device asked for; ``auto`` takes a GPU where there is one."""
+    """Return the device of that name; ``auto`` is CUDA, else MPS, else the CPU, whichever is available first."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():

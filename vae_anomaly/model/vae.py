@@ -1,9 +1,9 @@
-"""The networks and the one formula: negative log-likelihood per column and the Gaussian posterior of every row.
+"""The variational autoencoder: encoder, decoder, negative log-likelihood of every cell and Gaussian KL.
 
-All ``g`` networks of a detector (folds or members times views) live in one module and run as batched products, so one network
-and twenty share a code path. Knows nothing of tables, thresholds or files; rows arrive as input units ``[g, n, u]``.
+All ``g`` networks of an ensemble (views times members or folds) are one module that runs as batched matrix products.
 
-Units are ordered numeric, then one unit a boolean column, then one a level for each category.
+Letters of shapes: g networks, n rows, w steps of a window (1), d columns, u input units, m latent units. Units are ordered numbers, one
+unit for each boolean, one unit for each level of each category; cells w·d are ordered numbers, booleans, categories.
 """
 
 from dataclasses import dataclass
@@ -16,26 +16,28 @@ from torch.nn import functional
 
 from vae_anomaly.config import Activation, Likelihood, ModelConfig
 
-# Posterior log-variances are kept in a range that float32 sums survive: at sigma 0.1, a direction of variance 220 still fits.
+# Subtracted from the encoder output, so that posteriors start narrow.
 LOGVAR_SHIFT = 2.0
+# Posterior log-variances stay in a range that float32 sums survive: at sigma 0.1, a direction of variance 220 still fits.
 LOGVAR_MIN = -10.0
 LOGVAR_MAX = 4.0
-# The second weight of a residual block starts smaller, so that a network starts near its linear part.
+# Initial scale of the second weight of a residual layer, so that a network starts near its linear part.
 RESIDUAL_START = 0.3
-# So does what the hidden layers add to a linear start.
+# Initial scale of the hidden layers beside a linear initialization, for the same reason.
 CURVED_START = 0.3
-# Rows that a linear start is computed from: principal axes of 2,000 rows are good enough to start at.
+# Rows used for the linear initialization: principal axes of 2,000 rows are accurate enough to start from.
 START_ROWS = 2000
-# Degrees of freedom of the Student-t decoder: near a Gaussian for what is usual, and a rare large error costs its logarithm.
+# Degrees of freedom of the Student-t decoder: close to a Gaussian for usual errors, logarithmic in rare large ones.
 FREEDOM = 8.0
-# A logit moves by this much for a change of one in a probability near one half.
+# Derivative of the logit with respect to the probability at one half.
 LOGIT_SLOPE = 4.0
+# Smallest initial probability of a level, so that its logit is finite.
 RAREST = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where each column's units are: ``window`` × (``numeric`` numbers, ``booleans``, one group of units per category)."""
+    """Order of the input units: ``window`` × (``numeric`` numbers, ``booleans``, one group of ``levels[c]`` units for each category)."""
 
     numeric: int
     booleans: int
@@ -44,7 +46,7 @@ class Layout:
 
     @property
     def units(self) -> int:
-        """Width ``u`` of the network's input."""
+        """Number of input units ``u``."""
         return self.window * (self.numeric + self.booleans + sum(self.levels))
 
     @property
@@ -64,11 +66,11 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cells:
-    """What a row says, in the units of the networks.
+    """Rows as the networks read them.
 
-    ``units`` float32 ``[g, n, u]``; ``target`` int64 ``[g, n, w·d_cat]`` level codes (a level that the network has not seen: the number
-    of levels; 2 for a boolean); ``observed`` bool ``[n, w·d]`` (or with a leading ``g``) in the order numbers, booleans, categories.
-    ``complete`` says that nothing is missing, for which nobody then looks again; False where nobody looked.
+    ``units`` float32 ``[g, n, u]``; ``target`` int64 ``[g, n, w·d_cat]`` level codes (of a level unseen in training: the number of
+    levels, 2 for a boolean); ``observed`` bool ``[n, w·d]`` or ``[g, n, w·d]``. ``complete``: known to have no missing cell; False means
+    unknown.
     """
 
     units: Tensor
@@ -78,13 +80,13 @@ class Cells:
 
 
 class BatchedLinear(nn.Module):
-    """``g`` affine maps at once: ``[g, n, a] → [g, n, b]``; weights start uniform in ±1/√a, or as they are where others will be loaded."""
+    """``g`` linear layers at once, ``[g, n, a] → [g, n, b]``: weights uniform in ±scale/√a, or uninitialized without a generator."""
 
     def __init__(self, nets: int, inputs: int, outputs: int, generator: torch.Generator | None, scale: float = 1.0) -> None:
         super().__init__()
         bound = scale / max(inputs, 1) ** 0.5
         shape = nets, inputs, outputs
-        # Chance on torch's meta device is Python code, which imports torch's compiler: more than a second at every start of a scoring.
+        # Random numbers on torch's meta device import torch's compiler, more than a second each time a model is loaded to score.
         start = torch.empty(shape) if generator is None else (torch.rand(shape, generator=generator) * 2 - 1) * bound
         self.weight = nn.Parameter(start)
         self.bias = nn.Parameter(torch.zeros(nets, 1, outputs))
@@ -95,7 +97,7 @@ class BatchedLinear(nn.Module):
 
 
 class ResidualMlp(nn.Module):
-    """Hidden layers, then residual blocks ``h + W2 act(W1 h)``, then a linear output with an optional linear skip."""
+    """Hidden layers, residual layers ``h + W2 act(W1 h)`` and a linear output, plus an optional linear skip from input to output."""
 
     def __init__(self, nets: int, widths: tuple[int, ...], outputs: int, model: ModelConfig, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -119,7 +121,7 @@ class ResidualMlp(nn.Module):
         return out if self.skip is None else out + self.skip(x)
 
     def _activate(self, h: Tensor) -> Tensor:
-        """Apply the activation, in place where no gradient will ask for what was there: large blocks are slow to allocate."""
+        """Apply the activation, in place when gradients are off: allocating large tensors is slow."""
         in_place = not torch.is_grad_enabled()
         return functional.relu(h, inplace=in_place) if self.activation == "relu" else functional.silu(h, inplace=in_place)
 
@@ -136,22 +138,22 @@ class Vae(nn.Module):
         self.decoder = ResidualMlp(nets, (self.latent, *model.hidden[::-1]), layout.units, model, generator)
 
     def encode(self, units: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance ``[g, n, m]`` of the posterior of each row."""
+        """Return mean and log-variance of the posterior of each row, ``[g, n, u] → [g, n, m]``."""
         mu, raw = self.encoder(units).chunk(2, dim=-1)
         return mu, (raw - LOGVAR_SHIFT).clamp(LOGVAR_MIN, LOGVAR_MAX)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return means of the numbers and logits of the rest, ``[g, n, u]``."""
+        """Return means of numbers and logits of booleans and categories, ``[g, n, m] → [g, n, u]``."""
         return cast("Tensor", self.decoder(z))
 
 
 @torch.no_grad()
 def init_linear(vae: Vae, net: int, units: Tensor, frequency: Tensor) -> None:
-    """Start network ``net`` where the best linear VAE ends, so that training only has to bend it; needs the linear skips.
+    """Initialize network ``net`` at the optimal linear VAE of ``units`` ``[n, u]``; does nothing without linear skips or rows.
 
-    For centred ``units`` ``[n, u]`` with principal variances λ and axes v the optimum is z = v·x √(λ − σ²)/λ with posterior variance
-    σ²/λ and x̂ = v √(λ − σ²) z; an axis with λ ≤ σ² is not used (Tipping & Bishop 1999; Lucas et al. 2019). What the hidden layers add
-    starts small. Categories start at the logits of their ``frequency`` ``[u_cat]``.
+    With principal variances λ and axes v of the centred units, the optimum is z = v·x √(λ − σ²)/λ with posterior variance σ²/λ and
+    x̂ = v √(λ − σ²) z; an axis with λ ≤ σ² is not used (Tipping & Bishop 1999; Lucas et al. 2019). The output of the hidden layers is
+    scaled down. Categories start at the logits of their ``frequency`` ``[u_cat]``.
     """
     encoder, decoder = vae.encoder.skip, vae.decoder.skip
     if encoder is None or decoder is None or not len(units):
@@ -179,11 +181,11 @@ def init_linear(vae: Vae, net: int, units: Tensor, frequency: Tensor) -> None:
 
 
 def principal_axes(rows: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean ``[u]``, at most ``most`` principal variances ``[k]``, the largest first, and their axes ``[u, k]``; float64."""
+    """Return the mean ``[u]``, the k ≤ ``most`` largest principal variances ``[k]``, descending, and their axes ``[u, k]``; float64."""
     x = rows.to(torch.float64)
     mean = x.mean(0)
     x = (x - mean) / max(1, len(x)) ** 0.5
-    if len(x) < x.shape[1]:  # the smaller of the two square matrices has the same variances
+    if len(x) < x.shape[1]:  # the Gram matrix is smaller and has the same variances
         variance, left = torch.linalg.eigh(x @ x.T)
         axes = (x.T @ left) / variance.clamp_min(1e-12).sqrt()
     else:
@@ -205,11 +207,11 @@ def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
 def cell_nll(
     layout: Layout, out: Tensor, cells: Cells, *, sigma: float | Tensor, unseen: float, likelihood: Likelihood = "gaussian"
 ) -> Tensor:
-    """Negative log-likelihood of every cell minus its minimum over that cell's values, nats, ``[g, n, w·d]``; 0 where missing.
+    """Return the negative log-likelihood of every cell minus its minimum over the cell's values, nats, ``[g, n, w·d]``; 0 where missing.
 
-    Numbers have the scale ``sigma`` in units of the view, one number or ``[g, 1, 1]``: Gaussian (x − x̂)²/(2 sigma²), or Student-t with
-    ν = 8 degrees of freedom ½(ν + 1) log(1 + (x − x̂)²/(ν sigma²)) (Lange, Little & Taylor 1989). A boolean is Bernoulli and a category
-    softmax, mixed with a probability ``unseen`` for all levels never met, so a seen level costs log max p − log p(x).
+    Numbers have the scale ``sigma`` in units of the view, a scalar or ``[g, 1, 1]``: Gaussian (x − x̂)²/(2 sigma²), or Student-t with
+    ν = 8 degrees of freedom ½(ν + 1) log(1 + (x − x̂)²/(ν sigma²)) (Lange, Little & Taylor 1989). Booleans are Bernoulli, categories
+    categorical; unseen levels share the probability ``unseen``, so that a seen level costs log max p − log p(x).
     """
     numbers, booleans, categories = layout.slices()
     square = (out[..., numbers] - cells.units[..., numbers]).square()
@@ -245,10 +247,10 @@ def _unseen_cost(unseen: float) -> float:
 
 
 def training_loss(vae: Vae, clean: Cells, noisy_units: Tensor, noise: Tensor, *, unseen: float) -> tuple[Tensor, Tensor]:
-    """Reconstruction and KL to N(0, I) of one posterior sample ``mu + sigma · noise``, nats, both ``[g, n]``.
+    """Return the two terms of the negative ELBO, reconstruction and KL to N(0, I), nats, both ``[g, n]`` (Kingma & Welling 2014, eq. 10).
 
-    The categorical part is the full negative log-likelihood (its minimum over x depends on the weights and must not be subtracted
-    when learning). Kingma & Welling 2014, eq. 10.
+    The reconstruction is that of one posterior sample ``mu + sigma · noise``. Its categorical part is the full negative log-likelihood,
+    because the minimum that ``cell_nll`` subtracts depends on the weights.
     """
     mu, logvar = vae.encode(noisy_units)
     out = vae.decode(mu + (0.5 * logvar).exp() * noise)
@@ -267,7 +269,7 @@ def best_log_loss(layout: Layout, out: Tensor, cells: Cells) -> Tensor:
 
 
 def expected_units(layout: Layout, out: Tensor) -> Tensor:
-    """Turn decoder outputs into expected units ``[g, n, u]``: means, probabilities of true, probabilities of each level."""
+    """Return the expected units of decoder outputs, ``[g, n, u]``: means, probabilities of true, probabilities of each level."""
     numbers, booleans, categories = layout.slices()
     parts = [out[..., numbers], torch.sigmoid(out[..., booleans])]
     parts.extend(torch.softmax(out[..., s], dim=-1) for s in categories)
@@ -275,7 +277,7 @@ def expected_units(layout: Layout, out: Tensor) -> Tensor:
 
 
 def by_column(layout: Layout, cells: Tensor) -> Tensor:
-    """Sum what belongs to cells ``[..., w·d]`` over the steps of the window, ``[..., d]``; columns as numbers, booleans, categories."""
+    """Sum values of cells ``[..., w·d]`` over the steps of the window to columns ``[..., d]``: numbers, booleans, categories."""
     sizes = [layout.window * layout.numeric, layout.window * layout.booleans, layout.window * len(layout.levels)]
     parts = [p.reshape(*p.shape[:-1], layout.window, p.shape[-1] // layout.window).sum(-2) for p in torch.split(cells, sizes, dim=-1)]
     return torch.cat(parts, dim=-1)

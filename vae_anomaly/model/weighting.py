@@ -1,9 +1,10 @@
-"""How loud each network speaks, and how loud its reconstruction beside its KL; from normal rows alone.
+"""Ensemble weights: the weight of each network in the score and the weight of its KL term (beta), estimated from training rows.
 
-The KL to the exemplars is a distance to the nearest rows. Where the rows lie in clumps or on a curve, the way to the nearest row says
-how odd a row is. Where there are too few rows for their number of directions, or where they fill a region evenly, it says little: the
-midpoint of two rows that have nothing to do with each other is then as near to the exemplars as a normal row. There what the network
-can reconstruct must say more.
+The KL to the exemplars is a distance to the nearest training rows. It separates anomalies where rows form clusters or lie on a manifold.
+It separates little where rows are few for their dimension or fill a region evenly: the midpoint of two unrelated rows is then as near to
+the exemplars as a normal row. There the reconstruction gets more weight.
+
+Letters of shapes: g networks, n rows, e exemplars, w steps of a window (1), d columns. "Weights" here are weights of networks in the score.
 """
 
 from dataclasses import replace
@@ -16,26 +17,28 @@ from vae_anomaly.model.imputation import impute_by_decoding
 from vae_anomaly.model.scaling import cells_per_network
 from vae_anomaly.schema.encoding import Batch
 
-# Training rows whose leave-one-out scores set the weights, by this quantile of them.
+# Exemplars whose leave-one-out scores set the weights.
 WEIGHING_ROWS = 2000
+# Quantile of these scores that stands for the level of a term.
 HIGH = 0.9
-# Less noise than this, in units of the view, is a network that knows its rows by heart.
+# Least decoder scale in units of the view: a smaller error means that the network memorized its rows.
 LEAST_NOISE = 0.05
-# Reconstruction counts this much of the KL, both at their 90 % quantiles, where a midpoint is as often nearer than a row as further; it
-# follows the fourth power of the odds, and three times the KL is the most.
+# Weight of the reconstruction relative to the KL, both at their 90 % quantiles, when a midpoint is nearer than a row in half of the cases.
 EVEN_SHARE = 0.3
+# Power of the odds that a midpoint is nearer.
 POWER = 4
+# Largest weight of the reconstruction relative to the KL.
 MOST_SHARE = 3.0
 
 
 def unit_weights(nets: int, sigma: float) -> dict[str, Tensor]:
-    """Return what an ensemble of ``nets`` networks has before its weights are learned: the literal score, every network alike."""
+    """Return weight, beta and noise of ``nets`` networks before they are learned: equal weights and the literal ELBO."""
     ones = torch.ones(nets, dtype=torch.float64)
     return {"weight": ones, "beta": ones, "noise": torch.full((nets,), sigma)}
 
 
 def with_learned_weights(ensemble: Ensemble, read: Batch, own: Tensor, views: int, generator: torch.Generator) -> Ensemble:
-    """Return an ensemble whose weights and betas were 1 with those that ``learn_weights`` finds; the noise first, they depend on it."""
+    """Return an ensemble of unit weights with the noise, then the weights and betas learned from its exemplars ``own`` ``[g, e]``."""
     if ensemble.likelihood == "student-t":
         ensemble = replace(ensemble, noise=learn_noise(ensemble, read, own))
     weight, beta = learn_weights(ensemble, read, own, views, generator)
@@ -44,10 +47,7 @@ def with_learned_weights(ensemble: Ensemble, read: Batch, own: Tensor, views: in
 
 @torch.no_grad()
 def learn_noise(ensemble: Ensemble, read: Batch, own: Tensor) -> Tensor:
-    """Return the root mean square of x − x̂ over the numbers of the rows ``own`` ``[g, n]`` of each network, float32 ``[g]``.
-
-    In units of the view, at least 0.05.
-    """
+    """Return the root mean square error of numbers over the exemplars ``own`` ``[g, e]``, in units of the view, float32 ``[g]``, ≥ 0.05."""
     numbers = slice(0, ensemble.layout.window * ensemble.layout.numeric)
     count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
     cells = cells_per_network(ensemble.views, ensemble.layout, read.rows(own[:, :count]))
@@ -59,37 +59,36 @@ def learn_noise(ensemble: Ensemble, read: Batch, own: Tensor) -> Tensor:
 
 @torch.no_grad()
 def learn_weights(ensemble: Ensemble, read: Batch, own: Tensor, views: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the weight of every network, w_v / members, and the beta of its KL, float64 ``[g]``.
+    """Return the weight of every network, w_v / members, and its beta, both float64 ``[g]``.
 
-    ``ensemble`` has weights and betas of 1. ``own`` int64 ``[g, n]`` are the rows of ``read`` that are its exemplars, −1 = padding; all
-    is measured on them, each leaving itself out. A weight is one over the 90 % quantile of the score of its network, scaled so that the
-    mean of w_v over the ``views`` is 1: nats of the average view. A beta is 1, the literal ELBO, and less where distances say little;
-    so a score stays in nats of what can be reconstructed there, which all networks of a view agree on.
+    ``ensemble`` has weights and betas of 1. ``own`` int64 ``[g, e]`` are the rows of ``read`` that are its exemplars, −1 = padding; scores
+    are measured on them, each leaving itself out. A weight is 1 / (90 % quantile of the network's score), scaled so that the mean of w_v
+    over the ``views`` is 1: scores are in nats of the average view. Beta is 1, the literal ELBO, or less where the KL separates little.
     """
     count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
-    picked, place = read.rows(own[:, :count]), torch.arange(count).expand(len(own), count)
-    reconstruction, kl = _terms(ensemble, picked, place)
+    picked, position = read.rows(own[:, :count]), torch.arange(count).expand(len(own), count)
+    reconstruction, kl = _terms(ensemble, picked, position)
     beta = torch.ones(len(own), dtype=torch.float64)
     if ensemble.prior == "exemplar" and count > 1:
-        _, between = _terms(ensemble, midpoints(picked, generator), place)
-        beta = 1.0 / (1.0 + reconstruction_share(kl, between) * _high(kl) / _high(reconstruction))
-    loud = (1.0 / _high(reconstruction + beta.unsqueeze(-1) * kl)).view(views, -1)
-    return (loud / loud.mean(0, keepdim=True) / loud.shape[1]).flatten(), beta
+        _, between = _terms(ensemble, midpoints(picked, generator), position)
+        beta = 1.0 / (1.0 + reconstruction_share(kl, between) * _quantile_90(kl) / _quantile_90(reconstruction))
+    inverse = (1.0 / _quantile_90(reconstruction + beta.unsqueeze(-1) * kl)).view(views, -1)
+    return (inverse / inverse.mean(0, keepdim=True) / inverse.shape[1]).flatten(), beta
 
 
 def reconstruction_share(kl: Tensor, between: Tensor) -> Tensor:
-    """Return how loud reconstruction should be beside the KL, ``[g]``, from the KL of rows ``[g, n]`` and of midpoints ``[g, n]``.
+    """Return the weight of the reconstruction relative to the KL, ``[g]``, from the KL of rows and of midpoints, both ``[g, n]``.
 
-    0.3 · (q / (1 − q))⁴, at most 3, with q the chance that a midpoint is nearer to the exemplars than a row (Mann & Whitney's statistic).
+    0.3 · (q / (1 − q))⁴, at most 3, with q the probability that a midpoint has a smaller KL than a row (the Mann-Whitney statistic).
     """
     nearer = 1.0 - torch.searchsorted(kl.sort(-1).values, between).to(torch.float64).mean(-1) / kl.shape[-1]
     return (EVEN_SHARE * (nearer / (1.0 - nearer).clamp_min(1e-9)).pow(POWER)).clamp_max(MOST_SHARE)
 
 
 def midpoints(picked: Batch, generator: torch.Generator) -> Batch:
-    """Return, for each row of ``[g, n, w, d]``, the midpoint to another row of its network drawn at random; levels come from either.
+    """Return the midpoint of each row ``[g, n, w, d]`` and another random row of its network; a level is that of either row.
 
-    A cell is observed where it is in both.
+    A cell is observed if it is in both rows.
     """
     nets, count = picked.observed.shape[:2]
     shift = torch.randint(1, count, (nets, count), generator=generator)
@@ -107,12 +106,12 @@ def _each(values: Tensor, index: Tensor) -> Tensor:
     return values[torch.arange(len(index)).unsqueeze(1), index]
 
 
-def _terms(ensemble: Ensemble, picked: Batch, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Return reconstruction and KL ``[g, n]`` of rows of which every network has its own, nats, float64."""
+def _terms(ensemble: Ensemble, picked: Batch, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Return reconstruction and KL of separate rows for each network, nats, float64 ``[g, n]``; ``own``: their exemplar positions."""
     cells = impute_by_decoding(ensemble.vae, ensemble.views, cells_per_network(ensemble.views, ensemble.layout, picked))
-    nll, kl = net_terms(ensemble, cells, place)
+    nll, kl = net_terms(ensemble, cells, own)
     return nll.sum(-1), kl
 
 
-def _high(values: Tensor) -> Tensor:
+def _quantile_90(values: Tensor) -> Tensor:
     return torch.quantile(values, HIGH, dim=-1).clamp_min(1e-9)

@@ -1,1 +1,1 @@
-"""What a table is: columns and their kinds, parsing, conforming, encoding. Pure."""
+"""Table schemas: column kinds, cell parsing, conforming batches to a schema, encoding as tensors. Pure."""

@@ -1,7 +1,7 @@
-"""A record batch that fits the schema becomes tensors: numbers, level codes and a mask of what was observed.
+"""Encoding of a conformed record batch as tensors: numbers, level codes and a mask of observed cells. Nothing is fitted.
 
-Nothing here is learned from data, and nothing knows views, networks or scores. Letters in shapes, here and everywhere:
-``n`` rows, ``w`` window, ``d`` columns, ``m`` latent, ``k`` members, ``v`` views, ``g`` networks, ``u`` input units.
+Letters of shapes, in the whole package: ``n`` rows, ``w`` window, ``d`` columns, ``m`` latent units, ``k`` members, ``v`` views,
+``g`` networks, ``u`` input units.
 """
 
 from collections.abc import Iterable
@@ -19,10 +19,10 @@ from vae_anomaly.schema.schema import Schema
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Rows as tensors; a table is a window of one row.
+    """Rows as tensors; rows of a table have window ``w`` = 1.
 
-    ``numeric`` float64 ``[n, w, d_num]`` in raw units, 0 where missing; ``codes`` int64 ``[n, w, d_cat]``, the place of the level,
-    ``len(levels)`` for a level never seen; ``observed`` bool ``[n, w, d]``. Columns stand as ``model_order`` says.
+    ``numeric`` float64 ``[n, w, d_num]`` in raw units, 0 where missing; ``codes`` int64 ``[n, w, d_cat]``, the index of the level,
+    ``len(levels)`` for an unseen level; ``observed`` bool ``[n, w, d]``. Columns are in ``model_order``.
     """
 
     numeric: Tensor
@@ -43,7 +43,7 @@ class Batch:
         return Batch(numeric=self.numeric[index], codes=self.codes[index], observed=self.observed[index])
 
     def columns(self, numeric: Tensor, codes: Tensor) -> "Batch":
-        """Return the columns at these places among the numbers and among the codes; the batch itself when these are all."""
+        """Return the columns with these indices into ``numeric`` and ``codes``; the batch itself if these are all."""
         if len(numeric) + len(codes) == self.observed.shape[-1]:
             return self
         observed = torch.cat([numeric, self.numeric.shape[-1] + codes])
@@ -51,15 +51,15 @@ class Batch:
 
 
 def model_order(schema: Schema) -> tuple[Column, ...]:
-    """Return the columns as tensors hold them: numbers, then booleans, then categories, each in the schema's order."""
+    """Return the columns in tensor order: numbers, then booleans, then categories, each in the schema's order."""
     kinds = ("numeric", "boolean", "category")
     return tuple(sorted(schema.columns, key=lambda c: kinds.index(c.kind)))
 
 
 def encode(schema: Schema, batch: pa.RecordBatch) -> Batch:
-    """Turn a conformed record batch (``core.schema.conform``) into tensors of window 1.
+    """Encode a record batch from ``schema.conform`` as tensors of window 1.
 
-    Nulls and NaN become 0 with ``observed`` False. Levels that the schema does not hold get the code ``len(levels)``.
+    Nulls and NaN become 0 with ``observed`` False. Levels that are not in the schema get the code ``len(levels)``.
     """
     n = batch.num_rows
     columns = model_order(schema)
@@ -74,7 +74,7 @@ def encode(schema: Schema, batch: pa.RecordBatch) -> Batch:
 
 
 def concatenate(batches: Iterable[Batch]) -> Batch:
-    """Put batches of one schema together, in order."""
+    """Concatenate batches of one schema along the rows."""
     parts = list(batches)
     return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in Batch.__slots__})
 
@@ -92,7 +92,7 @@ def _numbers(values: pa.Array) -> np.ndarray:
 
 
 def _codes(column: Column, values: pa.Array) -> np.ndarray:
-    """Return int64 ``[n]``: the place of the level, ``len(levels)`` if unseen, -1 if missing."""
-    place = pc.index_in(values, value_set=pa.array(column.levels, values.type))
-    unseen = pc.fill_null(place, len(column.levels))
+    """Return int64 ``[n]``: the index of the level, ``len(levels)`` if unseen, -1 if missing."""
+    index = pc.index_in(values, value_set=pa.array(column.levels, values.type))
+    unseen = pc.fill_null(index, len(column.levels))
     return np.asarray(pc.if_else(pc.is_null(values), -1, unseen).to_numpy(zero_copy_only=False), dtype=np.int64)

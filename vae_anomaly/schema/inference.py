@@ -1,10 +1,8 @@
-"""What kind of column a column is: numeric, boolean, category, or none that a model can read.
+"""Inference of the kind of one column from its type and values: numeric, boolean, category, or dropped with a reason.
 
-Judges one column at a time by its type and values. Knows nothing about schemas, configs and files.
-
-A float is numeric always; an integer too, unless its values are exactly 0 and 1; text is a category; a type bool, 0/1, t/f,
-y/n, yes/no and true/false in any case are boolean. Left out with a reason: timestamps, columns without a value, nested ones,
-free text, numbers with text in them, and what looks like an id (text or rising integers that never repeat; never a float).
+Floats are numeric; integers too, unless their values are exactly 0 and 1; text is a category; the type bool and 0/1, t/f, y/n, yes/no and
+true/false in any case are boolean. Dropped: timestamps, empty and nested columns, free text, numbers mixed with text, and likely ids
+(distinct text, or strictly monotonic integers; never floats).
 """
 
 from dataclasses import dataclass
@@ -19,18 +17,18 @@ from vae_anomaly.schema import parsing
 
 ColumnKind = Literal["numeric", "boolean", "category"]
 
-MAX_LEVELS = 255  # levels kept for a category; the rarer ones are 'unseen'
-ID_ROWS = 50  # fewer distinct values may be chance
-NUMBER_LEVELS = 20  # more distinct numbers than this are a measurement, not codes
+MAX_LEVELS = 255  # levels of a category; rarer ones are encoded as unseen
+ID_ROWS = 50  # with fewer rows, distinct values may be chance
+NUMBER_LEVELS = 20  # text with more distinct numbers is a measurement, not codes
 WORDS_SHOWN = 5  # texts among numbers that a reason lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One input of the model.
+    """One input column of the model.
 
-    ``levels``: boolean (false text, true text) as in the data; category by falling frequency, ties by text, at most 255.
-    ``nullable``: whether cells were missing at fit. ``temporal``: a time or duration the user included, read as seconds.
+    ``levels``: of a boolean the text of false and true in the data; of a category by falling frequency, ties by text, at most 255.
+    ``nullable``: cells were missing in the fit. ``temporal``: a time or duration that the user included, in seconds.
     """
 
     name: str
@@ -42,14 +40,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A column that is no input of the model; ``reason`` reads after 'left out: '."""
+    """A column that is no input of the model; ``reason`` continues the text 'left out: '."""
 
     name: str
     reason: str
 
 
 def infer_column(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
-    """Decide one column; ``included`` overrules every reason but 'nothing to learn from'."""
+    """Infer the kind of one column; ``included`` keeps it unless its type cannot be read or all values are missing."""
     kind = parsing.unwrapped_type(values.type)
     if pa.types.is_nested(kind):
         return Dropped(name=name, reason=f"nested column ({messages.shorten(str(kind))})")
@@ -68,7 +66,7 @@ def infer_column(name: str, values: pa.ChunkedArray, *, included: bool) -> Colum
 
 
 def _temporal(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
-    if included and not pa.types.is_interval(values.type):  # months are of no length
+    if included and not pa.types.is_interval(values.type):  # months have no fixed length
         return Column(name=name, kind="numeric", nullable=values.null_count > 0, temporal=True)
     clock = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
     return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})")
@@ -80,13 +78,13 @@ def _number(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | D
         low, high = pc.min_max(values).as_py().values()
         if (low, high) == (0, 1):
             return Column(name=name, kind="boolean", levels=("0", "1"), nullable=nullable)
-        if not included and _rising(values):
+        if not included and _is_monotonic(values):
             return Dropped(name=name, reason="looks like an id (whole numbers that rise or fall and never repeat)")
     return Column(name=name, kind="numeric", nullable=nullable)
 
 
-def _rising(values: pa.ChunkedArray) -> bool:
-    """Whether there are enough integers to tell, and each is larger (or each smaller) than the one before."""
+def _is_monotonic(values: pa.ChunkedArray) -> bool:
+    """Whether at least ``ID_ROWS`` integers are strictly increasing or strictly decreasing."""
     known = pc.drop_null(values).to_numpy()
     return len(known) >= ID_ROWS and bool(np.all(known[1:] > known[:-1]) or np.all(known[1:] < known[:-1]))
 
@@ -102,22 +100,22 @@ def _text(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dro
     reason = None if included else _text_reason(counts)
     if reason is not None:
         return Dropped(name=name, reason=reason)
-    return Column(name=name, kind="category", levels=_first(counts), nullable=nullable)
+    return Column(name=name, kind="category", levels=_most_frequent(counts), nullable=nullable)
 
 
 def _counts(values: pa.ChunkedArray) -> pa.Table:
-    """Return ``values`` (the different texts) and ``counts`` (rows of each), most frequent first, ties by text."""
+    """Return a table of the distinct ``values`` and their ``counts``, most frequent first, ties by text."""
     counted = pa.Table.from_struct_array(pc.value_counts(pc.drop_null(values)))
     return counted.sort_by([("counts", "descending"), ("values", "ascending")])
 
 
-def _first(counts: pa.Table) -> tuple[str, ...]:
+def _most_frequent(counts: pa.Table) -> tuple[str, ...]:
     return tuple(counts["values"].slice(0, MAX_LEVELS).to_pylist())
 
 
 def _boolean_pair(counts: pa.Table) -> tuple[str, str] | None:
-    """Return the most frequent spelling of false and of true, if all texts are spellings of one pair."""
-    first = {text.lower(): text for text in reversed(_first(counts))}
+    """Return the most frequent spelling of false and of true if all texts are spellings of one pair."""
+    first = {text.lower(): text for text in reversed(_most_frequent(counts))}
     for false, true in zip(parsing.FALSE, parsing.TRUE, strict=True):
         if first.keys() == {false, true}:
             return first[false], first[true]
@@ -125,7 +123,7 @@ def _boolean_pair(counts: pa.Table) -> tuple[str, str] | None:
 
 
 def _text_reason(counts: pa.Table) -> str | None:
-    """Say why a text column is not a category, or None."""
+    """Return why a text column is no category, None if it is one."""
     rows = pc.sum(counts["counts"]).as_py()
     reason = _number_reason(counts, rows)
     if reason is None and len(counts) == rows >= ID_ROWS:
@@ -136,7 +134,7 @@ def _text_reason(counts: pa.Table) -> str | None:
 
 
 def _number_reason(counts: pa.Table, rows: int) -> str | None:
-    """Say which texts stand among numbers, if most cells are numbers."""
+    """Return the reason for a column of numbers as text, or of mostly numbers mixed with text; None otherwise."""
     words = counts.filter(pc.is_null(parsing.numbers(counts["values"])))
     if len(counts) - len(words) <= NUMBER_LEVELS or pc.sum(words["counts"], min_count=0).as_py() > rows / 2:
         return None

@@ -1,6 +1,6 @@
-"""Key columns of whatever type: what their cells are called, and which rows have the same one.
+"""Columns that are no model input: id and group keys, times and labels, of any Arrow type.
 
-Labels, groups and ids are keys. Knows nothing about what they mean, and nothing about files.
+Errors name the row of the column; the caller that knows the files replaces ``where``.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,16 @@ from vae_anomaly import messages
 from vae_anomaly.errors import BadCell, DataError
 from vae_anomaly.schema import parsing
 
+# Errors raised here know the row but not the file.
+_WHERE = "the data"
+LABELS_SHOWN = 8  # of an error; a column that is no label column can have thousands
+
+
+# ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
 
 def key_text(cell: pa.Scalar) -> str | None:
-    """Return a key as people read it; None where there is none.
+    """Return a key as text, None if it is missing.
 
     >>> key_text(pa.scalar(b"M7")), key_text(pa.scalar(2**62, pa.timestamp("s")))
     ('M7', '4611686018427387904')
@@ -27,24 +34,24 @@ def key_text(cell: pa.Scalar) -> str | None:
 
 
 def key_value(cell: pa.Scalar) -> object:
-    """Return a key as a value of Python; bytes are text, and a time that Python has no value for is its number."""
+    """Return a key as a Python value; bytes become text, times that Python cannot represent their stored integer as text."""
     try:
         value = cell.as_py()
     except (OverflowError, ValueError):
-        # Beyond the year 9999, finer than a microsecond, or in a zone that is not known.
+        # Beyond the year 9999, finer than a microsecond, or in an unknown time zone.
         return str(cell.value)
     return parsing.bytes_text(value) if isinstance(value, bytes) else value
 
 
 def factorize(column: pa.Array | pa.ChunkedArray, name: str) -> tuple[list[object], NDArray[np.int64]]:
-    """Return the different cells of a column, None among them if one is missing, and for each row ``[n]`` the place of its own.
+    """Return the distinct values of a column, None if one is missing, and the index of each row's value, int64 ``[n]``.
 
-    Raises DataError for a column whose cells cannot be compared.
+    Raises DataError for a nested or interval column, whose cells cannot be compared.
     """
     values = parsing.readable_text(column)
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if pa.types.is_decimal(values.type):
-        values = values.cast(pa.decimal256(76, values.type.scale))  # the smaller ones Arrow cannot tell apart
+        values = values.cast(pa.decimal256(76, values.type.scale))  # Arrow cannot dictionary-encode the smaller ones
     if pa.types.is_nested(values.type) or pa.types.is_interval(values.type):
         raise DataError(
             f"column {name!r} is {values.type}, which cannot tell rows apart. Name a column of text, numbers, booleans or times instead."
@@ -53,17 +60,24 @@ def factorize(column: pa.Array | pa.ChunkedArray, name: str) -> tuple[list[objec
     return [key_value(cell) for cell in encoded.dictionary], encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-# Who knows the files says where the row is.
-_WHERE = "the data"
+def group_codes(column: pa.ChunkedArray, name: str = "group") -> NDArray[np.int64]:
+    """Return the group index of each row, int64 ``[n]``; rows without a group form one. Raises DataError for a nested column."""
+    return factorize(column, name)[1]
+
+
+# ── times ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
-    """Return the rank of every time ``[n]``, equal times equal ranks. Raises BadCell for a missing or unreadable time."""
+    """Return the dense rank of each row's time, int64 ``[n]``.
+
+    Raises BadCell for a missing or unreadable time and DataError for a column that holds neither times nor numbers.
+    """
     whole = parsing.plain_array(column).combine_chunks()
     if whole.null_count:
         row = pc.index(pc.is_null(whole), pa.scalar(value=True)).as_py()
-        said = f"time column {name!r} must have a time in every row but has none"
-        raise BadCell(said, where=_WHERE, row=row, remedies=("Drop such rows", "leave --time-column out"))
+        problem = f"time column {name!r} must have a time in every row but has none"
+        raise BadCell(problem, where=_WHERE, row=row, remedies=("Drop such rows", "leave --time-column out"))
     values = as_times(whole, name)
     if not (parsing.is_number_type(values.type) or pa.types.is_temporal(values.type)) or pa.types.is_interval(values.type):
         raise DataError(f"time column {name!r} must hold times or numbers; it is {values.type}. Name another with --time-column.")
@@ -72,7 +86,7 @@ def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
 
 
 def as_times(values: pa.Array, name: str) -> pa.Array:
-    """Return a column without wrapping, its texts read as times. Raises BadCell where they are none."""
+    """Return the column unwrapped, with text parsed as times. Raises BadCell for text that is no time."""
     values = parsing.plain_array(values)
     if not parsing.is_text_type(values.type):
         return values
@@ -80,14 +94,14 @@ def as_times(values: pa.Array, name: str) -> pa.Array:
         return parsing.dates(values)
     except pa.ArrowInvalid:
         row = _first_no_time(values)
-    said = (
+    problem = (
         f"time column {name!r} must hold times such as 2025-03-03 12:00:00, all of one form, but is {messages.quote(values[row].as_py())}"
     )
-    raise BadCell(said, where=_WHERE, row=row, remedies=("Correct it", "leave --time-column out"))
+    raise BadCell(problem, where=_WHERE, row=row, remedies=("Correct it", "leave --time-column out"))
 
 
 def _first_no_time(text: pa.Array) -> int:
-    """Return the place of the first text without which those before are all times of one form."""
+    """Return the index of the first text that cannot be parsed with those before it, by bisection."""
     good, bad = 0, len(text)
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -100,63 +114,57 @@ def _first_no_time(text: pa.Array) -> int:
 
 
 def seconds(times: pa.Array) -> NDArray[np.float64]:
-    """Return the times and dates that are there in seconds since 1970, however fine or far away."""
+    """Return the non-null times and dates in seconds since 1970, float64, in any unit and range."""
     a_second = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}.get(getattr(times.type, "unit", "ms"), 1.0)
     ticks = np.asarray(_ticks(times).drop_null().to_numpy(), dtype=np.float64)
     return ticks * 86_400.0 if pa.types.is_date32(times.type) else ticks / a_second
 
 
 def _ticks(times: pa.Array) -> pa.Array:
-    """Return times as the whole numbers they are stored as."""
-    return times.cast(pa.int32() if times.type.bit_width == 32 else pa.int64())  # noqa: PLR2004  # the two widths there are
+    """Return the integers that the times are stored as."""
+    return times.cast(pa.int32() if times.type.bit_width == 32 else pa.int64())  # noqa: PLR2004  # 32 or 64 bits
 
 
-def group_codes(column: pa.ChunkedArray, name: str = "group") -> NDArray[np.int64]:
-    """Return a number for each group ``[n]``; rows without one form a group of their own. Raises DataError for a nested column."""
-    return factorize(column, name)[1]
-
-
-# Labels named in an error text; a column that is no label column has thousands.
-LABELS_SHOWN = 8
+# ── labels ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Labels:
-    """Labels of ``n`` rows: ``names`` the different ones, ``code`` int64 ``[n]`` the place in them, ``normal`` bool ``[n]``."""
+    """Labels of ``n`` rows: distinct ``names``, ``code`` int64 ``[n]`` the index into them, ``normal`` bool ``[n]``."""
 
     names: tuple[str, ...]
     code: NDArray[np.int64]
     normal: NDArray[np.bool_]
 
     def counts(self) -> dict[str, int]:
-        """Return label → number of rows, the most frequent first."""
+        """Return the number of rows of each label, most frequent first."""
         count = np.bincount(self.code, minlength=len(self.names))
         order = sorted(range(len(self.names)), key=lambda i: (-count[i], self.names[i]))
         return {self.names[i]: int(count[i]) for i in order if count[i]}
 
     def where(self, rows: NDArray[np.bool_]) -> "Labels":
-        """Return the labels of the chosen rows."""
+        """Return the labels of the rows where the mask ``[n]`` is true."""
         return Labels(names=self.names, code=self.code[rows], normal=self.normal[rows])
 
 
 def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str], name: str = "label") -> Labels:
-    """Read a label column of any type but nested ones, which raise DataError with its ``name``.
+    """Return the labels of a column; ``normal_labels`` are compared without case. Raises DataError for a nested column.
 
     >>> read_labels(pa.array([0.0, 1.0, None]), ("0", "")).normal.tolist()
     [True, False, True]
     """
-    values, places = factorize(column, name)
+    values, indices = factorize(column, name)
     texts = [label_text(value) for value in values]
     names = tuple(dict.fromkeys(texts))
-    place = np.array([names.index(text) for text in texts], dtype=np.int64)
-    wanted = {label.strip().lower() for label in normal_labels}
-    is_normal = np.array([name.lower() in wanted for name in names], dtype=np.bool_)
-    code = place[places]
+    index = np.array([names.index(text) for text in texts], dtype=np.int64)
+    normal_names = {label.strip().lower() for label in normal_labels}
+    is_normal = np.array([name.lower() in normal_names for name in names], dtype=np.bool_)
+    code = index[indices]
     return Labels(names=names, code=code, normal=is_normal[code])
 
 
 def label_text(value: object) -> str:
-    """One label as text; NaN is a missing one."""
+    """Return a label as text, empty for a missing one and NaN; 1.0 is '1'."""
     if value is None or value != value:  # noqa: PLR0124  # only NaN differs from itself
         return ""
     if isinstance(value, bool):
@@ -165,28 +173,28 @@ def label_text(value: object) -> str:
 
 
 def check_normal_rows(labels: Labels, column: str, normal_labels: Sequence[str]) -> None:
-    """Raise DataError that lists the labels found when no row is normal."""
+    """Raise DataError with the labels of the column if no row is normal."""
     if not labels.normal.any():
         raise DataError(
-            f"no row is normal: column {column!r} holds {label_counts(labels.counts())}; normal means {_wanted(normal_labels)}. "
+            f"no row is normal: column {column!r} holds {label_counts(labels.counts())}; normal means {_normal_label_list(normal_labels)}. "
             "Name your normal labels with --normal-label."
         )
 
 
 def check_both_classes(labels: Labels, column: str, normal_labels: Sequence[str]) -> None:
-    """Raise DataError when rows of one of the two classes are missing, so that nothing can be compared."""
+    """Raise DataError unless there are normal and anomalous rows."""
     check_normal_rows(labels, column, normal_labels)
     if labels.normal.all():
         raise DataError(
             f"no row is anomalous: column {column!r} holds {label_counts(labels.counts())}, and all of that means normal "
-            f"({_wanted(normal_labels)}). Give rows of both classes, or other labels with --normal-label."
+            f"({_normal_label_list(normal_labels)}). Give rows of both classes, or other labels with --normal-label."
         )
 
 
 def label_counts(counts: dict[str, int]) -> str:
-    """``'sick' (231), 'ill' (3)``, cut after a few."""
+    """Return the first labels with their counts, as in ``'sick' (231), 'ill' (3)``."""
     return messages.shorten_list((f"{label!r} ({count:,})" for label, count in counts.items()), length=LABELS_SHOWN)
 
 
-def _wanted(normal_labels: Sequence[str]) -> str:
+def _normal_label_list(normal_labels: Sequence[str]) -> str:
     return ", ".join(repr(label) for label in normal_labels if label) + (" or empty" if "" in normal_labels else "")

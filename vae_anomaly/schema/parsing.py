@@ -1,7 +1,6 @@
-"""What a cell means: text that is a number or a time, spellings of true and false, missing. Vectorised over Arrow arrays.
+"""Parsing of cells: numbers, times, booleans and missing values in text, and hints for cells that cannot be parsed.
 
-Knows nothing about files and the columns of a model. All functions take an ``Array`` or a
-``ChunkedArray`` and return the same kind; a null stays a null.
+Functions of arrays take an Arrow ``Array`` or ``ChunkedArray`` and return the same kind; nulls stay null.
 """
 
 import contextlib
@@ -11,19 +10,19 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Each spelling of false stands at the place of its true; compared in lower case.
+# Spellings in pairs, false and true at the same index; compared in lower case.
 FALSE = ("0", "0.0", "false", "f", "no", "n")
 TRUE = ("1", "1.0", "true", "t", "yes", "y")
 
-# What Arrow's own conversion reads, with blanks around it and a plus in front allowed.
+# The numbers that Arrow's cast parses, once blanks around them and a leading plus are removed.
 _NUMBER = r"(?i)^[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)$"
 
-# Besides ISO 8601. Unambiguous spellings only: a day and a month that can be swapped would be guessed.
+# Besides ISO 8601. Only formats in which day and month cannot be confused.
 TIME_FORMATS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
 
 
 def plain_array(values: pa.Array) -> pa.Array:
-    """Return the values without dictionary, run-length, view or extension wrapping; text is ``string``, halves are float32."""
+    """Return the values without dictionary, run-length, view or extension types; text as ``string``, float16 as float32."""
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
         return plain_array(values.cast(kind.storage_type))
@@ -35,7 +34,7 @@ def plain_array(values: pa.Array) -> pa.Array:
 
 
 def supported_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which Arrow can do everything with such cells: it lacks functions for views, run lengths and small numbers.
+    """Return the closest type with compute kernels: Arrow lacks them for views, run lengths, float16 and small decimals.
 
     >>> supported_type(pa.string_view()), supported_type(pa.int8())
     (DataType(string), DataType(int8))
@@ -48,14 +47,14 @@ def supported_type(kind: pa.DataType) -> pa.DataType:
 
 
 def supported(values: pa.Array) -> pa.Array:
-    """Return the values in their ``supported_type``."""
+    """Return the values cast to their ``supported_type``."""
     decoded = pc.run_end_decode(values) if pa.types.is_run_end_encoded(values.type) else values
     kind = supported_type(decoded.type)
     return decoded if kind == decoded.type else decoded.cast(kind)
 
 
 def readable_text(values: pa.Array) -> pa.Array:
-    """Return the values without wrapping, as ``plain_array`` does, and bytes and UUIDs as text.
+    """Return the values as ``plain_array`` does, with bytes and UUIDs as text.
 
     >>> readable_text(pa.array([b"M7", None])).to_pylist()
     ['M7', None]
@@ -72,12 +71,12 @@ def readable_text(values: pa.Array) -> pa.Array:
 
 
 def bytes_text(value: bytes) -> str:
-    """Return bytes as text; what is no UTF-8 is written in hexadecimal."""
+    """Decode bytes as UTF-8, invalid bytes as hexadecimal escapes."""
     return value.decode("utf-8", "backslashreplace")
 
 
 def unwrapped_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of the cells inside a dictionary, run lengths or an extension.
+    """Return the value type inside a dictionary, run-length or extension type.
 
     >>> unwrapped_type(pa.uuid())
     FixedSizeBinaryType(fixed_size_binary[16])
@@ -94,7 +93,7 @@ def is_binary_type(kind: pa.DataType) -> bool:
 
 
 def is_number_type(kind: pa.DataType) -> bool:
-    """Whether cells of this type are numbers, booleans not among them."""
+    """Whether cells of this type are numbers; booleans are not."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
@@ -104,7 +103,7 @@ def is_text_type(kind: pa.DataType) -> bool:
 
 
 def numbers(text: pa.Array) -> pa.Array:
-    """Return float64, null where the text is no number; blanks around it are ignored.
+    """Parse text as float64, null for text that is no number; surrounding blanks are ignored.
 
     >>> numbers(pa.array(["1.5", " +2e3 ", "n/a", None])).to_pylist()
     [1.5, 2000.0, None, None]
@@ -118,13 +117,13 @@ def numbers(text: pa.Array) -> pa.Array:
 
 
 def not_numbers(text: pa.Array) -> pa.Array:
-    """Return boolean: true where a cell holds text that is neither blank nor a number, false where it is null."""
+    """Return a mask, true for text that is neither blank nor a number, false for null."""
     filled = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
     return pc.fill_null(pc.and_(filled, pc.is_null(numbers(text))), fill_value=False)
 
 
 def times(text: pa.Array) -> pa.Array:
-    """Return timestamps; a time of day falls on 1970-01-01. Raises ArrowInvalid if a cell is neither.
+    """Parse text as timestamps, times of day on 1970-01-01. Raises ArrowInvalid for text that is neither.
 
     >>> times(pa.array(["24.12.2017", None])).to_pylist()
     [datetime.datetime(2017, 12, 24, 0, 0), None]
@@ -135,7 +134,7 @@ def times(text: pa.Array) -> pa.Array:
 
 
 def dates(text: pa.Array) -> pa.Array:
-    """Return timestamps, in UTC where the texts name a zone. Raises ArrowInvalid if a cell has no date or another form than the others."""
+    """Parse text as timestamps, in UTC if it has time zones. Raises ArrowInvalid unless all cells are dates of one format."""
     for form in TIME_FORMATS:
         with contextlib.suppress(pa.ArrowInvalid):
             return pc.strptime(text, format=form, unit="us")
@@ -145,7 +144,7 @@ def dates(text: pa.Array) -> pa.Array:
 
 
 def parse_microseconds(text: str | None) -> int | None:
-    """Return a single time since 1970; None where there is none.
+    """Parse one text as a time in microseconds since 1970; None if it is no time.
 
     >>> parse_microseconds("1970-01-02"), parse_microseconds("soon")
     (86400000000, None)
@@ -157,7 +156,7 @@ def parse_microseconds(text: str | None) -> int | None:
 
 
 def mask_tokens(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
-    """Return the values with null for each of ``tokens``: in text by spelling, in numbers by value.
+    """Replace the missing-value ``tokens`` by null, compared as text in text columns and by value in numeric ones.
 
     >>> mask_tokens(pa.array([1, -999]), ["?", "-999.0"]).to_pylist()
     [1, None]
@@ -174,14 +173,14 @@ def mask_tokens(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
 
 
 def category_texts(values: pa.Array) -> pa.Array:
-    """Return the cells as ``string``; whole numbers lose their ``.0``, so that 1, 1.0 and '1' are one level.
+    """Return the cells as ``string``; integral floats without ``.0``, so that 1, 1.0 and '1' are the same level.
 
     >>> category_texts(pa.array([1.0, 2.5, None])).to_pylist()
     ['1', '2.5', None]
     """
     values = plain_array(values)
     if pa.types.is_floating(values.type):
-        # NaN is how pandas writes a missing cell.
+        # pandas represents a missing cell as NaN.
         values = pc.if_else(pc.is_nan(values), None, values)
     if pa.types.is_decimal(values.type):
         values = values.cast(pa.float64())
@@ -189,7 +188,7 @@ def category_texts(values: pa.Array) -> pa.Array:
 
 
 def boolean_texts(text: pa.Array, levels: tuple[str, ...]) -> pa.Array:
-    """Return ``levels[0]`` or ``levels[1]`` for any spelling of false or true, other text as it is."""
+    """Replace any spelling of false or true by ``levels[0]`` or ``levels[1]``; other text is unchanged."""
     if pc.all(pc.is_in(text, pa.array([*levels, None], pa.string()))).as_py() is not False:
         return text
     lower = pc.utf8_lower(pc.utf8_trim_whitespace(text))
@@ -197,15 +196,15 @@ def boolean_texts(text: pa.Array, levels: tuple[str, ...]) -> pa.Array:
     return pc.if_else(false, levels[0], pc.if_else(true, levels[1], text))
 
 
-TEXT_HINTS = ("Declare it in --missing-values", "leave the column out and fit again")
-HEADER = ("It is the header once more: remove that row",)
-_UNITS = ("If that row holds the units, remove it",)
+TEXT_REMEDIES = ("Declare it in --missing-values", "leave the column out and fit again")
+REPEATED_HEADER_REMEDY = ("It is the header once more: remove that row",)
+_UNIT_REMEDY = ("If that row holds the units, remove it",)
 
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THREE_BEHIND_A_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-# Points or commas, or blanks and apostrophes as in Switzerland; the same one throughout.
+# Points, commas, blanks, or apostrophes as in Switzerland; the same mark throughout.
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?P<mark>[ \u00a0\u202f'\u2019.,])\d{3}(?:(?P=mark)\d{3})*(?:(?!(?P=mark))(?P<decimal>[.,])\d+)?")
-# '0xFF' and '5e' are no units.
+# The lookahead excludes '0xFF' and '5e', which have no unit.
 _WITH_UNIT = re.compile(
     r"([+-]?(?:\d+(?:[.,]\d+)?|[.,]\d+))\s*(?![xXeE][0-9A-Fa-f]*$)(?:[^\W\d_]|[°%‰])(?:[^\s\d]|(?<!\d)[234](?!\d)){0,9}"
 )
@@ -217,21 +216,21 @@ _UNIT_NAMES = re.compile(
 
 
 def cell_remedies(cell: str, column: str) -> tuple[str, ...]:
-    """Return what can be done about a cell that is no number.
+    """Return what the user can do about a cell that is no number, as the remedies of an error.
 
     >>> cell_remedies("1,5", "flow"), cell_remedies("n/a", "flow")
     (('Write such numbers with a decimal point (1.5)',), ('Declare it in --missing-values', 'leave the column out and fit again'))
     """
     text = cell.strip()
     if text == column.strip():
-        return HEADER
+        return REPEATED_HEADER_REMEDY
     if _UNIT_NAMES.fullmatch(text) or _BRACKETED.fullmatch(text):
-        return _UNITS
-    return _respelled(text) or TEXT_HINTS
+        return _UNIT_REMEDY
+    return _respelled(text) or TEXT_REMEDIES
 
 
 def _respelled(text: str) -> tuple[str, ...]:
-    """Return how a number would be read; nothing where there is none in the text."""
+    """Return the remedy for a number in another notation; empty if the text contains no number."""
     if _THREE_BEHIND_A_COMMA.fullmatch(text):
         point, none = text.replace(",", "."), text.replace(",", "")
         return (f"A comma may be a decimal mark or part thousands, so it is read as neither: write {point} or {none}",)

@@ -1,7 +1,6 @@
-"""Which columns a model reads, and how a batch is brought to them or refused.
+"""The schema of a model: its input columns, inferred from the table of the fit, and the conversion of batches to them.
 
-A schema is inferred once, from the table of a fit, and kept with the model; ``conform`` enforces it by name. Knows nothing
-about files (``where`` is only a word in an error) and nothing about tensors. What makes a kind: ``core.kinds``.
+Columns are matched by name. The rules for the kind of a column are in ``inference``; ``where`` names the table in errors.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from vae_anomaly.strict_json import parsed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schema:
-    """The inputs of a model in their order, and what became of the other columns of the table it was fitted on."""
+    """The input columns of a model in order, the dropped columns of the fitted table, and its time, group and label columns."""
 
     columns: tuple[Column, ...]
     dropped: tuple[Dropped, ...] = ()
@@ -34,22 +33,22 @@ class Schema:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the inputs, in order."""
+        """Names of the input columns, in order."""
         return tuple(c.name for c in self.columns)
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) over all that changes how a row is read; labels and left-out columns do not."""
+        """SHA-256 in hexadecimal of everything that affects the encoding of a row; the label and dropped columns do not."""
         state = {k: v for k, v in self.state().items() if k not in {"dropped", "label"}}
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     def state(self) -> dict[str, Any]:
-        """Return plain JSON values; ``Schema.from_state`` is the inverse."""
+        """Return the schema as JSON values; ``Schema.from_state`` is the inverse."""
         return asdict(self)
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> "Schema":
-        """Build a schema from ``state()``, also after a trip through JSON.
+        """Build a schema from ``state()``, also after a round trip through JSON.
 
         Raises
         ------
@@ -74,27 +73,27 @@ def _check_state(schema: Schema) -> None:
 
 
 def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
-    """Decide which columns of ``table`` a model reads, and of what kind.
+    """Infer the schema of ``table``: its input columns and their kinds.
 
     Raises
     ------
     ConfigError
-        The config names a column that the table lacks, or names one twice with contrary meanings.
+        The config names a column that the table lacks, or includes one that it also excludes.
     DataError
-        Duplicate names, no rows, or no column left.
+        Duplicate column names, no rows, or no input column.
     """
     check_duplicates(table.column_names, "the table")
     _check_named(table.column_names, data)
     if table.num_rows == 0:
         raise DataError("the table has no rows; a fit needs normal rows to learn from.")
-    keys = excluded_columns(data)
-    found = [
-        Dropped(name=name, reason=keys[name]) if name in keys else infer_column(name, table[name], included=name in data.include)
+    excluded = excluded_columns(data)
+    columns = [
+        Dropped(name=name, reason=excluded[name]) if name in excluded else infer_column(name, table[name], included=name in data.include)
         for name in table.column_names
     ]
     schema = Schema(
-        columns=tuple(c for c in found if isinstance(c, Column)),
-        dropped=tuple(c for c in found if isinstance(c, Dropped)),
+        columns=tuple(c for c in columns if isinstance(c, Column)),
+        dropped=tuple(c for c in columns if isinstance(c, Dropped)),
         time=data.time_column,
         group=data.group_by,
         label=data.label_column,
@@ -106,18 +105,18 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
 
 
 def check_duplicates(names: Sequence[str], where: str) -> None:
-    """Raise DataError if a column name stands twice."""
+    """Raise DataError if a column name occurs more than once."""
     if len(set(names)) < len(names):
         twice = [n for n, count in Counter(names).items() if count > 1]
         raise DataError(f"{where} has columns of the same name: {listed(twice)}. Give every column its own name.")
 
 
 def excluded_columns(data: DataConfig) -> dict[str, str]:
-    """Map the columns that the config takes out to the reason; the more telling reason wins."""
+    """Return the columns that the config excludes with the reason; a special role takes precedence over 'excluded'."""
     named = {"excluded": data.exclude, "id column": data.id_columns}
-    keys = {name: reason for reason, names in named.items() for name in names}
+    reasons = {name: reason for reason, names in named.items() for name in names}
     single = {"group column": data.group_by, "time column": data.time_column, "label": data.label_column}
-    return keys | {name: reason for reason, name in single.items() if name is not None}
+    return reasons | {name: reason for reason, name in single.items() if name is not None}
 
 
 def _check_named(names: Sequence[str], data: DataConfig) -> None:
@@ -131,33 +130,35 @@ def _check_named(names: Sequence[str], data: DataConfig) -> None:
 
 
 def unknown_columns(schema: Schema, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the names that were not in the table of the fit at all, in their order."""
+    """Return the names that were not in the table of the fit, in order."""
     known = {*schema.names, *(d.name for d in schema.dropped)}
     return tuple(n for n in names if n not in known)
 
 
 def check_columns_present(schema: Schema, names: Sequence[str], where: str) -> None:
-    """Raise SchemaMismatch that lists every column of the model that ``names`` lacks, with close matches."""
-    there = set(names)
-    absent = [n for n in schema.names if n not in there]
+    """Raise SchemaMismatch if ``names`` lacks columns of the model, with suggestions."""
+    available = set(names)
+    absent = [n for n in schema.names if n not in available]
     if absent:
         raise SchemaMismatch(f"{where} lacks {len(absent):,} of the model's {len(schema.columns):,} columns: {absent_text(absent, names)}")
 
 
 def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int = 0, bad: dict[int, str] | None = None) -> pa.RecordBatch:
-    """Bring a batch to exactly the model's columns, in order; other columns are ignored.
+    """Convert a batch to exactly the model's columns, in order; other columns are ignored.
 
     Numeric columns become float64, NaN and blank text null; boolean and category columns become ``string``, a boolean in the
-    spelling of its levels. ``first_row`` is the place of the batch in ``where`` (from 0). With ``bad``, a cell that does not fit is no
-    error: it becomes null, and its row's index in the batch with what is wrong goes there.
+    spelling of its levels. ``first_row`` is the index of the first row of the batch in ``where``, from 0. With ``bad``, a bad cell becomes
+    null instead of an error, and the problem is added to ``bad`` by the index of the row in the batch.
 
     Raises
     ------
     SchemaMismatch
-        A column is missing or of a type that cannot be read; BadCell: it holds text or an infinity where the model has numbers.
+        A column is missing or of a type that cannot be converted.
+    BadCell
+        A numeric column has text that is no number, or an infinity.
     """
     check_duplicates(batch.schema.names, where)
     check_columns_present(schema, batch.schema.names, where)
-    place = RowOrigin(where=where, first_row=first_row, bad=bad)
-    arrays = [(conform_numeric if c.kind == "numeric" else conform_levels)(c, batch.column(c.name), place) for c in schema.columns]
+    origin = RowOrigin(where=where, first_row=first_row, bad=bad)
+    arrays = [(conform_numeric if c.kind == "numeric" else conform_levels)(c, batch.column(c.name), origin) for c in schema.columns]
     return pa.RecordBatch.from_arrays(arrays, names=list(schema.names))

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.errors import OutputError
 from vae_anomaly.storage import atomic
-from vae_anomaly.storage.filesystems import as_os_errors, home, is_uri, os_error_text, resolve_uri, shown_path
+from vae_anomaly.storage.filesystems import as_os_errors, expand_home, is_uri, os_error_text, resolve_uri, shown_path
 
 _PIECE = 8 << 20  # bytes read at a time while sending: more than the smallest part of a multipart upload
 # In these stores a folder is the beginning of a name, and need not be made.
@@ -180,7 +180,7 @@ def local_path(text: str) -> Path | None:
     here = re.fullmatch(r"(?i:file://(?:localhost)?)(/[^?]*)", text)
     if here:
         return Path(unquote(here[1]))
-    return None if is_uri(text) else home(text)
+    return None if is_uri(text) else expand_home(text)
 
 
 @contextmanager

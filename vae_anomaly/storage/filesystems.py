@@ -29,7 +29,7 @@ _AZURE_KEYS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_KEY", "
 # Packages whose exceptions report an unreachable store without being an OSError.
 _CLIENTS = {"adlfs", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3"}
 _SCHEMES = "Expected s3:// (Amazon), gs:// (Google), abfs:// (Azure), hdfs://, https:// or a path."
-# Part of an error of a client: what the user is told instead.
+# Part of an error text of a client: the text for the user.
 _STORE_ERRORS = {
     "NO_SUCH_BUCKET": "the bucket does not exist",
     "ACCESS_DENIED": "access denied. Give these credentials the right to it",
@@ -68,8 +68,8 @@ def resolve_uri(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tup
     """
     if not path.strip() or "\0" in path:
         raise failure(f"{path!r} is not a path; expected a file, a folder or a glob.")
-    if not is_text(path):
-        raise failure(no_text(shown_path(path)))
+    if not is_unicode(path):
+        raise failure(not_unicode_error(shown_path(path)))
     if not is_uri(path):
         return pafs.LocalFileSystem(), _absolute(path, failure)
     scheme = path.partition("://")[0].lower()
@@ -92,13 +92,13 @@ def resolve_uri(path: str, *, failure: type[VaeAnomalyError] = DataError) -> tup
 
 
 def _absolute(path: str, failure: type[VaeAnomalyError]) -> str:
-    location = str(home(path).absolute())
-    if not is_text(location):  # the name of the working folder may be at fault
-        raise failure(no_text(location))
+    location = str(expand_home(path).absolute())
+    if not is_unicode(location):  # the name of the working folder may be at fault
+        raise failure(not_unicode_error(location))
     return location
 
 
-def home(path: str) -> Path:
+def expand_home(path: str) -> Path:
     """Expand ``~`` to the user's home folder; like a shell, leave ``~name`` alone where there is no such user."""
     try:
         return Path(path).expanduser()
@@ -230,8 +230,8 @@ def _walk(
                     if (status.st_dev, status.st_ino) not in here and enters(entry.path):
                         folders.append((entry.path, here))
                 elif wanted(entry.path):
-                    if not is_text(entry.path):
-                        raise DataError(no_text(entry.path))
+                    if not is_unicode(entry.path):
+                        raise DataError(not_unicode_error(entry.path))
                     yield _info(entry.path)
     for path, above in folders:
         yield from _walk(path, wanted, enters, above)
@@ -254,7 +254,7 @@ def _info(path: str) -> pafs.FileInfo:
     return pafs.FileInfo(path, kind, mtime_ns=status.st_mtime_ns, size=status.st_size)
 
 
-def is_text(path: str) -> bool:
+def is_unicode(path: str) -> bool:
     """Whether a path is valid Unicode; Python decodes other bytes of a file name to lone surrogates (PEP 383)."""
     try:
         path.encode()
@@ -263,10 +263,10 @@ def is_text(path: str) -> bool:
     return True
 
 
-def no_text(path: str) -> str:
+def not_unicode_error(path: str) -> str:
     r"""Return the error text for a path that is not valid Unicode: rename the file, or correct the locale.
 
-    >>> no_text("in/M\udcfc.csv")
+    >>> not_unicode_error("in/M\udcfc.csv")
     'in/M\\xfc.csv has a name that is not UTF-8; rename it.'
     """
     name = os.fsencode(path)

@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.errors import DataError
 from vae_anomaly.redaction import redacted
-from vae_anomaly.storage.filesystems import files_below, home, reading, resolve_uri, shown_path
+from vae_anomaly.storage.filesystems import expand_home, files_below, reading, resolve_uri, shown_path
 
 Format = Literal["delimited", "parquet", "arrow"]
 
@@ -85,7 +85,7 @@ def list_files(paths: Sequence[str], *, none_yet: bool = False) -> tuple[Listed,
     return tuple(listed.values())
 
 
-def roots(paths: Sequence[str]) -> tuple[str, ...]:
+def root_folders(paths: Sequence[str]) -> tuple[str, ...]:
     """Return the folder of each path, as a location: the parent of a file, the part of a glob before its first wildcard."""
     return tuple(_named(str(path))[2] for path in paths)
 
@@ -103,7 +103,7 @@ def _list(path: str) -> tuple[list[Listed], str | None]:
 
 
 def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
-    """Return the file system of a path, the kind of entry there, and the folder that ``roots`` describes."""
+    """Return the file system of a path, the kind of entry there, and the folder that ``root_folders`` describes."""
     filesystem, location = resolve_uri(path)
     shown = shown_path(path)
     with reading(shown):
@@ -123,7 +123,7 @@ def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
 
 def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[list[Listed], str | None]:
     def visible(path: str) -> bool:
-        return not hidden(path, location)
+        return not is_hidden(path, location)
 
     infos = files_below(filesystem, location, lambda path: format_of_name(path) is not None and visible(path), visible)
     absence = f"{shown} holds no data file; expected {', '.join(_SUFFIXES)} in it or below."
@@ -136,9 +136,9 @@ def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> 
     pattern = re.compile(_glob_pattern(location))
 
     def wanted(path: str) -> bool:
-        return pattern.match(path) is not None and format_of_name(path) is not None and not hidden(path, plain)
+        return pattern.match(path) is not None and format_of_name(path) is not None and not is_hidden(path, plain)
 
-    matched = files_below(filesystem, plain, wanted, lambda folder: not hidden(folder, plain) and _reaches(location, folder))
+    matched = files_below(filesystem, plain, wanted, lambda folder: not is_hidden(folder, plain) and _reaches(location, folder))
     # The typed path may be relative, or have a scheme that locations lack: messages name files as the user would.
     names = [path[: max(0, len(path) - len(location))] + i.path[max(0, len(location) - len(path)) :] for i in matched]
     found = [_listed(filesystem, i, root=plain, shown=name) for i, name in zip(matched, names, strict=True)]
@@ -163,7 +163,7 @@ def _reaches(location: str, folder: str) -> bool:
     return True
 
 
-def hidden(path: str, root: str) -> bool:
+def is_hidden(path: str, root: str) -> bool:
     """Whether a path below ``root`` is an output of ``score``, or has a segment that starts with a dot or an underscore.
 
     Spark and Hive write side files with such names; ``_column=value`` is a partition folder all the same.
@@ -184,7 +184,7 @@ def _listed(filesystem: pafs.FileSystem, info: pafs.FileInfo, *, root: str, show
 
 def _near(path: str) -> str:
     """Return a hint about a missing local file: one of a similar name, or that its folder is missing too."""
-    folder = home(path).parent
+    folder = expand_home(path).parent
     if not folder.is_dir():
         return f"; nor does its folder {folder}" if "://" not in path else ""
     stem = Path(path).stem

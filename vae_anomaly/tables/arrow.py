@@ -20,7 +20,7 @@ from vae_anomaly.schema.schema import check_duplicates
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.tables.csv_rejects import OnBad
 from vae_anomaly.tables.files import TableFile
-from vae_anomaly.tables.reader import BATCH_ROWS, Chunk, ColumnSelection, Weight
+from vae_anomaly.tables.reader import BATCH_ROWS, Chunk, ColumnSelection, SizeEstimate
 
 # Bytes of a column chunk in memory while streaming, so that one huge row group does not fill it.
 _BUFFER = 1 << 20
@@ -67,13 +67,13 @@ class ColumnarTable:
         """Return the number of rows of a piece."""
         return int(piece.num_rows)
 
-    def weight(self) -> Weight:
+    def estimated_size(self) -> SizeEstimate:
         """Estimate rows and bytes of a row from the first batch."""
         for piece in self.pieces(missing=()):
             if piece.num_rows:
                 row = piece.nbytes / piece.num_rows
-                return Weight(rows=self.file.listed.size / row if self.rows is None else self.rows, row_bytes=row)
-        return Weight(rows=0.0, row_bytes=0.0)
+                return SizeEstimate(rows=self.file.listed.size / row if self.rows is None else self.rows, row_bytes=row)
+        return SizeEstimate(rows=0.0, row_bytes=0.0)
 
     def table(self, pieces: list[pa.RecordBatch], *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
         """Return the table of these batches with null for the missing values; ``text`` is for delimited files only."""

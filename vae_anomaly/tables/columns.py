@@ -16,7 +16,7 @@ from vae_anomaly.tables.files import TableFile
 # A name that looks like a number, a date, or a missing value.
 _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?|\d{1,4}[-./:]\d{1,2}[-./:]\d{1,4}(?:[T ].*)?|[Nn][Aa][Nn]|\?|")
 NO_HEADER = "Its first line does not look like a header; put column names there."
-# How a first line begins that is no header, and what to say of it.
+# Beginnings of a first line that is not a header, and the hint to give.
 _NOT_HEADERS = {
     "sep=": "Its first line is for Excel only ('sep='): remove it.",
     "#": "Its first line is a comment: remove the lines above the header.",
@@ -68,21 +68,21 @@ def check_same_names(files: Sequence[tuple[TableFile, Sequence[str]]]) -> None:
 
 def check_types(paths: Sequence[str], tables: Sequence[pa.Table]) -> None:
     """Raise SchemaMismatch if the types of a column have no common one."""
-    for name in clashing(tables):
+    for name in clashing_columns(tables):
         kinds = [t.schema.field(name).type for t in tables]
-        other = next(i for i, _ in enumerate(kinds) if unified(kinds[: i + 1]) is None)
+        other = next(i for i, _ in enumerate(kinds) if common_type(kinds[: i + 1]) is None)
         raise SchemaMismatch(
             f"column {name!r} is {kinds[0]} in {paths[0]} but {kinds[other]} in {paths[other]}. "
             "Give it one type in all files, or read them separately."
         )
 
 
-def clashing(tables: Sequence[pa.Table]) -> list[str]:
+def clashing_columns(tables: Sequence[pa.Table]) -> list[str]:
     """Return the columns whose types in these tables have no common one."""
-    return [n for n in tables[0].schema.names if unified([t.schema.field(n).type for t in tables]) is None]
+    return [n for n in tables[0].schema.names if common_type([t.schema.field(n).type for t in tables]) is None]
 
 
-def unified(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
+def common_type(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
     """Return the common type of these types by Arrow's permissive promotion, or None."""
     distinct = list(dict.fromkeys(kinds))
     if len(distinct) == 1:

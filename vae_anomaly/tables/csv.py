@@ -20,20 +20,20 @@ from vae_anomaly.schema.parsing import TIME_FORMATS, mask_tokens, not_numbers, n
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import COMPRESSED
 from vae_anomaly.tables.csv_dialect import COMMA_NUMBER, MAX_RECORD_BYTES, Dialect, open_text
-from vae_anomaly.tables.csv_records import AFTER_QUOTE, ZERO, RecordChunk, Utf8, record_chunks
+from vae_anomaly.tables.csv_records import AFTER_QUOTE, ZERO, RecordChunk, Utf8Stream, record_chunks
 from vae_anomaly.tables.csv_rejects import (
     REASON_COLUMN,
     TEXT_COLUMN,
     OnBad,
-    ambiguous,
+    ambiguity_reason,
+    ambiguous_cells,
     faults_of,
-    filtered,
+    good_records,
     rejected_text,
     screened_batch,
-    thousands,
 )
 from vae_anomaly.tables.files import TableFile
-from vae_anomaly.tables.reader import Chunk, ColumnSelection, Weight
+from vae_anomaly.tables.reader import Chunk, ColumnSelection, SizeEstimate
 
 # '5,', which Arrow parses as a number too.
 _COMMA_LAST = r"^(\s*[+-]?\d+),((?:[eE][+-]?\d+)?\s*)$"
@@ -83,7 +83,7 @@ class DelimitedTable:
         """
         del missing
         with reading(self.file.path), open_text(self.file) as stream:
-            yield from filtered(self._record_chunks(stream), self.dialect, on_bad or self._refuse)
+            yield from good_records(self._record_chunks(stream), self.dialect, on_bad or self._refuse)
 
     @staticmethod
     def pick(piece: list[bytes], indices: NDArray[np.int64]) -> list[bytes]:
@@ -95,15 +95,15 @@ class DelimitedTable:
         """Return the number of records of a piece."""
         return len(piece)
 
-    def weight(self) -> Weight:
+    def estimated_size(self) -> SizeEstimate:
         """Estimate rows and bytes of a row from the first megabyte; the rows of a compressed file cannot be estimated."""
         for piece in self.pieces(missing=(), on_bad=lambda *_: None):
             if piece:
                 row = sum(map(len, piece)) / len(piece)
                 compressed = self.file.listed.location.lower().endswith(COMPRESSED)
                 rows = math.inf if compressed else _SHORTER_ROWS * self.file.listed.size / row
-                return Weight(rows=rows, row_bytes=max(row, 8.0 * len(self.names)) + _RECORD_OVERHEAD)
-        return Weight(rows=0.0, row_bytes=0.0)
+                return SizeEstimate(rows=rows, row_bytes=max(row, 8.0 * len(self.names)) + _RECORD_OVERHEAD)
+        return SizeEstimate(rows=0.0, row_bytes=0.0)
 
     def table(self, pieces: list[list[bytes]], *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
         """Return the table of these records; empties the list, so that no record is in memory twice.
@@ -129,11 +129,11 @@ class DelimitedTable:
                 values = _with_decimal_points(table.column(i))
                 if pc.any(not_numbers(values)).as_py():
                     continue
-                rows = thousands(table.column(i))
+                rows = ambiguous_cells(table.column(i))
                 if rows and field.name in self.unused:
                     continue
                 if rows:
-                    fault = ambiguous(field.name, table.column(i)[rows[0]].as_py())
+                    fault = ambiguity_reason(field.name, table.column(i)[rows[0]].as_py())
                     raise DataError(
                         f"{self.file.path}: {fault}. Write such numbers without the point, or leave the column out with --exclude."
                     )
@@ -170,7 +170,7 @@ class DelimitedTable:
         raise DataError(f"{self.file.path} cannot be read as delimited text: {one_line(failure)}") from failure
 
     def _refuse(self, row: int, reason: str, record: str) -> None:
-        raise refusal(self.file.path, row + 1, reason, record)
+        raise malformed_row_error(self.file.path, row + 1, reason, record)
 
     def stream(self, columns: ColumnSelection, chunk: Chunk, *, screened: bool = False) -> Iterator[pa.RecordBatch]:
         """Yield batches of the selected columns in file order: ``numeric`` as float64, the others as strings.
@@ -201,7 +201,7 @@ class DelimitedTable:
                 yield _with_nulls(screened_batch(records, self.dialect, types, convert), columns, self.dialect.decimal)
 
     def _record_chunks(self, stream: pa.NativeFile) -> Iterator[RecordChunk]:
-        return record_chunks(Utf8(stream, self.dialect.encoding), self.dialect.delimiter, longest=MAX_RECORD_BYTES)
+        return record_chunks(Utf8Stream(stream, self.dialect.encoding), self.dialect.delimiter, longest=MAX_RECORD_BYTES)
 
     def _convert(self, types: Mapping[str, pa.DataType], missing: Sequence[str]) -> pacsv.ConvertOptions:
         return pacsv.ConvertOptions(
@@ -239,7 +239,7 @@ _REFUSALS = (
 )
 
 
-def refusal(path: str, row: int, reason: str, record: str) -> DataError:
+def malformed_row_error(path: str, row: int, reason: str, record: str) -> DataError:
     """Return the error for a malformed record; ``row`` counts from 1."""
     template = next(template for part, template in _REFUSALS if part in reason)
     what = template.format(reason=reason, record=record[:80])

@@ -42,7 +42,7 @@ _DECIMAL_RECORDS = 2000
 # A number with decimals, or a date; whole numbers alone may be names, of years or channels.
 _DATA = re.compile(r"[+-]?\d+[.,]\d+(?:[eE][+-]?\d+)?|\d{4}-\d\d-\d\d(?:[T ].*)?")
 _DELIMITERS = "\t;|,"
-# In another encoding, one of so many characters beyond ASCII may look like UTF-8 by chance.
+# In another encoding, one in this many non-ASCII characters may look like UTF-8 by chance.
 _CHANCE = 20
 # Bytes that are not UTF-8, as the error handler surrogateescape decodes them.
 _INVALID_BYTE = re.compile("[\udc80-\udcff]")
@@ -76,7 +76,7 @@ def sniff(file: TableFile) -> Dialect:
     """
     head, whole = _head(file)
     encoding, notes = _encoding(file, head, whole=whole)
-    # Undecodable bytes may stand in malformed rows, which the reader will name.
+    # Undecodable bytes may be in malformed rows, which the reader will report.
     content = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
     if not whole and content.count("\n") > 2:  # noqa: PLR2004
         # The last line may be cut off, and would have too few cells.

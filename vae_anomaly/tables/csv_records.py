@@ -30,14 +30,14 @@ class RecordChunk:
     broken: dict[int, str]
 
 
-class Bytes(Protocol):
+class BinaryStream(Protocol):
     """A binary stream."""
 
     def read(self, size: int, /) -> bytes:
         """Return at most ``size`` bytes, none at the end."""
 
 
-def record_chunks(stream: Bytes, delimiter: str, *, longest: int) -> Iterator[RecordChunk]:
+def record_chunks(stream: BinaryStream, delimiter: str, *, longest: int) -> Iterator[RecordChunk]:
     """Yield the records below the header, about a megabyte at a time.
 
     A quote that is not closed within ``longest`` bytes makes its own line malformed and no other.
@@ -53,7 +53,7 @@ def record_chunks(stream: Bytes, delimiter: str, *, longest: int) -> Iterator[Re
             yield RecordChunk(records=[records[i] for i in filled], broken=reasons)
 
 
-def line_of(stream: Bytes, delimiter: str, row: int, *, longest: int) -> int | None:
+def line_of(stream: BinaryStream, delimiter: str, row: int, *, longest: int) -> int | None:
     """Return the line (from 1) of record ``row`` below the header (from 0); None if it is too far down for a quick search."""
     line, read, header, bom = 1, 0, True, _BOM
     for records, _ in _split(stream, Patterns.of(delimiter), longest):
@@ -96,7 +96,7 @@ class Patterns:
         return cls(strict=re.compile(whole["strict"]), loose=re.compile(whole["loose"]), cell=cell)
 
 
-def _split(stream: Bytes, patterns: Patterns, longest: int) -> Iterator[tuple[list[bytes], dict[int, str]]]:
+def _split(stream: BinaryStream, patterns: Patterns, longest: int) -> Iterator[tuple[list[bytes], dict[int, str]]]:
     """Yield records with their line ends, and the reasons of the malformed ones by index."""
     data, start, final = b"", 0, False
     while not final:
@@ -170,7 +170,7 @@ def _too_long(longest: int) -> str:
     return f"longer than {longest >> 20} MB"
 
 
-def _next_line(stream: Bytes) -> bytes:
+def _next_line(stream: BinaryStream) -> bytes:
     """Skip to the next line end and return what was read from there on."""
     while piece := stream.read(PIECE):
         line = re.search(rb"[\r\n]", piece)
@@ -187,10 +187,10 @@ def _without_header(records: list[bytes], broken: dict[int, str]) -> tuple[list[
     return [], {}, True
 
 
-class Utf8:
+class Utf8Stream:
     """Binary stream that transcodes another one to UTF-8; what cannot be decoded stays invalid UTF-8."""
 
-    def __init__(self, stream: Bytes, encoding: str) -> None:
+    def __init__(self, stream: BinaryStream, encoding: str) -> None:
         name = codecs.lookup(encoding).name
         self._errors = "surrogatepass" if name.startswith(("utf-16", "utf-32")) else "surrogateescape"
         self._decoder = None if name == "utf-8" else codecs.getincrementaldecoder(encoding)(self._errors)

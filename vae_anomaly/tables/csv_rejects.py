@@ -41,7 +41,7 @@ OnReject = Callable[[Rejected], None]
 OnBad = Callable[[int, str, str], None]
 
 
-def ignore(_: Rejected) -> None:
+def ignore_reject(_: Rejected) -> None:
     """Do nothing with a row that was left out."""
 
 
@@ -58,7 +58,7 @@ class RejectedRows:
 class Rejects:
     """Counts rows that are left out, remembers the first and passes each on to ``on_reject``."""
 
-    on_reject: OnReject = ignore
+    on_reject: OnReject = ignore_reject
     count: int = 0
     first: Rejected | None = None
 
@@ -83,7 +83,7 @@ def screened_batch(chunk: RecordChunk, dialect: Dialect, types: Mapping[str, pa.
     good = [i for i in range(len(chunk.records)) if i not in faults]
     batch = _parsed_or_none(_joined(chunk, good), dialect, convert) if good else None
     if batch is None:
-        faults |= {good[i]: reason for i, reason in ragged(_joined(chunk, good), dialect).items()}
+        faults |= {good[i]: reason for i, reason in ragged_records(_joined(chunk, good), dialect).items()}
         good = [i for i in good if i not in faults]
         binary = pacsv.ConvertOptions(column_types=dict.fromkeys(types, pa.binary()), include_columns=list(types), null_values=[])
         cells = _parsed_or_none(_joined(chunk, good), dialect, binary) if good else None
@@ -96,7 +96,7 @@ def screened_batch(chunk: RecordChunk, dialect: Dialect, types: Mapping[str, pa.
     return pa.RecordBatch.from_arrays(columns, names=[*batch.schema.names, REASON_COLUMN, TEXT_COLUMN])
 
 
-def filtered(chunks: Iterator[RecordChunk], dialect: Dialect, on_bad: OnBad) -> Iterator[list[bytes]]:
+def good_records(chunks: Iterator[RecordChunk], dialect: Dialect, on_bad: OnBad) -> Iterator[list[bytes]]:
     """Yield the records that are UTF-8 and as wide as the header; ``on_bad`` takes the others."""
     first = 0
     for chunk in chunks:
@@ -105,14 +105,14 @@ def filtered(chunks: Iterator[RecordChunk], dialect: Dialect, on_bad: OnBad) -> 
             if i not in faults and not is_utf8(record):
                 faults[i] = f"not {dialect.encoding} text"
         good = [i for i in range(len(chunk.records)) if i not in faults]
-        faults |= {good[i]: reason for i, reason in ragged(_joined(chunk, good), dialect).items()}
+        faults |= {good[i]: reason for i, reason in ragged_records(_joined(chunk, good), dialect).items()}
         for i in sorted(faults):
             on_bad(first + i, faults[i], record_text(chunk.records[i]))
         first += len(chunk.records)
         yield [chunk.records[i] for i in good if i not in faults]
 
 
-def ragged(data: bytes, dialect: Dialect) -> dict[int, str]:
+def ragged_records(data: bytes, dialect: Dialect) -> dict[int, str]:
     """Return a reason for each record that is wider or narrower than the header, by its index."""
     reasons: dict[int, str] = {}
 
@@ -180,18 +180,18 @@ def _decoded(
                     faults.setdefault(good[i], f"column {quoted(name)} is not {dialect.encoding} text")
             columns.append(pa.array(texts, pa.string()))
         if dialect.decimal == "," and pa.types.is_floating(types[name]):
-            for i in thousands(columns[-1]):
-                faults.setdefault(good[i], ambiguous(name, columns[-1][i].as_py()))
+            for i in ambiguous_cells(columns[-1]):
+                faults.setdefault(good[i], ambiguity_reason(name, columns[-1][i].as_py()))
     return pa.RecordBatch.from_arrays(columns, names=cells.schema.names)
 
 
-def thousands(column: pa.Array | pa.ChunkedArray) -> list[int]:
+def ambiguous_cells(column: pa.Array | pa.ChunkedArray) -> list[int]:
     """Return the indices of the cells that look like thousands with a point."""
     indices: list[int] = pc.indices_nonzero(pc.match_substring_regex(column, THOUSANDS)).to_pylist()
     return indices
 
 
-def ambiguous(name: str, cell: str) -> str:
+def ambiguity_reason(name: str, cell: str) -> str:
     """Return the reason for a number with a point in a file with decimal commas."""
     return f"column {quoted(name)} holds {quoted(cell)}, thousands or decimals, where numbers have commas"
 

@@ -13,7 +13,7 @@ from vae_anomaly.errors import BadCell
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import MAX_RECORD_BYTES, open_text
-from vae_anomaly.tables.csv_records import Utf8, line_of
+from vae_anomaly.tables.csv_records import Utf8Stream, line_of
 from vae_anomaly.tables.reader import Reader
 
 SKIP = "leave such rows out with --on-error skip"
@@ -27,7 +27,7 @@ def with_line(error: BadCell, readers: Sequence[Reader]) -> BadCell:
     return BadCell(error.problem, where=error.where, row=error.row, remedies=(*error.remedies, SKIP), line=_line(reader, error.row))
 
 
-def in_its_file(error: BadCell, readers: Sequence[Reader], number: int, *, readable: bool) -> BadCell:
+def with_location(error: BadCell, readers: Sequence[Reader], number: int, *, readable: bool) -> BadCell:
     """Return an error about row ``number`` of all files together (from 0) with the file of the row, and its row and line there.
 
     ``readable``: the number counts readable rows only, not all rows.
@@ -51,7 +51,7 @@ def located(readers: Sequence[Reader], numbers: NDArray[np.int64]) -> Iterator[N
     try:
         yield
     except BadCell as error:
-        raise in_its_file(error, readers, int(numbers[error.row]), readable=True) from None
+        raise with_location(error, readers, int(numbers[error.row]), readable=True) from None
 
 
 def _among_all(number: int, bad: Sequence[int]) -> int:
@@ -63,4 +63,4 @@ def _among_all(number: int, bad: Sequence[int]) -> int:
 
 def _line(reader: DelimitedTable, row: int) -> int | None:
     with reading(reader.file.path), open_text(reader.file) as stream:
-        return line_of(Utf8(stream, reader.dialect.encoding), reader.dialect.delimiter, row, longest=MAX_RECORD_BYTES)
+        return line_of(Utf8Stream(stream, reader.dialect.encoding), reader.dialect.delimiter, row, longest=MAX_RECORD_BYTES)

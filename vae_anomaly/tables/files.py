@@ -54,10 +54,10 @@ def find_files(paths: Sequence[str]) -> tuple[TableFile, ...]:
     DataError
         A path does not exist, may not be read, or is not a table of a supported format.
     """
-    return tuple(table_file(file) for file in list_files(paths))
+    return tuple(detect_table(file) for file in list_files(paths))
 
 
-def table_file(listed: Listed) -> TableFile:
+def detect_table(listed: Listed) -> TableFile:
     """Determine the format of a file. Raises DataError if it is empty, may not be read, or is of no supported format."""
     if listed.size == 0:
         raise DataError(f"{listed.path} is empty (0 bytes).")

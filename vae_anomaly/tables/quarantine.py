@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vae_anomaly.storage.atomic import sync_folder, writing
 from vae_anomaly.tables.csv_rejects import Rejected
-from vae_anomaly.tables.writer import harmless_text, quoted_text
+from vae_anomaly.tables.writer import escape_formula, quoted_cell
 
 COLUMNS = ("row", "file", "row_in_file", "reason", "text")
 
@@ -42,8 +42,8 @@ class Quarantine:
         """Append one row, after the header if it is the first."""
         if not self.size:
             self._write(",".join(COLUMNS))
-        file, reason, text = (harmless_text(t) if self._escape else t for t in (rejected.file, rejected.reason, rejected.text))
-        cells = (str(rejected.number), quoted_text(file), str(rejected.row), quoted_text(reason), quoted_text(text))
+        file, reason, text = (escape_formula(t) if self._escape else t for t in (rejected.file, rejected.reason, rejected.text))
+        cells = (str(rejected.number), quoted_cell(file), str(rejected.row), quoted_cell(reason), quoted_cell(text))
         self._write(",".join(cells))
 
     def sync(self) -> None:

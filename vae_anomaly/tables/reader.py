@@ -44,7 +44,7 @@ class ColumnSelection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
+class SizeEstimate:
     """Estimated size of a table: ``rows`` at most (infinite if unknown) and the bytes of one row in memory."""
 
     rows: float
@@ -74,7 +74,7 @@ class Reader(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user on how the file is read."""
 
-    def weight(self) -> Weight:
+    def estimated_size(self) -> SizeEstimate:
         """Estimate the size of the table from the beginning of the file."""
 
     def pieces(self, *, missing: Sequence[str], on_bad: OnBad | None = None) -> Iterator[Any]:

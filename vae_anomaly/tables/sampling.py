@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly.tables.reader import Reader, Weight
+from vae_anomaly.tables.reader import Reader, SizeEstimate
 
 # Rows held beyond the wanted number before they are thinned out, as a share of it.
 SLACK = 0.25
@@ -34,12 +34,12 @@ def ignore_rows(_: int) -> None:
     """Do nothing."""
 
 
-def weight(readers: Sequence[Reader]) -> Weight:
+def estimated_size(readers: Sequence[Reader]) -> SizeEstimate:
     """Estimate the size of all files together; a file of unknown rows is taken to have as many rows a byte as the first one."""
-    first = readers[0].weight()
+    first = readers[0].estimated_size()
     rows_per_byte = first.rows / max(1, readers[0].file.listed.size)
     rows = sum(rows_per_byte * r.file.listed.size if r.rows is None else r.rows for r in readers)
-    return Weight(rows=rows, row_bytes=first.row_bytes)
+    return SizeEstimate(rows=rows, row_bytes=first.row_bytes)
 
 
 _HIGHEST = np.uint64(2**64 - 1)

@@ -19,7 +19,7 @@ from vae_anomaly.explain.top_features import REST
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.tables.source import Source
 
-NEEDED = ("anomaly_score", "p_value", "is_anomaly", "top_features")
+SCORE_COLUMNS = ("anomaly_score", "p_value", "is_anomaly", "top_features")
 # Stands for a missing time among int64 seconds.
 NO_TIME = int(np.iinfo(np.int64).min)
 
@@ -70,7 +70,7 @@ class ScoredRows:
 
     def ids(self, i: int) -> dict[str, str | None]:
         """Return the keys of row ``i`` as text; the column ``row`` does not count as a key."""
-        names = [name for name in keys_of(self.table.schema.names) if name != "row"]
+        names = [name for name in key_columns(self.table.schema.names) if name != "row"]
         return {name: key_text(self.table.column(name)[i]) for name in names}
 
     def _floats(self, name: str) -> NDArray[np.float64]:
@@ -87,14 +87,14 @@ class ScoredRows:
             raise DataError(" ".join(text.split())) from error
 
 
-def keys_of(names: Sequence[str]) -> list[str]:
+def key_columns(names: Sequence[str]) -> list[str]:
     """Return the key columns of an output: all before ``anomaly_score``."""
     return list(names[: list(names).index("anomaly_score")])
 
 
 def read_scores(source: Source) -> Iterator[ScoredRows]:
     """Stream an output. Raises SchemaMismatch if the table is not one, DataError if it is damaged."""
-    absent = [name for name in NEEDED if name not in source.names]
+    absent = [name for name in SCORE_COLUMNS if name not in source.names]
     if absent:
         raise SchemaMismatch(
             f"{source.where} is not an output of score: it lacks {', '.join(map(repr, absent))}. Give --scores a file that score wrote."
@@ -102,7 +102,7 @@ def read_scores(source: Source) -> Iterator[ScoredRows]:
     first, time = 0, None
     for batch in source.batches(None):
         if time is None:
-            time = next((name for name in keys_of(batch.schema.names) if _holds_times(batch.column(name))), "")
+            time = next((name for name in key_columns(batch.schema.names) if _holds_times(batch.column(name))), "")
         yield ScoredRows(table=batch, first=first, time=time, where=source.where)
         first += batch.num_rows
 

@@ -22,16 +22,25 @@ from vae_anomaly.tables import columns, sampling
 from vae_anomaly.tables.arrow import open_arrow, open_parquet
 from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import sniff
-from vae_anomaly.tables.csv_rejects import TEXT_COLUMN, OnReject, Rejects, faults_of, ignore, rejected_text
+from vae_anomaly.tables.csv_rejects import TEXT_COLUMN, OnReject, Rejects, faults_of, ignore_reject, rejected_text
 from vae_anomaly.tables.error_location import with_line
 from vae_anomaly.tables.files import TableFile, contents_digest, find_files, metadata_digest
-from vae_anomaly.tables.reader import Chunk, ColumnSelection, Reader, Weight, column_names, column_type, partitions_typed, with_partition
+from vae_anomaly.tables.reader import (
+    Chunk,
+    ColumnSelection,
+    Reader,
+    SizeEstimate,
+    column_names,
+    column_type,
+    partitions_typed,
+    with_partition,
+)
 from vae_anomaly.tables.sampling import OnRows, Sample, ignore_rows
 
 # Column with the number of a row over all inputs, from 0, in batches from which malformed rows may be missing.
 ROW_NUMBERS = "\0number"
 
-# With so many malformed rows before the first good one, the file is the wrong one.
+# More malformed rows than this before the first good one mean that it is the wrong file.
 _MAX_LEADING_REJECTS = 100_000
 _CSV_ONLY = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
 
@@ -43,45 +52,45 @@ class Source:
     ``on_error``: whether a malformed row of a delimited file stops the reading, or is left out and handed to ``on_reject``.
     """
 
-    parts: tuple[Reader, ...]
+    readers: tuple[Reader, ...]
     missing_values: tuple[str, ...] = ()
     on_error: OnError = "stop"
 
     @property
     def files(self) -> tuple[Listed, ...]:
         """The data files, in reading order."""
-        return tuple(reader.file.listed for reader in self.parts)
+        return tuple(reader.file.listed for reader in self.readers)
 
     @property
     def format(self) -> Format:
         """The format of the first file."""
-        return self.parts[0].file.format
+        return self.readers[0].file.format
 
     @property
     def names(self) -> tuple[str, ...]:
         """Column names of the first file, those of its partition folders last."""
-        return column_names(self.parts[0])
+        return column_names(self.readers[0])
 
     @property
     def all_names(self) -> tuple[str, ...]:
         """Column names of all files, in order of first appearance."""
-        return tuple(dict.fromkeys(name for reader in self.parts for name in column_names(reader)))
+        return tuple(dict.fromkeys(name for reader in self.readers for name in column_names(reader)))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user on how the files are read."""
-        return tuple(note for reader in self.parts for note in reader.notes)
+        return tuple(note for reader in self.readers for note in reader.notes)
 
     @property
     def where(self) -> str:
         """Name of the table in messages: its file, or the first one and the number of the others."""
-        others = len(self.parts) - 1
-        return self.parts[0].file.path + (f" and {others:,} more files" if others else "")
+        others = len(self.readers) - 1
+        return self.readers[0].file.path + (f" and {others:,} more files" if others else "")
 
     @property
     def rows(self) -> int | None:
         """Number of rows of all files; None if only reading tells."""
-        rows = [reader.rows for reader in self.parts]
+        rows = [reader.rows for reader in self.readers]
         return None if None in rows else sum(r for r in rows if r is not None)
 
     def made_of(self) -> dict[str, list[int]]:
@@ -96,11 +105,11 @@ class Source:
         """Return the sha256 (hex) over samples of the contents of the files, see ``contents_digest``."""
         return contents_digest(self.files)
 
-    def weight(self) -> Weight:
+    def estimated_size(self) -> SizeEstimate:
         """Estimate rows and bytes of a row from the beginning of the first file."""
-        return sampling.weight(self.parts)
+        return sampling.estimated_size(self.readers)
 
-    def read_table(self, on_reject: OnReject = ignore) -> pa.Table:
+    def read_table(self, on_reject: OnReject = ignore_reject) -> pa.Table:
         """Return all rows, files in order; a column of delimited files is numeric only if it is so in all of them.
 
         Malformed rows are those that are not UTF-8 or not as wide as the header: without a model, every cell is valid.
@@ -111,16 +120,16 @@ class Source:
             No rows, a damaged file, or files whose columns differ.
         """
         rejects = Rejects(on_reject=on_reject)
-        return self._table(lambda i, text: list(self._pieces(self.parts[i], Rejects() if text else rejects)), rejects)
+        return self._table(lambda i, text: list(self._pieces(self.readers[i], Rejects() if text else rejects)), rejects)
 
-    def sample(self, most: int, seed: int, on_reject: OnReject = ignore, on_rows: OnRows = ignore_rows) -> Sample:
+    def sample(self, most: int, seed: int, on_reject: OnReject = ignore_reject, on_rows: OnRows = ignore_rows) -> Sample:
         """Return a uniform sample of ``most`` rows in file order, as ``read_table`` would read a file of these rows.
 
         Reads every row in bounded memory. ``on_rows`` gets the number of rows read so far. Raises what ``read_table`` raises.
         """
         self._check_same_names()
         rejects = Rejects(on_reject=on_reject)
-        subset = sampling.sample_files(self.parts, most, seed, lambda reader: self._pieces(reader, rejects), on_rows)
+        subset = sampling.sample_files(self.readers, most, seed, lambda reader: self._pieces(reader, rejects), on_rows)
         table = self._table(lambda i, _: subset.pieces(i), rejects)
         return Sample(table=table, numbers=subset.numbers(), seen=subset.seen)
 
@@ -128,16 +137,16 @@ class Source:
         """Return the table of ``pieces(i, text)`` of every file ``i``; delimited files are parsed twice if ``text`` columns turn up."""
 
         def table_of(i: int, text: Collection[str] = ()) -> pa.Table:
-            return with_partition(self.parts[i].table(pieces(i, text), missing=self.missing_values, text=text), self.parts[i].file)
+            return with_partition(self.readers[i].table(pieces(i, text), missing=self.missing_values, text=text), self.readers[i].file)
 
         self._check_same_names()
-        tables = [table_of(i) for i in range(len(self.parts))]
-        clashing = columns.clashing(tables)
-        for i, reader in enumerate(self.parts):
+        tables = [table_of(i) for i in range(len(self.readers))]
+        clashing = columns.clashing_columns(tables)
+        for i, reader in enumerate(self.readers):
             if clashing and reader.file.format == "delimited":
                 tables[i] = table_of(i, clashing)
         columns.check_types([file.path for file in self.files], tables)
-        table = partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.parts[0])
+        table = partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.readers[0])
         if table.num_rows == 0:
             raise self._no_rows(rejects)
         return table
@@ -160,7 +169,7 @@ class Source:
         chunk_rows: int = 65_536,
         chunk_bytes: int = 32 << 20,
         first_row: int = 0,
-        on_reject: OnReject = ignore,
+        on_reject: OnReject = ignore_reject,
     ) -> Iterator[pa.RecordBatch]:
         """Return a stream of batches of at most ``chunk_rows`` rows and about ``chunk_bytes``, in file order, from ``first_row`` on.
 
@@ -186,7 +195,7 @@ class Source:
         """Return the columns to stream as in the file. Raises SchemaMismatch if a file lacks one, or columns of the schema."""
         model = set(schema.names) if schema is not None else set()
         wanted = [n for n in dict.fromkeys(extra) if n not in model]
-        for reader in self.parts:
+        for reader in self.readers:
             names = column_names(reader)
             if schema is not None:
                 columns.check_header(schema, names, reader.file)
@@ -202,7 +211,7 @@ class Source:
         """Yield the rows of all files from ``first_row`` on; a batch may be empty where all its rows were malformed."""
         before = 0  # rows of the files before this one
         screened = self.on_error != "stop"
-        for reader in self.parts:
+        for reader in self.readers:
             if reader.rows is not None and before + reader.rows <= first_row:
                 before += reader.rows
                 continue
@@ -230,13 +239,13 @@ class Source:
                     raise self._no_rows(rejects)
                 yield batch
         except BadCell as error:
-            raise with_line(error, self.parts) from None
+            raise with_line(error, self.readers) from None
         if not found:
             raise self._no_rows(rejects)
 
     def _raw_types(self, names: Sequence[str]) -> pa.Schema:
         """Return one type for each column over all files; strings where there is no common one."""
-        kinds = {n: columns.unified([column_type(reader, n) for reader in self.parts]) for n in names}
+        kinds = {n: columns.common_type([column_type(reader, n) for reader in self.readers]) for n in names}
         return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
@@ -248,10 +257,10 @@ class Source:
 
     def check_present(self, schema: Schema) -> None:
         """Raise SchemaMismatch if the first file lacks columns of a model."""
-        columns.check_header(schema, self.names, self.parts[0].file)
+        columns.check_header(schema, self.names, self.readers[0].file)
 
     def _check_same_names(self) -> None:
-        columns.check_same_names([(reader.file, column_names(reader)) for reader in self.parts])
+        columns.check_same_names([(reader.file, column_names(reader)) for reader in self.readers])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,12 +344,12 @@ def open_files(
     readers = tuple(reader_of(file) for file in files)
     # Some engines write files without columns or rows beside the others; they say nothing about the table.
     filled = tuple(reader for reader in readers if reader.rows != 0)
-    return Source(parts=filled or readers, missing_values=tuple(missing_values), on_error=on_error)
+    return Source(readers=filled or readers, missing_values=tuple(missing_values), on_error=on_error)
 
 
-def together(sources: Sequence[Source]) -> Source:
+def as_one_table(sources: Sequence[Source]) -> Source:
     """Return the files of several sources as one table, in this order."""
-    return replace(sources[0], parts=tuple(reader for source in sources for reader in source.parts))
+    return replace(sources[0], readers=tuple(reader for source in sources for reader in source.readers))
 
 
 def input_row_numbers(batch: pa.RecordBatch, first: int) -> NDArray[np.int64]:

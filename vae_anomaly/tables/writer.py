@@ -9,18 +9,17 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from vae_anomaly.choices import OutputFormat
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.storage.atomic import replacing, sweep, writing
-
-OutputFormat = Literal["parquet", "csv"]
 
 # Rows of a Parquet row group.
 _GROUP_ROWS = 131_072
@@ -170,7 +169,7 @@ def _csv_text(values: pa.Array, *, escape: bool) -> pa.Array:
             return values.cast(pa.string())
         except pa.ArrowException:  # Arrow cannot cast times of an unknown zone, or intervals
             values = pa.array([key_text(cell) for cell in values], pa.string())
-    return _quoted(harmless(values) if escape else values)
+    return _quoted(escape_formulas(values) if escape else values)
 
 
 def _json(value: object) -> str:
@@ -185,7 +184,7 @@ def _quoted(text: pa.Array) -> pa.Array:
     return pc.if_else(special, pc.binary_join_element_wise('"', doubled, '"', ""), text)
 
 
-def quoted_text(text: str) -> str:
+def quoted_cell(text: str) -> str:
     """Return one cell of a CSV, with quotes only if it needs them."""
     return '"' + text.replace('"', '""') + '"' if re.search(_SPECIAL, text) else text
 
@@ -195,10 +194,10 @@ _FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
 _NUMBER = r"^[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?$"
 
 
-def harmless(text: pa.Array) -> pa.Array:
+def escape_formulas(text: pa.Array) -> pa.Array:
     """Put an apostrophe in front of texts that a spreadsheet could take for formulas.
 
-    >>> harmless(pa.array(["=1+1", "-5", "a"])).to_pylist()
+    >>> escape_formulas(pa.array(["=1+1", "-5", "a"])).to_pylist()
     ["'=1+1", '-5', 'a']
     """
     formula = pc.match_substring_regex(text, _FORMULA)
@@ -208,10 +207,10 @@ def harmless(text: pa.Array) -> pa.Array:
     return pc.if_else(formula, pc.binary_join_element_wise("'", text, ""), text)
 
 
-def harmless_text(text: str) -> str:
-    """Return one text as ``harmless`` would.
+def escape_formula(text: str) -> str:
+    """Return one text as ``escape_formulas`` would.
 
-    >>> harmless_text("@SUM(A1)")
+    >>> escape_formula("@SUM(A1)")
     "'@SUM(A1)"
     """
     return f"'{text}" if re.search(_FORMULA, text) and not re.fullmatch(_NUMBER, text) else text

@@ -1,7 +1,7 @@
-"""A new threshold for a fitted model from rows it has not seen: read, score, choose a rate, calibrate, keep.
+"""``calibrate``: a new threshold for a fitted model, from normal rows that its fit has not seen.
 
-A registered model gets a new version and its alias moves; a folder is replaced whole. Everything that can be refused is refused before
-anything is written. Knows nothing about networks, file formats or MLflow.
+A registered model gets a new version, to which its alias moves; a model folder is replaced in one step. All checks come before the first
+write.
 """
 
 import tempfile
@@ -24,43 +24,49 @@ from vae_anomaly.config import TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import TooFewRows
 from vae_anomaly.messages import OnProgress, ignore_progress
-from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking.registry import MODEL_ID
 from vae_anomaly.tracking.runs import Run, start_run
-from vae_anomaly.workflow.calibration_rows import CalibrationRows, Columns, columns_of, refuse_contradictions, refuse_training_rows, scored
-from vae_anomaly.workflow.models import LoadedModel, open_model
+from vae_anomaly.workflow.calibration_rows import (
+    CalibrationColumns,
+    CalibrationRows,
+    calibration_columns,
+    check_calibrate_request,
+    check_unseen,
+    score_calibration_rows,
+)
+from vae_anomaly.workflow.models import LoadedModel, open_data, open_model
+from vae_anomaly.workflow.publish import alias_or_uri, model_name
 from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.results import CalibrateResult, GroupRow, ModelName
 
-# Notes of a fit that a new calibration makes untrue begin with these words.
+# Beginnings of the notes of a fit that a new calibration invalidates.
 NOTES_OF_FIT = ("cross-fitted", "calibrated on", "the threshold is pooled")
 
 
 def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_progress) -> CalibrateResult:
-    """Calibrate a model anew on normal rows, and register or replace it.
+    """Recalibrate a model on normal rows, and register it or replace its folder.
 
-    Raises ConfigError for contrary or incomplete wishes, DataError for the rows of the fit or labels of one class, TooFewRows where the
-    rate is too fine for the rows, NotCalibrated where no tail fits, OutputError and TrackingError where the result cannot be kept.
+    Raises ConfigError for contradictory or incomplete options, DataError for training rows or labels of one class, TooFewRows if alpha is
+    too small for the number of rows, NotCalibrated if no tail fits, OutputError and TrackingError if the result cannot be stored.
     """
-    refuse_contradictions(request)
+    check_calibrate_request(request)
     loaded = open_model(request.model, uri=request.tracking_uri)
     detector = loaded.detector
-    data = detector.config.data
-    missing = data.missing_values if request.missing_values is None else request.missing_values
-    source = open_source(request.data, missing_values=missing, on_error=request.on_error)
-    columns = columns_of(request, detector, source)
-    refuse_training_rows(source, detector)
-    rows = scored(detector, source, columns, request, tell)
-    alpha, choice = _rate(request, rows, detector)
+    source = open_data(detector, request.data, missing_values=request.missing_values, on_error=request.on_error)
+    columns = calibration_columns(request, detector, source)
+    check_unseen(source, detector)
+    rows = score_calibration_rows(detector, source, columns, request, tell)
+    alpha, choice = _alpha(request, rows, detector)
     threshold = _threshold(request, rows, alpha, columns, 1 if choice is None else choice.tried)
-    table = budget_table(threshold, rows.anomalous if rows.labels else None, rows.per_day)
-    model = _keep(request, loaded, _recalibrated(detector, threshold, source), source, table, choice)
+    table = budget_table(threshold, rows.anomalous_scores if rows.labelled else None, rows.rows_per_day)
+    model = _store(request, loaded, _recalibrated(detector, threshold, source), source, table, choice)
     return CalibrateResult(
-        rows=len(rows.normal) + len(rows.anomalous) + rows.null_scores,
-        calibration_rows=len(rows.normal),
-        anomalous_rows=len(rows.anomalous),
+        rows=len(rows.normal_scores) + len(rows.anomalous_scores) + rows.null_scores,
+        calibration_rows=len(rows.normal_scores),
+        anomalous_rows=len(rows.anomalous_scores),
         null_scores=rows.null_scores,
-        rows_per_day=rows.per_day,
+        rows_per_day=rows.rows_per_day,
         alpha_before=detector.threshold.alpha,
         threshold_before=detector.threshold.value,
         promise=guarantee_of(threshold),
@@ -74,13 +80,15 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
     )
 
 
-def _rate(request: CalibrateRequest, rows: CalibrationRows, detector: Detector) -> tuple[float, ChosenAlpha | None]:
-    """Return the false-alarm rate that was asked for, by whichever way; with none that of the model."""
-    if request.alerts_per_day is not None and rows.per_day is not None:
-        return budget_alpha(request.alerts_per_day, rows.per_day), None
-    wish = request.maximize or _costs(request)
-    if wish is not None:
-        choice = choose_alpha(rows.normal, rows.anomalous, wish, anomaly_rate=request.anomaly_rate, seed=detector.config.seed)
+def _alpha(request: CalibrateRequest, rows: CalibrationRows, detector: Detector) -> tuple[float, ChosenAlpha | None]:
+    """Return alpha as the request chooses it, by default that of the model."""
+    if request.alerts_per_day is not None and rows.rows_per_day is not None:
+        return budget_alpha(request.alerts_per_day, rows.rows_per_day), None
+    objective = request.maximize or _costs(request)
+    if objective is not None:
+        choice = choose_alpha(
+            rows.normal_scores, rows.anomalous_scores, objective, anomaly_rate=request.anomaly_rate, seed=detector.config.seed
+        )
         return choice.alpha, choice
     return request.alpha or detector.threshold.alpha, None
 
@@ -91,23 +99,23 @@ def _costs(request: CalibrateRequest) -> Costs | None:
     return Costs(false_alarm=request.cost_false_alarm, miss=request.cost_miss)
 
 
-def _threshold(request: CalibrateRequest, rows: CalibrationRows, alpha: float, columns: Columns, tried: int) -> Threshold:
-    """Calibrate. Raises TooFewRows, NotCalibrated."""
-    n = len(rows.normal)
+def _threshold(request: CalibrateRequest, rows: CalibrationRows, alpha: float, columns: CalibrationColumns, tried: int) -> Threshold:
+    """Calibrate the threshold. Raises TooFewRows, NotCalibrated."""
+    scores = rows.normal_scores
     if request.method == "gpd":
-        ordered = np.sort(rows.normal)
+        ordered = np.sort(scores)
         tail = fit_tail(ordered)
         threshold = Threshold(method="gpd", alpha=tail.share, value=0.0, calibration=ordered, tail=tail).at(alpha)
     else:
-        _refuse_too_fine(alpha, n)
-        threshold = conformal(rows.normal, alpha)
-    if rows.group is not None and columns.group is not None:
-        groups = calibrate_groups(columns.group, rows.group, rows.normal, alpha)
+        _check_alpha(alpha, len(scores))
+        threshold = conformal(scores, alpha)
+    if rows.groups is not None and columns.group is not None:
+        groups = calibrate_groups(columns.group, rows.groups, scores, alpha)
         threshold = replace(threshold, groups=groups)
     return replace(threshold, tried=tried)
 
 
-def _refuse_too_fine(alpha: float, n: int) -> None:
+def _check_alpha(alpha: float, n: int) -> None:
     need = calibration_rows_needed(alpha)
     if n < need:
         tail = n >= LEAST_ROWS and alpha >= finest_tail_alpha(n)
@@ -118,7 +126,7 @@ def _refuse_too_fine(alpha: float, n: int) -> None:
 
 
 def _recalibrated(detector: Detector, threshold: Threshold, source: Source) -> Detector:
-    """Return the detector with its new threshold, and a card that says where it came from."""
+    """Return the detector with the new threshold and its origin in the model card."""
     notes = tuple(note for note in detector.card.notes if not note.startswith(NOTES_OF_FIT))
     card = replace(
         detector.card,
@@ -131,7 +139,7 @@ def _recalibrated(detector: Detector, threshold: Threshold, source: Source) -> D
     return replace(detector.recalibrated(threshold), card=card)
 
 
-def _keep(
+def _store(
     request: CalibrateRequest,
     loaded: LoadedModel,
     detector: Detector,
@@ -139,7 +147,7 @@ def _keep(
     table: Sequence[BudgetRow],
     choice: ChosenAlpha | None,
 ) -> ModelName:
-    """Replace the folder, or log and register a new version."""
+    """Replace the model folder, or log and register a new version."""
     if not request.model.startswith(("models:/", "runs:/")):
         folder = request.output or Path(request.model)
         artifact.save(detector, folder, replace=request.output is None)
@@ -160,13 +168,12 @@ def _keep(
         artifact.save(detector, folder)
         if request.output is not None:
             artifact.save(detector, request.output)
-        made = run.log_model(folder, detector)
-    kept = "" if request.output is None else str(request.output)
-    return ModelName(name=made.name, version=made.version, alias=made.alias, run_id=made.run_id, uri=made.uri, folder=kept)
+        version = run.log_model(folder, detector)
+    return model_name(version, request.output)
 
 
 def _tracking(request: CalibrateRequest, loaded: LoadedModel) -> TrackingConfig:
-    """Return where the new version goes: the name and alias of ``--model``, else those of the fit."""
+    """Return the settings of the new version: name and alias of ``--model``, else those of the fit."""
     fitted = loaded.detector.config.tracking
     name, _, alias = request.model.removeprefix("models:/").partition("@")
     registered = request.model.startswith("models:/") and not MODEL_ID.fullmatch(name)
@@ -181,12 +188,12 @@ def _tracking(request: CalibrateRequest, loaded: LoadedModel) -> TrackingConfig:
 
 
 def _metrics(threshold: Threshold, choice: ChosenAlpha | None) -> dict[str, float]:
-    found = {"threshold": threshold.value, "alpha": threshold.alpha, "alpha_limit_95": threshold.limit}
+    metrics = {"threshold": threshold.value, "alpha": threshold.alpha, "alpha_limit_95": threshold.limit}
     if threshold.tail is not None:
-        found |= {"tail_shape": threshold.tail.shape, "tail_fit_p_value": threshold.tail.fit_p_value}
+        metrics |= {"tail_shape": threshold.tail.shape, "tail_fit_p_value": threshold.tail.fit_p_value}
     if choice is not None:
-        found |= {choice.measure.lower().replace(" ", "_"): choice.value, "recall": choice.recall}
-    return found
+        metrics |= {choice.measure.lower().replace(" ", "_"): choice.value, "recall": choice.recall}
+    return metrics
 
 
 def _group_rows(threshold: Threshold) -> tuple[GroupRow, ...]:
@@ -194,10 +201,9 @@ def _group_rows(threshold: Threshold) -> tuple[GroupRow, ...]:
     if groups is None:
         return ()
     columns = zip(groups.names, groups.rows.tolist(), groups.values.tolist(), groups.lent.tolist(), strict=True)
-    found = [GroupRow(name=name, rows=rows, threshold=value, lent=lent) for name, rows, value, lent in columns]
-    return tuple(sorted(found, key=lambda row: (-row.rows, row.name)))
+    group_rows = [GroupRow(name=name, rows=rows, threshold=value, lent=lent) for name, rows, value, lent in columns]
+    return tuple(sorted(group_rows, key=lambda row: (-row.rows, row.name)))
 
 
 def _next_steps(model: ModelName) -> tuple[str, ...]:
-    name = f"models:/{model.name}@{model.alias}" if model.version and model.alias else model.uri
-    return (f"vae-anomaly score NEW.csv --model {name}",)
+    return (f"vae-anomaly score NEW.csv --model {alias_or_uri(model)}",)

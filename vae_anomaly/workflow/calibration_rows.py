@@ -1,8 +1,9 @@
-"""The rows of a calibration: what is asked for, which columns that takes, and the scores, labels, times and groups of the rows.
+"""Rows of a calibration: check the request, choose the columns to read, and score the rows.
 
-Refuses what cannot be before anything is scored. Knows nothing of thresholds.
+Every contradiction is refused before the data are read.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,11 @@ from vae_anomaly.calibration.operating_point import rows_per_day
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.messages import OnProgress, absent_text
-from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, read_labels
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
-from vae_anomaly.tables.error_location import in_its_file
-from vae_anomaly.tables.source import Source, input_row_numbers
-from vae_anomaly.workflow.models import cores, is_training_data
+from vae_anomaly.tables.error_location import with_location
+from vae_anomaly.tables.source import Source
+from vae_anomaly.workflow.models import cores, encoded_chunks, is_training_data
 from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.score_counts import left_out
 
@@ -27,23 +27,23 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CalibrationRows:
-    """Scored rows: ``normal`` calibrate, ``anomalous`` have another label; ``group`` is that of the normal rows.
+    """Scores, float64, of the rows labelled normal and of all others; ``groups`` are those of the normal rows.
 
-    ``rejected`` rows could not be read.
+    ``null_scores`` rows have only missing cells; ``rejected`` rows are unreadable.
     """
 
-    normal: _Floats
-    anomalous: _Floats
-    group: pa.ChunkedArray | None
-    labels: Labels | None
-    per_day: float | None
+    normal_scores: _Floats
+    anomalous_scores: _Floats
+    groups: pa.ChunkedArray | None
+    labelled: bool
+    rows_per_day: float | None
     null_scores: int
     rejected: RejectedRows | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Columns:
-    """The columns that are read besides those of the model; None: not asked for."""
+class CalibrationColumns:
+    """Columns read in addition to those of the model; None: not needed."""
 
     label: str | None
     time: str | None
@@ -51,22 +51,22 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """Those that are there, each once."""
+        """Distinct names of these columns."""
         return list(dict.fromkeys(name for name in (self.label, self.time, self.group) if name is not None))
 
 
-def refuse_contradictions(request: CalibrateRequest) -> None:
-    """Refuse wishes that contradict each other or lack a part, before anything is read."""
+def check_calibrate_request(request: CalibrateRequest) -> None:
+    """Raise ConfigError for options that contradict each other, lack a counterpart or are out of range."""
     costs = request.cost_false_alarm is not None or request.cost_miss is not None
-    asked = {
+    ways = {
         "--alpha": request.alpha is not None,
         "--alerts-per-day": request.alerts_per_day is not None,
         "--cost-false-alarm and --cost-miss": costs,
         "--maximize": request.maximize is not None,
     }
-    named = [name for name, given in asked.items() if given]
-    if len(named) > 1:
-        raise ConfigError(f"the rate is asked for in {len(named)} ways: {'; '.join(named)}. Give one of them.")
+    chosen = [way for way, is_set in ways.items() if is_set]
+    if len(chosen) > 1:
+        raise ConfigError(f"alpha is chosen in {len(chosen)} ways: {'; '.join(chosen)}. Give one of them.")
     if costs and (request.cost_false_alarm is None or request.cost_miss is None):
         raise ConfigError("costs come in pairs: give both --cost-false-alarm and --cost-miss.")
     for name, value in (("--cost-false-alarm", request.cost_false_alarm), ("--cost-miss", request.cost_miss),
@@ -80,8 +80,8 @@ def refuse_contradictions(request: CalibrateRequest) -> None:
         raise ConfigError("--method gpd fits one tail to all rows; leave --group-by out, or use --method conformal.")
 
 
-def columns_of(request: CalibrateRequest, detector: Detector, source: Source) -> Columns:
-    """Return the columns to read. Raises ConfigError for one that is not in the data, or that a wish needs and nobody named."""
+def calibration_columns(request: CalibrateRequest, detector: Detector, source: Source) -> CalibrationColumns:
+    """Choose the columns to read. Raises ConfigError for one that is absent, or required by an option and not named."""
     data = detector.config.data
     label = request.label_column or (data.label_column if data.label_column in source.names else None)
     time = request.time_column or (data.time_column if data.time_column in source.names else None)
@@ -92,35 +92,34 @@ def columns_of(request: CalibrateRequest, detector: Detector, source: Source) ->
     ):
         if name and name not in source.names:
             raise ConfigError(f"{option} names a column that is not in the data: {absent_text([name], source.names)}")
-    wish = "--maximize" if request.maximize else "--cost-miss" if request.cost_miss is not None else None
-    if wish and label is None:
-        raise ConfigError(f"{wish} needs labels, to see what a threshold finds. Name their column with --label-column.")
-    if request.anomaly_rate is not None and wish is None:
+    needs_labels = "--maximize" if request.maximize else "--cost-miss" if request.cost_miss is not None else None
+    if needs_labels and label is None:
+        raise ConfigError(f"{needs_labels} needs labels, to measure the recall of a threshold. Name their column with --label-column.")
+    if request.anomaly_rate is not None and needs_labels is None:
         raise ConfigError("--anomaly-rate is for --maximize and --cost-miss; neither is given.")
     if request.alerts_per_day is not None and time is None and request.rows_per_day is None:
         raise ConfigError(
-            "--alerts-per-day needs to know how many rows a day brings: name a column of timestamps with --time-column, "
-            "or give --rows-per-day."
+            "--alerts-per-day needs the number of rows a day: name a column of timestamps with --time-column, or give --rows-per-day."
         )
     source.check_present(detector.schema)
-    return Columns(label=label, time=None if request.rows_per_day else time, group=_group(request, detector, source))
+    return CalibrationColumns(label=label, time=None if request.rows_per_day else time, group=_group_column(request, detector, source))
 
 
-def _group(request: CalibrateRequest, detector: Detector, source: Source) -> str | None:
-    """Return the column of the groups: that of the request, empty for none, else that of the threshold so far."""
-    before = detector.threshold.groups
-    if request.group_by is not None or before is None or request.method == "gpd":
+def _group_column(request: CalibrateRequest, detector: Detector, source: Source) -> str | None:
+    """Return the group column of the request (``--group-by ''``: none), by default that of the current threshold."""
+    groups = detector.threshold.groups
+    if request.group_by is not None or groups is None or request.method == "gpd":
         return request.group_by or None
-    if before.column not in source.names:
+    if groups.column not in source.names:
         raise ConfigError(
-            f"this model has a threshold for each {before.column!r}, and {source.files[0].path} has no such column. "
+            f"this model has a threshold for each {groups.column!r}, and {source.files[0].path} has no such column. "
             "Give rows with it, or --group-by '' for one threshold."
         )
-    return before.column
+    return groups.column
 
 
-def refuse_training_rows(source: Source, detector: Detector) -> None:
-    """Raise DataError for the files of the fit, also under other names."""
+def check_unseen(source: Source, detector: Detector) -> None:
+    """Raise DataError for the files of the fit, also under other names: their scores are too low for a calibration."""
     if is_training_data(detector, source):
         raise DataError(
             f"{source.where} holds the rows that the model was fitted on, and rows it has learned from score lower than new ones. "
@@ -128,51 +127,52 @@ def refuse_training_rows(source: Source, detector: Detector) -> None:
         )
 
 
-def scored(detector: Detector, source: Source, columns: Columns, request: CalibrateRequest, tell: OnProgress) -> CalibrationRows:
-    """Score all rows in a stream; of the rows only scores, labels, times and groups are kept."""
+def score_calibration_rows(
+    detector: Detector, source: Source, columns: CalibrationColumns, request: CalibrateRequest, tell: OnProgress
+) -> CalibrationRows:
+    """Score the rows in chunks; only scores, labels, times and groups are held in memory."""
     scores: list[_Floats] = []
-    kept: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
     numbers: list[NDArray[np.int64]] = []
-    done, rejects = 0, Rejects()
-    for chunk in source.batches(detector.schema, extra=columns.names, on_reject=rejects):
-        batch = encode(detector.schema, chunk.select(list(detector.schema.names)))
-        scores.append(detector.scores(batch, threads=request.threads or cores()).total.numpy())
-        for name, arrays in kept.items():
-            arrays.append(chunk.column(name))
-        numbers.append(input_row_numbers(chunk, done))
-        done += chunk.num_rows
-        tell("scoring", done, source.rows)
+    chunks: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
+    rejects = Rejects()
+    for chunk in encoded_chunks(detector, source, columns.names, rejects, tell, stage="scoring"):
+        scores.append(detector.scores(chunk.cells, threads=request.threads or cores()).total.numpy())
+        numbers.append(chunk.numbers)
+        for name, arrays in chunks.items():
+            arrays.append(chunk.rows.column(name))
     rejected = left_out(rejects)
     total = np.concatenate(scores)
-    there = ~np.isnan(total)
-    if not there.any():
+    has_score = ~np.isnan(total)
+    if not has_score.any():
         raise DataError(f"no row of {source.where} has a value in any column of the model.")
-    found = {name: pa.chunked_array(arrays) for name, arrays in kept.items()}
-    labels = _labels(found, columns, detector, request)
-    normal = there if labels is None else there & labels.normal
+    values = {name: pa.chunked_array(arrays) for name, arrays in chunks.items()}
+    labels = _labels(values, columns, detector, request)
+    normal = has_score if labels is None else has_score & labels.normal
     return CalibrationRows(
-        normal=total[normal],
-        anomalous=total[there & ~normal],
-        group=None if columns.group is None else found[columns.group].filter(pa.array(normal)),
-        labels=labels,
-        per_day=request.rows_per_day or (None if columns.time is None else _per_day(found, columns.time, source, numbers)),
-        null_scores=int((~there).sum()),
+        normal_scores=total[normal],
+        anomalous_scores=total[has_score & ~normal],
+        groups=None if columns.group is None else values[columns.group].filter(pa.array(normal)),
+        labelled=labels is not None,
+        rows_per_day=request.rows_per_day or (None if columns.time is None else _rows_per_day(values, columns.time, source, numbers)),
+        null_scores=int((~has_score).sum()),
         rejected=rejected,
     )
 
 
-def _per_day(found: dict[str, pa.ChunkedArray], time: str, source: Source, numbers: list[NDArray[np.int64]]) -> float:
+def _rows_per_day(values: Mapping[str, pa.ChunkedArray], time: str, source: Source, numbers: list[NDArray[np.int64]]) -> float:
     try:
-        return rows_per_day(found[time], time)
+        return rows_per_day(values[time], time)
     except BadCell as error:
-        raise in_its_file(error, source.parts, int(np.concatenate(numbers)[error.row]), readable=False) from None
+        raise with_location(error, source.readers, int(np.concatenate(numbers)[error.row]), readable=False) from None
 
 
-def _labels(found: dict[str, pa.ChunkedArray], columns: Columns, detector: Detector, request: CalibrateRequest) -> Labels | None:
+def _labels(
+    values: Mapping[str, pa.ChunkedArray], columns: CalibrationColumns, detector: Detector, request: CalibrateRequest
+) -> Labels | None:
     if columns.label is None:
         return None
-    wanted = request.normal_labels or detector.config.data.normal_labels
-    labels = read_labels(found[columns.label], wanted, columns.label)
-    choosing = request.maximize is not None or request.cost_miss is not None
-    (check_both_classes if choosing else check_normal_rows)(labels, columns.label, wanted)
+    normal_labels = request.normal_labels or detector.config.data.normal_labels
+    labels = read_labels(values[columns.label], normal_labels, columns.label)
+    needs_both = request.maximize is not None or request.cost_miss is not None
+    (check_both_classes if needs_both else check_normal_rows)(labels, columns.label, normal_labels)
     return labels

@@ -1,6 +1,6 @@
-"""Hold a model against labelled rows, with three other detectors on the same rows; log it as a run and write it as a page.
+"""``evaluate``: measure a model on labelled rows beside the baseline detectors, log an MLflow run and write an HTML report.
 
-Knows nothing about networks or file formats. All labelled rows are held in memory, encoded.
+All labelled rows are held in memory, encoded.
 """
 
 from collections.abc import Sequence
@@ -28,68 +28,67 @@ from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curve
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, input_row_numbers, open_source
+from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.tracking.runs import Run, start_run
-from vae_anomaly.workflow.models import LoadedModel, cores, is_training_data, open_model
-from vae_anomaly.workflow.report import log_report, refuse_output, title_of, write_report
+from vae_anomaly.workflow.models import LoadedModel, cores, encoded_chunks, is_training_data, open_data, open_model
+from vae_anomaly.workflow.report import check_report_path, log_report, title_of, write_report
 from vae_anomaly.workflow.requests import EvaluateRequest
 from vae_anomaly.workflow.results import EvaluateResult
 from vae_anomaly.workflow.score_counts import rejected_notes
 
-# Labels, rows of each and columns of each that are looked at for what makes the score.
+# Mean contributions by label are computed for the most frequent labels, from a random sample of each.
 LABELS_EXPLAINED = 13
 ROWS_A_LABEL = 100
 COLUMNS_A_LABEL = 5
-SEEN = "the model was fitted on these very files: it has seen their normal rows, and the figures are too good"
+TRAINED_ON = "the model was fitted on these very files: it has seen their normal rows, and the figures are too good"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LabelledScores:
-    """Rows that have a score, with their labels and their numbers in the data; ``null_scores`` rows had none."""
+    """Encoded rows ``[n]`` with a score, their labels and numbers in the data; ``null_scores`` further rows have only missing cells."""
 
-    batch: Batch
+    cells: Batch
     scores: Matrix
     labels: Labels
     numbers: NDArray[np.int64]
     null_scores: int
 
-    def side(self, *, normal: bool) -> tuple[Batch, Matrix]:
+    def of_class(self, *, normal: bool) -> tuple[Batch, Matrix]:
         """Return the rows and scores of one class."""
         rows = self.labels.normal == normal
-        return self.batch.rows(torch.from_numpy(rows)), self.scores[rows]
+        return self.cells.rows(torch.from_numpy(rows)), self.scores[rows]
 
 
 def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progress) -> EvaluateResult:
-    """Score labelled rows and measure ranking, detection and false alarms; log a run unless the model's fit or the request says no.
+    """Score labelled rows; measure ranking, detection at the threshold and false alarms; log a run if tracking is on.
 
-    Raises ConfigError without a label column or for a page of another ending, DataError unless there are rows of both classes,
-    OutputError for a page that exists, and TrackingError.
+    Raises ConfigError without a label column or for a report that is not ``.html``, DataError unless both classes have rows, OutputError
+    for a report that exists, and TrackingError.
     """
     if request.output is not None:
-        refuse_output(request.output, overwrite=request.overwrite)
+        check_report_path(request.output, overwrite=request.overwrite)
     loaded = open_model(request.model, uri=request.tracking_uri)
     detector = loaded.detector
     column = request.label_column or detector.config.data.label_column
     if column is None:
         raise ConfigError("which column holds the labels? Name it with --label-column.")
-    missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
-    wanted = request.normal_labels or detector.config.data.normal_labels
-    source, rejects = open_source(request.data, missing_values=missing, on_error=request.on_error), Rejects()
+    normal_labels = request.normal_labels or detector.config.data.normal_labels
+    source, rejects = open_data(detector, request.data, missing_values=request.missing_values, on_error=request.on_error), Rejects()
     if column not in source.names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([column], source.names)}")
-    scored = _scored(detector, source, rejects, column, wanted, request.threads or cores(), tell)
-    check_both_classes(scored.labels, column, wanted)
+    scored = _scored(detector, source, rejects, column, normal_labels, request.threads or cores(), tell)
+    check_both_classes(scored.labels, column, normal_labels)
     tell("other detectors", 0, None)
     reference_rejects = Rejects()
-    quality = _quality(detector, scored, _reference(detector, request, missing, reference_rejects))
-    seen = (SEEN,) if is_training_data(detector, source) else ()
-    notes = (*seen, *rejected_notes(rejects), *rejected_notes(reference_rejects))
+    quality = _quality(detector, scored, _reference(detector, request, reference_rejects))
+    trained_on = (TRAINED_ON,) if is_training_data(detector, source) else ()
+    notes = (*trained_on, *rejected_notes(rejects), *rejected_notes(reference_rejects))
     curves = _curves(detector, scored)
     page = _page(detector, scored, source.where, title_of(loaded.name), notes, quality, curves)
     if request.output is not None:
         write_report(page, request.output)
     return EvaluateResult(
-        rows=len(scored.batch) + scored.null_scores,
+        rows=len(scored.cells) + scored.null_scores,
         null_scores=scored.null_scores,
         promise=guarantee_of(detector.threshold),
         notes=notes,
@@ -103,31 +102,31 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
 
 
 def _log(request: EvaluateRequest, loaded: LoadedModel, source: Source, scored: LabelledScores, page: Report) -> str:
-    """Log figures, numbers and the page as a run of the model's experiment; return the run, empty where nothing is logged."""
+    """Log metrics, figures and the report as a run of the model's experiment; return the run id, empty if tracking is off."""
     tracking = loaded.detector.config.tracking
     settings = replace(tracking, enabled=tracking.enabled and not request.no_tracking, register=False, uri=request.tracking_uri)
     with start_run(settings, name=f"evaluate {title_of(loaded.name)}") as run:
         run.log_tags({"vae_anomaly.verb": "evaluate", "model": loaded.name.name, "model_version": loaded.name.version})
-        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=len(scored.batch), context="evaluation")
+        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=len(scored.cells), context="evaluation")
         assert page.quality is not None
-        run.log_metrics(_numbers(page.quality))
+        run.log_metrics(_metrics(page.quality))
         if isinstance(run, Run):
             run.log_figures(_figures(page))
         log_report(run, page)
     return run.run_id
 
 
-def _numbers(quality: Quality) -> dict[str, float]:
-    """Return the figures by name, with the ends of their intervals."""
+def _metrics(quality: Quality) -> dict[str, float]:
+    """Return the metrics by name, each with the bounds of its confidence interval as ``_low`` and ``_high``."""
     names = ("auroc", "average_precision", "recall", "precision", "f1")
-    found = {name: getattr(quality, name) for name in names if getattr(quality, name) is not None}
+    metrics = {name: getattr(quality, name) for name in names if getattr(quality, name) is not None}
     for name in names if quality.intervals else ():
         interval = getattr(quality.intervals, name)
-        found |= {} if interval is None else {f"{name}_low": interval.low, f"{name}_high": interval.high}
+        metrics |= {} if interval is None else {f"{name}_low": interval.low, f"{name}_high": interval.high}
     if quality.false_alarms:
         rate = quality.false_alarms
-        found |= {"false_alarm_rate": rate.rate, "false_alarm_rate_low": rate.low, "false_alarm_rate_high": rate.high}
-    return found
+        metrics |= {"false_alarm_rate": rate.rate, "false_alarm_rate_low": rate.low, "false_alarm_rate_high": rate.high}
+    return metrics
 
 
 def _figures(page: Report) -> dict[str, Any]:
@@ -145,8 +144,8 @@ def _figures(page: Report) -> dict[str, Any]:
 
 
 def _curves(detector: Detector, scored: LabelledScores) -> Curves:
-    """Return the curves, and what makes the score of rows of each label."""
-    (_, normal), (_, anomalous) = scored.side(normal=True), scored.side(normal=False)
+    """Return ROC, precision-recall and calibration curves, and the mean contributions by label."""
+    (_, normal), (_, anomalous) = scored.of_class(normal=True), scored.of_class(normal=False)
     return Curves(
         roc=roc_points(normal, anomalous),
         precision_recall=precision_recall_points(normal, anomalous),
@@ -158,41 +157,41 @@ def _curves(detector: Detector, scored: LabelledScores) -> Curves:
 
 
 def _by_label(detector: Detector, scored: LabelledScores) -> dict[str, tuple[float, ...]]:
-    """Return the mean contribution of each column over at most a hundred rows, by chance, of each of the commonest labels."""
-    random, found = np.random.default_rng([detector.config.seed, 5]), {}
+    """Return the mean contribution of each column over at most 100 random rows of each of the most frequent labels."""
+    random, contributions = np.random.default_rng([detector.config.seed, 5]), {}
     for name in list(scored.labels.counts())[:LABELS_EXPLAINED]:
         rows = np.flatnonzero(scored.labels.code == scored.labels.names.index(name))
         picked = np.sort(random.permutation(rows)[:ROWS_A_LABEL])
-        explanation = explain_rows(detector.ensemble, scored.batch.rows(torch.from_numpy(picked)))
-        found[name or "(empty)"] = tuple(explanation.contribution.mean(0).tolist())
-    return found
+        explanation = explain_rows(detector.ensemble, scored.cells.rows(torch.from_numpy(picked)))
+        contributions[name or "(empty)"] = tuple(explanation.contribution.mean(0).tolist())
+    return contributions
 
 
 def _shares(curves: Curves) -> dict[str, dict[str, float]]:
-    """Return for each label the columns that make most of its mean score, with their share of it."""
-    found = {}
+    """Return for each label the columns with the largest contributions, as fractions of its mean score."""
+    shares = {}
     for name, means in curves.by_label.items():
         total = sum(means) or 1.0
         order = sorted(range(len(means)), key=lambda j: (-means[j], j))[:COLUMNS_A_LABEL]
-        found[name] = {curves.columns[j]: means[j] / total for j in order}
-    return found
+        shares[name] = {curves.columns[j]: means[j] / total for j in order}
+    return shares
 
 
 def _page(
     detector: Detector, scored: LabelledScores, where: str, title: str, notes: tuple[str, ...], quality: Quality, curves: Curves
 ) -> Report:
-    """Return what the report shows of the labelled rows."""
-    gathering = ScoreSummary(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=where)
+    """Return the content of the report."""
+    summary = ScoreSummary(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=where)
     flags = detector.threshold.flags(scored.scores)
     for kind, rows in (("normal", scored.labels.normal), ("anomalous", ~scored.labels.normal)):
-        gathering.add(scored.scores[rows], flags[rows], kind=kind)
+        summary.add(scored.scores[rows], flags[rows], kind=kind)
     flagged = np.flatnonzero(flags)
     worst = flagged[np.argsort(-scored.scores[flagged], kind="stable")[:ALARMS_SHOWN]]
-    picked = scored.batch.rows(torch.from_numpy(worst))
+    picked = scored.cells.rows(torch.from_numpy(worst))
     features = top_features(detector.ensemble, detector.schema, picked, np.arange(len(worst)), REPORT_REASONS_SHOWN).to_pylist()
     p_values = detector.threshold.p_values(scored.scores)
     for i, shown in zip(worst.tolist(), features, strict=True):
-        gathering.offer(
+        summary.offer(
             Alarm(
                 row=int(scored.numbers[i]),
                 ids={"label": scored.labels.names[scored.labels.code[i]]},
@@ -201,41 +200,40 @@ def _page(
                 reasons=reasons_of(shown),
             )
         )
-    return overview(detector, gathering, title=title, notes=notes, quality=quality, curves=curves)
+    return overview(detector, summary, title=title, notes=notes, quality=quality, curves=curves)
 
 
 def _scored(
-    detector: Detector, source: Source, rejects: Rejects, column: str, wanted: Sequence[str], threads: int, tell: OnProgress
+    detector: Detector, source: Source, rejects: Rejects, column: str, normal_labels: Sequence[str], threads: int, tell: OnProgress
 ) -> LabelledScores:
-    """Encode and score all rows; labels are read from the column as the file has it."""
+    """Encode and score all rows, with the labels as the file has them."""
     batches, scores, labels, numbers = [], [], [], []
-    done = 0
-    for chunk in source.batches(detector.schema, extra=[column], on_reject=rejects):
-        batch = encode(detector.schema, chunk.select(list(detector.schema.names)))
-        batches.append(batch)
-        scores.append(detector.scores(batch, threads=threads).total.numpy())
-        labels.append(chunk.column(column))
-        numbers.append(input_row_numbers(chunk, done))
-        done += chunk.num_rows
-        tell("scoring", done, source.rows)
-    everything = np.concatenate(scores)
-    there = ~np.isnan(everything)
-    if not there.any():
+    for chunk in encoded_chunks(detector, source, [column], rejects, tell, stage="scoring"):
+        batches.append(chunk.cells)
+        scores.append(detector.scores(chunk.cells, threads=threads).total.numpy())
+        labels.append(chunk.rows.column(column))
+        numbers.append(chunk.numbers)
+    total = np.concatenate(scores)
+    has_score = ~np.isnan(total)
+    if not has_score.any():
         raise DataError(f"no row of {source.files[0].path} has a value in any column of the model.")
-    found = read_labels(pa.chunked_array(labels), wanted, column)
-    rows = concatenate(batches).rows(torch.from_numpy(there))
-    kept = np.concatenate(numbers)[there]
-    return LabelledScores(batch=rows, scores=everything[there], labels=found.where(there), numbers=kept, null_scores=len(there) - len(kept))
+    return LabelledScores(
+        cells=concatenate(batches).rows(torch.from_numpy(has_score)),
+        scores=total[has_score],
+        labels=read_labels(pa.chunked_array(labels), normal_labels, column).where(has_score),
+        numbers=np.concatenate(numbers)[has_score],
+        null_scores=int((~has_score).sum()),
+    )
 
 
-def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[str], rejects: Rejects) -> Batch | None:
-    """Encode the normal rows that the peers learn from: those asked for, or those of the fit where its files are as they were.
+def _reference(detector: Detector, request: EvaluateRequest, rejects: Rejects) -> Batch | None:
+    """Encode the normal rows that the baselines are fitted on: those of the request, else the training rows if their files are unchanged.
 
-    Of those asked for, ``rejects`` takes the ones that cannot be read; of the others the fit has said it.
+    ``rejects`` counts unreadable rows of the request only; the fit reported those of its own files.
     """
     card, data = detector.card, detector.config.data
     if request.reference:
-        source = open_source(request.reference, missing_values=missing, on_error=request.on_error)
+        source = open_data(detector, request.reference, missing_values=request.missing_values, on_error=request.on_error)
         return concatenate(encode(detector.schema, chunk) for chunk in source.batches(detector.schema, on_reject=rejects))
     try:
         source = open_source(card.source, missing_values=data.missing_values, on_error=data.on_error)
@@ -255,16 +253,20 @@ def _normal_rows(detector: Detector, chunk: pa.RecordBatch, data: DataConfig) ->
 
 
 def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None) -> Quality:
-    """Measure on all rows, and compare on those that the peers did not learn from."""
-    normal, normal_scores = scored.side(normal=True)
-    anomalous, anomalous_scores = scored.side(normal=False)
+    """Measure the model on all rows; compare with baselines on rows that these were not fitted on.
+
+    Without a reference the baselines are fitted on one random half of the normal rows and compared on the other.
+    """
+    normal, normal_scores = scored.of_class(normal=True)
+    anomalous, anomalous_scores = scored.of_class(normal=False)
     labels = scored.labels.where(~scored.labels.normal)
     quality = detection_quality(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
-    part, tried = BaselineSplit(learned=reference, tried=normal) if reference else None, normal_scores
-    if part is None:
+    split, compared = BaselineSplit(learned=reference, tried=normal) if reference else None, normal_scores
+    if split is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))
         half = len(normal) // 2
         if not half:
             return quality
-        part, tried = BaselineSplit(learned=normal.rows(order[:half]), tried=normal.rows(order[half:])), normal_scores[order[half:].numpy()]
-    return replace(quality, comparison=compare_with_baselines(detector, [part], anomalous, tried, anomalous_scores))
+        split = BaselineSplit(learned=normal.rows(order[:half]), tried=normal.rows(order[half:]))
+        compared = normal_scores[order[half:].numpy()]
+    return replace(quality, comparison=compare_with_baselines(detector, [split], anomalous, compared, anomalous_scores))

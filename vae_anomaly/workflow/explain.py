@@ -1,38 +1,37 @@
-"""Single rows in full: every column's value, what was expected there, what it contributed, and what would end the alarm.
+"""``explain``: single rows with the value, expectation and contribution of every column, and the smallest change that ends an alarm.
 
-Reads the data as a stream and keeps the asked rows only. Knows nothing about networks or file formats.
+Data are read in chunks; only the explained rows are held in memory.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import ColumnOrder
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.explain.contributions import explain_rows
-from vae_anomaly.explain.counterfactual import smallest_change
+from vae_anomaly.explain.counterfactual import find_counterfactual
 from vae_anomaly.explain.top_features import expected_texts, value_texts
 from vae_anomaly.messages import OnProgress, ignore_progress
-from vae_anomaly.schema.encoding import Batch, encode, model_order
+from vae_anomaly.schema.encoding import Batch, model_order
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, input_row_numbers, open_source
-from vae_anomaly.workflow.models import cores, open_model
+from vae_anomaly.tables.source import Source
+from vae_anomaly.workflow.models import EncodedChunk, cores, encoded_chunks, open_data, open_model
 from vae_anomaly.workflow.requests import ExplainRequest
 from vae_anomaly.workflow.results import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
 from vae_anomaly.workflow.score_counts import left_out
 
-WORST_EXPLAINED = 3
+WORST_EXPLAINED = 3  # rows explained if neither rows nor their number are given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Found:
-    """One row: its number, its key columns and its cells."""
+class ChosenRow:
+    """A row to explain: its number, the values of its key columns, and its cells as a batch of one row."""
 
     number: int
     ids: dict[str, str | None]
@@ -42,80 +41,69 @@ class Found:
 def explain_files(request: ExplainRequest, *, tell: OnProgress = ignore_progress) -> ExplainResult:
     """Explain single rows.
 
-    Raises ConfigError when rows are asked for in two ways, DataError for a row number that the data do not reach, and what ``score``
-    raises for data and models.
+    Raises ConfigError for both ``rows`` and ``worst``, DataError for a row number beyond the data, and the errors of ``score`` for data and
+    models.
     """
     if request.rows and request.worst is not None:
         raise ConfigError("--rows and --worst are two ways to say which rows; give one of them.")
-    opened = open_model(request.model, uri=request.tracking_uri)
-    detector = opened.detector
+    loaded = open_model(request.model, uri=request.tracking_uri)
+    detector = loaded.detector
     threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
-    missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
-    source = open_source(request.data, missing_values=missing, on_error=request.on_error)
+    source = open_data(detector, request.data, missing_values=request.missing_values, on_error=request.on_error)
     rejects = Rejects()
-    found = (_numbered if request.rows else _worst)(detector, source, request, rejects, tell)
+    chosen = (_numbered if request.rows else _worst)(detector, source, request, rejects, tell)
     return ExplainResult(
-        rows=tuple(_explained(detector, threshold, row, request) for row in found),
+        rows=tuple(_explained(detector, threshold, row, request) for row in chosen),
         alpha=threshold.alpha,
         threshold=threshold.value,
-        model=opened.name,
+        model=loaded.name,
         next_steps=(),
         rejected=left_out(rejects),
     )
 
 
-def _chunks(
-    detector: Detector, source: Source, ids: Sequence[str], rejects: Rejects, tell: OnProgress
-) -> Iterator[tuple[list[int], pa.RecordBatch, Batch]]:
-    """Yield the numbers of the rows of a chunk, the chunk and its cells."""
-    rows = 0
-    for chunk in source.batches(detector.schema, extra=ids, on_reject=rejects):
-        yield input_row_numbers(chunk, rows).tolist(), chunk, encode(detector.schema, chunk.select(list(detector.schema.names)))
-        rows += chunk.num_rows
-        tell("reading", rows, source.rows)
-
-
-def _numbered(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: OnProgress) -> list[Found]:
-    """Return the rows with the asked numbers, in the order asked for."""
-    found, rows = {}, 0
-    for numbers, chunk, cells in _chunks(detector, source, request.id_columns, rejects, tell):
-        rows = numbers[-1] + 1
+def _numbered(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: OnProgress) -> list[ChosenRow]:
+    """Return the requested rows in the order of the request."""
+    chosen, end = dict[int, ChosenRow](), 0
+    for chunk in encoded_chunks(detector, source, request.id_columns, rejects, tell, stage="reading"):
+        numbers = chunk.numbers.tolist()
+        end = numbers[-1] + 1
         for number in request.rows:
-            if numbers[0] <= number < rows and number in numbers:
-                found[number] = _found(number, numbers.index(number), chunk, cells, request.id_columns)
-        if len(found) == len(set(request.rows)):
+            if numbers[0] <= number < end and number in numbers:
+                chosen[number] = _row(chunk, numbers.index(number), request.id_columns)
+        if len(chosen) == len(set(request.rows)):
             break
-    absent = [number for number in request.rows if number not in found]
-    if absent and absent[0] < rows:
+    absent = [number for number in request.rows if number not in chosen]
+    if absent and absent[0] < end:
         raise DataError(f"row {absent[0]:,} of {source.where} cannot be read and is left out; without --on-error skip the reason is shown.")
     if absent:
-        raise DataError(f"there is no row {absent[0]:,} in {source.where}: it has {rows:,} rows, numbered from 0.")
-    return [found[number] for number in request.rows]
+        raise DataError(f"there is no row {absent[0]:,} in {source.where}: it has {end:,} rows, numbered from 0.")
+    return [chosen[number] for number in request.rows]
 
 
-def _worst(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: OnProgress) -> list[Found]:
-    """Return the rows with the highest scores, the highest first; of equal ones the earliest."""
+def _worst(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: OnProgress) -> list[ChosenRow]:
+    """Return the rows with the highest scores, highest first, and of equal scores the earliest."""
     count = WORST_EXPLAINED if request.worst is None else request.worst
-    kept: list[tuple[float, int, Found]] = []
-    for numbers, chunk, cells in _chunks(detector, source, request.id_columns, rejects, tell):
-        scores = np.nan_to_num(detector.scores(cells, threads=request.threads or cores()).total.numpy(), nan=-np.inf)
+    heap: list[tuple[float, int, ChosenRow]] = []
+    for chunk in encoded_chunks(detector, source, request.id_columns, rejects, tell, stage="reading"):
+        scores = np.nan_to_num(detector.scores(chunk.cells, threads=request.threads or cores()).total.numpy(), nan=-np.inf)
         for i in np.argsort(-scores, kind="stable")[:count].tolist():
             if np.isfinite(scores[i]):
-                entry = (float(scores[i]), -numbers[i], _found(numbers[i], i, chunk, cells, request.id_columns))
-                # Rows have different numbers, so that what was found is never compared.
-                (heapq.heappush if len(kept) < count else heapq.heappushpop)(kept, entry)
-    if not kept:
+                row = _row(chunk, i, request.id_columns)
+                # Row numbers are unique, so that two rows are never compared themselves.
+                (heapq.heappush if len(heap) < count else heapq.heappushpop)(heap, (float(scores[i]), -row.number, row))
+    if not heap:
         raise DataError(f"no row of {source.where} has a value in any column of the model.")
-    return [row for _, _, row in sorted(kept, key=lambda entry: (-entry[0], -entry[1]))]
+    return [row for _, _, row in sorted(heap, key=lambda entry: (-entry[0], -entry[1]))]
 
 
-def _found(number: int, i: int, chunk: pa.RecordBatch, cells: Batch, ids: Sequence[str]) -> Found:
-    keys = {name: key_text(chunk.column(name)[i]) for name in ids}
-    return Found(number=number, ids=keys, cells=cells.rows(slice(i, i + 1)))
+def _row(chunk: EncodedChunk, i: int, id_columns: Sequence[str]) -> ChosenRow:
+    ids = {name: key_text(chunk.rows.column(name)[i]) for name in id_columns}
+    return ChosenRow(number=int(chunk.numbers[i]), ids=ids, cells=chunk.cells.rows(slice(i, i + 1)))
 
 
-def _explained(detector: Detector, threshold: Threshold, row: Found, request: ExplainRequest) -> RowExplained:
-    """Say everything about one row; a row without any observed cell has no score and no reasons."""
+def _explained(detector: Detector, threshold: Threshold, row: ChosenRow, request: ExplainRequest) -> RowExplained:
+    """Explain one row; if all its cells are missing it has neither score nor columns."""
     scores = detector.scores(row.cells)
     total = scores.total.numpy()
     if np.isnan(total[0]):
@@ -135,7 +123,7 @@ def _explained(detector: Detector, threshold: Threshold, row: Found, request: Ex
 
 
 def _columns(detector: Detector, cells: Batch, order: ColumnOrder) -> tuple[ColumnReason, ...]:
-    """Return every column, the largest contribution or z first."""
+    """Return all columns, largest contribution or z first."""
     explanation, columns = explain_rows(detector.ensemble, cells), model_order(detector.schema)
     value, expected, contribution = value_texts(columns, cells), expected_texts(columns, explanation), explanation.contribution[0].tolist()
     quality = {q.name: q for q in detector.quality}
@@ -159,11 +147,11 @@ def _columns(detector: Detector, cells: Batch, order: ColumnOrder) -> tuple[Colu
 
 
 def _change(detector: Detector, threshold: Threshold, cells: Batch) -> SmallestChange:
-    """Return the smallest change that ends the alarm, in raw units."""
-    found, columns = smallest_change(detector.ensemble, cells, threshold.value), model_order(detector.schema)
-    value, instead = value_texts(columns, cells), value_texts(columns, found.row)
+    """Return the smallest change that ends the alarm, with values in raw units."""
+    change, columns = find_counterfactual(detector.ensemble, cells, threshold.value), model_order(detector.schema)
+    value, instead = value_texts(columns, cells), value_texts(columns, change.row)
     return SmallestChange(
-        found=found.found,
-        score=found.score,
-        cells=tuple(CellChange(column=columns[j].name, value=value(0, j), instead=instead(0, j)) for j in found.places),
+        found=change.reached,
+        score=change.score,
+        cells=tuple(CellChange(column=columns[j].name, value=value(0, j), instead=instead(0, j)) for j in change.columns),
     )

@@ -98,7 +98,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
     missing, unused = config.data.missing_values, excluded_columns(config.data)
     source = open_source(request.data, missing_values=missing, on_error=config.data.on_error, unused=unused)
-    most = memory.max_fit_rows(source.weight(), len(source.names), request.memory_limit)
+    most = memory.max_fit_rows(source.estimated_size(), len(source.names), request.memory_limit)
     place, made_from = fit_workdir.workdir_of(output, config.tracking.model_name), fit_resume.made_from(source, config, most)
     with (
         signals.heard() as interruption,
@@ -141,9 +141,9 @@ def _make(job: FitJob) -> FitResult:
 
 
 def _fit_rows(rows: FitRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
-    with located(job.source.parts, rows.others):
+    with located(job.source.readers, rows.others):
         _refuse_bad_cells(rows.anomalous, schema)
-    with located(job.source.parts, rows.numbers):
+    with located(job.source.readers, rows.numbers):
         fitted = _fitted(rows.normal, schema, job)
     odd = suspicious_rows(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
     detector = _with_provenance(fitted.detector, job, began, notes)

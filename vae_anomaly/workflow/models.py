@@ -1,17 +1,29 @@
-"""Load a model by name, describe it, list registered versions, and start the MLflow UI. Read-only."""
+"""Load a model by name and read data for it; describe it, list registered versions, and give the command of the MLflow UI.
+
+Nothing is written.
+"""
 
 import logging
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from vae_anomaly import artifact
 from vae_anomaly.calibration.guarantee import guarantee_of
+from vae_anomaly.choices import ReadOnError
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
+from vae_anomaly.messages import OnProgress
 from vae_anomaly.redaction import redacted
-from vae_anomaly.tables.source import Source
+from vae_anomaly.schema.encoding import Batch, encode
+from vae_anomaly.tables.csv_rejects import Rejects
+from vae_anomaly.tables.source import Source, input_row_numbers, open_source
 from vae_anomaly.tracking import store
 from vae_anomaly.tracking.registry import registered_versions, resolve_model
 from vae_anomaly.workflow.results import InfoResult, ModelName, ModelsResult, UiResult
@@ -99,3 +111,30 @@ def is_training_data(detector: Detector, source: Source) -> bool:
 def cores() -> int:
     """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_data(detector: Detector, data: Sequence[str], *, missing_values: Sequence[str] | None, on_error: ReadOnError) -> Source:
+    """Open input files for a model; ``missing_values`` None: those of its fit. Raises DataError."""
+    missing = detector.config.data.missing_values if missing_values is None else missing_values
+    return open_source(data, missing_values=missing, on_error=on_error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EncodedChunk:
+    """Rows as read, their cells as the model reads them, and their ``numbers``, int64 ``[n]``, over all inputs from 0."""
+
+    rows: pa.RecordBatch
+    cells: Batch
+    numbers: NDArray[np.int64]
+
+
+def encoded_chunks(
+    detector: Detector, source: Source, extra: Sequence[str], rejects: Rejects, tell: OnProgress, *, stage: str
+) -> Iterator[EncodedChunk]:
+    """Read a source with the columns of a model and ``extra`` ones, and encode it; ``tell`` gets the rows that are done."""
+    done = 0
+    for rows in source.batches(detector.schema, extra=extra, on_reject=rejects):
+        cells = encode(detector.schema, rows.select(list(detector.schema.names)))
+        yield EncodedChunk(rows=rows, cells=cells, numbers=input_row_numbers(rows, done))
+        done += rows.num_rows
+        tell(stage, done, source.rows)

@@ -53,9 +53,14 @@ def model_name(version: ModelVersion | None, output: Path | None) -> ModelName:
     return ModelName(name=version.name, version=version.version, alias=version.alias, run_id=version.run_id, uri=version.uri, folder=folder)
 
 
+def alias_or_uri(model: ModelName) -> str:
+    """Return what ``--model`` takes: the alias of a registered version, which stays valid when it moves on, or else the URI."""
+    return f"models:/{model.name}@{model.alias}" if model.version and model.alias else model.uri
+
+
 def fit_next_steps(model: ModelName) -> tuple[str, ...]:
-    """Return what to do with a new model."""
-    name = f"models:/{model.name}@{model.alias}" if model.version and model.alias else model.uri
+    """Return commands to run with a new model."""
+    name = alias_or_uri(model)
     option = "" if name == DEFAULT_MODEL else f" --model {name}"
     ui = ("vae-anomaly ui",) if model.run_id else ()
     return (f"vae-anomaly score NEW.csv{option}", f"vae-anomaly evaluate LABELLED.csv --label-column COLUMN{option}", *ui)

@@ -1,7 +1,4 @@
-"""A report of a model, and of rows that it scored, as one HTML file.
-
-Knows nothing about networks, file formats or HTML.
-"""
+"""``report``: one HTML file about a model and, if given, an output of ``score``."""
 
 import tempfile
 from pathlib import Path
@@ -27,27 +24,27 @@ REPORT_NAME = "report.html"
 
 
 def report_files(request: ReportRequest, *, tell: OnProgress = ignore_progress) -> ReportResult:
-    """Write a report. Raises OutputError where the output exists, SchemaMismatch for scores that are no output of ``score``."""
-    refuse_output(request.output, overwrite=request.overwrite)
-    opened = open_model(request.model, uri=request.tracking_uri)
-    gathering, notes = empty(opened.detector), tuple[str, ...]()
+    """Write a report. Raises OutputError if the file exists, SchemaMismatch for scores that ``score`` did not write."""
+    check_report_path(request.output, overwrite=request.overwrite)
+    loaded = open_model(request.model, uri=request.tracking_uri)
+    summary, notes = calibration_summary(loaded.detector), tuple[str, ...]()
     if request.scores is not None:
-        gathering, notes = _gathered(opened.detector, opened.name, request.scores, tell)
-    found = overview(opened.detector, gathering, title=title_of(opened.name), notes=notes)
-    size = write_report(found, request.output)
+        summary, notes = _summarised(loaded.detector, loaded.name, request.scores, tell)
+    report = overview(loaded.detector, summary, title=title_of(loaded.name), notes=notes)
+    size = write_report(report, request.output)
     return ReportResult(
         output=str(request.output),
         bytes=size,
-        rows=gathering.rows,
-        alarms=gathering.alarms,
-        cautions=found.cautions,
-        model=opened.name,
+        rows=summary.rows,
+        alarms=summary.alarms,
+        cautions=report.cautions,
+        model=loaded.name,
         next_steps=(f"open {request.output} in a browser",),
     )
 
 
-def refuse_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse a name that is not that of a page, and to replace a file that nobody said may go. Raises ConfigError and OutputError."""
+def check_report_path(output: Path, *, overwrite: bool) -> None:
+    """Raise ConfigError for a name that does not end in ``.html``, OutputError for an existing file without ``overwrite``."""
     if output.suffix.lower() != ".html":
         raise ConfigError(f"a report is a page: output {str(output)!r} must end in .html, got {output.suffix!r}.")
     with atomic.writing(output):
@@ -57,54 +54,54 @@ def refuse_output(output: Path, *, overwrite: bool) -> None:
 
 
 def title_of(name: ModelName) -> str:
-    """Return what a report calls a model."""
+    """Return the title of a report about a model."""
     return f"{name.name} version {name.version}" if name.name and name.version else name.name or name.folder
 
 
-def empty(detector: Detector) -> ScoreSummary:
-    """Return a gathering of no rows but those of the calibration."""
+def calibration_summary(detector: Detector) -> ScoreSummary:
+    """Return a score summary of the calibration rows alone."""
     return ScoreSummary(threshold=detector.threshold, worst_rows=ALARMS_SHOWN)
 
 
-def write_report(found: Report, output: Path) -> int:
-    """Write a report whole or not at all and return its size in bytes."""
+def write_report(report: Report, output: Path) -> int:
+    """Render a report and write the file in one step; return its size in bytes."""
     from vae_anomaly.report.page import render
 
-    text = render(found)
+    text = render(report)
     atomic.write_text(output, text)
     return len(text.encode())
 
 
-def log_report(run: Run | NoRun, found: Report) -> None:
-    """Log a report as ``report.html``; draws nothing where nothing is logged."""
+def log_report(run: Run | NoRun, report: Report) -> None:
+    """Log a report as ``report.html``; without tracking nothing is rendered."""
     if isinstance(run, NoRun):
         return
     with tempfile.TemporaryDirectory(prefix="vae-anomaly-") as folder:
-        write_report(found, Path(folder) / REPORT_NAME)
+        write_report(report, Path(folder) / REPORT_NAME)
         run.log_file(Path(folder) / REPORT_NAME)
 
 
 def fit_report(detector: Detector, quality: Quality | None) -> Report:
-    """Return the report of a new model, which has no version yet."""
-    return overview(detector, empty(detector), title=detector.config.tracking.model_name, quality=quality)
+    """Return the report of a newly fitted model, which has no version yet."""
+    return overview(detector, calibration_summary(detector), title=detector.config.tracking.model_name, quality=quality)
 
 
-def _gathered(detector: Detector, name: ModelName, path: str, tell: OnProgress) -> tuple[ScoreSummary, tuple[str, ...]]:
-    """Read an output of ``score``; return also what is odd about it."""
+def _summarised(detector: Detector, name: ModelName, path: str, tell: OnProgress) -> tuple[ScoreSummary, tuple[str, ...]]:
+    """Summarise an output of ``score``, with notes on scores that do not belong to the model."""
     source = open_source([path])
-    gathering = ScoreSummary(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=source.where)
+    summary = ScoreSummary(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=source.where)
     models: set[tuple[str, str]] = set()
     for rows in read_scores(source):
-        gathering.time_column = rows.time
-        gathering.add(rows.scores, rows.flags, times=rows.times)
+        summary.time_column = rows.time
+        summary.add(rows.scores, rows.flags, times=rows.times)
         flagged = np.flatnonzero(rows.flags)
         for i in flagged[np.argsort(-rows.scores[flagged], kind="stable")[:ALARMS_SHOWN]].tolist():
-            if gathering.wants(float(rows.scores[i])):
-                gathering.offer(_alarm(rows, i))
+            if summary.wants(float(rows.scores[i])):
+                summary.offer(_alarm(rows, i))
         if len(rows.scores) and {"model", "model_version"} <= set(rows.table.schema.names):
             models.add(tuple(str(rows.table.column(c)[0].as_py() or "") for c in ("model", "model_version")))  # type: ignore[arg-type]
-        tell("reading", gathering.rows, source.rows)
-    return gathering, _oddities(gathering, name, models)
+        tell("reading", summary.rows, source.rows)
+    return summary, _mismatch_notes(summary, name, models)
 
 
 def _alarm(rows: ScoredRows, i: int) -> Alarm:
@@ -117,16 +114,16 @@ def _alarm(rows: ScoredRows, i: int) -> Alarm:
     )
 
 
-def _oddities(gathering: ScoreSummary, name: ModelName, models: set[tuple[str, str]]) -> tuple[str, ...]:
-    """Say when the scores are those of another model, or were flagged by another rule than the threshold of this one."""
+def _mismatch_notes(summary: ScoreSummary, name: ModelName, models: set[tuple[str, str]]) -> tuple[str, ...]:
+    """Return notes on rows that another model scored, or that were not flagged by the threshold of this model."""
     notes = []
     others = sorted(models - {(name.name, name.version)})
     if others:
         other = " and ".join(f"{model or 'a model folder'} version {version}".strip() for model, version in others)
         notes.append(f"the rows were scored by {other}, and this report is of {title_of(name)}: scores of different models do not compare")
-    own = next(step.above.get("rows", 0) for step in gathering.steps() if step.alpha == gathering.threshold.alpha)
-    if own != gathering.alarms:
+    own = next(step.above.get("rows", 0) for step in summary.steps() if step.alpha == summary.threshold.alpha)
+    if own != summary.alarms:
         notes.append(
-            f"the rows were flagged by another rule: {gathering.alarms:,} are flagged, and {own:,} are above the threshold of this model"
+            f"the rows were flagged by another rule: {summary.alarms:,} are flagged, and {own:,} are above the threshold of this model"
         )
     return tuple(notes)

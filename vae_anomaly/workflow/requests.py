@@ -7,9 +7,8 @@ bytes. None means that the model, or the settings of its fit, decide. No slots: 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, PValueKind, ReadOnError
+from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, OutputFormat, PValueKind, ReadOnError
 from vae_anomaly.config import Config
 
 
@@ -44,7 +43,7 @@ class ScoreRequest:
     data: tuple[str, ...]
     model: str
     output: str | Path | None = None
-    format: Literal["csv", "parquet"] | None = None
+    format: OutputFormat | None = None
     id_columns: tuple[str, ...] = ()
     missing_values: tuple[str, ...] | None = None
     alpha: float | None = None

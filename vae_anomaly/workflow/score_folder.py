@@ -18,7 +18,7 @@ from vae_anomaly.storage import atomic, listing
 from vae_anomaly.storage.destinations import local_path
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables import files
-from vae_anomaly.tables.source import Source, open_files, together
+from vae_anomaly.tables.source import Source, as_one_table, open_files
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score_counts import WORST_ALARMS, Counting, tally_from
 from vae_anomaly.workflow.score_job import ScoreJob, check_input_columns, warn
@@ -37,7 +37,7 @@ def fill(job: ScoreJob) -> Done:
         before = {file.identity for file in listed if folder.holds(file)}
         todo = [file for file in listed if file.identity not in before]
         sources = open_inputs(job, todo, rows_needed=not before)
-        whole = together(list(sources.values())) if sources else None
+        whole = as_one_table(list(sources.values())) if sources else None
         ignored = check_input_columns(job, whole) if whole else ()
         new_rows = resumed = 0
         for file in todo:
@@ -71,7 +71,7 @@ def open_inputs(job: ScoreJob, listed: Sequence[Listed], *, rows_needed: bool) -
 
 
 def _opened(job: ScoreJob, file: Listed) -> Source:
-    return open_files([files.table_file(file)], missing_values=job.missing_values, on_error=job.request.on_error)
+    return open_files([files.detect_table(file)], missing_values=job.missing_values, on_error=job.request.on_error)
 
 
 def refuse_nested(job: ScoreJob, listed: Sequence[Listed]) -> None:

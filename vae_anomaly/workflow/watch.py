@@ -45,7 +45,7 @@ def watch(
     if request.output is None or not score_job.destination(request)[1]:
         raise ConfigError("--watch writes one part for each file: name an output folder with -o, with a / at its end.")
     job = score_job.open_job(request, tell)
-    root = manifest.common_root(listing.roots(request.data))
+    root = manifest.common_root(listing.root_folders(request.data))
     with claim_folder(job) as folder:
         looking = Looking(job=job, folder=folder, root=root, on_part=on_part)
         while True:
