@@ -86,3 +86,32 @@ def test_a_package_that_is_missing_is_named() -> None:
     with pytest.raises((MissingExtra, DataError)) as error:
         filesystems.resolve_uri("hf://datasets/a/b/x.csv")
     assert str(error.value).startswith(("reaching hf://datasets/a/b/x.csv needs another package: ", "hf://datasets/a/b/x.csv cannot be"))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(13, "no"), "f may not be read: permission denied. Give this user the right to read it."),
+        (FileNotFoundError(2, "no"), "f was removed while it was being read."),
+        (OSError("zlib\n inflate  failed"), "f cannot be read: zlib inflate failed. Write or copy it again."),
+        (OSError(28, "no space"), "f cannot be read: [Errno 28] no space"),
+    ],
+)
+def test_what_the_operating_system_says_is_one_line(error: OSError, text: str) -> None:
+    with pytest.raises(DataError) as caught, filesystems.reading("f"):
+        raise error
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "path", "expected"),
+    [
+        (OSError("Truncated compressed stream"), "s3://lake/x.csv.gz", ". Write or copy it again."),
+        (OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"), "s3://lake/x.parquet", ". Write or copy it again."),
+        (OSError("Expected to be able to read 1608 bytes for message body, got 1316"), "x.arrows", ". Write or copy it again."),
+        (OSError("the server does not answer"), "s3://lake/x.csv", ""),
+        (OSError(5, "Input/output error"), "x.csv", ""),
+    ],
+)
+def test_a_damaged_file_is_to_be_copied_again_and_a_lost_one_is_not(error: OSError, path: str, expected: str) -> None:
+    assert filesystems.advice(error, path) == expected

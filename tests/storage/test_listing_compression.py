@@ -5,7 +5,6 @@ import lzma
 import pyarrow as pa
 import pytest
 
-from vae_anomaly.storage.filesystems import advice
 from vae_anomaly.storage.listing import compression_error
 
 CSV = b"a,b\n1,2\n"
@@ -45,17 +44,3 @@ def test_what_is_not_unpacked_at_all() -> None:
     for name in ("x.csv.xz", "x.csv"):
         assert compression_error(lzma.compress(CSV), name) == f"is compressed with xz, {said}"
     assert compression_error(b"\x1f\x9d\x90", "x.csv.Z") == f"is compressed with compress, {said}"
-
-
-@pytest.mark.parametrize(
-    ("error", "path", "expected"),
-    [
-        (OSError("Truncated compressed stream"), "s3://lake/x.csv.gz", ". Write or copy it again."),
-        (OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"), "s3://lake/x.parquet", ". Write or copy it again."),
-        (OSError("Expected to be able to read 1608 bytes for message body, got 1316"), "x.arrows", ". Write or copy it again."),
-        (OSError("the server does not answer"), "s3://lake/x.csv", ""),
-        (OSError(5, "Input/output error"), "x.csv", ""),
-    ],
-)
-def test_a_damaged_file_is_to_be_copied_again_and_a_lost_one_is_not(error: OSError, path: str, expected: str) -> None:
-    assert advice(error, path) == expected

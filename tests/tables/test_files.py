@@ -6,7 +6,6 @@ import pyarrow.fs as pafs
 import pytest
 
 from vae_anomaly.errors import DataError, MissingExtra
-from vae_anomaly.storage import filesystems
 from vae_anomaly.tables import files
 from vae_anomaly.tables.files import find_files
 
@@ -137,21 +136,6 @@ def test_what_is_not_there(folder: Path) -> None:
 def test_what_may_not_be_read(folder: Path) -> None:
     (folder / "a.csv").chmod(0)
     assert refused("a.csv") == "a.csv may not be read: permission denied. Give this user the right to read it."
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (PermissionError(13, "no"), "f may not be read: permission denied. Give this user the right to read it."),
-        (FileNotFoundError(2, "no"), "f was removed while it was being read."),
-        (OSError("zlib\n inflate  failed"), "f cannot be read: zlib inflate failed. Write or copy it again."),
-        (OSError(28, "no space"), "f cannot be read: [Errno 28] no space"),
-    ],
-)
-def test_what_the_operating_system_says_is_one_line(error: OSError, text: str) -> None:
-    with pytest.raises(DataError) as caught, filesystems.reading("f"):
-        raise error
-    assert str(caught.value) == text
 
 
 def test_a_scheme_that_arrow_does_not_know_goes_through_fsspec() -> None:
