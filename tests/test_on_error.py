@@ -327,7 +327,7 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     first = "later.csv row 6: 2 cells, expected 11 as in the header"
     worst = ["explain", "later.csv", "-m", "good", "--worst", "1", "--on-error", "skip"]
     assert json.loads(run(*worst, "--json").stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
-    assert f"  left out     2 rows that cannot be read; the first, counted from 1: {first}\n" in run(*worst).stdout
+    assert f"  skipped      2 malformed rows; the first, counted from 1: {first}\n" in run(*worst).stdout
     gone = run("explain", "later.csv", "-m", "good", "--rows", "5", "--on-error", "skip")
     assert (gone.exit_code, gone.stderr.splitlines()[-1]) == (
         3,
@@ -336,7 +336,7 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     moved = run("calibrate", "later.csv", "-m", "good", "-o", "moved", "--alpha", "0.1", "--on-error", "skip")
     assert moved.exit_code == 0
     assert moved.stderr == f"warning: {note.format('later.csv')}\n"
-    assert f"  left out     2 rows that cannot be read; the first, counted from 1: {first}\n" in moved.stdout
+    assert f"  skipped      2 malformed rows; the first, counted from 1: {first}\n" in moved.stdout
     shown = run("calibrate", "later.csv", "-m", "good", "-o", "again", "--alpha", "0.1", "--on-error", "skip", "--json")
     assert json.loads(shown.stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
     whole = run("calibrate", "good later.csv", "-m", "good", "-o", "whole", "--alpha", "0.1", "--json")
@@ -398,9 +398,9 @@ def test_the_command_says_what_was_left_out(model: Path) -> None:
     shown = run("score", "mixed.csv", "-m", model, "--alpha", "0.1", "--on-error", "quarantine")
     assert shown.exit_code == 0, shown.stderr
     said = (
-        "7 rows that cannot be read, in mixed.scores.csv.quarantine.csv; the first, counted from 1: "
+        "7 malformed rows, written to mixed.scores.csv.quarantine.csv; the first, counted from 1: "
         "mixed.csv row 1: 2 cells, expected 10 as in the header"
     )
-    assert re.search(rf"left out +{re.escape(said)}\n", shown.stdout)
+    assert re.search(rf"skipped +{re.escape(said)}\n", shown.stdout)
     again = json.loads(run("score", "mixed.csv", "-m", model, "--alpha", "0.1", "--on-error", "quarantine", "--json").stdout)
     assert again["counts"]["rejected"]["rows"] == 7

@@ -104,7 +104,7 @@ def test_a_report_shows_the_scores_of_a_file(request_: ReportRequest) -> None:
     assert "Highest score and number of alarms per 1 minute" not in page
     assert "Highest score and number of alarms per minute of clock, 2025-03-01 00:00 to 2025-03-01 00:59." in page
     assert not [c for c in found.cautions if "another" in c]
-    assert summaries.of_report(found).splitlines()[2] == f"  rows         60 scored, {found.alarms} alarms"
+    assert summaries.report_summary(found).splitlines()[2] == f"  rows         60 scored, {found.alarms} alarms"
 
 
 def test_a_report_without_scores_is_about_the_model(request_: ReportRequest) -> None:
