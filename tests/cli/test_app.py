@@ -299,7 +299,7 @@ TEXTS = {
         (*SCORE, "--alpha", "0,05"), 2, "Invalid value for '--alpha': '0,05' is not a number; use a decimal point: 0.05 (see --help)",
     ),
     "unknown folder": (
-        (*SCORE[:3], "nowhere"), 5, "no model at nowhere: there is no such folder with manifest.json and weights.safetensors.",
+        (*SCORE[:3], "nowhere"), 5, "no model at nowhere: folder not found; expected a folder with manifest.json and weights.safetensors.",
     ),
     "no store": (
         ("score", "new.csv"), 5,
