@@ -167,8 +167,8 @@ def test_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     texts = {
-        "absent": "there is no such folder with manifest.json and weights.safetensors.",
-        "file": "it is a file, and a model is a folder with manifest.json and weights.safetensors.",
+        "absent": "folder not found; expected a folder with manifest.json and weights.safetensors.",
+        "file": "it is a file; expected a folder with manifest.json and weights.safetensors.",
         "empty": "the folder has neither manifest.json nor weights.safetensors.",
     }
     for name, text in texts.items():
@@ -271,9 +271,9 @@ def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
     [
         (b"", "Expecting value: line 1 column 1 (char 0)"),
         (b'{"format": 1', "Expecting ',' delimiter: line 1 column 13 (char 12)"),
-        (b'{"format": 1, "state": NaN}', "NaN is no JSON number"),
-        (b'{"format": 1, "state": -Infinity}', "-Infinity is no JSON number"),
-        (b'{"format": 1, "state": 1e999}', "1e999 is no JSON number"),
+        (b'{"format": 1, "state": NaN}', "NaN is not a JSON number"),
+        (b'{"format": 1, "state": -Infinity}', "-Infinity is not a JSON number"),
+        (b'{"format": 1, "state": 1e999}', "1e999 is not a JSON number"),
         (b'{"format": 1, "format": 1}', "a key appears twice in one object"),
         (b'{"format": 1, "state": "\\ud800"}', "'utf-8' codec can't encode character '\\ud800' in position 24: surrogates not allowed"),
         (b"\xff\xfe", "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
@@ -329,7 +329,7 @@ def test_truncated_weights(folder: Path, keep: int) -> None:
     (folder / "weights.safetensors").write_bytes(content[:keep])
     assert damage(folder) == "weights.safetensors is damaged: it differs from its digest"
     reweigh(folder, content[:keep])
-    assert damage(folder).startswith("weights.safetensors is damaged: it is no safetensors file (")
+    assert damage(folder).startswith("weights.safetensors is damaged: it is not a safetensors file (")
 
 
 def test_one_changed_bit_of_the_weights_is_seen(folder: Path) -> None:
@@ -352,12 +352,12 @@ def test_one_changed_bit_of_the_weights_is_seen(folder: Path) -> None:
 def test_a_small_file_cannot_ask_for_a_large_tensor(folder: Path, header: Json) -> None:
     text = json.dumps(header).encode()
     reweigh(folder, struct.pack("<Q", len(text)) + text + bytes(8))
-    assert damage(folder).startswith("weights.safetensors is damaged: it is no safetensors file (")
+    assert damage(folder).startswith("weights.safetensors is damaged: it is not a safetensors file (")
 
 
 def test_a_header_longer_than_the_file(folder: Path) -> None:
     reweigh(folder, struct.pack("<Q", 2**40) + b"{}")
-    assert damage(folder).startswith("weights.safetensors is damaged: it is no safetensors file (")
+    assert damage(folder).startswith("weights.safetensors is damaged: it is not a safetensors file (")
 
 
 def test_tensors_are_those_that_the_manifest_describes(folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_each_is_refused_in_one_line_or_scored_as_it_is_meant(make: Make, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [ragged, words_for_numbers, quotes, typed], ids=lambda make: make.__name__)
-def test_bad_rows_are_set_aside_and_the_others_keep_their_scores(make: Make, tmp_path: Path, model: Path) -> None:
+def test_bad_rows_are_left_out_and_the_others_keep_their_scores(make: Make, tmp_path: Path, model: Path) -> None:
     made = ground(tmp_path, SEED)
     cases = list(make(made))[::6]
     found = [f"{c.name}: {p}" for c in cases for p in malformed_rows.problems(c, make.__name__, made.rows, model, detector(MODEL))]
@@ -68,7 +68,7 @@ def content(case: Case) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_says_the_same(tmp_path: Path, model: Path) -> None:
+def test_the_command_line_refuses_the_same_files(tmp_path: Path, model: Path) -> None:
     made = (case for make in (truncated, flipped, ragged, places, footers) for case in make(ground(tmp_path, SEED)))
     starts, cases = {"x.parquet cut at", "x.csv.gz bit", "short first", "a fifo", "only magic"}, list[Case]()
     for case in made:

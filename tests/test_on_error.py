@@ -127,7 +127,7 @@ def test_stop_names_the_first_bad_row(model: Path) -> None:
     assert files(Path()) == ["mixed.csv"]
 
 
-def test_skip_writes_no_side_file(model: Path) -> None:
+def test_skip_writes_no_quarantine_file(model: Path) -> None:
     mixed, numbers = with_bad(lines())
     result = score_files(asked(model, put("mixed.csv", mixed), on_error="skip", id_columns=("key",)))
     assert result.counts.rejected == RejectedRows(rows=7, first="mixed.csv row 1: 2 cells, expected 10 as in the header")
@@ -180,7 +180,7 @@ def test_neither_chunks_nor_kills_change_a_byte(model: Path, fdr: float | None, 
     assert files(Path()) == sorted(["mixed.csv", *names])
 
 
-def test_a_killed_run_leaves_no_side_file_and_a_run_without_bad_rows_removes_an_old_one(model: Path) -> None:
+def test_a_killed_job_leaves_no_quarantine_file_and_one_without_bad_rows_removes_an_old_one(model: Path) -> None:
     put("mixed.csv", with_bad(lines())[0])
     request = asked(model, "mixed.csv", on_error="quarantine")
     killed(request, 0)
@@ -191,7 +191,7 @@ def test_a_killed_run_leaves_no_side_file_and_a_run_without_bad_rows_removes_an_
     assert files(Path()) == ["mixed.csv", "out.csv", "out.csv.manifest.json"]
 
 
-def test_a_side_file_of_somebody_else_is_not_replaced(model: Path) -> None:
+def test_a_quarantine_file_without_manifest_is_not_replaced(model: Path) -> None:
     put("mixed.csv", with_bad(lines())[0])
     Path("out.csv.quarantine.csv").write_text("mine", encoding="utf-8")
     request = asked(model, "mixed.csv", on_error="quarantine")
@@ -205,7 +205,7 @@ def test_a_side_file_of_somebody_else_is_not_replaced(model: Path) -> None:
     assert len(side()) == 1 + len(BAD)
 
 
-def test_numbers_go_on_over_several_files_and_parquet_among_them(model: Path) -> None:
+def test_row_numbers_continue_over_files_of_all_formats(model: Path) -> None:
     good = lines()
     put("2.csv", [good[0], good[1], b"bad", *good[2:]])
     pq.write_table(table("mixed", 5, seed=3), "1.parquet")
@@ -246,7 +246,7 @@ def test_a_file_of_bad_rows_only_is_refused_among_others(model: Path) -> None:
         assert str(caught.value) == text
 
 
-def test_a_file_whose_good_rows_a_killed_run_has_scored_is_not_refused_for_the_rest() -> None:
+def test_a_file_whose_good_rows_a_killed_job_has_scored_is_not_refused_for_the_rest() -> None:
     put("a.csv", [b"a,b", b"1,2"])
     put("b.csv", [b"a,b", b"1,2", b"bad", b"worse"])
     source = open_source(["a.csv", "b.csv"], on_error="skip")
@@ -256,7 +256,7 @@ def test_a_file_whose_good_rows_a_killed_run_has_scored_is_not_refused_for_the_r
         list(open_source(["a.csv", "b.csv"], on_error="skip").batches(None, first_row=1))
 
 
-def test_so_many_bad_rows_before_a_good_one_are_the_wrong_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_bad_rows_before_a_good_one_are_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae_anomaly.tables.csv_records.PIECE", 1 << 10)
     monkeypatch.setattr("vae_anomaly.tables.source._MAX_LEADING_REJECTS", 1000)
     good = lines()
@@ -269,7 +269,7 @@ def test_so_many_bad_rows_before_a_good_one_are_the_wrong_file(model: Path, monk
     assert score_files(asked(model, "early.csv", on_error="skip")).counts.rows == GOOD
 
 
-def test_a_folder_is_scored_without_the_side_files_in_it(model: Path) -> None:
+def test_a_folder_is_scored_without_the_quarantine_files_in_it(model: Path) -> None:
     Path("in").mkdir()
     put("in/a.csv", with_bad(lines())[0])
     score_files(asked(model, "in/a.csv", "in/alarms.parquet", on_error="quarantine"))
@@ -277,7 +277,7 @@ def test_a_folder_is_scored_without_the_side_files_in_it(model: Path) -> None:
     assert score_files(asked(model, "in", on_error="skip")).counts.rows == GOOD
 
 
-def test_formulas_in_the_side_file_are_made_harmless_unless_they_are_to_stay(model: Path) -> None:
+def test_formulas_in_the_quarantine_file_are_escaped_unless_told_otherwise(model: Path) -> None:
     put("mixed.csv", [*lines(), b'=cmd|"calc"!A1', b"-5"])
     score_files(asked(model, "mixed.csv", on_error="quarantine"))
     assert [row[4] for row in side()[1:]] == ['\'=cmd|"calc"!A1', "-5"]
@@ -327,7 +327,7 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     first = "later.csv row 6: 2 cells, expected 11 as in the header"
     worst = ["explain", "later.csv", "-m", "good", "--worst", "1", "--on-error", "skip"]
     assert json.loads(run(*worst, "--json").stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
-    assert f"  left out     2 rows that cannot be read; the first, counted from 1: {first}\n" in run(*worst).stdout
+    assert f"  skipped      2 malformed rows; the first, counted from 1: {first}\n" in run(*worst).stdout
     gone = run("explain", "later.csv", "-m", "good", "--rows", "5", "--on-error", "skip")
     assert (gone.exit_code, gone.stderr.splitlines()[-1]) == (
         3,
@@ -336,7 +336,7 @@ def test_fit_calibrate_evaluate_and_explain_leave_out_the_same_rows() -> None:
     moved = run("calibrate", "later.csv", "-m", "good", "-o", "moved", "--alpha", "0.1", "--on-error", "skip")
     assert moved.exit_code == 0
     assert moved.stderr == f"warning: {note.format('later.csv')}\n"
-    assert f"  left out     2 rows that cannot be read; the first, counted from 1: {first}\n" in moved.stdout
+    assert f"  skipped      2 malformed rows; the first, counted from 1: {first}\n" in moved.stdout
     shown = run("calibrate", "later.csv", "-m", "good", "-o", "again", "--alpha", "0.1", "--on-error", "skip", "--json")
     assert json.loads(shown.stdout)["rejected"] == {"rows": 2, "first": first, "quarantine": ""}
     whole = run("calibrate", "good later.csv", "-m", "good", "-o", "whole", "--alpha", "0.1", "--json")
@@ -377,7 +377,7 @@ def as_infinity(rows: pa.Table) -> pa.Table:
     ],
     ids=["text", "infinity"],
 )
-def test_a_cell_of_parquet_or_arrow_that_does_not_fit_stops_all_the_same(
+def test_a_cell_of_parquet_or_arrow_that_does_not_fit_stops_in_any_case(
     model: Path, change: Any, said: str, ending: str, on_error: str
 ) -> None:
     """As README and help say, ``--on-error`` is for rows of CSV; the error says so too."""
@@ -398,9 +398,9 @@ def test_the_command_says_what_was_left_out(model: Path) -> None:
     shown = run("score", "mixed.csv", "-m", model, "--alpha", "0.1", "--on-error", "quarantine")
     assert shown.exit_code == 0, shown.stderr
     said = (
-        "7 rows that cannot be read, in mixed.scores.csv.quarantine.csv; the first, counted from 1: "
+        "7 malformed rows, written to mixed.scores.csv.quarantine.csv; the first, counted from 1: "
         "mixed.csv row 1: 2 cells, expected 10 as in the header"
     )
-    assert re.search(rf"left out +{re.escape(said)}\n", shown.stdout)
+    assert re.search(rf"skipped +{re.escape(said)}\n", shown.stdout)
     again = json.loads(run("score", "mixed.csv", "-m", model, "--alpha", "0.1", "--on-error", "quarantine", "--json").stdout)
     assert again["counts"]["rejected"]["rows"] == 7

@@ -1,32 +1,18 @@
-"""A detector on disk: a folder with ``manifest.json`` and ``weights.safetensors``, written whole or not at all.
+"""Model artifact: a detector as a folder with ``manifest.json`` and ``weights.safetensors``, written atomically.
 
-Knows nothing of what the state means (``Detector.state`` and ``Detector.from_state`` do) nor of MLflow. Nothing in the folder is
-code, and nothing in it runs on load. Reading goes *parse, check, build*: both files are read once, their format, digests, names,
-types and shapes are checked, and only then is the detector built from those same bytes.
+Nothing in the folder is code, and nothing in it is executed on load. Both files are read once; format, digests, names, types and shapes
+are checked, and the detector is built from those same bytes. What the state means is known to ``Detector`` alone.
 
 ``manifest.json``::
 
     {"format": 1, "package": "vae-anomaly", "package_version": "…",
      "digests": {"weights.safetensors": "sha256 of the file"},
      "tensors": {"name": "float32[2, 20, 96]"},
-     "state": {…},                        what Detector.state() returned
+     "state": {…},                        the values of Detector.state()
      "digest": "sha256 of this object without this key, as JSON with sorted keys and no spaces, in UTF-8"}
 
-The digests find damage, not malice: whoever can write the folder can write new digests. Malice is met by there being nothing to
-run, by sizes bounded by the files themselves, and by file names that are fixed here and never taken from the manifest.
-
-Changing the format
--------------------
-``FORMAT`` is the number of the newest layout; ``READERS`` has one function for every layout ever released. When the layout
-changes (a file, a key of the manifest, or the meaning of a key of ``state`` that an old detector would read wrongly):
-
-1. Add 1 to ``FORMAT`` and write the new layout in this docstring.
-2. Keep the old entry of ``READERS``; let it turn the old manifest and tensors into those of today. Readers are never removed.
-3. Save a tiny detector of the new format under ``tests/golden/format-<n>/`` with ten rows and their scores. Never write an
-   older golden folder again.
-4. Say so in CHANGELOG.md. Older packages answer with ``UnknownFormat`` and the command that upgrades them.
-
-Adding a key to ``state`` that has a default when it is absent needs no new number.
+The digests detect damage, not attacks: whoever can write the folder can write new digests. Against attacks, nothing is executed, sizes
+are bounded by the files themselves, and file names are fixed here and never read from the manifest.
 """
 
 import hashlib
@@ -45,14 +31,20 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, DamagedArtifact, UnknownFormat
 from vae_anomaly.storage import atomic
 
+# Number of the newest layout. Raise it when the layout changes: a file, a key of the manifest, or the meaning of a key of ``state`` that
+# an older version would read wrongly. A new key of ``state`` with a default for its absence needs no new number.
+# 1. Add 1 to FORMAT and describe the new layout in the docstring of this module.
+# 2. Keep the old entry of READERS and let it convert the old manifest and tensors to today's. Readers are never removed.
+# 3. Save a tiny detector of the new format with ten rows and their scores as tests/golden/format-<n>/. Never rewrite an older one.
+# 4. Record it in CHANGELOG.md. Older versions raise UnknownFormat with the command that upgrades them.
 FORMAT = 1
-# Characters of what an error quotes from a damaged file, which may be anything.
+# Characters of an error that quotes a damaged file, which may hold a text of any length.
 LONGEST_WHY = 300
 PACKAGE = "vae-anomaly"
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 KEYS = {"package": str, "package_version": str, "digests": dict, "tensors": dict, "state": dict, "digest": str}
-# A manifest of 5,000 columns with 255 levels each is about 20 MB, and 2,000 exemplars of them are 1 GB: more is not ours.
+# A manifest of 5,000 columns with 255 levels each has about 20 MB, and the weights with 2,000 exemplars 1 GB; larger files are refused.
 MAX_ARTIFACT_BYTES = {MANIFEST: 128 * 2**20, WEIGHTS: 8 * 2**30}
 
 Json = dict[str, Any]
@@ -60,9 +52,9 @@ Tensors = dict[str, Tensor]
 
 
 def save(detector: Detector, folder: Path, *, replace: bool = False) -> None:
-    """Write the detector to ``folder``, which then holds all of it or, after an error or a kill, what it held before.
+    """Write the detector to ``folder`` atomically: after an error or a kill the folder is as it was before.
 
-    The folder must be absent or empty, or with ``replace`` hold an artifact and no other file. Raises OutputError.
+    The folder must be absent or empty, or with ``replace`` contain an artifact and no other file. Raises OutputError.
     """
     files = _files(*detector.state())
 
@@ -74,10 +66,10 @@ def save(detector: Detector, folder: Path, *, replace: bool = False) -> None:
 
 
 def load(folder: Path) -> Detector:
-    """Read the detector in ``folder``.
+    """Load the detector in ``folder``.
 
-    Raises ArtifactError where there is none, UnknownFormat where a newer version wrote it, and DamagedArtifact, naming the file,
-    where anything differs from what was saved.
+    Raises ArtifactError if there is none, UnknownFormat if a newer version wrote it, and DamagedArtifact with the name of the file if
+    anything differs from what was saved.
     """
     check_folder(Path(folder))
     folder = atomic.present(Path(folder))
@@ -85,7 +77,7 @@ def load(folder: Path) -> Detector:
     try:
         return _build(folder, before)
     except DamagedArtifact:
-        # A replacement between our reading one file and the other looks like damage; another manifest gives it away.
+        # If another process replaced the folder between the reading of both files, the manifest has changed.
         after = _read(folder / MANIFEST)
         if after == before:
             raise
@@ -93,28 +85,28 @@ def load(folder: Path) -> Detector:
 
 
 def is_artifact(folder: Path) -> bool:
-    """Say whether ``folder`` holds a manifest, be it whole or damaged."""
+    """Return whether ``folder`` contains a manifest, intact or damaged."""
     return (atomic.present(folder) / MANIFEST).is_file()
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ArtifactError where ``folder`` is not an artifact, whole or damaged."""
+    """Raise ArtifactError unless ``folder`` contains an artifact, intact or damaged."""
     try:
         _check_present(atomic.present(folder))
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
+    except OSError as error:  # a name that is too long, missing permissions
         raise ArtifactError(f"no model at {folder}: {(error.strerror or str(error)).lower()}.") from error
 
 
 def _check_present(folder: Path) -> None:
     if not folder.is_dir():
-        kind = "it is a file, and a model is a folder" if folder.exists() else "there is no such folder"
-        raise ArtifactError(f"no model at {folder}: {kind} with {MANIFEST} and {WEIGHTS}.")
+        kind = "it is a file" if folder.exists() else "folder not found"
+        raise ArtifactError(f"no model at {folder}: {kind}; expected a folder with {MANIFEST} and {WEIGHTS}.")
     if not any((folder / name).exists() for name in (MANIFEST, WEIGHTS)):
         raise ArtifactError(f"no model at {folder}: the folder has neither {MANIFEST} nor {WEIGHTS}.")
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the first 12 digits of the manifest's digest, which name the content of a valid artifact."""
+    """Return the first 12 hex digits of the digest in the manifest, which identify the content of a valid artifact."""
     return str(_parse(_read(atomic.present(folder) / MANIFEST), folder / MANIFEST).get("digest"))[:12]
 
 
@@ -126,7 +118,7 @@ def _is_only_artifact(folder: Path) -> bool:
 
 
 def _files(state: Json, tensors: Tensors) -> dict[str, bytes]:
-    # Cloned, because safetensors refuses tensors that share memory; sorted, so that equal detectors give equal bytes.
+    # Cloned because safetensors refuses tensors that share memory; sorted so that equal detectors give equal bytes.
     tensors = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
     weights = safetensors.torch.save(tensors)
     manifest: Json = {
@@ -147,7 +139,7 @@ def _described(tensor: Tensor) -> str:
 
 
 def _digest(manifest: Json) -> str:
-    """Return the sha256 of a manifest without its own digest; indentation and order of keys do not count."""
+    """Return the SHA-256 of a manifest without its own digest, independent of indentation and order of keys."""
     content = {key: value for key, value in manifest.items() if key != "digest"}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -157,7 +149,7 @@ def _digest(manifest: Json) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a regular file of bearable size that lies in the folder itself."""
+    """Return the content of a regular file in the folder itself, up to its size limit."""
     if not path.is_file():
         raise _damaged(path, "the file is missing")
     if path.resolve().parent != path.parent.resolve():
@@ -165,7 +157,7 @@ def _read(path: Path) -> bytes:
     most = MAX_ARTIFACT_BYTES[path.name]
     try:
         with path.open("rb") as file:
-            # The size is asked first: reading up to the most would reserve memory for the most.
+            # The size is checked first: a read of up to the limit would allocate memory for the limit.
             size = os.fstat(file.fileno()).st_size
             content = file.read(size + 1) if size <= most else b""
     except OSError as error:
@@ -188,7 +180,7 @@ def _build(folder: Path, manifest_bytes: bytes) -> Detector:
 def _parse(content: bytes, path: Path) -> Json:
     try:
         manifest = json.loads(content.decode(), parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_no_repeats)
-        # Text that is no Unicode would fail in the digest.
+        # Lone surrogates cannot be encoded, so the digest would fail.
         json.dumps(manifest, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"it is not JSON as this package writes it ({error})") from error
@@ -198,7 +190,7 @@ def _parse(content: bytes, path: Path) -> Json:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -206,14 +198,14 @@ def _finite(text: str) -> float:
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> Json:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         raise ValueError("a key appears twice in one object")
-    return found
+    return unique
 
 
 def _format(manifest: Json, path: Path) -> int:
-    """Return the format number, which comes before every other check: a newer manifest may look like anything."""
+    """Return the format number; checked first, because a newer manifest may have any other content."""
     number = manifest.get("format")
     if type(number) is not int or number < 1:
         raise _damaged(path, f"its format is {number!r}, not a number of 1 or more")
@@ -224,7 +216,7 @@ def _format(manifest: Json, path: Path) -> int:
 
 
 def _read_format_1(manifest: Json, folder: Path) -> tuple[Json, Tensors]:
-    """Check a manifest of format 1 and the weights it describes, and return state and tensors."""
+    """Check a manifest of format 1 and its weights; return state and tensors."""
     path = folder / MANIFEST
     wrong = [key for key, kind in KEYS.items() if type(manifest.get(key)) is not kind]
     if wrong:
@@ -240,17 +232,17 @@ def _read_format_1(manifest: Json, folder: Path) -> tuple[Json, Tensors]:
 
 
 def _tensors(content: bytes, described: Json, folder: Path) -> Tensors:
-    """Return the tensors of a safetensors file, which must be exactly those that the manifest describes.
+    """Return the tensors of a safetensors file; they must be exactly those in the manifest.
 
-    safetensors checks offsets, shapes and types against the length of ``content``, so a small file cannot ask for a large tensor.
+    safetensors checks offsets, shapes and types against the length of ``content``, so a small file cannot allocate a large tensor.
     """
     path = folder / WEIGHTS
     try:
         tensors = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise _damaged(path, f"it is no safetensors file ({error})") from error
-    found = {name: _described(tensor) for name, tensor in tensors.items()}
-    differing = sorted(name for name in found.keys() | described.keys() if found.get(name) != described.get(name))
+        raise _damaged(path, f"it is not a safetensors file ({error})") from error
+    stored = {name: _described(tensor) for name, tensor in tensors.items()}
+    differing = sorted(name for name in stored.keys() | described.keys() if stored.get(name) != described.get(name))
     if differing:
         raise _damaged(path, f"tensor {differing[0]!r} differs from its description in {MANIFEST}")
     return tensors

@@ -299,7 +299,7 @@ TEXTS = {
         (*SCORE, "--alpha", "0,05"), 2, "Invalid value for '--alpha': '0,05' is not a number; use a decimal point: 0.05 (see --help)",
     ),
     "unknown folder": (
-        (*SCORE[:3], "nowhere"), 5, "no model at nowhere: there is no such folder with manifest.json and weights.safetensors.",
+        (*SCORE[:3], "nowhere"), 5, "no model at nowhere: folder not found; expected a folder with manifest.json and weights.safetensors.",
     ),
     "no store": (
         ("score", "new.csv"), 5,
@@ -495,7 +495,7 @@ def test_ctrl_c_is_130(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = run("info", ground / "model")
     assert (shown.exit_code, shown.stderr) == (
         130,
-        "error: interrupted; no output is half-written. The same command again goes on from what was finished\n",
+        "error: interrupted; no partial output was written. Run the same command again to resume\n",
     )
 
 
@@ -545,4 +545,4 @@ def test_evaluate_ranks_ours_beside_others(ground: Path, here: Path) -> None:
     assert {r["name"] for r in quality["comparison"]["rankings"]} == {"vae-anomaly", "Isolation Forest", "5 nearest neighbours", "PCA"}
     shown = run(*words)
     assert "  ranking      AUROC 1.0000, average precision 1.0000\n" in shown.stdout
-    assert f"(the others learned from {ROWS} normal rows):" in shown.stdout
+    assert f"(baselines fitted on {ROWS} normal rows):" in shown.stdout

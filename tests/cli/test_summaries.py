@@ -93,20 +93,20 @@ SCORE = ScoreResult(
 
 
 def test_a_fit_in_words() -> None:
-    lines = summaries.of_fit(FIT).splitlines()
+    lines = summaries.fit_summary(FIT).splitlines()
     assert lines[:15] == [
         "Fitted on 1,200 of 1,220 rows, 3 columns, in 1.2 s.",
         "  columns      2 numeric, 1 category",
-        "  left out     " + "; ".join(f"c{i} (excluded)" for i in range(10)) + " and 2 more",
+        "  dropped      " + "; ".join(f"c{i} (excluded)" for i in range(10)) + " and 2 more",
         "  constant     site = north",
-        "  explained    49.5 % of the middle column; worst: noise (0 %), flow (99 %)",
-        "  weak         hardly reconstructed: noise (0 %)",
-        "  labels       left out of the fit: 'leak' (20)",
-        "  latent       7.5 of 8 units in use",
-        "  ended        the budget of 400 steps was used up",
-        "  threshold    190 at alpha 0.05 (cross-fitted, approximate; finest alpha possible 0.00498)",
-        "  promise      about 5 % of normal rows like these are flagged (cross-fitted on 200 rows: approximate, at most 10 % is proven)",
-        "  calibration  4 % to 6 % flagged in 2 consecutive parts; chance spreads them so unevenly in 50 % of all cases",
+        "  explained    median R² 49.5 %; lowest: noise (0 %), flow (99 %)",
+        "  weak         poorly reconstructed: noise (0 %)",
+        "  labels       not used for the fit: 'leak' (20)",
+        "  latent       7.5 of 8 units active",
+        "  stopped      the budget of 400 steps was used up",
+        "  threshold    190 at alpha 0.05 (cross-fitted, approximate; smallest possible alpha 0.00498)",
+        "  guarantee    about 5 % of normal rows like these are flagged (cross-fitted on 200 rows: approximate, at most 10 % is proven)",
+        "  calibration  4 % to 6 % flagged in 2 consecutive segments; p-value 0.5 for a constant rate",
         "  caution      be careful",
         "  note         a note",
         "  registered   pump version 3, alias live",
@@ -127,30 +127,30 @@ def test_a_detection_in_words() -> None:
         model=MODEL,
         next_steps=(),
     )
-    lines = summaries.of_evaluate(result).splitlines()
+    lines = summaries.evaluate_summary(result).splitlines()
     assert lines[0] == "pump version 3 on 120 labelled rows."
-    assert lines[1] == "  no score     1 row, left out"
+    assert lines[1] == "  no score     1 row without observed values, excluded"
     assert lines[4:] == [
         "  note         a note",
         "",
         "Detection:",
         "  rows         100 normal, 20 anomalous",
         "  ranking      AUROC 0.9500, average precision 0.9000",
-        "  found        0 % of the anomalous rows; no row was flagged; F1 0.0000",
+        "  detection    recall 0 %, no row flagged, F1 0.0000",
         "  false alarms 0, a rate of 0 % (exact 95 % interval 0 % to 3.6 %)",
         "  by label     leak 0 of 20",
         "",
-        "Beside others on the same 120 rows (the others learned from 1,000 normal rows):",
+        "Comparison on the same 120 rows (baselines fitted on 1,000 normal rows):",
         "  detector  AUROC   average precision",
         "  PCA       0.9600  0.9000",
         "  ours      0.9500  0.9000",
         "  PCA ranks better here: AUROC 0.9600, ours 0.9500.",
         "",
-        "What makes the score:",
+        "Mean contributions to the score:",
         "  label  columns",
         "  leak   flow 75%, noise 25%",
     ]
-    written = summaries.of_evaluate(replace(result, run_id="r7", output="e.html")).splitlines()
+    written = summaries.evaluate_summary(replace(result, run_id="r7", output="e.html")).splitlines()
     assert written[5:7] == ["  run          r7", "  written      e.html"]
 
 
@@ -158,7 +158,7 @@ def test_intervals_in_words() -> None:
     ends = Interval(low=0.25, high=0.75)
     intervals = Intervals(auroc=ends, average_precision=ends, recall=ends, precision=ends, f1=ends)
     for found, precision in ((intervals, ", precision 25 % to 75 %"), (replace(intervals, precision=None), "")):
-        lines = summaries.of_fit(replace(FIT, quality=replace(QUALITY, intervals=found))).splitlines()
+        lines = summaries.fit_summary(replace(FIT, quality=replace(QUALITY, intervals=found))).splitlines()
         assert (
             "  intervals    AUROC 0.2500 to 0.7500, average precision 0.2500 to 0.7500, F1 0.2500 to 0.7500, recall 25 % to 75 %"
             f"{precision} (95 %, bootstrap)"
@@ -166,11 +166,11 @@ def test_intervals_in_words() -> None:
 
 
 def test_a_scoring_in_words() -> None:
-    assert summaries_scoring.of_score(SCORE).splitlines() == [
+    assert summaries_scoring.scoring_summary(SCORE).splitlines() == [
         "Scored 1,000 rows at 2,000 rows/s.",
-        "  alarms       2; 10.0 expected if every row is normal (alpha 0.01)",
-        "  no score     3 rows without any observed cell",
-        "  unseen       mode (4)",
+        "  alarms       2; 10.0 expected if all rows are normal (alpha 0.01)",
+        "  no score     3 rows without observed values",
+        "  new values   mode (4)",
         "  missing      flow 50 % (fit: 1 %)",
         "  ignored      comment",
         "  model        pump version 3",
@@ -185,11 +185,11 @@ def test_a_scoring_in_words() -> None:
 
 def test_a_scoring_that_was_done_before_says_so() -> None:
     resumed = replace(SCORE, resumed_rows=600)
-    assert summaries_scoring.of_score(resumed).startswith(
-        "Scored 1,000 rows at 2,000 rows/s. 600 rows had been scored by a run that was killed.\n"
+    assert summaries_scoring.scoring_summary(resumed).startswith(
+        "Scored 1,000 rows at 2,000 rows/s. Resumed: 600 rows had been scored before an interruption.\n"
     )
     again = replace(SCORE, unchanged=True, rows_per_second=None)
-    assert summaries_scoring.of_score(again).startswith(
+    assert summaries_scoring.scoring_summary(again).startswith(
         "Nothing to do: x.csv already holds the scores of these inputs, this model and these options."
     )
 
@@ -198,30 +198,30 @@ def test_versions_as_a_table() -> None:
     version = RegisteredVersion(
         name="pump", version="3", aliases=("live",), created="2025", tags={"rows": "10", "alpha": "0.01"}, run_id="r"
     )
-    assert summaries.of_models(ModelsResult(store="s", versions=(version,))).splitlines() == [
+    assert summaries.versions_table(ModelsResult(store="s", versions=(version,))).splitlines() == [
         "  model  version  alias  created  rows  alpha  threshold",
         "  pump   3        live   2025     10    0.01",
     ]
 
 
 def test_where_the_ui_is() -> None:
-    assert summaries.of_ui(UiResult(url="http://h:1", store="s", command=())) == "MLflow UI of s at http://h:1 (Ctrl-C stops it)"
+    assert summaries.ui_summary(UiResult(url="http://h:1", store="s", command=())) == "MLflow UI of s at http://h:1 (Ctrl-C stops it)"
 
 
 def test_suspicious_rows_are_named_with_reasons_and_what_to_do() -> None:
-    lines = summaries.of_fit(replace(FIT, suspicious=COUNTS.top_alarms)).splitlines()
-    at = lines.index("Suspicious rows among the normal ones (the first row is 0):")
+    lines = summaries.fit_summary(replace(FIT, suspicious=COUNTS.top_alarms)).splitlines()
+    at = lines.index("Suspicious rows among the normal rows (the first row is 0):")
     assert lines[at - 1 : at + 7] == [
         "",
-        "Suspicious rows among the normal ones (the first row is 0):",
+        "Suspicious rows among the normal rows (the first row is 0):",
         "  row 7, machine M1: score 100, p-value 0.001",
         "    flow: missing, expected 3",
         "    power: 1, expected 2",
-        "  If they are faults, leave them out and fit again; if there may be more of them, fit with --contamination-robust.",
+        "  If they are faults, exclude them and fit again; if there may be more, fit with --contamination-robust.",
         "",
         "Next:",
     ]
-    assert "Suspicious" not in summaries.of_fit(FIT)
+    assert "Suspicious" not in summaries.fit_summary(FIT)
 
 
 def test_names_of_others_are_one_line_and_short() -> None:
@@ -238,15 +238,15 @@ def test_names_of_others_are_one_line_and_short() -> None:
         replace(column, name=name, constant=column.constant and odd) for column, name in zip(COLUMNS, (odd, long, long), strict=True)
     )
     left_out = tuple(Dropped(name=name, reason="excluded") for name in (odd, long))
-    said = summaries.of_fit(replace(FIT, columns=columns, left_out=left_out, labels_left_out={long: 3}, suspicious=(alarm,)))
+    said = summaries.fit_summary(replace(FIT, columns=columns, left_out=left_out, labels_left_out={long: 3}, suspicious=(alarm,)))
     assert not any(character in said for character in "\x1b\x07")
     assert max(map(len, said.splitlines())) < 400
     assert r"  row 1 of \x1b]0;x\x07\n, \x1b]0;x\x07\n nnnn" in said
     counts = replace(SCORE.counts, unseen={long: 2}, top_alarms=())
-    assert max(map(len, summaries_scoring.of_score(replace(SCORE, counts=counts, ignored_columns=(long, odd))).splitlines())) < 200
+    assert max(map(len, summaries_scoring.scoring_summary(replace(SCORE, counts=counts, ignored_columns=(long, odd))).splitlines())) < 200
 
 
 def test_cells_are_as_wide_as_they_are_shown() -> None:
-    assert text.table(("a", "b"), [("\n", "1"), ("xx", "2")]) == ["  a   b", r"  \n  1", "  xx  2"]
+    assert text.table_lines(("a", "b"), [("\n", "1"), ("xx", "2")]) == ["  a   b", r"  \n  1", "  xx  2"]
     assert text.short("x" * 61) == "x" * 59 + "…"
     assert text.short("x" * 60) == "x" * 60

@@ -37,7 +37,7 @@ def test_plain_knows_what_json_knows() -> None:
 def test_lines_come_every_ten_seconds_at_most() -> None:
     said: list[str] = []
     clock = iter([0.0, 1.0, 11.0, 11.0, 12.0, 30.0, 30.0])
-    tell = terminal.lines(said.append, clock=lambda: next(clock))
+    tell = terminal.progress_lines(said.append, clock=lambda: next(clock))
     tell("reading", 0, 400)  # nothing yet, however late it is
     tell("training", 1, 400)
     tell("training", 120, 400)
@@ -82,10 +82,10 @@ def test_levels(verbose: int, quiet: bool, level: str) -> None:  # noqa: FBT001 
 
 
 def test_handing_over_keeps_stdout_clean_and_the_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
-    terminal.hand_over([sys.executable, "-c", "print('words')"], quiet=False)
+    terminal.run_program([sys.executable, "-c", "print('words')"], quiet=False)
     assert capfd.readouterr() == ("", "words\n")
     with pytest.raises(SystemExit, match="3"):
-        terminal.hand_over([sys.executable, "-c", "import sys; print('words'); sys.exit(3)"], quiet=True)
+        terminal.run_program([sys.executable, "-c", "import sys; print('words'); sys.exit(3)"], quiet=True)
     assert capfd.readouterr() == ("", "")
 
 
@@ -113,12 +113,12 @@ class Failing(io.RawIOBase):
         (OSError(28, "No space left on device"), "No space left on device"),
         (OSError("odd"), "odd"),
         (BrokenPipeError(32, "Broken pipe"), ""),
-        (None, "its reader is too slow, and it was set not to wait"),
+        (None, "it is non-blocking and its reader is too slow"),
     ],
 )
 def test_a_write_never_fails_and_what_was_lost_is_known(error: OSError | None, lost: str) -> None:
     raw = Failing(error)
-    stream = streams.Lasting(raw)
+    stream = streams.FailSafeStream(raw)
     assert [stream.write(b"a"), stream.write(b"bc"), stream.write(b"d")] == [1, 2, 1]
     assert (raw.taken, stream.lost) == (b"a", lost)
 
@@ -134,8 +134,8 @@ def test_a_write_never_fails_and_what_was_lost_is_known(error: OSError | None, l
 )
 def test_stdout_that_takes_nothing(to: str, why: str, action: str, code: int) -> None:
     done = _process(action, to)
-    text = f"error: the result as JSON cannot be written to stdout: {why}. "
-    text += "The work itself is done; to see the result, send stdout elsewhere and run the command again.\n"
+    text = f"error: the JSON result cannot be written to stdout: {why}. "
+    text += "The work is done; to see the result, redirect stdout and run the command again.\n"
     assert (done.returncode, done.stdout, done.stderr) == (code, "", text if code else "")
 
 
@@ -185,7 +185,7 @@ SEEN = r"a\x1b[2J\x07{}b\u202e"
 
 def test_results_and_errors_have_no_controls(capsys: pytest.CaptureFixture[str]) -> None:
     terminal.show({}, lambda: ODD, as_json=False)
-    terminal.note(lambda: ODD, quiet=False)()
+    terminal.line_printer(lambda: ODD, quiet=False)()
     with pytest.raises(SystemExit), terminal.exit_codes(as_json=True):
         raise DataError(ODD)
     said = capsys.readouterr()
@@ -207,10 +207,10 @@ def test_log_lines_have_no_controls(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (MemoryError(), "not enough memory (no more is given); give score a --memory-limit, or the process more"),
+        (MemoryError(), "not enough memory (allocation failed); set --memory-limit, or give the process more memory"),
         (
             ImportError("libx.so: failed to map segment from shared object"),
-            "not enough memory (libx.so: failed to map segment from shared object); give score a --memory-limit, or the process more",
+            "not enough memory (libx.so: failed to map segment from shared object); set --memory-limit, or give the process more memory",
         ),
         (
             ImportError("libx.so: failed to map segment from shared object: Operation not permitted"),

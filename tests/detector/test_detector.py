@@ -53,13 +53,13 @@ def test_the_stored_configuration_keeps_the_window_of_format_1() -> None:
     assert Detector.from_state(values, tensors).config == tiny.detector(CASE).config
 
 
-def test_a_state_that_does_not_say_what_is_usual_is_whole() -> None:
+def test_a_state_without_usual_contributions_loads() -> None:
     values, tensors = _state()
     del tensors["usual.middle"], tensors["usual.spread"]
     assert Detector.from_state(values, tensors).usual is None
 
 
-def test_rates_of_blocks_are_kept() -> None:
+def test_the_stability_of_the_alarm_rate_is_stored() -> None:
     blocks = Blocks(rates=(0.0, 0.02), p_value=0.25)
     values, tensors = replace(tiny.detector(CASE), blocks=blocks).state()
     values = json.loads(json.dumps(values))

@@ -55,18 +55,18 @@ def spoilt(value: float) -> Callable[[Tensor], Tensor]:
 
 # Sizes that a few bytes ask for, and that no tensor has.
 SIZES = [
-    ("config.model.residual_blocks", 2**31 - 1, "ValueError: the config asks for 2,147,483,647 inner of the encoder, and there are 1"),
-    ("config.model.hidden", [16] * 5000, "ValueError: the config asks for 5,000 layers of the encoder, and there are 1"),
+    ("config.model.residual_blocks", 2**31 - 1, "ValueError: the config has 2,147,483,647 inner of the encoder, but 1 are stored"),
+    ("config.model.hidden", [16] * 5000, "ValueError: the config has 5,000 layers of the encoder, but 1 are stored"),
     ("config.model.hidden", [2**62], "RuntimeError: "),
     ("latent", 2**40, "RuntimeError: Error(s) in loading state_dict for Vae:"),
     ("latent", 0, "ValueError: latent is 0, not a number of 1 or more"),
     ("latent", "4", "ValueError: latent is '4', not a number of 1 or more"),
     ("latent", 10**400, "TypeError: "),
-    ("layout.window", 10**9, "ValueError: the layout is not that of the 7 columns that the networks read"),
-    ("layout.levels", [10**9, 4], "ValueError: the layout is not that of the 7 columns that the networks read"),
-    ("layout.levels", [3, -4], "ValueError: the layout is not that of the 7 columns that the networks read"),
-    ("layout.numeric", 2**63, "ValueError: the layout is not that of the 7 columns that the networks read"),
-    ("schema.window", 2, "ValueError: the layout is not that of the 7 columns that the networks read"),
+    ("layout.window", 10**9, "ValueError: the layout does not match the 7 columns that the networks read"),
+    ("layout.levels", [10**9, 4], "ValueError: the layout does not match the 7 columns that the networks read"),
+    ("layout.levels", [3, -4], "ValueError: the layout does not match the 7 columns that the networks read"),
+    ("layout.numeric", 2**63, "ValueError: the layout does not match the 7 columns that the networks read"),
+    ("schema.window", 2, "ValueError: the layout does not match the 7 columns that the networks read"),
 ]
 
 
@@ -86,8 +86,8 @@ FIELDS = [
     ("quality.0.r2", "high", "ValueError: r2: input should be a valid number"),
     ("quality.0", 3, "ValueError: ColumnQuality: "),
     ("blocks", [1], "ValueError: Blocks: "),
-    ("prior", "flat", "ValueError: no prior is called 'flat'"),
-    ("prior", ["exemplar"], "ValueError: no prior is called ['exemplar']"),
+    ("prior", "flat", "ValueError: unknown prior 'flat'"),
+    ("prior", ["exemplar"], "ValueError: unknown prior ['exemplar']"),
     ("unseen", 0, "ValueError: unseen is 0 and penalty "),
     ("penalty", -1, "ValueError: unseen is "),
     ("penalty", 10**400, "OverflowError: int too large to convert to float"),
@@ -118,15 +118,15 @@ TENSORS = [
     ("exemplars.log_weight", lambda t: t[:, :3], "exemplars.log_weight is torch.float32 of shape (6, 3), expected (6, 64)"),
     ("exemplars.log_weight", lambda t: t * 0 + torch.inf, "exemplars.log_weight is not the logarithm of weights"),
     ("exemplars.log_weight", lambda t: t - torch.inf, "exemplars.log_weight is not the logarithm of weights"),
-    ("numeric", spoilt(9), "numeric are not places among 5 columns"),
-    ("numeric", spoilt(2**62), "numeric are not places among 5 columns"),
-    ("numeric", lambda t: t.unsqueeze(0), "numeric are not places among 5 columns"),
-    ("codes", spoilt(-1), "codes are not places among 4 columns"),
-    ("codes", lambda t: t[[0, 0, 1]], "codes are not places among 4 columns"),
-    ("codes", lambda t: t[:0], "the layout is not that of the 4 columns that the networks read"),
-    ("constants.numeric", spoilt(7), "constants.numeric are not places among 5 columns"),
-    ("constants.numeric", spoilt(0), "constants.numeric are not places among 5 columns"),
-    ("constants.code", lambda t: t.double(), "constants.code are not places among 4 columns"),
+    ("numeric", spoilt(9), "numeric are not distinct indices of 5 columns"),
+    ("numeric", spoilt(2**62), "numeric are not distinct indices of 5 columns"),
+    ("numeric", lambda t: t.unsqueeze(0), "numeric are not distinct indices of 5 columns"),
+    ("codes", spoilt(-1), "codes are not distinct indices of 4 columns"),
+    ("codes", lambda t: t[[0, 0, 1]], "codes are not distinct indices of 4 columns"),
+    ("codes", lambda t: t[:0], "the layout does not match the 4 columns that the networks read"),
+    ("constants.numeric", spoilt(7), "constants.numeric are not distinct indices of 5 columns"),
+    ("constants.numeric", spoilt(0), "constants.numeric are not distinct indices of 5 columns"),
+    ("constants.code", lambda t: t.double(), "constants.code are not distinct indices of 4 columns"),
     ("constants.level", spoilt(5), "constants.level names a level that its column does not have"),
     ("constants.level", lambda t: t.repeat(2), "constants.level has shape (2,), expected (1,)"),
     ("constants.value", lambda t: t.repeat(2), "constants.value has shape (2,), expected (1,)"),
@@ -147,4 +147,4 @@ def test_two_columns_of_one_name_are_refused() -> None:
 
 def test_a_reason_quotes_no_more_of_the_file_than_a_line_can_bear() -> None:
     text = refusal(put("prior", "x" * 10_000))
-    assert text == f"{f'ValueError: no prior is called {chr(39)}':x<{LONGEST_REASON}}…"
+    assert text == f"{f'ValueError: unknown prior {chr(39)}':x<{LONGEST_REASON}}…"

@@ -13,21 +13,24 @@ from vae_anomaly.fitting.fit import fit_rows
 from vae_anomaly.fitting.held_out import FitRecord
 from vae_anomaly.fitting.outliers import MOST_SCREENED, REASONS_SHOWN, outlier_positions, screened_rows, suspicious_rows
 from vae_anomaly.fitting.robust import fold_normalized
+from vae_anomaly.fitting.splits import split_rows
 from vae_anomaly.schema.schema import infer_schema
 
-PLANTED = 100
+CASE = Case(kind="mixed", size="one", method="split", prior="exemplar")
+# A training row; every training row is an exemplar below, so that held-out scores and explanations differ from those of the detector.
+PLANTED = int(split_rows(tiny.config(CASE).calibration, tiny.NORMAL_ROWS, 0).training[60])
 
 
 @pytest.fixture(scope="module")
 def planted() -> tuple[FitRecord, pa.Table]:
-    """Return a fit and its rows, of which row 100 has a pressure far from all others."""
+    """Return a fit and its rows, of which one has a pressure far from all others."""
     rows = tiny.normal_rows("mixed")
     values = rows["pressure"].to_pylist()
     values[PLANTED] = 9e5
     rows = rows.set_column(rows.column_names.index("pressure"), "pressure", pa.array(values))
     rows = rows.append_column("id", pa.array([f"r{i}" for i in range(rows.num_rows)]))
-    config = tiny.config(Case(kind="mixed", size="one", method="split", prior="exemplar"))
-    config = replace(config, data=replace(config.data, id_columns=("id",)))
+    config = tiny.config(CASE)
+    config = replace(config, model=replace(config.model, exemplars=tiny.NORMAL_ROWS), data=replace(config.data, id_columns=("id",)))
     return fit_rows(rows, infer_schema(rows, config.data), config), rows
 
 
@@ -36,7 +39,7 @@ def test_a_planted_outlier_is_reported_first_with_its_column_score_and_keys(plan
     numbers = np.arange(rows.num_rows) * 10
     first = suspicious_rows(fitted, rows, numbers, ["id"])[0]
     score = fitted.held_out_scores(np.array([PLANTED]))
-    assert (first.row, dict(first.ids)) == (1000, {"id": "r100"})
+    assert (first.row, dict(first.ids)) == (10 * PLANTED, {"id": f"r{PLANTED}"})
     assert first.score == score[0]
     assert first.p_value == fitted.detector.threshold.p_values(score)[0]
     assert len(first.reasons) == REASONS_SHOWN

@@ -79,7 +79,7 @@ def test_facts_say_what_a_model_was_made_from(detector: Detector) -> None:
     card = replace(detector.card, source=tuple(f"{i}.csv" for i in range(7)), created="", versions=(("torch", "2"), ("numpy", "3")))
     found = dict(model_facts(replace(detector, card=card)))
     assert found["data"] == "0.csv, 1.csv, 2.csv, 3.csv, 4.csv and 2 more"
-    assert found["rows"] == "240: 168 learned from, 72 for the threshold"
-    assert found["networks"] == "6 on the views standard, minmax, robust"
+    assert found["rows"] == "240: 168 for training, 72 for calibration"
+    assert found["networks"] == "6, on the views standard, minmax, robust"
     assert found["versions"] == "torch 2, numpy 3"
     assert "fitted" not in found

@@ -15,9 +15,8 @@ from scipy.stats import beta
 from vae_anomaly.calibration.threshold import Method, Threshold, calibrate
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.evaluation.score_summary import Span, TimeLine
 from vae_anomaly.model.training import CurvePoint, History
-from vae_anomaly.report import figures, figures_page
+from vae_anomaly.report import figures
 
 HISTORY = History(
     blocks=tuple(
@@ -115,13 +114,13 @@ def test_columns_stand_in_the_order_of_what_is_explained_and_constants_are_count
     figure = figures.quality_figure(given)
     assert dict(bars(figure)) == {"a": 0.9, "b": -1.0, "c": 0.2}, "what is worse than −1 is cut there"
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "c", "a"]
-    assert figure.axes[0].get_title() == "How well each column is explained (1 constant not shown)"
+    assert figure.axes[0].get_title() == "Share explained per column (1 constant not shown)"
 
 
 def test_of_many_columns_the_worst_are_shown() -> None:
     figure = figures.quality_figure([quality(f"c{i}", r2=i / 100) for i in range(90)])
     assert sorted(dict(bars(figure))) == sorted(f"c{i}" for i in range(40))
-    assert figure.axes[0].get_title() == "The 40 of 90 columns that are explained worst"
+    assert figure.axes[0].get_title() == "Share explained: the 40 lowest of 90 columns"
     assert drawn(figure).startswith(b"\x89PNG")
 
 
@@ -159,7 +158,7 @@ def test_the_band_is_that_of_the_beta_law() -> None:
 def test_what_was_realised_is_the_share_of_small_p_values() -> None:
     p_values = np.array([1 / 401, 0.004, 0.02, 0.02, 0.5, np.nan, 1.0])
     (axes,) = figures.calibration_curve(threshold(), p_values).axes
-    asked, realised = line(axes, "realised on 6 normal rows")
+    asked, realised = line(axes, "observed on 6 normal rows")
     for alpha, share in zip(asked, realised, strict=True):
         assert share == np.mean(p_values[~np.isnan(p_values)] <= alpha)
 
@@ -189,10 +188,3 @@ def test_the_pictures_of_a_real_fit_can_be_drawn_without_a_warning(tiny_detector
             figures.calibration_curve(tiny_detector.threshold),
         ):
             assert drawn(figure).startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("seconds", [*np.geomspace(1, 3e10, 60).astype(int).tolist(), 150, 12_000, 250_000, 100_000_000])
-def test_a_time_line_of_any_length_has_few_dates_and_no_warning(seconds: int) -> None:
-    spans = tuple(Span(start=1_767_225_600 + start, rows=1, alarms=1, highest=2.0) for start in (0, seconds))
-    drawn = figures_page.time_line(TimeLine(column="time", width=1, spans=spans), 1.0)
-    assert 2 <= len(drawn.axes[1].get_xticks()) <= 8

@@ -147,7 +147,7 @@ def test_the_page_says_what_there_is_to_say() -> None:
         "In 2 consecutive parts of the calibration rows 0 % to 12.5 %",
         "PCA ranks better here: AUROC 0.9000, vae-anomaly 0.8000.",
         "few rows".capitalize(),
-        "Highest score and number of alarms in every 5 minutes",
+        "Highest score and number of alarms per 5 minutes",
         "温度",
     ):
         assert words in text, words
@@ -189,7 +189,7 @@ def test_less_to_show_makes_a_page_too(kind: str) -> None:
         assert quality is not None
         report = replace(_report(), scored=None, curves=None, quality=replace(quality, false_alarms=None, precision=None, comparison=None))
     page = render(report)
-    assert ("Against labels" in page) == (kind == "labels at fit")
+    assert ("Evaluation on labelled rows" in page) == (kind == "labels at fit")
     assert page.endswith("</html>")
     assert ("No row is flagged. 3 rows have no score" in page) == (kind == "no alarm")
     assert ("approximate" in page) == (kind == "cross")
@@ -224,7 +224,7 @@ def test_a_browser_has_nothing_to_complain_of_and_asks_for_nothing(shown: Page) 
 
 def test_a_column_named_like_a_script_is_text(shown: Page) -> None:
     assert shown.ask("document.querySelector('h1').textContent") == EVIL
-    assert EVIL in shown.ask("document.querySelector('#learnt').parentElement.textContent")
+    assert EVIL in shown.ask("document.querySelector('#columns').parentElement.textContent")
     assert EVIL in shown.ask("[...document.querySelectorAll('svg text')].map(t => t.textContent).join('|')")
     assert shown.ask("document.scripts.length") == 2
 

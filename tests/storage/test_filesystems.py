@@ -36,12 +36,12 @@ def test_no_secret_of_a_uri_is_shown(path: str, shown: str) -> None:
         ("something\n else (Request ID: abc).", "something else"),
     ],
 )
-def test_what_a_store_says_is_said_in_our_words(error: str, text: str) -> None:
+def test_common_errors_of_a_store_get_a_plain_sentence(error: str, text: str) -> None:
     assert filesystems.os_error_text(OSError(error)) == text
 
 
 @pytest.mark.parametrize("path", ["s3://k:hush@bucket/x?nonsense=hush", "s3://k:hush@bucket:no/x"])
-def test_a_uri_that_is_none_is_refused_without_its_secrets(path: str) -> None:
+def test_an_invalid_uri_is_refused_without_showing_its_secrets(path: str) -> None:
     with pytest.raises(OutputError) as error:
         filesystems.resolve_uri(path, failure=OutputError)
     assert str(error.value).startswith("s3://bucket")
@@ -49,12 +49,12 @@ def test_a_uri_that_is_none_is_refused_without_its_secrets(path: str) -> None:
     assert "hush@" not in str(error.value)
 
 
-def test_names_may_hold_what_a_uri_may_not() -> None:
+def test_characters_that_a_uri_does_not_allow_are_percent_encoded() -> None:
     assert filesystems.resolve_uri("file:///a b/[ü]#1%20.csv")[1] == "/a b/[ü]#1 .csv"
 
 
 @pytest.mark.parametrize("scheme", ["wasbs", "azure", "AZURE"])
-def test_a_scheme_that_nobody_knows_is_refused_with_those_that_are(scheme: str) -> None:
+def test_an_unknown_scheme_is_refused_and_the_known_ones_are_named(scheme: str) -> None:
     pytest.importorskip("fsspec")
     with pytest.raises(DataError) as error:
         filesystems.resolve_uri(f"{scheme}://lake/x.csv")
@@ -73,7 +73,7 @@ def test_a_scheme_may_be_in_capitals() -> None:
     assert (filesystem.type_name, location) == ("s3", "lake/x.csv")
 
 
-def test_a_tilde_that_is_nobodys_home_is_part_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_of_no_user_is_part_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert filesystems.resolve_uri("~.csv")[1] == f"{tmp_path}/~.csv"
     monkeypatch.setenv("HOME", "/home/me")
@@ -86,3 +86,32 @@ def test_a_package_that_is_missing_is_named() -> None:
     with pytest.raises((MissingExtra, DataError)) as error:
         filesystems.resolve_uri("hf://datasets/a/b/x.csv")
     assert str(error.value).startswith(("reaching hf://datasets/a/b/x.csv needs another package: ", "hf://datasets/a/b/x.csv cannot be"))
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (PermissionError(13, "no"), "f may not be read: permission denied. Give this user the right to read it."),
+        (FileNotFoundError(2, "no"), "f was removed while it was being read."),
+        (OSError("zlib\n inflate  failed"), "f cannot be read: zlib inflate failed. Write or copy it again."),
+        (OSError(28, "no space"), "f cannot be read: [Errno 28] no space"),
+    ],
+)
+def test_errors_of_the_system_are_one_line(error: OSError, text: str) -> None:
+    with pytest.raises(DataError) as caught, filesystems.reading("f"):
+        raise error
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("error", "path", "expected"),
+    [
+        (OSError("Truncated compressed stream"), "s3://lake/x.csv.gz", ". Write or copy it again."),
+        (OSError("Couldn't deserialize thrift: TProtocolException: Invalid data"), "s3://lake/x.parquet", ". Write or copy it again."),
+        (OSError("Expected to be able to read 1608 bytes for message body, got 1316"), "x.arrows", ". Write or copy it again."),
+        (OSError("the server does not answer"), "s3://lake/x.csv", ""),
+        (OSError(5, "Input/output error"), "x.csv", ""),
+    ],
+)
+def test_only_damaged_content_is_to_be_copied_again(error: OSError, path: str, expected: str) -> None:
+    assert filesystems.advice(error, path) == expected

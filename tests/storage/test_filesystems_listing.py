@@ -34,7 +34,7 @@ def refused(path: str) -> str:
 
 
 @pytest.mark.parametrize("path", ["in", "in/**/*.csv"])
-def test_a_stray_file_whose_name_is_no_text_is_in_nobodys_way(folder: Path, path: str) -> None:
+def test_an_unwanted_file_whose_name_is_not_utf8_is_skipped(folder: Path, path: str) -> None:
     found = find_files([path])
     assert [f.path for f in found] == ["in/b.csv", "in/deep/a.csv"]
     whole = (folder / "in" / "b.csv").stat()
@@ -42,7 +42,7 @@ def test_a_stray_file_whose_name_is_no_text_is_in_nobodys_way(folder: Path, path
 
 
 @pytest.mark.parametrize("name", [f"in/deep/{NO_TEXT}.csv", f"in/{NO_TEXT}/x.csv"])
-def test_a_data_file_whose_name_is_no_text_is_named(folder: Path, name: str) -> None:
+def test_a_data_file_whose_name_is_not_utf8_is_refused(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("x\n1\n")
     shown = name.replace(NO_TEXT, r"M\xfc")
@@ -50,7 +50,7 @@ def test_a_data_file_whose_name_is_no_text_is_named(folder: Path, name: str) -> 
     assert [f.path for f in find_files(["in/b*.csv"])] == ["in/b.csv"]  # nobody asked for it
 
 
-def test_links_are_followed_and_what_is_no_file_is_passed_over(folder: Path) -> None:
+def test_links_are_followed_and_special_files_are_skipped(folder: Path) -> None:
     os.mkfifo(folder / "in" / "pipe.csv")
     (folder / "in" / "gone.csv").symlink_to("nowhere")
     (folder / "in" / "link.csv").symlink_to("b.csv")
@@ -61,13 +61,13 @@ def test_links_are_followed_and_what_is_no_file_is_passed_over(folder: Path) -> 
     assert with_stray == ["b.csv", "deep/a.csv", "link.csv", "more/a.csv"] == [str(f.listed.key) for f in find_files(["in"])]
 
 
-def test_a_link_to_itself_is_passed_over(folder: Path) -> None:
+def test_a_link_to_itself_is_skipped(folder: Path) -> None:
     (folder / "in" / "self").symlink_to("self")
     (folder / "in" / "self.csv").symlink_to("self.csv")
     assert [str(f.listed.key) for f in find_files(["in"])] == ["b.csv", "deep/a.csv"]
 
 
-def test_folders_that_cannot_hold_what_is_meant_are_not_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_cannot_contain_matches_are_not_entered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that one that may not be read is in nobody's way: .Trash, lost+found."""
     for name in ("in/.trash", "in/_temporary", "in/deep/more", "in/day=1/_part=2"):
         (folder / name).mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytes
         manifest.sizes(Destination(path=folder / "in"))
 
 
-def test_a_link_that_leads_back_is_not_followed_round_and_round(folder: Path) -> None:
+def test_a_link_to_a_parent_is_not_followed(folder: Path) -> None:
     (folder / "in" / "self").symlink_to(".")
     (folder / "in" / "again").symlink_to(folder / "in")
     (folder / "in" / "deep" / "up").symlink_to("..")
@@ -122,34 +122,34 @@ def test_a_link_that_leads_back_is_not_followed_round_and_round(folder: Path) ->
 
 
 @pytest.mark.parametrize("path", [f"{NO_TEXT}.csv", f"{NO_TEXT}/x.csv", f"{NO_TEXT}*.csv", f"s3://bucket/{NO_TEXT}.csv"])
-def test_an_input_whose_name_is_no_text_is_refused(folder: Path, path: str) -> None:
+def test_an_input_whose_name_is_not_utf8_is_refused(folder: Path, path: str) -> None:
     (folder / f"{NO_TEXT}.csv").write_text("x\n1\n")
     assert refused(path) == f"{path.replace(NO_TEXT, 'M')}".replace("M", r"M\xfc", 1) + " has a name that is not UTF-8; rename it."
 
 
-def test_so_is_a_folder_that_we_are_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_folder_whose_name_is_not_utf8_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / NO_TEXT).mkdir()
     monkeypatch.chdir(folder / NO_TEXT)
     assert refused("x.csv") == rf"{folder}/M\xfc/x.csv has a name that is not UTF-8; rename it."
 
 
-def test_a_name_that_the_locale_does_not_hold_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_outside_the_encoding_of_the_locale_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
     in_ascii = "ü.csv".encode().decode("ascii", "surrogateescape")
     assert filesystems.not_unicode_error(in_ascii) == "ü.csv has a name that is not ascii, the encoding of the locale; set LC_ALL=C.UTF-8."
 
 
-def test_an_output_folder_may_hold_such_a_file(folder: Path) -> None:
+def test_an_output_folder_may_contain_a_file_whose_name_is_not_utf8(folder: Path) -> None:
     assert manifest.sizes(Destination(path=folder / "in")) == {"b.csv": 4, "deep/a.csv": 4}
 
 
-def test_an_output_folder_whose_own_name_is_no_text_is_refused(folder: Path) -> None:
+def test_an_output_folder_whose_name_is_not_utf8_is_refused(folder: Path) -> None:
     with pytest.raises(OutputError) as caught:
         manifest.sizes(Destination(path=folder / NO_TEXT))
     assert str(caught.value) == rf"{folder}/M\xfc has a name that is not UTF-8; rename it."
 
 
-def test_another_file_system_speaks_for_itself() -> None:
+def test_decoding_errors_of_another_file_system_pass_through() -> None:
     class Odd:
         type_name, type = "odd", pafs.FileType.File
 

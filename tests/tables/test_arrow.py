@@ -104,7 +104,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, form: str, keep: float) -> 
 
 
 @pytest.mark.parametrize("length", [b"5354", b"\xff\xff\xff\x7f"], ids=["892 MB", "2 GB"])
-def test_what_a_stream_says_of_its_length_asks_for_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: bytes) -> None:
+def test_a_damaged_length_in_a_stream_reserves_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: bytes) -> None:
     (tmp_path / "x.csv").write_bytes(b"\xff\xff\xff\xff" + length + b"x" * 8)
     asked: list[int] = []
 
@@ -124,7 +124,7 @@ def test_what_a_stream_says_of_its_length_asks_for_no_memory(tmp_path: Path, mon
     assert max(asked) <= 16
 
 
-def test_a_clipped_file_reads_and_seeks_as_others_do(tmp_path: Path) -> None:
+def test_a_bounded_file_reads_and_seeks_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"0123456789")
     bounded = pa.PythonFile(BoundedFile(pafs.LocalFileSystem().open_input_file(str(tmp_path / "x")), 10), mode="r")
     assert (bounded.size(), bounded.read(4), bounded.tell(), bounded.read(100), bounded.read()) == (10, b"0123", 4, b"456789", b"")
@@ -133,7 +133,7 @@ def test_a_clipped_file_reads_and_seeks_as_others_do(tmp_path: Path) -> None:
     assert bounded.closed
 
 
-def test_a_stream_that_was_cut_between_two_batches_says_that_rows_may_be_missing(tmp_path: Path) -> None:
+def test_a_stream_without_end_marker_has_a_note(tmp_path: Path) -> None:
     path = tmp_path / "x.arrows"
     write_stream(path, PUMP)
     file = find_files([str(path)])[0]
@@ -155,7 +155,7 @@ def test_damage_in_the_middle_is_found_while_streaming(tmp_path: Path) -> None:
         streamed(table, numeric=["x"])
 
 
-def test_text_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     broken = pa.StringArray.from_buffers(2, pa.array(["ab", "cd"]).buffers()[1], pa.py_buffer(b"ab\xff\xfe"))
     for form in WRITERS:
         table = opened(tmp_path, form, pa.table({"k": broken}))
@@ -165,7 +165,7 @@ def test_text_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
             streamed(table, text=["k"])
 
 
-def test_a_name_that_is_no_text_is_refused_at_the_door(tmp_path: Path) -> None:
+def test_a_column_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     opened(tmp_path, "parquet", pa.table({"name_of_x": [1.0]}))
     path = tmp_path / "x.parquet"
     path.write_bytes(path.read_bytes().replace(b"name_of_x", b"name_\xff\xff_x"))
@@ -201,7 +201,7 @@ def test_a_footer_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_footer_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
+def test_a_footer_that_would_abort_the_process_is_refused(tmp_path: Path) -> None:
     """Arrow lets an error of C++ through to nobody where it is asked for a damaged row group that it has not read from."""
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"k": [str(i) for i in range(40)], "x": np.arange(40.0)}), path, row_group_size=20)
@@ -229,7 +229,7 @@ def damage(whole: bytes, place: int, path: Path) -> str:
     return ""
 
 
-def test_no_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
+def test_a_memory_error_is_not_reported_as_damage(tmp_path: Path) -> None:
     pq.write_table(PUMP, tmp_path / "x.parquet")
     table = open_parquet(find_files([str(tmp_path / "x.parquet")])[0])
 

@@ -53,7 +53,7 @@ def refused(path: str) -> str:
         ("0,b\n1,2\n", NONE),
     ],
 )
-def test_a_first_line_that_is_no_header_is_doubted(content: str, said: str) -> None:
+def test_a_first_line_that_is_not_a_header_gets_a_hint(content: str, said: str) -> None:
     Path("x.csv").write_text(content, encoding="utf-8")
     assert refused("x.csv").endswith(f". {said}")
 
@@ -63,14 +63,14 @@ def test_text_of_four_bytes_a_character() -> None:
     assert refused("x.csv").endswith(" It looks like UTF-32: save it as UTF-8.")
 
 
-def test_a_header_that_is_like_one_is_not_doubted() -> None:
+def test_a_plausible_header_gets_no_hint() -> None:
     Path("x.csv").write_text("temperature,flow\n1,2\n", encoding="utf-8")
     assert refused("x.csv") == (
         "x.csv lacks 1 of the model's 2 columns: 'temp' (did you mean 'temperature'?). Columns there: 'temperature', 'flow'."
     )
 
 
-def test_names_of_parquet_are_no_line() -> None:
+def test_column_names_of_parquet_get_no_hint() -> None:
     pq.write_table(pa.table({"0": [1], "1": [2]}), "x.parquet")
     assert refused("x.parquet").endswith(f"Columns there: '0', '1'. {NONE}")
 

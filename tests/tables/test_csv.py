@@ -88,7 +88,7 @@ def test_hexadecimal_cells_are_text_in_a_fit_as_in_a_stream(write: Write, encodi
     assert streamed(table, numeric="code")["code"].to_pylist() == ["0xFFFFFFFFFFFFFFFF", "0X1F", None]
 
 
-def test_a_decimal_comma_may_be_the_last_sign_as_arrow_has_it(write: Write) -> None:
+def test_a_decimal_comma_may_be_the_last_character(write: Write) -> None:
     """The bad cell in the last row has the rest read in the patient way."""
     table = write("a;b;c\n0,5;x;1\n-5,;y;2\n7,e1;z;bad\n")
     read = all_rows(table, missing=[])
@@ -103,7 +103,7 @@ def test_a_mark_of_a_hexadecimal_cell_is_found_wherever_the_file_is_cut(write: W
         assert all_rows(write("a\n0x1F\n".encode("utf-16")), missing=[])["a"].to_pylist() == ["0x1F"]
 
 
-def test_columns_can_be_asked_for_as_text(write: Write) -> None:
+def test_columns_can_be_read_as_text(write: Write) -> None:
     assert all_rows(write("a,b\n01,2\n"), missing=[], text=["a"]).to_pydict() == {"a": ["01"], "b": [2]}
 
 
@@ -140,7 +140,7 @@ def test_names_lose_the_blanks_around_them(write: Write) -> None:
 # ── stream ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_only_the_columns_asked_for_are_streamed_in_the_types_asked_for(write: Write) -> None:
+def test_only_the_selected_columns_are_streamed_in_their_types(write: Write) -> None:
     table = streamed(write("id,x,k,rest\n007,1,1,?\nNA,,NA,?\n,2.5,b,?\n"), numeric="x", text="k", raw="id")
     assert table.schema == pa.schema([("x", pa.float64()), ("k", pa.string()), ("id", pa.string())])
     assert table.to_pydict() == {"x": [1.0, None, 2.5], "k": ["1", None, "b"], "id": ["007", "NA", None]}
@@ -167,7 +167,7 @@ def test_a_bad_cell_leaves_the_text_of_its_block_for_the_caller_to_show(write: W
     assert (places, seen) == ([150_000], 200_000)
 
 
-def test_cells_that_only_the_patient_way_can_read_are_read(write: Write) -> None:
+def test_decimal_points_among_decimal_commas_are_numbers(write: Write) -> None:
     # The decimal sign is a comma, and one column has points all the same.
     table = streamed(write("a;b\n1,5;1.5\n2,5;-9\n"), numeric="a b", missing="-9")
     assert table.to_pydict() == {"a": [1.5, 2.5], "b": [1.5, None]}
@@ -299,7 +299,7 @@ def test_quoted_text_is_read_as_it_was_written(tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.parametrize("rows", [["\ufeff", "\ufeff"], ["x", "\ufeff"], ["\ufeff"], ["\ufeffx", "y"]])
-def test_a_mark_of_byte_order_below_the_header_is_text(write: Write, rows: list[str]) -> None:
+def test_a_byte_order_mark_below_the_header_is_text(write: Write, rows: list[str]) -> None:
     """Where files with such marks were put together; of those at the beginning of a block Arrow made nothing."""
     table = write("a\n" + "".join(f"{row}\n" for row in rows))
     assert streamed(table, raw="a")["a"].to_pylist() == rows
@@ -308,6 +308,6 @@ def test_a_mark_of_byte_order_below_the_header_is_text(write: Write, rows: list[
     assert streamed(wide, raw="a", numeric="b").to_pydict() == {"b": [1.0] * len(rows), "a": rows}
 
 
-def test_a_mark_of_byte_order_alone_is_too_few_cells(write: Write) -> None:
+def test_a_byte_order_mark_alone_is_too_few_cells(write: Write) -> None:
     with pytest.raises(DataError, match=r"row 1 has 1 cells, expected 2"):
         streamed(write("a,b\n\ufeff\n\ufeff"), raw="a")

@@ -175,7 +175,7 @@ def test_every_cell_is_read_back(folder: Path, made: Made, piece: int, on_error:
 
 @settings(max_examples=30, deadline=None)
 @given(tables(), st.sampled_from([5, 64, 1 << 20]), st.sampled_from(["skip", "quarantine"]), st.data())
-def test_bad_rows_are_set_aside_and_the_others_are_read_as_without_them(
+def test_malformed_rows_are_left_out_and_the_others_read_as_without_them(
     folder: Path, made: Made, piece: int, on_error: OnError, data: st.DataObject
 ) -> None:
     bad = data.draw(st.dictionaries(st.integers(0, len(made.texts) + 3), st.sampled_from([["lone"], ["a"] * 3, ["a"] * 6]), max_size=3))

@@ -52,7 +52,7 @@ def test_names_may_be_numbers(tmp_path: Path, names: str) -> None:
     assert sniffed(tmp_path, f"{names}\n1,2,3\n").notes == ()
 
 
-def test_an_ending_may_be_in_capitals(tmp_path: Path) -> None:
+def test_a_suffix_may_be_in_capitals(tmp_path: Path) -> None:
     assert sniffed(tmp_path, gzip.compress(b"a,b\n1,2\n"), name="X.CSV.GZ").names == ("a", "b")
 
 
@@ -144,11 +144,11 @@ def test_a_block_holds_several_long_records(tmp_path: Path) -> None:
     ],
     ids=["header only", "no newline", "blank rows", "blank", "binary", "duplicates", "no header"],
 )
-def test_what_is_no_table(tmp_path: Path, content: str | bytes, text: str) -> None:
+def test_unsupported_files_are_refused(tmp_path: Path, content: str | bytes, text: str) -> None:
     with pytest.raises(DataError) as caught:
         sniffed(tmp_path, content)
     assert str(caught.value) == f"{tmp_path / 'x.csv'} {text}"
 
 
-def test_a_cell_larger_than_python_reads_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_cell_above_the_limit_of_the_csv_module_is_read(tmp_path: Path) -> None:
     assert sniffed(tmp_path, "a,b\n" + "x" * 200_000 + ",1\n").names == ("a", "b")

@@ -46,14 +46,14 @@ def cut(content: bytes, *, delimiter: str = ",", longest: int = 1 << 20) -> tupl
     ],
 )
 @pytest.mark.parametrize("piece", [1, 2, 3, 7, 1 << 20])
-def test_records_end_where_they_end_however_the_file_is_read(
+def test_records_do_not_depend_on_the_size_of_reads(
     content: bytes, expected: list[bytes], broken: dict[int, str], piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(csv_records, "PIECE", piece)
     assert cut(content) == (expected, broken)
 
 
-def test_a_record_that_is_too_long_costs_itself_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_is_too_long_makes_no_other_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_records, "PIECE", 16)
     long = b"x" * 5000
     found, broken = cut(b"h\n1\n" + long + b"\n2\n" + b'3,"' + b"y\n" * 2000 + b'"\n4\n', longest=1000)
@@ -66,7 +66,7 @@ def test_a_record_that_is_too_long_is_so_at_the_end_of_the_file_too() -> None:
     assert cut(b'h\n1\n"' + b"x" * 2000 + b'"\n', longest=1000)[1] == {1: "longer than 0 MB"}
 
 
-def test_a_record_is_shown_without_its_line_end_and_what_is_no_text_in_hexadecimal() -> None:
+def test_record_text_has_no_line_end_and_escapes_invalid_bytes() -> None:
     assert record_text(b"\xffa\xc3\xa4,b\r\n") == "\\xffaä,b"
 
 
@@ -90,7 +90,7 @@ def test_records_are_those_of_pythons_csv_and_of_arrow(rows: list[list[str]], en
 
 @settings(max_examples=200, deadline=None)
 @given(st.text('",\n\ra"', max_size=30), st.integers(1, 9))
-def test_any_text_is_cut_without_a_loss_the_same_for_every_piece(body: str, piece: int) -> None:
+def test_splitting_loses_no_byte_at_any_piece_size(body: str, piece: int) -> None:
     content = ("h\n" + body).encode()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csv_records, "PIECE", piece)
@@ -104,7 +104,7 @@ def test_any_text_is_cut_without_a_loss_the_same_for_every_piece(body: str, piec
 @given(
     st.text(max_size=30), st.sampled_from(["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "shift_jis"]), st.integers(1, 9)
 )
-def test_characters_come_as_utf8_in_pieces_of_any_size(text: str, encoding: str, size: int) -> None:
+def test_transcoding_to_utf8_works_at_any_piece_size(text: str, encoding: str, size: int) -> None:
     content = text.encode(encoding, "ignore")
     stream = Utf8Stream(io.BytesIO(content), encoding)
     pieces = iter(lambda: stream.read(size), b"")
@@ -115,7 +115,7 @@ def test_characters_come_as_utf8_in_pieces_of_any_size(text: str, encoding: str,
     ("content", "encoding"),
     [(b"a\x81b", "cp1252"), (b"a\0\0\xd8b\0", "utf-16-le"), (b"a\0b", "utf-16-le"), (b"a\xffb", "ascii"), (b"a\xe2\x82", "utf-8")],
 )
-def test_what_is_no_text_is_no_utf8_either(content: bytes, encoding: str) -> None:
+def test_undecodable_bytes_stay_invalid_utf8(content: bytes, encoding: str) -> None:
     stream = Utf8Stream(io.BytesIO(content), encoding)
     made = b"".join(iter(lambda: stream.read(2), b""))
     assert made.startswith(b"a")

@@ -42,7 +42,7 @@ def columns(batch: pa.RecordBatch) -> dict[str, Any]:
     return {name: values for name, values in batch.to_pydict().items() if name in TYPES}
 
 
-def test_good_records_have_the_types_that_were_asked_for() -> None:
+def test_good_records_have_the_requested_types() -> None:
     batch = screened(chunk(b"a,1.5", b"b,NA"), dialect())
     assert batch.schema.names == ["x", "k", REASON_COLUMN, TEXT_COLUMN]
     assert columns(batch) == {"x": [1.5, None], "k": ["a", "b"]}
@@ -91,7 +91,7 @@ def test_a_byte_order_mark_in_the_first_record_is_text() -> None:
     assert columns(screened(chunk("\ufeffa,1".encode()), dialect()))["k"] == ["\ufeffa"]
 
 
-def test_filtered_records_go_on_without_the_malformed_ones_which_are_numbered() -> None:
+def test_good_records_go_on_and_malformed_ones_are_numbered() -> None:
     chunks = [chunk(b"a,1", b"lone"), chunk(b"\xff,2", b"b,3", b"c,4", broken={2: "too long"})]
     bad: list[tuple[int, str, str]] = []
     good = list(good_records(iter(chunks), dialect(), lambda *row: bad.append(row)))

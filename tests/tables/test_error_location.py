@@ -43,7 +43,7 @@ def test_a_row_among_all_is_found_in_its_file(source: Source, number: int, place
     assert f" is inf in {place}. " in str(with_location(ERROR, source.readers, number, readable=False))
 
 
-def test_a_row_that_is_in_no_file_any_more_stays_where_it_was(source: Source) -> None:
+def test_an_error_about_a_row_in_no_file_is_returned_unchanged(source: Source) -> None:
     assert str(with_location(ERROR, source.readers, 8, readable=True)) == (
         "column 'a' must be finite but is inf in the training rows row 1 (counted from 1). Correct it."
     )

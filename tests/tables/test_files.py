@@ -6,7 +6,6 @@ import pyarrow.fs as pafs
 import pytest
 
 from vae_anomaly.errors import DataError, MissingExtra
-from vae_anomaly.storage import filesystems
 from vae_anomaly.tables import files
 from vae_anomaly.tables.files import find_files
 
@@ -114,12 +113,12 @@ def test_the_format_follows_the_first_bytes_before_the_suffix(folder: Path) -> N
         ("x.json", b"[1]", "x.json has the suffix of a format that is not supported. Write it as CSV or Parquet."),
     ],
 )
-def test_what_is_no_table(folder: Path, name: str, content: bytes, text: str) -> None:
+def test_unsupported_files_are_refused(folder: Path, name: str, content: bytes, text: str) -> None:
     (folder / name).write_bytes(content)
     assert refused(name) == text
 
 
-def test_what_is_not_there(folder: Path) -> None:
+def test_missing_paths_are_refused(folder: Path) -> None:
     (folder / "empty").mkdir()
     assert refused() == "no data file was given; name a CSV or Parquet file, a folder or a glob."
     assert refused("zzz.csv") == "zzz.csv does not exist."
@@ -134,24 +133,9 @@ def test_what_is_not_there(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read(folder: Path) -> None:
+def test_an_unreadable_file_is_refused(folder: Path) -> None:
     (folder / "a.csv").chmod(0)
     assert refused("a.csv") == "a.csv may not be read: permission denied. Give this user the right to read it."
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (PermissionError(13, "no"), "f may not be read: permission denied. Give this user the right to read it."),
-        (FileNotFoundError(2, "no"), "f was removed while it was being read."),
-        (OSError("zlib\n inflate  failed"), "f cannot be read: zlib inflate failed. Write or copy it again."),
-        (OSError(28, "no space"), "f cannot be read: [Errno 28] no space"),
-    ],
-)
-def test_what_the_operating_system_says_is_one_line(error: OSError, text: str) -> None:
-    with pytest.raises(DataError) as caught, filesystems.reading("f"):
-        raise error
-    assert str(caught.value) == text
 
 
 def test_a_scheme_that_arrow_does_not_know_goes_through_fsspec() -> None:
@@ -163,7 +147,7 @@ def test_a_scheme_that_arrow_does_not_know_goes_through_fsspec() -> None:
     assert isinstance(found.listed.filesystem, pafs.PyFileSystem)
 
 
-def test_a_scheme_that_nobody_knows_is_an_error() -> None:
+def test_an_unknown_scheme_is_refused() -> None:
     assert refused("nonsense://a/b.csv").startswith("nonsense://a/b.csv cannot be reached: ")
 
 

@@ -12,7 +12,7 @@ def digest(*paths: Path) -> str:
     return contents_digest(file.listed for file in find_files([str(path) for path in paths]))
 
 
-def test_names_times_and_order_do_not_matter_and_what_is_in_them_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_contents_digest_depends_on_contents_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_END_BYTES", 4)
     a, b, copy = tmp_path / "a.csv", tmp_path / "b.csv", tmp_path / "copy.csv"
     a.write_text("a\n" + "1\n" * 9)
@@ -27,7 +27,7 @@ def test_names_times_and_order_do_not_matter_and_what_is_in_them_does(tmp_path: 
         assert digest(a) != digest(copy)
 
 
-def test_of_many_files_the_largest_are_looked_into_and_all_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_files_the_largest_are_read_and_all_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_FILES_READ", 1)
     for name, content in {"a": "a\n1\n22\n", "b": "a\n1\n", "c": "a\n2\n", "d": "a\n"}.items():
         (tmp_path / f"{name}.csv").write_text(content)

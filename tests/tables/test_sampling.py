@@ -26,7 +26,7 @@ def subset_of(sizes: list[int], most: int, seed: int = 0) -> Subset[Rows]:
 
 @settings(deadline=None)
 @given(sizes=st.lists(st.integers(0, 40), min_size=1, max_size=12), most=st.integers(1, 60), seed=st.integers(0, 5))
-def test_those_that_drew_least_stay_in_order_however_rows_are_cut(sizes: list[int], most: int, seed: int) -> None:
+def test_the_smallest_keys_are_kept_in_order_however_rows_are_cut(sizes: list[int], most: int, seed: int) -> None:
     subset, n = subset_of(sizes, most, seed), sum(sizes)
     drawn = np.random.default_rng(seed).integers(0, 2**64 - 1, size=n, dtype=np.uint64, endpoint=True)
     expected = np.sort(np.argsort(drawn, kind="stable")[:most])
@@ -39,7 +39,7 @@ def test_those_that_drew_least_stay_in_order_however_rows_are_cut(sizes: list[in
         assert all(ends[group] - sizes[group] <= x < ends[group] for rows in pieces for x in rows)
 
 
-def test_no_more_is_held_than_a_quarter_above_what_is_kept() -> None:
+def test_at_most_a_quarter_more_than_the_sample_is_in_memory() -> None:
     held: list[int] = []
 
     def counted(_: int, rows: Rows, places: Rows) -> Rows:
@@ -53,7 +53,7 @@ def test_no_more_is_held_than_a_quarter_above_what_is_kept() -> None:
     assert held
 
 
-def test_every_row_is_as_likely() -> None:
+def test_every_row_is_equally_likely() -> None:
     """1,000 seeds, 30 of 100 rows: what each place is kept, against the binomial's 5 standard deviations; and the pairs of neighbours."""
     kept = np.zeros((1000, 100), dtype=bool)
     for seed in range(1000):

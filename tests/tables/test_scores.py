@@ -51,7 +51,7 @@ def test_scores_are_read_back(scored: Path, name: str) -> None:
     assert rows.features(0) == ()
 
 
-def test_a_row_number_is_no_key_and_no_time(tmp_path: Path) -> None:
+def test_a_row_number_is_neither_a_key_nor_a_time(tmp_path: Path) -> None:
     table = pa.table({"row": [0], "anomaly_score": [1.0], "p_value": [0.5], "is_anomaly": [True], "top_features": ["[]"]})
     pq.write_table(table, tmp_path / "s.parquet")
     rows = next(iter(read_scores(open_source([str(tmp_path / "s.parquet")]))))
@@ -84,7 +84,7 @@ def test_other_types_as_times() -> None:
     assert np.iinfo(np.int64).min == NO_TIME
 
 
-def test_a_table_that_is_no_output_is_refused(tmp_path: Path) -> None:
+def test_a_table_that_is_not_an_output_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"anomaly_score": [1.0], "p_value": [1.0]}), tmp_path / "x.parquet")
     with pytest.raises(SchemaMismatch) as caught:
         next(iter(read_scores(open_source([str(tmp_path / "x.parquet")]))))

@@ -138,7 +138,7 @@ def test_extra_columns_have_one_type_in_all_files() -> None:
     assert rows(open_source(["a.parquet", "c.parquet"]), extra=("key",))["key"].to_pylist()[11:13] == ["11", "k"]
 
 
-def test_an_extra_column_that_the_model_reads_stands_once() -> None:
+def test_an_extra_column_that_the_model_reads_appears_once() -> None:
     assert rows(open_source([write("x.csv", PUMP)]), extra=("mode", "id", "id")).column_names == [*SCHEMA.names, "id"]
 
 
@@ -290,7 +290,7 @@ def test_reading_goes_on_at_any_row(ending: str, first_row: int) -> None:
     assert pa.Table.from_batches(rest, whole.schema).combine_chunks().equals(whole.slice(first_row).combine_chunks())
 
 
-def test_a_bad_cell_is_named_by_its_place_wherever_reading_began() -> None:
+def test_a_bad_cell_is_located_wherever_reading_began() -> None:
     lines = ["1.5,0,t,auto"] * 4 + ["1 bar,0,t,auto"]
     paths = [write("1.parquet", PUMP), write("2.csv", "\n".join(["pressure,cycles,running,mode", *lines]) + "\n")]
     said = refused(lambda: list(open_source(paths).batches(SCHEMA, first_row=14)), SchemaMismatch)

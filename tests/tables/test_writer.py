@@ -115,7 +115,7 @@ def test_no_rows_still_make_a_file_with_columns(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-def test_an_error_of_the_reader_leaves_nothing_and_stays_what_it_is(tmp_path: Path, fmt: Literal["csv", "parquet"]) -> None:
+def test_an_error_of_the_reader_leaves_no_file_and_is_raised_unchanged(tmp_path: Path, fmt: Literal["csv", "parquet"]) -> None:
     def broken() -> Iterator[pa.RecordBatch]:
         yield from SCORES.to_batches()
         raise DataError("row 4 is broken")
@@ -139,7 +139,7 @@ def test_an_error_of_the_reader_leaves_nothing_and_stays_what_it_is(tmp_path: Pa
 )
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_what_the_disk_says_is_one_line_and_leaves_nothing(
+def test_an_error_of_the_disk_is_one_line_and_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmt: Literal["csv", "parquet"], call: str, code: int, said: str
 ) -> None:
     def refuse(*_: object) -> None:
@@ -164,7 +164,7 @@ def test_a_really_full_disk(tmp_path: Path, fmt: Literal["csv", "parquet"]) -> N
     assert left(tmp_path) == []
 
 
-def test_places_where_no_file_can_be(tmp_path: Path) -> None:
+def test_paths_where_no_file_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").write_text("")
     for path, said in {
@@ -208,7 +208,7 @@ def test_what_a_killed_run_left_is_swept_away_but_not_what_a_living_one_writes(t
         ("folder/v1.0", "folder/v1.0.scores.parquet"),
     ],
 )
-def test_where_scores_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, output: str) -> None:
+def test_default_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, output: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder" / "v1.0").mkdir(parents=True)
     assert default_output(source) == Path(output)
@@ -221,13 +221,13 @@ def test_the_folder_we_are_in_has_its_scores_beside_it(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("source", ["s3://lake/x.parquet", "data/*.csv", "part-[0-9].csv"])
-def test_scores_of_what_has_no_place_need_one(source: str) -> None:
+def test_inputs_without_a_folder_need_an_output(source: str) -> None:
     with pytest.raises(ConfigError) as caught:
         default_output(source)
     assert str(caught.value) == f"{source} has no folder for the scores beside it; name an output with -o."
 
 
-def test_the_name_of_an_output_says_its_format() -> None:
+def test_the_suffix_of_an_output_is_its_format() -> None:
     assert [output_format(Path(p)) for p in ("a.csv", "a.PARQUET", "a.pq")] == ["csv", "parquet", "parquet"]
     with pytest.raises(ConfigError, match=r"^output 'a\.xlsx' must end in \.csv or \.parquet, got '\.xlsx'\.$"):
         output_format(Path("a.xlsx"))
@@ -277,7 +277,7 @@ def test_what_a_spreadsheet_would_run_gets_an_apostrophe_in_text_columns_only(tm
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.sampled_from("=+-@\t\r\n'\"1.,e aＸ＝"), max_size=5))
-def test_single_texts_and_columns_are_made_harmless_alike(text: str) -> None:
+def test_single_texts_and_columns_are_escaped_alike(text: str) -> None:
     made = escape_formula(text)
     assert escape_formulas(pa.array([text])).to_pylist() == [made]
     assert made in {text, f"'{text}"}

@@ -401,10 +401,10 @@ def test_a_calibration_in_words(folder: Path) -> None:
     assert shown.exit_code == 0, shown.stderr
     lines = shown.stdout.splitlines()
     assert lines[0] == f"Calibrated {folder} on 950 rows."
-    assert lines[1] == "  rows         950 of 1,000 rows calibrate; 50 rows are labelled anomalous and did not calibrate"
-    for start in ("  a day        4,", "  before       ", "  threshold    ", "  limit        with n = 950 calibration rows ",
-                  "  chosen       best F1 of ", "  anomalies    5 % of the rows", "  groups       U", "  folder       ", "  alpha ",
-                  "Budgets:"):  # fmt: skip
+    assert lines[1] == "  rows         950 of 1,000 used for calibration; 50 anomalous rows not used"
+    for start in ("  per day      4,", "  previous     ", "  threshold    ", "  limit        with n = 950 calibration rows ",
+                  "  chosen       best F1 of ", "  anomaly rate 5 %", "  groups       U", "  folder       ", "  alpha ",
+                  "Alternatives:"):  # fmt: skip
         assert any(line.startswith(start) for line in lines), start
     assert lines[-1] == f"  vae-anomaly score NEW.csv --model {folder}"
 
@@ -477,7 +477,7 @@ def test_alarms_come_with_the_interval_they_should_be_in(folder: Path) -> None:
     assert done.counts.likely_alarms == threshold.law.alarms(1000)
     shown = CliRunner().invoke(app, ["score", "later.parquet", "-m", str(folder)])
     low, high = threshold.law.alarms(1000)
-    assert f"50.0 expected if every row is normal (alpha 0.05), {low} to {high} in 95 of 100 such cases" in shown.stdout
+    assert f"50.0 expected if all rows are normal (alpha 0.05; 95 % interval {low} to {high})" in shown.stdout
 
 
 SCORED: dict[str, tuple[list[str], int, str]] = {

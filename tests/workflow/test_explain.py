@@ -77,7 +77,7 @@ def test_the_worst_rows_are_those_with_the_highest_scores(request_: ExplainReque
 def test_a_row_without_a_cell_has_no_score_and_no_reasons(request_: ExplainRequest) -> None:
     found = explain_files(replace(request_, rows=(tiny.EMPTY,), counterfactual=True))
     assert (found.rows[0].score, found.rows[0].columns, found.rows[0].smallest_change) == (None, (), None)
-    assert summaries.of_explain(found).splitlines()[2] == "Row 5, key k5: no score, because no cell of it is observed."
+    assert summaries.explain_summary(found).splitlines()[2] == "Row 5, key k5: no score, because all its values are missing."
 
 
 def test_what_would_end_the_alarm(request_: ExplainRequest) -> None:
@@ -88,7 +88,7 @@ def test_what_would_end_the_alarm(request_: ExplainRequest) -> None:
     assert change.found
     assert change.score <= found.threshold
     assert found.rows[1].smallest_change is None  # not flagged: nothing has to change
-    line = summaries.of_explain(found).splitlines()[13]
+    line = summaries.explain_summary(found).splitlines()[13]
     assert line == f"  Not flagged if pressure were {change.cells[0].instead} instead of 900000 (score {change.score:.4g})."
 
 
@@ -97,15 +97,15 @@ def test_a_change_that_was_not_found_is_admitted(request_: ExplainRequest) -> No
     none = SmallestChange(found=False, score=8.25, cells=())
     some = SmallestChange(found=False, score=8.25, cells=(CellChange(column="a", value="1", instead="2"),))
     for change, words in (
-        (none, "No small change ends the alarm: no cell that becomes what is expected of it lowers the score."),
+        (none, "No small change ends the alarm: no value replaced by its expected value lowers the score."),
         (some, "No small change ends the alarm: if a were 2 instead of 1, the score is still 8.25."),
     ):
         row = replace(found.rows[0], smallest_change=change)
-        assert summaries.of_explain(replace(found, rows=(row,))).splitlines()[-1] == f"  {words}"
+        assert summaries.explain_summary(replace(found, rows=(row,))).splitlines()[-1] == f"  {words}"
 
 
 def test_the_table_has_a_line_a_column(request_: ExplainRequest) -> None:
-    lines = summaries.of_explain(explain_files(replace(request_, rows=(tiny.OUTLIER,)))).splitlines()
+    lines = summaries.explain_summary(explain_files(replace(request_, rows=(tiny.OUTLIER,)))).splitlines()
     assert lines[3].split() == ["column", "value", "expected", "usual", "range", "contribution", "reconstruction", "KL", "z"]
     assert lines[4].split()[:2] == ["pressure", "900000"]
     assert len(lines) == 13

@@ -59,7 +59,7 @@ def test_a_folder_is_logged_under_another_name_or_without_a_version(folder: Path
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (("upload", "nowhere"), 5, "no model at nowhere: there is no such folder with manifest.json and weights.safetensors."),
+        (("upload", "nowhere"), 5, "no model at nowhere: folder not found; expected a folder with manifest.json and weights.safetensors."),
         (("upload", "model", "--model-name", "a/b"), 2, "tracking.model_name must be a name without '/', ':' and '@'; got 'a/b'."),
     ],
 )

@@ -101,10 +101,10 @@ def test_a_report_shows_the_scores_of_a_file(request_: ReportRequest) -> None:
     assert found.alarms == sum(flags)
     assert "<title>pump version 1 – vae-anomaly report</title>" in page
     assert "Row 7, id 7, clock 2025-03-01 00:07:00: score" in page
-    assert "Highest score and number of alarms in every 1 minute" not in page
-    assert "Highest score and number of alarms in every minute of clock, 2025-03-01 00:00 to 2025-03-01 00:59." in page
+    assert "Highest score and number of alarms per 1 minute" not in page
+    assert "Highest score and number of alarms per minute of clock, 2025-03-01 00:00 to 2025-03-01 00:59." in page
     assert not [c for c in found.cautions if "another" in c]
-    assert summaries.of_report(found).splitlines()[2] == f"  rows         60 scored, {found.alarms} alarms"
+    assert summaries.report_summary(found).splitlines()[2] == f"  rows         60 scored, {found.alarms} alarms"
 
 
 def test_a_report_without_scores_is_about_the_model(request_: ReportRequest) -> None:
@@ -215,7 +215,7 @@ def test_an_existing_page_is_refused_before_anything_is_scored(uri: str, tmp_pat
         evaluate_files(replace(request, data=("nowhere.parquet",)))
     assert str(caught.value) == f"{tmp_path / 'e.html'} exists. Name another with -o, or give --overwrite to replace it."
     evaluate_files(replace(request, overwrite=True))
-    assert "Against labels" in (tmp_path / "e.html").read_text(encoding="utf-8")
+    assert "Evaluation on labelled rows" in (tmp_path / "e.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("fitted")

@@ -465,7 +465,7 @@ def test_an_interrupt_ends_a_watch_cleanly(request_: ScoreRequest, inputs: Path,
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert f"{inputs}/grows.csv: 1,200 rows, " in said
-    assert said.endswith("error: interrupted; no output is half-written. The same command again goes on from what was finished\n")
+    assert said.endswith("error: interrupted; no partial output was written. Run the same command again to resume\n")
     assert files(tmp_path / "out") == ["b.csv", *PARTS[1:], "grows.csv", "manifest.json"]
     assert (tmp_path / "out" / "grows.csv").read_bytes() == (tmp_path / "out" / "b.csv").read_bytes()
     assert score_files(request_).unchanged

@@ -46,8 +46,8 @@ def run_verb(
     if request_type is not None:
         arguments["request"] = _request(request_type, options)
     call = _imported(f"workflow.{verb}")
-    with terminal.progress(quiet=quiet or not reports_progress) as tell:
-        result = call(**arguments, tell=tell) if reports_progress else call(**arguments)
+    with terminal.progress(quiet=quiet or not reports_progress) as on_progress:
+        result = call(**arguments, tell=on_progress) if reports_progress else call(**arguments)
     terminal.show(result, lambda: "" if quiet and not summary_if_quiet else _imported(f"cli.{summary}")(result), as_json=as_json)
     return result
 
@@ -113,7 +113,7 @@ def fit(
         "seed": seed,
     }
     settings = {"config": load_config(config, overrides), "at_exit": context.obj}
-    run_verb("fit.fit_files", "summaries.of_fit", options | settings, FitRequest)
+    run_verb("fit.fit_files", "summaries.fit_summary", options | settings, FitRequest)
 
 
 def score(
@@ -149,11 +149,11 @@ def score(
     if watch:  # until an interrupt or an error
 
         def part_line(name: str, counts: Any) -> str:
-            return str(_imported("cli.summaries_scoring.of_part")(name, counts))
+            return str(_imported("cli.summaries_scoring.watch_line")(name, counts))
 
-        on_part = terminal.note(part_line, quiet=quiet)
+        on_part = terminal.line_printer(part_line, quiet=quiet)
         run_verb("watch.watch", "", options, ScoreRequest, reports_progress=False, interval=watch_interval, on_part=on_part)
-    run_verb("score.score_files", "summaries_scoring.of_score", options, ScoreRequest)
+    run_verb("score.score_files", "summaries_scoring.scoring_summary", options, ScoreRequest)
 
 
 def recalibrate(
@@ -183,7 +183,7 @@ def recalibrate(
     verbose: opt.Verbose = 0,
 ) -> None:
     """Set a new threshold without a new fit. DATA are normal rows that were not used for the fit."""
-    run_verb("calibrate.calibrate_files", "summaries_scoring.of_calibrate", locals(), CalibrateRequest)
+    run_verb("calibrate.calibrate_files", "summaries_scoring.calibrate_summary", locals(), CalibrateRequest)
 
 
 def explain(
@@ -205,7 +205,7 @@ def explain(
     verbose: opt.Verbose = 0,
 ) -> None:
     """Explain single rows in full. For every column: its value, the expected value and its contribution to the score."""
-    run_verb("explain.explain_files", "summaries.of_explain", locals(), ExplainRequest, summary_if_quiet=True)
+    run_verb("explain.explain_files", "summaries.explain_summary", locals(), ExplainRequest, summary_if_quiet=True)
 
 
 def evaluate(
@@ -227,7 +227,7 @@ def evaluate(
     verbose: opt.Verbose = 0,
 ) -> None:
     """Evaluate a model on labelled rows. Ranking, detection, false alarms, and three baseline detectors on the same rows."""
-    run_verb("evaluate.evaluate_files", "summaries.of_evaluate", locals(), EvaluateRequest, summary_if_quiet=True)
+    run_verb("evaluate.evaluate_files", "summaries.evaluate_summary", locals(), EvaluateRequest, summary_if_quiet=True)
 
 
 def report(
@@ -242,7 +242,7 @@ def report(
     verbose: opt.Verbose = 0,
 ) -> None:
     """Write an HTML report. What the model learned, what its threshold guarantees, and the alarms in scored rows."""
-    run_verb("report.report_files", "summaries.of_report", locals(), ReportRequest)
+    run_verb("report.report_files", "summaries.report_summary", locals(), ReportRequest)
 
 
 def info(
@@ -254,7 +254,7 @@ def info(
 ) -> None:
     """Describe a model. Columns, threshold and its guarantee, training, package versions and location."""
     run_verb(
-        "models.model_info", "summaries.of_info", locals(),
+        "models.model_info", "summaries.model_summary", locals(),
         reports_progress=False, summary_if_quiet=True, model=model, tracking_uri=tracking_uri,
     )  # fmt: skip
 
@@ -268,7 +268,7 @@ def models(
 ) -> None:
     """List the registered model versions, newest first."""
     run_verb(
-        "models.list_models", "summaries.of_models", locals(),
+        "models.list_models", "summaries.versions_table", locals(),
         reports_progress=False, summary_if_quiet=True, name=name, tracking_uri=tracking_uri,
     )  # fmt: skip
 
@@ -287,7 +287,7 @@ def upload(
 ) -> None:
     """Log a model folder to MLflow and register it. For a model fitted elsewhere, or while the tracking server was down."""
     options = locals() | {"register": not no_register}
-    run_verb("publish.upload_folder", "summaries.of_upload", options, UploadRequest, reports_progress=False)
+    run_verb("publish.upload_folder", "summaries.upload_summary", options, UploadRequest, reports_progress=False)
 
 
 def ui(
@@ -300,7 +300,7 @@ def ui(
 ) -> None:
     """Open the MLflow UI on the tracking store. Ctrl-C stops it."""
     result = run_verb(
-        "models.tracking_ui", "summaries.of_ui", locals(),
+        "models.tracking_ui", "summaries.ui_summary", locals(),
         reports_progress=False, summary_if_quiet=True, host=host, port=port, tracking_uri=tracking_uri,
     )  # fmt: skip
-    terminal.hand_over(result.command, quiet=quiet)
+    terminal.run_program(result.command, quiet=quiet)

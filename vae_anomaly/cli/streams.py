@@ -1,7 +1,7 @@
-"""stdout and stderr of the process, made so that writing to them never fails; what stdout has lost is known.
+"""Standard streams whose writes never raise; what stdout could not write is recorded.
 
-A stream that is closed, a full disk behind it, a reader that has gone, or a character that the terminal does not have must not change the
-exit code of work that is done.
+A closed stream, a full disk, a reader that exited, or a character that the terminal cannot encode must not change the exit code of
+completed work.
 """
 
 import io
@@ -10,17 +10,17 @@ import sys
 from typing import Any, TextIO
 
 
-class Lasting(io.RawIOBase):
-    """A stream of bytes that takes whatever is written; ``lost`` says why it could not be handed on, empty while nothing was lost.
+class FailSafeStream(io.RawIOBase):
+    """Byte stream that accepts every write; ``lost`` is the reason why bytes were dropped, empty if none were.
 
-    A reader that has gone (``| head``) wants no more, and loses nothing.
+    A reader that has exited (``| head``) does not count as a loss.
     """
 
     def __init__(self, raw: Any, lost: str = "") -> None:
         self._raw, self.lost, self._ended = raw, lost, bool(lost)
 
     def write(self, data: Any) -> int:
-        """Hand bytes on until that fails; the rest would have a hole before it."""
+        """Write to the stream beneath until that fails once; later bytes are dropped too, to leave no gap."""
         if self._ended:
             return len(data)
         try:
@@ -29,52 +29,52 @@ class Lasting(io.RawIOBase):
             self._end("" if isinstance(error, BrokenPipeError) else error.strerror or str(error))
             return len(data)
         if written is None:
-            self._end("its reader is too slow, and it was set not to wait")
+            self._end("it is non-blocking and its reader is too slow")
         return len(data) if written is None else written
 
     def _end(self, lost: str) -> None:
         self._ended, self.lost = True, lost
 
     def writable(self) -> bool:
-        """Whether it can be written to: always."""
+        """Return True: every write is accepted."""
         return True
 
     def fileno(self) -> int:
-        """Return the handle of the stream beneath."""
+        """Return the file descriptor of the stream beneath."""
         return int(self._raw.fileno())
 
     def isatty(self) -> bool:
-        """Whether the stream beneath is a terminal."""
+        """Return whether the stream beneath is a terminal."""
         return bool(self._raw.isatty())
 
 
 def protect_standard_streams() -> None:
-    """Replace stdout and stderr of this process by such whose writes never fail; characters that they lack are written as escapes."""
-    sys.stdout = _lasting(sys.stdout, 1)
-    sys.stderr = _lasting(sys.stderr, 2)
+    """Replace stdout and stderr of this process; characters that they cannot encode are written as escapes."""
+    sys.stdout = _protected(sys.stdout, 1)
+    sys.stderr = _protected(sys.stderr, 2)
 
 
-def lost() -> str:
-    """Return why stdout has lost something; empty: it has lost nothing."""
+def stdout_loss() -> str:
+    """Return the reason why stdout dropped bytes, or an empty text."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    return raw.lost if isinstance(raw, Lasting) else ""
+    return raw.lost if isinstance(raw, FailSafeStream) else ""
 
 
-def _lasting(stream: TextIO | None, handle: int) -> TextIO:
-    if stream is None:  # closed when we began
-        raw, encoding, is_terminal = Lasting(_nowhere(handle), lost="it is closed"), "utf-8", False
+def _protected(stream: TextIO | None, handle: int) -> TextIO:
+    if stream is None:  # closed before Python started
+        raw, encoding, is_terminal = FailSafeStream(_null_device(handle), lost="it is closed"), "utf-8", False
     else:
         buffer = stream.buffer
-        raw, encoding, is_terminal = Lasting(getattr(buffer, "raw", buffer)), stream.encoding, stream.isatty()
+        raw, encoding, is_terminal = FailSafeStream(getattr(buffer, "raw", buffer)), stream.encoding, stream.isatty()
     lines = handle == 2 or is_terminal  # noqa: PLR2004  # stderr
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines)
 
 
-def _nowhere(handle: int) -> Any:
-    """Open what takes everything, also under the handle if that is free: a database that got it would be written over by what prints."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _null_device(handle: int) -> Any:
+    """Open the null device, also under a free standard handle: a database file opened there would be overwritten by prints."""
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
         os.fstat(handle)
     except OSError:
-        os.dup2(nowhere, handle)
-    return open(nowhere, "wb", buffering=0)  # noqa: PTH123  # a handle, for as long as the process lasts
+        os.dup2(null, handle)
+    return open(null, "wb", buffering=0)  # noqa: PTH123  # a descriptor, open until the process exits

@@ -1,7 +1,4 @@
-"""Results in words, for people: what happened, what stands out, and what to type next.
-
-Knows results only; prints nothing. How they are laid out: ``layout``.
-"""
+"""Results of the verbs as text: what happened, what needs attention, and what to do next; those of score and calibrate have a module."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +6,7 @@ from statistics import median
 
 from vae_anomaly.calibration.conformal import rounded_up
 from vae_anomaly.calibration.guarantee import Guarantee
-from vae_anomaly.cli.text import count, fact_lines, paragraphs, short, step_lines, table
+from vae_anomaly.cli.text import fact_lines, join_lines, plural, short, step_lines, table_lines
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Intervals, Quality
 from vae_anomaly.explain.top_features import Alarm, Reason
@@ -32,106 +29,108 @@ from vae_anomaly.workflow.results import (
     UiResult,
 )
 
-# The columns that are explained worst.
-WORST_SHOWN = 3
+LOWEST_R2_SHOWN = 3  # columns; --json has them all
+ALARM_REASONS_SHOWN = 3  # columns of an alarm
+ALARM_REASON_SHARE = 0.05  # of the score; a column below it is no reason
+COLUMNS_SHOWN = 5 * NAMES_SHOWN  # rows of a table of columns
 
 
-def of_fit(result: FitResult) -> str:
-    """What a fit did."""
-    part = "" if result.rows_used == result.rows_read else f"{result.rows_used:,} of "
-    known = [
+def fit_summary(result: FitResult) -> str:
+    """Return the summary of a fit."""
+    used = "" if result.rows_used == result.rows_read else f"{result.rows_used:,} of "
+    facts = [
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
         ("labels", _labels(result.labels_left_out)),
-        ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
-        ("ended", result.stopped),
-        *threshold(result.promise),
+        ("latent", f"{result.active_units:.3g} of {result.latent_units} units active"),
+        ("stopped", result.stopped),
+        *threshold_facts(result.promise),
         ("calibration", _blocks(result.blocks)),
         *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
-        *model(result.model),
+        *location_facts(result.model),
     ]
-    head = f"Fitted on {part}{count(result.rows_read, 'row')}, {count(len(result.columns), 'column')}, in {result.seconds:.1f} s."
+    head = f"Fitted on {used}{plural(result.rows_read, 'row')}, {plural(len(result.columns), 'column')}, in {result.seconds:.1f} s."
     if result.resumed_steps:
-        head += f" {count(result.resumed_steps, 'step')} had been done by a fit that was cut off."
+        head += f" Resumed after {plural(result.resumed_steps, 'step')} of an interrupted fit."
     quality = ["", *_quality(result.quality)] if result.quality else []
-    return paragraphs([head, *fact_lines(known), *quality, *suspicious_lines(result.suspicious), *step_lines(result.next_steps)])
+    return join_lines([head, *fact_lines(facts), *quality, *suspicious_lines(result.suspicious), *step_lines(result.next_steps)])
 
 
-def of_upload(name: ModelName, steps: Sequence[str]) -> str:
-    """Where a model folder was logged."""
-    return paragraphs(["Logged.", *fact_lines(model(name)), *step_lines(steps)])
+def upload_summary(name: ModelName, steps: Sequence[str]) -> str:
+    """Return the summary of an upload."""
+    return join_lines(["Logged to MLflow.", *fact_lines(location_facts(name)), *step_lines(steps)])
 
 
-def of_explain(result: ExplainResult) -> str:
-    """Single rows in full."""
+def explain_summary(result: ExplainResult) -> str:
+    """Return the summary of an explanation: the explained rows in full."""
     head = f"{model_text(result.model)}, threshold {result.threshold:.6g} at alpha {result.alpha:g}."
-    known = fact_lines([("left out", rejected(result))])
-    return paragraphs([head, *known, *(line for row in result.rows for line in row_in_full(row)), *step_lines(result.next_steps)])
+    facts = fact_lines([("skipped", malformed_rows(result))])
+    return join_lines([head, *facts, *(line for row in result.rows for line in row_lines(row)), *step_lines(result.next_steps)])
 
 
-def of_evaluate(result: EvaluateResult) -> str:
-    """A model against labels."""
-    head = f"{model_text(result.model)} on {count(result.rows, 'labelled row')}."
-    known = [
-        ("no score", f"{count(result.null_scores, 'row')}, left out" if result.null_scores else ""),
-        *threshold(result.promise),
+def evaluate_summary(result: EvaluateResult) -> str:
+    """Return the summary of an evaluation."""
+    head = f"{model_text(result.model)} on {plural(result.rows, 'labelled row')}."
+    facts = [
+        ("no score", f"{plural(result.null_scores, 'row')} without observed values, excluded" if result.null_scores else ""),
+        *threshold_facts(result.promise),
         *(("note", note) for note in result.notes),
         ("run", result.run_id),
         ("written", result.output),
     ]
-    return paragraphs(
-        [head, *fact_lines(known), "", *_quality(result.quality), *_by_label(result.by_label), *step_lines(result.next_steps)]
+    return join_lines(
+        [head, *fact_lines(facts), "", *_quality(result.quality), *_by_label(result.by_label), *step_lines(result.next_steps)]
     )
 
 
-def of_report(result: ReportResult) -> str:
-    """Where a report was written."""
-    known = [
+def report_summary(result: ReportResult) -> str:
+    """Return the summary of a report."""
+    facts = [
         ("model", model_text(result.model)),
         ("rows", f"{result.rows:,} scored, {result.alarms:,} alarms" if result.rows else ""),
         *(("caution", caution) for caution in result.cautions),
         ("size", f"{result.bytes / 1000:,.0f} kB"),
         ("written", result.output),
     ]
-    return paragraphs(["Report written.", *fact_lines(known), *step_lines(result.next_steps)])
+    return join_lines(["Report written.", *fact_lines(facts), *step_lines(result.next_steps)])
 
 
-def of_info(result: InfoResult) -> str:
-    """What is in a model."""
-    known = [
-        ("fitted", f"{result.created or 'at an unknown time'} on {result.rows:,} rows, {result.training_rows:,} of them learned from"),
+def model_summary(result: InfoResult) -> str:
+    """Return the description of a model."""
+    facts = [
+        ("fitted", f"{result.created or 'at an unknown time'} on {result.rows:,} rows, {result.training_rows:,} for training"),
         ("data", shorten_list(result.source)),
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
-        *threshold(result.promise),
+        *threshold_facts(result.promise),
         ("calibration", _blocks(result.blocks)),
         *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
-        ("network", f"{result.networks} networks on the views {', '.join(result.views)}"),
-        ("latent", f"{result.active_units:.3g} of {result.latent_units} units in use"),
-        ("ended", f"{result.stopped}; seed {result.seed}"),
+        ("ensemble", f"{result.networks} members on the views {', '.join(result.views)}"),
+        ("latent", f"{result.active_units:.3g} of {result.latent_units} units active"),
+        ("stopped", f"{result.stopped}; seed {result.seed}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
-        *model(result.model),
+        *location_facts(result.model),
     ]
-    return paragraphs([model_text(result.model), *fact_lines(known), "", *_column_table(result.columns), *step_lines(result.next_steps)])
+    return join_lines([model_text(result.model), *fact_lines(facts), "", *_column_table(result.columns), *step_lines(result.next_steps)])
 
 
-def of_models(result: ModelsResult) -> str:
-    """The versions in a registry."""
+def versions_table(result: ModelsResult) -> str:
+    """Return a table of registered versions."""
     rows = [
         (v.name, v.version, ", ".join(v.aliases), v.created, v.tags.get("rows", ""), v.tags.get("alpha", ""), v.tags.get("threshold", ""))
         for v in result.versions
     ]
-    return paragraphs(table(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
+    return join_lines(table_lines(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
 
 
-def of_ui(result: UiResult) -> str:
-    """Where the UI listens."""
+def ui_summary(result: UiResult) -> str:
+    """Return the address of the MLflow UI."""
     return f"MLflow UI of {result.store} at {result.url} (Ctrl-C stops it)"
 
 
-# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── sections ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _kinds(columns: Sequence[ColumnQuality]) -> str:
@@ -140,114 +139,115 @@ def _kinds(columns: Sequence[ColumnQuality]) -> str:
 
 
 def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> list[tuple[str, str]]:
-    """Columns that deserve a word: left out, constant, or hardly explained by the others."""
-    known = sorted((max(c.r2, 0.0), c.name) for c in columns if c.r2 is not None)
-    weak = [f"{short(name)} ({percent(r2)})" for r2, name in known if r2 < WEAK]
-    worst = [f"{short(name)} ({percent(r2)})" for r2, name in known[:WORST_SHOWN]]
+    """Return facts on columns: dropped, constant, or poorly reconstructed."""
+    by_r2 = sorted((max(c.r2, 0.0), c.name) for c in columns if c.r2 is not None)
+    weak = [f"{short(name)} ({percent(r2)})" for r2, name in by_r2 if r2 < WEAK]
+    lowest = [f"{short(name)} ({percent(r2)})" for r2, name in by_r2[:LOWEST_R2_SHOWN]]
     return [
-        ("left out", shorten_list((f"{short(column.name)} ({column.reason})" for column in left_out), "; ")),
+        ("dropped", shorten_list((f"{short(column.name)} ({column.reason})" for column in left_out), "; ")),
         (
             "constant",
             shorten_list(f"{short(column.name)} = {short(str(column.constant))}" for column in columns if column.constant is not None),
         ),
-        ("explained", f"{percent(median(r2 for r2, _ in known))} of the middle column; worst: {', '.join(worst)}" if known else ""),
-        ("weak", f"hardly reconstructed: {shorten_list(weak)}" if weak else ""),
+        ("explained", f"median R² {percent(median(r2 for r2, _ in by_r2))}; lowest: {', '.join(lowest)}" if by_r2 else ""),
+        ("weak", f"poorly reconstructed: {shorten_list(weak)}" if weak else ""),
     ]
 
 
 def _blocks(blocks: Blocks | None) -> str:
-    """Whether normal rows are flagged evenly over the calibration rows; nothing where that cannot be said."""
+    """Return the spread of the false-alarm rate over consecutive calibration rows, with the p-value of a constant rate."""
     if blocks is None:
         return ""
-    span = f"{percent(min(blocks.rates))} to {percent(max(blocks.rates))} flagged in {len(blocks.rates)} consecutive parts"
-    return f"{span}; chance spreads them so unevenly in {percent(blocks.p_value)} of all cases"
+    span = f"{percent(min(blocks.rates))} to {percent(max(blocks.rates))} flagged in {len(blocks.rates)} consecutive segments"
+    return f"{span}; p-value {blocks.p_value:.2g} for a constant rate"
 
 
 def _labels(left_out: Mapping[str, int]) -> str:
-    return "left out of the fit: " + shorten_list(f"{short(label)!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
+    return "not used for the fit: " + shorten_list(f"{short(label)!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
-def threshold(promise: Guarantee) -> list[tuple[str, str]]:
-    """The value of a threshold and what it promises."""
+def threshold_facts(promise: Guarantee) -> list[tuple[str, str]]:
+    """Return the threshold and its guarantee as facts."""
     method = {"split": "split, exact", "cross": "cross-fitted, approximate", "gpd": "fitted tail, estimated"}[promise.method]
     return [
         (
             "threshold",
-            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; finest alpha possible {rounded_up(promise.finest_alpha)})",
+            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; smallest possible alpha {rounded_up(promise.finest_alpha)})",
         ),
-        ("promise", promise.words),
+        ("guarantee", promise.words),
         ("limit", promise.statement if promise.limit is not None else ""),
     ]
 
 
-def rejected(result: Counts | CalibrateResult | ExplainResult) -> str:
-    """Rows that could not be read, the first of them, and where they went; empty where there are none."""
-    found = result.rejected
-    if found is None:
+def malformed_rows(result: Counts | CalibrateResult | ExplainResult) -> str:
+    """Return the number of malformed rows, where they were written, and the first of them; empty if there are none."""
+    rows = result.rejected
+    if rows is None:
         return ""
-    where = f", in {found.quarantine}" if found.quarantine else ""
-    return f"{count(found.rows, 'row')} that cannot be read{where}; the first, counted from 1: {found.first}"
+    where = f", written to {rows.quarantine}" if rows.quarantine else ""
+    return f"{plural(rows.rows, 'malformed row')}{where}; the first, counted from 1: {rows.first}"
 
 
-def model(found: ModelName) -> list[tuple[str, str]]:
-    """Where a model can be found again."""
-    alias = f", alias {found.alias}" if found.alias else ""
+def location_facts(name: ModelName) -> list[tuple[str, str]]:
+    """Return the locations of a model as facts."""
+    alias = f", alias {name.alias}" if name.alias else ""
+    is_registered = name.uri.startswith("models:/")  # the version of a folder is its digest
     return [
-        ("registered", f"{found.name} version {found.version}{alias}" if found.version else ""),
-        ("run", found.run_id),
-        ("folder", found.folder),
+        ("registered", f"{name.name} version {name.version}{alias}" if is_registered else ""),
+        ("run", name.run_id),
+        ("folder", name.folder),
     ]
 
 
 def model_text(model: ModelName) -> str:
-    """Name a model by its version, or where it lies."""
+    """Return the name and version of a model, or its location."""
     return f"{model.name} version {model.version}" if model.version else model.uri or model.folder
 
 
 def _quality(quality: Quality) -> list[str]:
-    known = [
+    facts = [
         ("rows", f"{quality.normal_rows:,} normal, {quality.anomalous_rows:,} anomalous"),
         ("ranking", f"AUROC {quality.auroc:.4f}, average precision {quality.average_precision:.4f}"),
-        ("found", f"{percent(quality.recall)} of the anomalous rows; {_precision(quality)}; F1 {quality.f1:.4f}"),
+        ("detection", f"recall {percent(quality.recall)}, {_precision(quality)}, F1 {quality.f1:.4f}"),
         ("intervals", _intervals(quality.intervals) if quality.intervals else ""),
         ("false alarms", _false_alarms(quality.false_alarms) if quality.false_alarms else ""),
-        ("by label", shorten_list(f"{short(found.label)} {found.flagged:,} of {found.rows:,}" for found in quality.by_label)),
+        ("by label", shorten_list(f"{short(label.label)} {label.flagged:,} of {label.rows:,}" for label in quality.by_label)),
     ]
     comparison = ["", *_comparison(quality.comparison)] if quality.comparison else []
-    return ["Detection:", *fact_lines(known), *comparison]
+    return ["Detection:", *fact_lines(facts), *comparison]
 
 
 def _by_label(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The columns that make most of the score, a line for each label."""
+    """Return the largest mean contributions to the score, one line per label."""
     rows = [
-        (short(name), ", ".join(f"{short(column)} {share:.0%}" for column, share in list(columns.items())[:SUMMARY_REASONS_SHOWN]))
+        (short(name), ", ".join(f"{short(column)} {share:.0%}" for column, share in list(columns.items())[:ALARM_REASONS_SHOWN]))
         for name, columns in shares.items()
     ]
-    return ["", "What makes the score:", *table(("label", "columns"), rows)] if rows else []
+    return ["", "Mean contributions to the score:", *table_lines(("label", "columns"), rows)] if rows else []
 
 
 def _precision(quality: Quality) -> str:
-    return "no row was flagged" if quality.precision is None else f"{percent(quality.precision)} of the alarms are right"
+    return "no row flagged" if quality.precision is None else f"precision {percent(quality.precision)}"
 
 
-def _intervals(found: Intervals) -> str:
-    """The bootstrap intervals in a line."""
-    ends = [("AUROC", found.auroc), ("average precision", found.average_precision), ("F1", found.f1)]
+def _intervals(intervals: Intervals) -> str:
+    """Return the bootstrap intervals on one line."""
+    ends = [("AUROC", intervals.auroc), ("average precision", intervals.average_precision), ("F1", intervals.f1)]
     numbers = [f"{name} {interval.low:.4f} to {interval.high:.4f}" for name, interval in ends]
-    shares = [f"recall {percent(found.recall.low)} to {percent(found.recall.high)}"]
-    if found.precision is not None:
-        shares.append(f"precision {percent(found.precision.low)} to {percent(found.precision.high)}")
+    shares = [f"recall {percent(intervals.recall.low)} to {percent(intervals.recall.high)}"]
+    if intervals.precision is not None:
+        shares.append(f"precision {percent(intervals.precision.low)} to {percent(intervals.precision.high)}")
     return f"{', '.join([*numbers, *shares])} (95 %, bootstrap)"
 
 
-def _false_alarms(found: FalseAlarms) -> str:
-    return f"{found.rows:,}, a rate of {percent(found.rate)} (exact 95 % interval {percent(found.low)} to {percent(found.high)})"
+def _false_alarms(alarms: FalseAlarms) -> str:
+    return f"{alarms.rows:,}, a rate of {percent(alarms.rate)} (exact 95 % interval {percent(alarms.low)} to {percent(alarms.high)})"
 
 
 def _comparison(comparison: Comparison) -> list[str]:
     rows = [(ranking.name, f"{ranking.auroc:.4f}", f"{ranking.average_precision:.4f}") for ranking in comparison.rankings]
-    head = f"Beside others on the same {comparison.test_rows:,} rows (the others learned from {comparison.peer_rows:,} normal rows):"
-    return [head, *table(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
+    head = f"Comparison on the same {comparison.test_rows:,} rows (baselines fitted on {comparison.peer_rows:,} normal rows):"
+    return [head, *table_lines(("detector", "AUROC", "average precision"), rows), f"  {comparison.words}."]
 
 
 def _column_table(columns: Sequence[ColumnQuality]) -> list[str]:
@@ -257,53 +257,48 @@ def _column_table(columns: Sequence[ColumnQuality]) -> list[str]:
             c.kind,
             f"constant {short(str(c.constant))}" if c.r2 is None else percent(max(c.r2, 0.0)),
             percent(c.missing),
-            range_of(c),
+            range_text(c),
         )
-        for c in columns[: 5 * NAMES_SHOWN]
+        for c in columns[:COLUMNS_SHOWN]
     ]
     more = len(columns) - len(rows)
-    return [*table(("column", "kind", "reconstructed", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
+    return [*table_lines(("column", "kind", "R²", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
 
 
-# Columns of an alarm that are named, and the share of its score below which a column is no reason.
-SUMMARY_REASONS_SHOWN = 3
-TELLING = 0.05
+def alarm_lines(rows: Sequence[Alarm]) -> list[str]:
+    """Return the rows with the highest scores and their reasons."""
+    return ["", "Worst rows (the first row is 0):", *_with_reasons(rows)] if rows else []
 
 
-def alarms(found: Sequence[Alarm]) -> list[str]:
-    """The worst rows with their reasons."""
-    return ["", "Worst rows (the first row is 0):", *_with_reasons(found)] if found else []
-
-
-def suspicious_lines(found: Sequence[Alarm]) -> list[str]:
-    """Rows that were given as normal and stand out, and what to do about them."""
-    if not found:
+def suspicious_lines(rows: Sequence[Alarm]) -> list[str]:
+    """Return normal rows of the fit with unusual scores, and advice."""
+    if not rows:
         return []
-    advice = "  If they are faults, leave them out and fit again; if there may be more of them, fit with --contamination-robust."
-    return ["", "Suspicious rows among the normal ones (the first row is 0):", *_with_reasons(found), advice]
+    advice = "  If they are faults, exclude them and fit again; if there may be more, fit with --contamination-robust."
+    return ["", "Suspicious rows among the normal rows (the first row is 0):", *_with_reasons(rows), advice]
 
 
-def _with_reasons(found: Sequence[Alarm]) -> list[str]:
+def _with_reasons(rows: Sequence[Alarm]) -> list[str]:
     lines = []
-    for alarm in found:
+    for alarm in rows:
         ids = "".join(f", {short(name)} {short(str(value))}" for name, value in alarm.ids.items())
         part = f" of {alarm.part}" if alarm.part else ""
         lines.append(f"  row {alarm.row:,}{part}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
-        lines += [f"    {short(r.column)}: {short(r.value or 'missing')}, expected {short(str(r.expected))}" for r in _telling(alarm)]
+        lines += [f"    {short(r.column)}: {short(r.value or 'missing')}, expected {short(str(r.expected))}" for r in _main_reasons(alarm)]
     return lines
 
 
-def _telling(alarm: Alarm) -> Sequence[Reason]:
-    """At least one and at most three columns, and none that did next to nothing."""
-    enough = TELLING * alarm.score
-    return [r for i, r in enumerate(alarm.reasons[:SUMMARY_REASONS_SHOWN]) if i == 0 or r.contribution >= enough]
+def _main_reasons(alarm: Alarm) -> Sequence[Reason]:
+    """Return one to three reasons; those after the first have at least ALARM_REASON_SHARE of the score."""
+    least = ALARM_REASON_SHARE * alarm.score
+    return [r for i, r in enumerate(alarm.reasons[:ALARM_REASONS_SHOWN]) if i == 0 or r.contribution >= least]
 
 
-def row_in_full(row: RowExplained) -> list[str]:
-    """A table of every column of a row, and what would end the alarm."""
+def row_lines(row: RowExplained) -> list[str]:
+    """Return the score of a row, a table of its columns, and the change that ends its alarm."""
     name = f"Row {row.row:,}" + "".join(f", {short(name)} {short(str(value))}" for name, value in row.ids.items())
     if row.score is None or row.reconstruction is None or row.kl is None or row.p_value is None:
-        return ["", f"{name}: no score, because no cell of it is observed."]
+        return ["", f"{name}: no score, because all its values are missing."]
     verdict = "flagged" if row.is_anomaly else "not flagged"
     parts = f"reconstruction {row.reconstruction:.4g} + KL {row.kl:.4g}"
     cells = [
@@ -311,18 +306,18 @@ def row_in_full(row: RowExplained) -> list[str]:
             short(c.column),
             short(c.value or "missing"),
             short(c.expected),
-            range_of(c),
+            range_text(c),
             *(f"{x:.4g}" for x in (c.contribution, c.reconstruction, c.kl)),
             _z(c.z),
         )
-        for c in row.columns[: 5 * NAMES_SHOWN]
+        for c in row.columns[:COLUMNS_SHOWN]
     ]
     more = len(row.columns) - len(cells)
     head = ("column", "value", "expected", "usual range", "contribution", "reconstruction", "KL", "z")
     return [
         "",
         f"{name}: score {row.score:.4g} = {parts}, p-value {row.p_value:.2g}, {verdict}.",
-        *table(head, cells),
+        *table_lines(head, cells),
         *([f"  … {more:,} more columns; --json has them all"] if more else []),
         *([f"  {_change(row.smallest_change)}"] if row.smallest_change else []),
     ]
@@ -333,17 +328,17 @@ def _z(z: float | None) -> str:
 
 
 def _change(change: SmallestChange) -> str:
-    """The smallest change in a sentence."""
+    """Return the smallest change as a sentence."""
     cells = " and ".join(
         f"{short(cell.column)} were {short(str(cell.instead))} instead of {short(str(cell.value))}" for cell in change.cells
     )
     if change.found:
         return f"Not flagged if {cells} (score {change.score:.4g})."
     if not change.cells:
-        return "No small change ends the alarm: no cell that becomes what is expected of it lowers the score."
+        return "No small change ends the alarm: no value replaced by its expected value lowers the score."
     return f"No small change ends the alarm: if {cells}, the score is still {change.score:.4g}."
 
 
-def range_of(column: ColumnQuality | ColumnReason) -> str:
-    """The usual range of a number."""
+def range_text(column: ColumnQuality | ColumnReason) -> str:
+    """Return the usual range of a numeric column."""
     return f"{column.low:.6g} … {column.high:.6g}" if column.low is not None and column.high is not None else ""

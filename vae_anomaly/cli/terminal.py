@@ -1,7 +1,6 @@
-"""The terminal: exit codes, the one line of an error, log lines, the progress bar, and results as text or one JSON object.
+"""The terminal: exit codes and error lines, log lines, progress, and results as text or one JSON object.
 
-Knows nothing about the commands. Results and ``--json`` go to stdout, everything else to stderr. ``exit_codes`` is the one
-place where an exception becomes a line and a number.
+Results go to stdout, everything else to stderr. Only ``exit_codes`` turns an exception into a line and an exit code.
 """
 
 import ctypes
@@ -22,53 +21,52 @@ from typing import Any, NoReturn, TextIO
 import typer
 
 from vae_anomaly.cli import streams
-from vae_anomaly.cli.text import visible
+from vae_anomaly.cli.text import escape_controls
 from vae_anomaly.errors import OutputError, VaeAnomalyError
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.redaction import without_secrets
 
 INTERRUPTED = 130
 BUG = 1
-_ARENA_MAX = -8
-_MMAP_THRESHOLD = -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
-SECONDS_BETWEEN_LINES = 10.0
-# Typer's usage errors descend from click's ClickException, whichever copy of click Typer came with.
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
+SECONDS_BETWEEN_LINES = 10.0  # of progress in a log file
+# Base of Typer's usage errors. Found by name, because some versions of Typer bundle their own copy of click.
 _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 @contextmanager
 def exit_codes(*, as_json: bool) -> Iterator[None]:
-    """Turn whatever leaves the block into one line on stderr and SystemExit; with ``as_json`` also one object on stdout."""
+    """Turn any exception into one line on stderr and SystemExit with an exit code; with ``as_json`` also into one object on stdout."""
     try:
         yield
     except KeyboardInterrupt:
-        _leave(
-            "interrupted; no output is half-written. The same command again goes on from what was finished", INTERRUPTED, as_json=as_json
-        )
+        _leave("interrupted; no partial output was written. Run the same command again to resume", INTERRUPTED, as_json=as_json)
     except VaeAnomalyError as error:
         _traceback(error)
         _leave(str(error), error.exit_code, as_json=as_json)
     except _UsageProblem as error:
         _leave(f"{usage_text(error)} (see --help)", getattr(error, "exit_code", 2), as_json=as_json)
-    except Exception as error:  # noqa: BLE001  # the last resort: anything that is not ours is a bug, and still one line
+    except Exception as error:  # noqa: BLE001  # any other exception is a bug, reported on one line too
         _traceback(error)
         text = f"{type(error).__name__}: {error}; this is a bug in vae-anomaly, please report it with the output of -vv"
         if _is_of_memory(error):
-            text = f"not enough memory ({str(error) or 'no more is given'}); give score a --memory-limit, or the process more"
+            text = f"not enough memory ({str(error) or 'allocation failed'}); set --memory-limit, or give the process more memory"
         _leave(text, BUG, as_json=as_json)
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Whether there is no memory, be it for a library that is loaded at first use: of a mapping that fails, glibc names no other cause."""
-    said = str(error)
-    no_room = said.endswith("failed to map segment from shared object") or "Cannot allocate memory" in said
-    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and no_room)
+    """Return whether memory ran out, also while loading a library: glibc reports that only as a failed mapping."""
+    text = str(error)
+    cannot_map = text.endswith("failed to map segment from shared object") or "Cannot allocate memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, ImportError) and cannot_map)
 
 
 def limit_preallocation() -> None:
-    """Let allocators reserve no address space ahead: Arrow's own a gigabyte, glibc's 64 MB for each thread; before they are loaded.
+    """Limit memory preallocation by Arrow and glibc; call before importing pyarrow.
 
-    A threshold that stays where it is gives every large buffer back at once; left to itself it grows until they lie among small ones.
+    Arrow's default pool reserves 1 GB of address space, and glibc 64 MB per thread. With a fixed mmap threshold glibc returns every large
+    buffer to the system at once; by default it raises the threshold, and large buffers fragment the heap.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     with suppress(OSError, AttributeError):
@@ -77,14 +75,14 @@ def limit_preallocation() -> None:
 
 
 def usage_text(error: Exception) -> str:
-    """Typer's own words for a usage error, without its full stop."""
-    words = error.format_message() if hasattr(error, "format_message") else str(error)
-    return str(words).replace("Value error, ", "").rstrip(".")
+    """Return Typer's text of a usage error, without the full stop."""
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    return str(text).replace("Value error, ", "").rstrip(".")
 
 
 def _leave(text: str, code: int, *, as_json: bool) -> NoReturn:
-    """Print the line and leave with the code."""
-    line = visible(without_secrets(" ".join(text.split()), os.environ))
+    """Print the error line and exit with the code."""
+    line = escape_controls(without_secrets(" ".join(text.split()), os.environ))
     if as_json:
         print(json.dumps({"error": line, "exit_code": code}), flush=True)  # noqa: T201
     print(f"error: {line}", file=sys.stderr)  # noqa: T201
@@ -92,12 +90,12 @@ def _leave(text: str, code: int, *, as_json: bool) -> NoReturn:
 
 
 def _traceback(error: Exception) -> None:
-    """Show where it happened, for those who asked with -vv."""
-    logging.getLogger("vae_anomaly").debug("the error came from here:\n%s", "".join(traceback.format_exception(error)).rstrip())
+    """Log the traceback, shown with -vv."""
+    logging.getLogger("vae_anomaly").debug("traceback of the error:\n%s", "".join(traceback.format_exception(error)).rstrip())
 
 
 class _CurrentStderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever stderr is at the moment: a progress bar replaces it while it is shown."""
+    """Handler that looks up ``sys.stderr`` at every record, because a progress bar replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -105,7 +103,7 @@ class _CurrentStderr(logging.StreamHandler[TextIO]):
 
 
 def set_logging(verbose: int, *, quiet: bool) -> None:
-    """Warnings by default; -v adds information, -vv everything and tracebacks; --quiet leaves errors only."""
+    """Set the log level: warnings, with -v information, with -vv debug messages and tracebacks, with --quiet errors only."""
     level = logging.ERROR if quiet and not verbose else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logger = logging.getLogger("vae_anomaly")
     handler = _CurrentStderr(sys.stderr)
@@ -116,37 +114,37 @@ def set_logging(verbose: int, *, quiet: bool) -> None:
 
 
 class _LowerCaseLevel(logging.Formatter):
-    """``warning: …``, in the form of ``error: …``; without secrets and controls, also in a traceback."""
+    """Formatter of ``warning: …``; removes secrets and control characters, also from tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()
-        return visible(without_secrets(super().format(record), os.environ), ends=record.levelno <= logging.DEBUG)
+        return escape_controls(without_secrets(super().format(record), os.environ), keep_newlines=record.levelno <= logging.DEBUG)
 
 
 def show(result: Any, text: Callable[[], str], *, as_json: bool) -> None:
-    """Print a result: ``text()`` for people, nothing if that is empty, or exactly one JSON object."""
-    shown = _json(jsonable(result)) if as_json else visible(text(), ends=True)
-    if shown:
-        print(shown, flush=True)  # noqa: T201
-    if as_json and streams.lost():
+    """Print a result: ``text()`` unless it is empty, or one JSON object. Raises OutputError if stdout lost the JSON."""
+    output = _json(jsonable(result)) if as_json else escape_controls(text(), keep_newlines=True)
+    if output:
+        print(output, flush=True)  # noqa: T201
+    if as_json and streams.stdout_loss():
         raise OutputError(
-            f"the result as JSON cannot be written to stdout: {streams.lost()}. The work itself is done; to see the result, "
-            "send stdout elsewhere and run the command again."
+            f"the JSON result cannot be written to stdout: {streams.stdout_loss()}. The work is done; to see the result, "
+            "redirect stdout and run the command again."
         )
 
 
-def note(text: Callable[..., str], *, quiet: bool) -> Callable[..., None]:
-    """Return what prints ``text(…)`` as a line on stderr: something a command did that has not come to its end."""
+def line_printer(text: Callable[..., str], *, quiet: bool) -> Callable[..., None]:
+    """Return a function that prints ``text(…)`` as one line on stderr, or nothing when quiet."""
 
-    def tell(*values: Any) -> None:
+    def print_line(*values: Any) -> None:
         if not quiet:
-            print(visible(text(*values)), file=sys.stderr, flush=True)  # noqa: T201
+            print(escape_controls(text(*values)), file=sys.stderr, flush=True)  # noqa: T201
 
-    return tell
+    return print_line
 
 
 def _json(value: Any) -> str:
-    """Return one line of JSON, without characters that stdout does not have: as escapes of Python they would be no JSON."""
+    """Return one line of JSON. If stdout cannot encode it, non-ASCII characters are JSON escapes; Python's own would be invalid JSON."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -155,20 +153,20 @@ def _json(value: Any) -> str:
     return text
 
 
-def hand_over(command: Sequence[str], *, quiet: bool) -> None:
-    """Run a program until it ends or is interrupted, its words on stderr; raises SystemExit with its exit code if that is not 0."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else sys.stderr) as running:  # noqa: S603  # our own command
+def run_program(command: Sequence[str], *, quiet: bool) -> None:
+    """Run a program with its output on stderr until it exits or is interrupted. Raises SystemExit with an exit code other than 0."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL if quiet else sys.stderr) as process:  # noqa: S603  # our own command
         try:
-            code = running.wait()
+            code = process.wait()
         except KeyboardInterrupt:
-            running.terminate()
-            code = 0  # Ctrl-C is how one leaves it
+            process.terminate()
+            code = 0  # Ctrl-C is the way to stop it
     if code:
         raise SystemExit(code)
 
 
 def jsonable(value: Any) -> Any:
-    """Dataclasses, mappings, tuples, paths and numbers as what JSON knows; a number that is not finite becomes null."""
+    """Return dataclasses, mappings, tuples and paths as JSON types; infinities and NaN become null."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -182,27 +180,27 @@ def jsonable(value: Any) -> Any:
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[OnProgress]:
-    """A bar on stderr where that is a terminal, a line every ten seconds where it is not, nothing when quiet."""
+    """Yield a progress callback: a bar if stderr is a terminal, else a line every ten seconds; nothing when quiet."""
     if quiet:
         yield ignore_progress
     elif sys.stderr.isatty():
-        with _bar() as tell:
-            yield tell
+        with _bar() as on_progress:
+            yield on_progress
     else:
-        yield lines(lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
+        yield progress_lines(lambda text: print(text, file=sys.stderr, flush=True))  # noqa: T201
 
 
-def lines(write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> OnProgress:
-    """Progress as a line now and then: at most one in ``SECONDS_BETWEEN_LINES``, none before something is done."""
+def progress_lines(write: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> OnProgress:
+    """Return a progress callback that writes at most one line in ``SECONDS_BETWEEN_LINES``, and none before the first unit is done."""
     last = clock()
 
-    def tell(stage: str, done: int, total: int | None) -> None:
+    def on_progress(stage: str, done: int, total: int | None) -> None:
         nonlocal last
         if done and clock() - last >= SECONDS_BETWEEN_LINES:
             last = clock()
             write(f"{stage}: {_units(done, total)}")
 
-    return tell
+    return on_progress
 
 
 def _units(done: int, total: int | None) -> str:
@@ -211,7 +209,7 @@ def _units(done: int, total: int | None) -> str:
 
 @contextmanager
 def _bar() -> Iterator[OnProgress]:
-    """A Rich bar; one at a time, the stage as its title."""
+    """Yield a progress callback with a Rich bar, one stage at a time."""
     from rich.console import Console  # --help must not wait for Rich
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -225,7 +223,7 @@ def _bar() -> Iterator[OnProgress]:
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
 
-        def tell(stage: str, done: int, total: int | None) -> None:
+        def on_progress(stage: str, done: int, total: int | None) -> None:
             units = _units(done, total)
             if stage not in tasks:
                 for task in tasks.values():
@@ -233,4 +231,4 @@ def _bar() -> Iterator[OnProgress]:
                 tasks[stage] = bar.add_task(stage, total=total, units=units)
             bar.update(tasks[stage], completed=done, total=total, units=units)
 
-        yield tell
+        yield on_progress

@@ -1,59 +1,57 @@
-"""Lines, lists and tables of plain text, as the summaries are made of.
-
-Knows nothing about what they say.
-"""
+"""Lines, counts and tables of plain text, without control characters."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 from vae_anomaly.messages import shorten
 
-# What moves the cursor, ends a line or turns the direction of writing, and bytes of names that are no text.
+# Control characters, line ends, bidirectional and invisible format characters, and surrogates (undecodable bytes of a file name): a name
+# from a file must not move the cursor or hide text on a terminal.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
 
 
-def visible(text: str, *, ends: bool = False) -> str:
-    r"""The text with an escape for each character that a terminal would obey and not show; with ``ends`` its line ends stay.
+def escape_controls(text: str, *, keep_newlines: bool = False) -> str:
+    r"""Return the text with control characters escaped; with ``keep_newlines`` line ends stay.
 
-    >>> visible("a" + chr(27) + "[2Jb")
+    >>> escape_controls("a" + chr(27) + "[2Jb")
     'a\\x1b[2Jb'
     """
-    return _CONTROLS.sub(lambda found: found[0] if ends and found[0] == "\n" else _escape(found[0]), text)
+    return _CONTROLS.sub(lambda match: match[0] if keep_newlines and match[0] == "\n" else _escape(match[0]), text)
 
 
 def _escape(character: str) -> str:
-    # Python keeps a byte that is no text as half a character.
+    # Python decodes an invalid byte of a file name to a low surrogate (surrogateescape); it is shown as the byte.
     byte = ord(character) - 0xDC00
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape", "surrogatepass").decode()  # noqa: PLR2004
 
 
 def short(name: str) -> str:
-    """A name or cell, visible and cut when long."""
-    return shorten(visible(name))
+    """Return a name or cell escaped, and cut when long."""
+    return shorten(escape_controls(name))
 
 
-def count(number: int, what: str) -> str:
-    """``1 row``, ``2 rows``."""
+def plural(number: int, what: str) -> str:
+    """Return ``1 row`` or ``2 rows``."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def fact_lines(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Lines of 'name   words'; a fact without words is left out."""
-    return [f"  {name:<13}{words}" for name, words in pairs if words]
+    """Return one line per name and text; an empty text gives no line."""
+    return [f"  {name:<13}{text}" for name, text in pairs if text]
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell."""
-    rows = [[visible(cell) for cell in row] for row in rows]
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a table with columns as wide as their widest cell."""
+    rows = [[escape_controls(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
 
 
 def step_lines(steps: Sequence[str]) -> list[str]:
-    """What to type next, under its heading."""
+    """Return the next steps under a heading."""
     return ["", "Next:", *(f"  {step}" for step in steps)] if steps else []
 
 
-def paragraphs(lines: Iterable[str]) -> str:
-    """Lines as one text."""
-    return "\n".join(visible(line) for line in lines)
+def join_lines(lines: Iterable[str]) -> str:
+    """Return lines as one text, each escaped."""
+    return "\n".join(escape_controls(line) for line in lines)

@@ -1,8 +1,4 @@
-"""Whether alarms are spread evenly over the calibration rows in their order: the promise is for exchangeable rows.
-
-Neighbouring rows of a time series are alike, and a process drifts; then the rate over all calibration rows is right and that of a
-single hour is not.
-"""
+"""Model card: provenance, quality of every column and stability of the alarm rate, as plain values that are stored with a detector."""
 
 from dataclasses import dataclass
 
@@ -15,10 +11,10 @@ from vae_anomaly.model.training import History
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnQuality:
-    """How well a column is reconstructed on validation rows and how its cells were at fit.
+    """Reconstruction of a column on validation rows and its cells in the rows of the fit.
 
-    ``r2``: 1 − SSE/SST for numbers, 1 − nll/entropy for booleans and categories, 1 = perfect; None for a constant column.
-    ``missing`` is the share of missing cells; ``low``, ``middle``, ``high`` the 1 %, 50 % and 99 % quantiles of a number.
+    ``r2``: 1 − SSE/SST for numbers, 1 − nll/entropy for booleans and categories, 1 = perfect; None for a constant column, whose value is
+    ``constant``. ``missing``: share of missing cells. ``low``, ``middle``, ``high``: 1 %, 50 % and 99 % quantiles of a number.
     """
 
     name: str
@@ -33,7 +29,10 @@ class ColumnQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """Provenance: what the detector was made from. ``versions``, ``created`` and ``source`` are filled in by the caller who knows them."""
+    """Provenance of a detector. Fields with a default are filled in by the workflow, since a fit knows neither clock nor files.
+
+    ``calibrated`` (ISO 8601), ``calibration_source`` and ``calibration_digest`` describe a later calibration; empty if there was none.
+    """
 
     rows: int
     training_rows: int
@@ -47,36 +46,40 @@ class Card:
     source: tuple[str, ...] = ()
     data_digest: str = ""
     contents_digest: str = ""
-    # When a later calibration was made and from which rows; empty: the rows were those of the fit.
     calibrated: str = ""
     calibration_source: tuple[str, ...] = ()
     calibration_digest: str = ""
 
 
-# At most so many parts, and at least so many alarms in each by chance, so that χ² is near its law.
-MOST_BLOCKS = 10
+# Stretches of the calibration rows at most.
+MOST_STRETCHES = 10
+# Expected alarms in a stretch at least, so that the χ² approximation holds.
 ALARMS_EACH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
-    """Share of flagged rows in consecutive parts of the calibration rows; ``p_value``: how often chance spreads them as unevenly."""
+    """Stability of the alarm rate: ``rates`` of flagged rows in consecutive stretches of the calibration rows, in their order.
+
+    ``p_value`` of the test that the rate is the same everywhere. The guarantee is for exchangeable rows; in a time series with drift the
+    rate over all rows can be right while that of a single hour is not. The class has the name of the stored key.
+    """
 
     rates: tuple[float, ...]
     p_value: float
 
 
 def alarm_stability(scores: NDArray[np.float64], limit: float) -> Blocks | None:
-    """Return the rates above ``limit`` in up to ten parts of ``scores`` in their order; None where there are too few to say.
+    """Return the rates of scores ``[n]`` above ``limit`` in up to ten consecutive stretches, NaN ignored; None if alarms are too few.
 
-    Pearson's χ² test that the rate is the same in all parts (Pearson 1900), degrees of freedom: parts − 1.
+    Pearson's χ² test of equal rates (Pearson 1900) with one degree of freedom less than there are stretches.
     """
     alarms = scores[~np.isnan(scores)] > limit
-    count = min(MOST_BLOCKS, int(alarms.sum()) // ALARMS_EACH)
-    if count < 2 or bool(alarms.all()):  # noqa: PLR2004 (one part has nothing to differ from)
+    count = min(MOST_STRETCHES, int(alarms.sum()) // ALARMS_EACH)
+    if count < 2 or bool(alarms.all()):  # noqa: PLR2004 (a test needs two stretches)
         return None
-    parts = np.array_split(alarms, count)
-    sizes, hits = np.array([len(part) for part in parts]), np.array([int(part.sum()) for part in parts])
+    stretches = np.array_split(alarms, count)
+    sizes, hits = np.array([len(stretch) for stretch in stretches]), np.array([int(stretch.sum()) for stretch in stretches])
     share = alarms.mean()
     statistic = float(((hits - share * sizes) ** 2 / (share * (1.0 - share) * sizes)).sum())
     return Blocks(rates=tuple((hits / sizes).tolist()), p_value=float(chdtrc(count - 1, statistic)))

@@ -1,7 +1,7 @@
-"""The fitted whole: schema, ensemble, threshold and provenance; and its form as plain data.
+"""The fitted detector: schema, ensemble, threshold, diagnostics and provenance, and its conversion to and from plain data.
 
-There is no unfitted detector: ``core.fit.fit_detector`` returns a finished one. ``state`` gives JSON-able values and tensors,
-``from_state`` checks and builds. Knows nothing of folders, MLflow or the clock.
+There is no unfitted detector: ``fit_detector`` returns a finished one. ``state`` gives JSON-able values and tensors; ``from_state``
+checks them and builds the detector.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,8 @@ from vae_anomaly.schema.encoding import Batch
 from vae_anomaly.schema.schema import Schema
 from vae_anomaly.strict_json import parsed
 
-LONGEST_REASON = 300  # characters: a reason quotes the file, which may hold anything
+# Characters of an error that quotes a damaged file, which may hold a text of any length.
+LONGEST_REASON = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,15 +41,15 @@ class Detector:
     threshold: Threshold
     quality: tuple[ColumnQuality, ...]
     card: Card
-    usual: Usual | None = None  # None: fitted by a version that did not learn it
-    blocks: Blocks | None = None  # None: too few alarms to say, or cross-fitted
+    usual: Usual | None = None  # None: fitted by a version that did not store it
+    blocks: Blocks | None = None  # None: too few alarms, or cross-fitted
 
     def scores(self, batch: Batch, *, threads: int = 1) -> Scores:
-        """Score encoded rows (``core.encode.encode``): reconstruction, KL and their sum, float64 ``[n]``."""
+        """Score rows encoded by ``schema.encoding.encode``: reconstruction, KL and their sum, float64 ``[n]``, weighted nats."""
         return score_rows(self.ensemble, batch, threads=threads)
 
     def recalibrated(self, threshold: Threshold) -> "Detector":
-        """Return the same model with another threshold; a changed constant column still costs more than any value it can take."""
+        """Return the same model with another threshold and a penalty of changed constants above it, so that they are still flagged."""
         penalty = threshold.highest + 1.0
         constants = replace(self.ensemble.constants, penalty=penalty)
         return replace(self, threshold=threshold, ensemble=replace(self.ensemble, constants=constants))
@@ -81,7 +82,7 @@ class Detector:
 
     @classmethod
     def from_state(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Detector":
-        """Build a detector from what ``state`` gave. Raises DamagedArtifact when a field is absent or impossible."""
+        """Build a detector from the result of ``state``. Raises DamagedArtifact if a field is missing or invalid."""
         try:
             return _build(values, tensors)
         except (ConfigError, AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
@@ -140,7 +141,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
 
 def _prior(name: Any) -> Prior:
     if name not in get_args(Prior):
-        raise ValueError(f"no prior is called {name!r}")
+        raise ValueError(f"unknown prior {name!r}")
     return cast("Prior", name)
 
 
@@ -155,7 +156,7 @@ def _vae(config: Config, layout: Layout, latent: Any, nets: int, tensors: Mappin
 
 
 def _usual(tensors: Mapping[str, Tensor], columns: int) -> Usual | None:
-    """Return what columns usually contribute; None where the model does not say. Raises ValueError for numbers that cannot be."""
+    """Return the usual contributions of the columns, None if they are not stored. Raises ValueError for invalid tensors."""
     if "usual.middle" not in tensors:
         return None
     usual = Usual(**{name: tensors[f"usual.{name}"] for name in Usual.__slots__})

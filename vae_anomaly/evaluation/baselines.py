@@ -1,6 +1,6 @@
-"""Three well-known detectors to hold ours against: Isolation Forest, k nearest neighbours and PCA, all of scikit-learn.
+"""Baseline detectors of scikit-learn: Isolation Forest, k nearest neighbours and PCA. Scores: higher = more anomalous.
 
-Knows batches of cells and nothing about our model. All scores: higher = more anomalous.
+Letters of shapes: n rows, d columns, u features after one-hot encoding.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,19 @@ from sklearn.neighbors import NearestNeighbors
 from vae_anomaly.schema.encoding import Batch
 
 Matrix = NDArray[np.float64]
-# Rows the peers learn from: enough for all three to settle, few enough for a search of neighbours in seconds.
+# Rows the baselines are fitted on: enough for all three to converge, few enough for a neighbour search in seconds.
 REFERENCE_ROWS = 10_000
-BASELINE_NEIGHBOURS = 5  # PyOD's and ADBench's default, the distance to the fifth
-KEPT_VARIANCE = 0.9
+# Neighbour whose distance is the score: the default of PyOD and ADBench.
+BASELINE_NEIGHBOURS = 5
+# Share of the variance that the PCA plane explains.
+PCA_VARIANCE = 0.9
 
 
 def matrix(rows: Batch, reference: Batch, levels: tuple[int, ...]) -> Matrix:
-    """Turn cells into numbers ``[n, u]`` by what ``reference`` looks like.
+    """Return the features of ``rows``, float64 ``[n, u]``, with the statistics of ``reference``.
 
-    Numbers are standardised, a missing one is the mean; a category with ``levels[c]`` levels is one-hot, unseen and missing ones are 0.
+    Numbers are standardized and missing ones imputed by the mean; a column with ``levels[c]`` levels is one-hot encoded, all 0 for unseen
+    and missing levels.
     """
     numeric, codes = rows.numeric.numpy(), rows.codes.numpy()
     observed = rows.observed.numpy()
@@ -36,7 +39,7 @@ def matrix(rows: Batch, reference: Batch, levels: tuple[int, ...]) -> Matrix:
 
 
 def _centre(reference: Batch) -> tuple[Matrix, Matrix]:
-    """Mean and standard deviation of the observed numbers ``[d_num]``; 1 where a column does not vary."""
+    """Return mean and standard deviation of the observed numbers, ``[d_num]``; the deviation of a constant column is 1."""
     numeric = reference.numeric.numpy()[:, 0]
     seen = reference.observed.numpy()[:, 0, : numeric.shape[-1]]
     count = np.maximum(seen.sum(0), 1)
@@ -46,32 +49,32 @@ def _centre(reference: Batch) -> tuple[Matrix, Matrix]:
 
 
 def baseline_scores(reference: Batch, rows: Batch, levels: tuple[int, ...], seed: int) -> dict[str, Matrix]:
-    """Let every peer learn from ``reference`` (at most 10,000 rows of it, by ``seed``) and score ``rows``: name → scores ``[n]``."""
+    """Fit every baseline on at most 10,000 random rows of ``reference`` and score ``rows``: name → scores ``[n]``."""
     chosen = np.random.default_rng([seed, 2]).permutation(len(reference))[:REFERENCE_ROWS]
     sample = reference.rows(torch.from_numpy(np.sort(chosen)))
-    learned, asked = matrix(sample, sample, levels), matrix(rows, sample, levels)
-    return {name: score(learned, asked, seed) for name, score in BASELINES.items()}
+    train, test = matrix(sample, sample, levels), matrix(rows, sample, levels)
+    return {name: score(train, test, seed) for name, score in BASELINES.items()}
 
 
 def isolation_forest(reference: Matrix, rows: Matrix, seed: int) -> Matrix:
-    """Return minus scikit-learn's score (Liu et al. 2008)."""
+    """Return the negated score of scikit-learn's Isolation Forest (Liu et al. 2008)."""
     scores: Matrix = -IsolationForest(random_state=seed % 2**32).fit(reference).score_samples(rows)
     return scores
 
 
 def nearest_neighbours(reference: Matrix, rows: Matrix, _seed: int) -> Matrix:
-    """Return the distance to the fifth nearest reference row (Ramaswamy et al. 2000)."""
+    """Return the distance to the fifth nearest reference row (Ramaswamy et al. 2000), or to the farthest of fewer rows."""
     distances, _ = NearestNeighbors(n_neighbors=min(BASELINE_NEIGHBOURS, len(reference))).fit(reference).kneighbors(rows)
     farthest: Matrix = distances[:, -1]
     return farthest
 
 
 def pca(reference: Matrix, rows: Matrix, seed: int) -> Matrix:
-    """Return the squared distance to the plane that keeps 90 % of the variance; of one row, or equal ones, the plane is a point."""
+    """Return the squared distance to the plane that explains 90 % of the variance; for constant rows, to that point."""
     if not np.ptp(reference, axis=0).any():
         from_point: Matrix = ((rows - reference[0]) ** 2).sum(1)
         return from_point
-    plane = PCA(n_components=KEPT_VARIANCE, svd_solver="full", random_state=seed % 2**32).fit(reference)
+    plane = PCA(n_components=PCA_VARIANCE, svd_solver="full", random_state=seed % 2**32).fit(reference)
     residual = rows - plane.inverse_transform(plane.transform(rows))
     squares: Matrix = (residual**2).sum(1)
     return squares

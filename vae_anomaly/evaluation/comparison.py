@@ -1,7 +1,4 @@
-"""A detector against labelled rows, with the peers beside it on the same rows: shared by fit and evaluate.
-
-Knows encoded rows, not where they come from.
-"""
+"""Comparison of a detector with the baselines on the same labelled rows, for ``fit`` and ``evaluate``."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,21 +21,21 @@ OURS = "vae-anomaly"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BaselineSplit:
-    """Normal rows that the peers learn from, and other normal rows that they are tried on."""
+    """Normal rows that the baselines are fitted on, and other normal rows that they are tested on."""
 
-    learned: Batch
-    tried: Batch
+    train: Batch
+    test: Batch
 
 
 def encode_batches(schema: Schema, batches: Iterable[pa.RecordBatch]) -> Batch:
-    """Encode rows and put them together."""
+    """Encode record batches and concatenate them."""
     return concatenate(encode(schema, conform(schema, batch, where="the labelled rows")) for batch in batches)
 
 
-def evaluate_fit(detector: Detector, plan: RowSplit, normal: Batch, anomalous: Batch, labels: Labels) -> Quality | None:
-    """Hold a new detector against the anomalous rows that its fit left out; None if none of them has a score.
+def evaluate_fit(detector: Detector, split: RowSplit, normal: Batch, anomalous: Batch, labels: Labels) -> Quality | None:
+    """Evaluate a new detector on the anomalous rows that its labels kept out of the fit; None if none of them has a score.
 
-    The normal scores are those of the calibration, which no network learned from; ``labels`` are those of the anomalous rows.
+    The normal scores are the held-out calibration scores. ``normal``: all rows of the fit; ``labels``: those of the anomalous rows.
     """
     scores = detector.scores(anomalous).total.numpy()
     scored = ~np.isnan(scores)
@@ -49,37 +46,39 @@ def evaluate_fit(detector: Detector, plan: RowSplit, normal: Batch, anomalous: B
         calibration, scores[scored], detector.threshold, labels.where(scored), seed=detector.config.seed, calibrated_on=True
     )
     comparison = compare_with_baselines(
-        detector, _parts(plan, normal), anomalous.rows(torch.from_numpy(scored)), calibration, scores[scored]
+        detector, _baseline_splits(split, normal), anomalous.rows(torch.from_numpy(scored)), calibration, scores[scored]
     )
     return replace(quality, comparison=comparison)
 
 
-def _parts(plan: RowSplit, normal: Batch) -> list[BaselineSplit]:
-    """Deal the rows to the peers as the fit did to our networks: one part, or one for each fold."""
-    if plan.method == "split":
-        pairs = [(plan.training, plan.calibration)]
+def _baseline_splits(split: RowSplit, normal: Batch) -> list[BaselineSplit]:
+    """Split the rows for the baselines as the fit did for the networks: once, or once for each fold."""
+    if split.method == "split":
+        pairs = [(split.training, split.calibration)]
     else:
-        pairs = [(np.flatnonzero(plan.trainable & (plan.fold != k)), np.flatnonzero(plan.fold == k)) for k in range(plan.folds)]
-    return [BaselineSplit(learned=normal.rows(torch.from_numpy(a)), tried=normal.rows(torch.from_numpy(b))) for a, b in pairs]
+        pairs = [(np.flatnonzero(split.trainable & (split.fold != k)), np.flatnonzero(split.fold == k)) for k in range(split.folds)]
+    return [BaselineSplit(train=normal.rows(torch.from_numpy(a)), test=normal.rows(torch.from_numpy(b))) for a, b in pairs]
 
 
 def compare_with_baselines(
-    detector: Detector, parts: Sequence[BaselineSplit], anomalous: Batch, our_normal: Matrix, our_anomalous: Matrix
+    detector: Detector, splits: Sequence[BaselineSplit], anomalous: Batch, our_normal: Matrix, our_anomalous: Matrix
 ) -> Comparison:
-    """Rank ours and the peers on the same rows: the tried rows of all parts, in their order, and the anomalous ones.
+    """Rank the detector and the baselines on the same rows: the test rows of all ``splits`` in order, and the anomalous rows.
 
-    With several parts a peer's score of an anomalous row is its mean over them, as ours is.
+    With several splits the baseline score of an anomalous row is the mean over them, like that of the ensemble. ``our_normal`` and
+    ``our_anomalous`` are the scores of the detector.
     """
     levels = tuple(len(column.levels) for column in model_order(detector.schema) if column.kind != "numeric")
-    found = [baseline_scores(part.learned, concatenate([part.tried, anomalous]), levels, detector.config.seed) for part in parts]
+    seed, sizes = detector.config.seed, [len(split.test) for split in splits]
+    scores = [baseline_scores(split.train, concatenate([split.test, anomalous]), levels, seed) for split in splits]
     rankings = [ranking_metrics(OURS, our_normal, our_anomalous)]
-    for name in found[0]:
-        tried = np.concatenate([scores[name][: len(part.tried)] for part, scores in zip(parts, found, strict=True)])
-        rest = np.mean([scores[name][len(part.tried) :] for part, scores in zip(parts, found, strict=True)], axis=0)
-        rankings.append(ranking_metrics(name, tried, rest))
+    for name in scores[0]:
+        normal = np.concatenate([found[name][:size] for found, size in zip(scores, sizes, strict=True)])
+        mean = np.mean([found[name][size:] for found, size in zip(scores, sizes, strict=True)], axis=0)
+        rankings.append(ranking_metrics(name, normal, mean))
     return rank_detectors(
         rankings,
         OURS,
-        peer_rows=min(REFERENCE_ROWS, *(len(part.learned) for part in parts)),
-        test_rows=sum(len(part.tried) for part in parts) + len(anomalous),
+        peer_rows=min(REFERENCE_ROWS, *(len(split.train) for split in splits)),
+        test_rows=sum(sizes) + len(anomalous),
     )

@@ -1,6 +1,6 @@
-"""How well scores tell anomalous rows from normal ones, and how often a threshold was wrong.
+"""Detection metrics of scores on labelled rows: ranking, detection at the threshold, bootstrap intervals, curves.
 
-Knows scores and labels only. Scores: higher = more anomalous. Rates are shares of 1.
+Scores: higher = more anomalous. Rates are in [0, 1].
 """
 
 import math
@@ -16,16 +16,16 @@ from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Interval, Intervals, LabelFound, Quality, Ranking
 from vae_anomaly.schema.keys import Labels
 
-# Confidence of the interval around a realised rate.
+# Confidence of all intervals.
 BOOTSTRAP_CONFIDENCE = 0.95
-# Bootstrap samples: the ends of an interval are then good to about a twentieth of its width.
+# Bootstrap samples: the ends of an interval are then accurate to about a twentieth of its width.
 BOOTSTRAP_SAMPLES = 500
-# Points of a curve: more cannot be seen.
+# Points of a curve: more are not visible in a figure.
 POINTS = 400
 
 
 def ranking_metrics(name: str, normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> Ranking:
-    """Return area under the ROC curve and average precision of two sets of scores; ties count half in the former."""
+    """Return the area under the ROC curve (ties count half) and the average precision of scores ``[n]`` and ``[a]``."""
     scores = np.concatenate([normal, anomalous])
     truth = np.arange(len(scores)) >= len(normal)
     return Ranking(name=name, auroc=float(roc_auc_score(truth, scores)), average_precision=float(average_precision_score(truth, scores)))
@@ -40,10 +40,10 @@ def detection_quality(
     seed: int,
     calibrated_on: bool = False,
 ) -> Quality:
-    """Measure scores of normal rows ``[n]`` and of anomalous rows ``[a]``, both not empty and without NaN.
+    """Return all detection metrics of scores of normal rows ``[n]`` and anomalous rows ``[a]``, both not empty and without NaN.
 
-    ``labels`` are those of the anomalous rows; ``calibrated_on`` says that the normal rows are those that set the threshold; ``seed``
-    draws the bootstrap samples.
+    ``labels``: those of the anomalous rows. ``calibrated_on``: the normal rows set the threshold, so that their false-alarm rate is not
+    evaluated. ``seed``: of the bootstrap samples.
     """
     false, flags = int(threshold.flags(normal).sum()), threshold.flags(anomalous)
     hits = int(flags.sum())
@@ -63,9 +63,9 @@ def detection_quality(
 
 
 def bootstrap(normal: NDArray[np.float64], anomalous: NDArray[np.float64], threshold: Threshold, seed: int) -> Intervals:
-    """Return the 2.5 % and 97.5 % quantiles of the figures over samples of each class with replacement (Efron 1979).
+    """Return 95 % percentile bootstrap intervals (Efron 1979), resampling each class with replacement.
 
-    The threshold stays as it is: the intervals speak of the labelled rows, not of the calibration.
+    The threshold is fixed: the intervals describe the uncertainty of the labelled rows, not of the calibration.
     """
     random = np.random.default_rng([seed, 4])
     order = _Ordered.of(np.concatenate([normal, anomalous]), len(normal), threshold)
@@ -93,7 +93,7 @@ def _interval(drawn: NDArray[np.float64]) -> Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Ordered:
-    """Scores of both classes sorted once, so that a bootstrap sample is a weight a row: ``last`` marks the end of each run of ties."""
+    """Scores of both classes sorted once, so that a bootstrap sample is a weight for each row; ``last``: ends of runs of ties."""
 
     order: NDArray[np.int64]
     anomalous: NDArray[np.bool_]
@@ -107,43 +107,44 @@ class _Ordered:
         return cls(order=order, anomalous=order >= normal, last=last, flagged=int(threshold.flags(scores).sum()))
 
     def figures(self, weight: NDArray[np.int64]) -> tuple[float, float, float, float, float]:
-        """Return AUROC, average precision, recall, precision (NaN without a flagged row) and F1 of rows that count ``weight`` times."""
+        """Return AUROC, average precision, recall, precision (NaN without a flagged row) and F1 with rows counted ``weight`` times."""
         w = weight[self.order]
         hits, rows = np.cumsum(w * self.anomalous), np.cumsum(w)
         all_hits, all_false = hits[-1], rows[-1] - hits[-1]
         h, n = hits[self.last], rows[self.last]
         before = np.concatenate([[0], h[:-1]])
         false_before = np.concatenate([[0], (n - h)[:-1]])
-        # Area under the ROC curve by trapezia, ties half; average precision as Σ (recall step) × precision.
+        # Area under the ROC curve by trapezoids, ties half; average precision as Σ (recall step) × precision.
         area = float((((n - h) - false_before) * (h + before) / 2.0).sum() / (all_hits * all_false))
         average = float(((h - before) * h / np.maximum(n, 1)).sum() / all_hits)
-        found, alarms = (float(x[self.flagged - 1]) if self.flagged else 0.0 for x in (hits, rows))
-        return area, average, found / float(all_hits), found / alarms if alarms else math.nan, 2.0 * found / (float(all_hits) + alarms)
+        detected, alarms = (float(x[self.flagged - 1]) if self.flagged else 0.0 for x in (hits, rows))
+        recall, precision = detected / float(all_hits), detected / alarms if alarms else math.nan
+        return area, average, recall, precision, 2.0 * detected / (float(all_hits) + alarms)
 
 
 def roc_points(normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return points (false-alarm rate, recall) of the ROC curve ``[k, 2]``, at most some hundred."""
+    """Return points (false-alarm rate, recall) of the ROC curve, ``[k, 2]`` with k ≤ 400."""
     scores, truth = np.concatenate([normal, anomalous]), np.arange(len(normal) + len(anomalous)) >= len(normal)
-    false, found, _ = roc_curve(truth, scores)
-    return _thinned(np.stack([false, found], axis=1))
+    false_rate, recall, _ = roc_curve(truth, scores)
+    return _thinned(np.stack([false_rate, recall], axis=1))
 
 
 def precision_recall_points(normal: NDArray[np.float64], anomalous: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return points (recall, precision) ``[k, 2]``, at most some hundred, from the strictest threshold to the loosest."""
+    """Return points (recall, precision) from the highest threshold to the lowest, ``[k, 2]`` with k ≤ 400."""
     scores, truth = np.concatenate([normal, anomalous]), np.arange(len(normal) + len(anomalous)) >= len(normal)
     precision, recall, _ = precision_recall_curve(truth, scores, drop_intermediate=True)
     return _thinned(np.stack([recall, precision], axis=1)[::-1])
 
 
 def realised_rates(normal: NDArray[np.float64], threshold: Threshold) -> NDArray[np.float64]:
-    """Return (alpha, share of normal rows with a p-value of at most alpha) ``[k, 2]``; on the diagonal where the promise holds."""
+    """Return (alpha, share of normal rows with a p-value ≤ alpha), ``[k, 2]``; close to the diagonal if the guarantee holds."""
     p_values = np.sort(threshold.p_values(normal))
-    asked = np.geomspace(finest_alpha(len(threshold.calibration)), 1.0, POINTS // 4)
-    return np.stack([asked, np.searchsorted(p_values, asked * (1.0 + 1e-9), side="right") / len(p_values)], axis=1)
+    alphas = np.geomspace(finest_alpha(len(threshold.calibration)), 1.0, POINTS // 4)
+    return np.stack([alphas, np.searchsorted(p_values, alphas * (1.0 + 1e-9), side="right") / len(p_values)], axis=1)
 
 
 def _thinned(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keep at most some hundred points, the first and the last among them."""
+    """Return at most 400 of the points, including the first and the last."""
     if len(points) <= POINTS:
         return points
     return points[np.unique(np.linspace(0, len(points) - 1, POINTS).round().astype(np.int64))]
@@ -155,7 +156,7 @@ def _false_alarms(hits: int, rows: int) -> FalseAlarms:
 
 
 def exact_interval(hits: int, n: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a rate (Clopper & Pearson 1934).
+    """Return the exact 95 % confidence interval of a rate of ``hits`` in ``n`` (Clopper & Pearson 1934).
 
     >>> [round(end, 4) for end in exact_interval(0, 100)]
     [0.0, 0.0362]
@@ -167,13 +168,13 @@ def exact_interval(hits: int, n: int) -> tuple[float, float]:
 
 
 def _by_label(flags: NDArray[np.bool_], labels: Labels) -> tuple[LabelFound, ...]:
-    """How many rows of each label were flagged, the most frequent label first."""
+    """Return rows and flagged rows of each label, the most frequent label first."""
     flagged = labels.where(flags).counts()
     return tuple(LabelFound(label=name, rows=count, flagged=flagged.get(name, 0)) for name, count in labels.counts().items())
 
 
 def rank_detectors(rankings: list[Ranking], ours: str, *, peer_rows: int, test_rows: int) -> Comparison:
-    """Order the detectors by AUROC and say in words whether ``ours`` earned its place."""
+    """Sort the detectors by AUROC and state in words how ``ours`` ranks."""
     ordered = tuple(sorted(rankings, key=lambda ranking: -ranking.auroc))
     own = next(ranking for ranking in ordered if ranking.name == ours)
     best = ordered[0]

@@ -1,7 +1,4 @@
-"""What a threshold promises, how well a detector does, which columns changed: plain values, some in words.
-
-Knows counts and calibration scores: no network, table or file. Rates are shares of 1. How detection is measured: ``core.metrics``.
-"""
+"""Results of an evaluation as plain values (computed by ``metrics``), and changes of missing cells. Rates are in [0, 1]."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,14 +6,15 @@ from dataclasses import dataclass
 
 from vae_anomaly.detector.card import ColumnQuality
 
-# Of thousands of columns none should differ by chance, and what is too small to matter is not news.
+# Standard errors from which on a change is reported: among thousands of columns, none should differ by chance.
 STANDARD_ERRORS = 4.0
+# Smallest change of a share that matters in practice.
 SMALLEST_CHANGE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelFound:
-    """Rows that carry one label, and how many of them were flagged."""
+    """Rows of one label, and how many of them were flagged."""
 
     label: str
     rows: int
@@ -25,7 +23,7 @@ class LabelFound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """How well a detector orders anomalous rows above normal ones; 1 is perfect, ``auroc`` 0.5 is chance."""
+    """Ranking metrics of a detector; 1 is perfect, an ``auroc`` of 0.5 is chance."""
 
     name: str
     auroc: float
@@ -34,7 +32,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Detectors on the same rows, the best first; the others learned from ``peer_rows`` normal rows."""
+    """Detectors on the same ``test_rows`` rows, the best first; baselines were fitted on ``peer_rows`` normal rows."""
 
     rankings: tuple[Ranking, ...]
     peer_rows: int
@@ -44,7 +42,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FalseAlarms:
-    """Normal rows that were flagged; ``low`` and ``high`` are the exact (Clopper-Pearson) 95 % interval of the rate."""
+    """Flagged normal rows and their rate with its exact (Clopper-Pearson) 95 % confidence interval."""
 
     rows: int
     rate: float
@@ -62,7 +60,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervals:
-    """Where the figures would lie with other rows of both classes, as many of each; None: no row was flagged."""
+    """Bootstrap intervals of the metrics; ``precision`` is None if no row was flagged."""
 
     auroc: Interval
     average_precision: Interval
@@ -73,7 +71,7 @@ class Intervals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """Detection on labelled rows."""
+    """Detection metrics on labelled rows."""
 
     normal_rows: int
     anomalous_rows: int
@@ -81,7 +79,7 @@ class Quality:
     average_precision: float
     precision: float | None  # None: no row was flagged
     recall: float
-    false_alarms: FalseAlarms | None  # None: the normal rows are those that set the threshold, so their rate says nothing
+    false_alarms: FalseAlarms | None  # None: the normal rows set the threshold
     f1: float = 0.0  # harmonic mean of precision and recall
     intervals: Intervals | None = None
     by_label: tuple[LabelFound, ...] = ()
@@ -90,7 +88,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingChange:
-    """A column whose share of missing cells differs from the fit by more than chance."""
+    """A column whose share of missing cells changed significantly since the fit."""
 
     column: str
     at_fit: float
@@ -98,9 +96,9 @@ class MissingChange:
 
 
 def missing_changes(quality: Sequence[ColumnQuality], fit_rows: int, missing: Mapping[str, int], rows: int) -> tuple[MissingChange, ...]:
-    """Return the columns whose share of missing cells changed, the largest change first; ``missing`` is column → cells of ``rows`` rows.
+    """Return the columns whose share of missing cells changed, the largest change first; ``missing``: column → missing cells of ``rows``.
 
-    A change counts from four standard errors of the difference of two shares on, and from one cell in a hundred.
+    Reported are changes of at least 1 % of the cells and more than four standard errors of the difference of two shares.
     """
     changes = [MissingChange(column=q.name, at_fit=q.missing, now=missing.get(q.name, 0) / rows) for q in quality if rows]
     return tuple(sorted((c for c in changes if _changed(c, fit_rows, rows)), key=lambda c: -abs(c.now - c.at_fit)))

@@ -1,6 +1,6 @@
-"""Scores gathered while they go by: how they are spread, what each threshold would flag, when, and which rows are worst.
+"""Streaming summary of scores: histogram, alarms at each alpha, scores over time, rows with the highest scores.
 
-What is held does not grow with the rows. Knows scores, times and a threshold; no model, table or file. Times are whole seconds since 1970.
+Its memory does not grow with the number of rows. Times are whole seconds since 1970.
 """
 
 import heapq
@@ -18,31 +18,33 @@ from vae_anomaly.explain.top_features import Alarm
 
 _Scores = NDArray[np.float64]
 _Flags = NDArray[np.bool_]
-# False-alarm rates that a reader can try, from the finest that the calibration allows to this one.
+# Values of alpha in the report, from the finest that the calibration allows to LOOSEST.
 RATE_STEPS = 60
 LOOSEST = 0.5
-# The scale of scores is linear up to this quantile of the calibration scores and logarithmic above.
+# The histogram scale is linear up to this quantile of the calibration scores and logarithmic above.
 LINEAR_QUANTILE = 0.05
-# Bins over the calibration scores while gathering, and at most so many when shown.
+# Bins over the range of the calibration scores while adding.
 FINE_BINS = 240
+# Bins of the result at most.
 SHOWN_BINS = 80
-# Widths of a bin of time in seconds, each a multiple of the one before, and at most so many bins.
+# Widths of a time bin in seconds, each a multiple of the previous one, so that bins can be merged.
 WIDTHS = (1, 10, 60, 300, 900, 3600, 21_600, 86_400, 604_800, 2_419_200, 31_449_600, 314_496_000)
+# Time bins at most.
 SPANS = 240
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
-    """Rows between ``edges`` (one more than there are bins), evenly spaced on the scale asinh(score / ``linear``)."""
+    """Histogram with bin ``edges`` evenly spaced on the scale asinh(score / ``linear``); one edge more than bins."""
 
     edges: tuple[float, ...]
     linear: float
-    counts: Mapping[str, tuple[int, ...]]  # what the rows are → rows a bin
+    counts: Mapping[str, tuple[int, ...]]  # kind of rows → rows in each bin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What a threshold for ``alpha`` flags: rows of each kind above ``threshold``."""
+    """Number of rows of each kind above the ``threshold`` for ``alpha``."""
 
     alpha: float
     threshold: float
@@ -51,7 +53,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Rows from ``start`` on for the width of the time line; ``highest`` is the highest score."""
+    """A time bin: rows from ``start`` on for the width of the time line; ``highest`` is the highest score."""
 
     start: int
     rows: int
@@ -61,7 +63,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeLine:
-    """Scores over time in spans of ``width`` seconds, by the time in ``column``; spans without rows are left out."""
+    """Scores over the time in ``column`` in bins of ``width`` seconds; empty bins are omitted."""
 
     column: str
     width: int
@@ -69,7 +71,7 @@ class TimeLine:
 
 
 def alpha_grid(threshold: Threshold) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the rates that a reader can try, ascending, and the threshold of each; the one in use is among them."""
+    """Return ascending values of alpha, including that of ``threshold``, and the threshold for each."""
     n = len(threshold.calibration)
     grid = np.geomspace(finest_alpha(n) * (1.0 + 1e-9), max(LOOSEST, threshold.alpha), RATE_STEPS)
     others = grid[np.abs(np.log(grid / threshold.alpha)) > math.log(grid[1] / grid[0]) / 2]
@@ -80,12 +82,15 @@ def alpha_grid(threshold: Threshold) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 @dataclass(kw_only=True)
 class ScoreSummary:
-    """Grows with every ``add``; kinds of rows (``rows``, or ``normal`` and ``anomalous``) are counted apart."""
+    """Summary of all scores added so far; kinds of rows (``rows``, or ``normal`` and ``anomalous``) are counted separately.
+
+    ``worst_rows``: how many of the highest scoring alarms to store. Calibration scores are added at the start.
+    """
 
     threshold: Threshold
     worst_rows: int
-    source: str = ""  # where the rows are
-    time_column: str = ""  # what the times are called; empty: there are none
+    source: str = ""  # location of the rows
+    time_column: str = ""  # name of the time column, empty if there is none
     rows: int = 0
     alarms: int = 0
     unscored: int = 0
@@ -105,58 +110,58 @@ class ScoreSummary:
         self.rows = 0
 
     def add(self, scores: _Scores, flags: _Flags, *, kind: str = "rows", times: NDArray[np.int64] | None = None) -> None:
-        """Add scores ``[n]`` (NaN: none) of one kind of rows; ``times`` ``[n]`` in seconds, the least int64 where there is none."""
-        there = ~np.isnan(scores)
+        """Add scores ``[n]`` (NaN: no score) of one kind of rows; ``times`` ``[n]`` in seconds, the smallest int64 if missing."""
+        scored = ~np.isnan(scores)
         self.rows += len(scores)
-        self.unscored += int((~there).sum())
+        self.unscored += int((~scored).sum())
         self.alarms += int(flags.sum())
-        found, counts = np.unique(np.floor(np.arcsinh(scores[there] / self.linear) / self.bin_width).astype(np.int64), return_counts=True)
-        self._bins.setdefault(kind, Counter()).update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-        # Thresholds fall while alphas rise; a score is above those that stand before it.
-        below = np.searchsorted(-self._values, -scores[there], side="right")
+        bins, counts = np.unique(np.floor(np.arcsinh(scores[scored] / self.linear) / self.bin_width).astype(np.int64), return_counts=True)
+        self._bins.setdefault(kind, Counter()).update(dict(zip(bins.tolist(), counts.tolist(), strict=True)))
+        # Thresholds descend, so a score is above all thresholds from its position on.
+        below = np.searchsorted(-self._values, -scores[scored], side="right")
         above = np.bincount(below, minlength=len(self._values) + 1)[: len(self._values)].cumsum()
         self._above[kind] = self._above.get(kind, np.zeros(len(self._values), dtype=np.int64)) + above
         if times is not None:
-            self._add_times(times[there], scores[there], flags[there])
+            self._add_times(times[scored], scores[scored], flags[scored])
 
     def offer(self, row: Alarm) -> None:
-        """Keep a flagged row if it is among the worst so far; of equal scores the earliest."""
+        """Store an alarm if its score is among the highest so far; of equal scores, the earliest row."""
         entry = (row.score, -row.row, row)
-        # Rows have different numbers, so that rows themselves are never compared.
+        # Row numbers differ, so that alarms themselves are never compared.
         (heapq.heappush if len(self._worst) < self.worst_rows else heapq.heappushpop)(self._worst, entry)
 
     def wants(self, score: float) -> bool:
-        """Say whether a row of this score would be kept."""
+        """Return whether an alarm with this score would be stored."""
         return len(self._worst) < self.worst_rows or score > self._worst[0][0]
 
     def worst(self) -> tuple[Alarm, ...]:
-        """Return the rows kept, the worst first."""
+        """Return the stored alarms, the highest score first."""
         return tuple(row for _, _, row in sorted(self._worst, key=lambda entry: (-entry[0], -entry[1])))
 
     def steps(self) -> tuple[Step, ...]:
-        """Return what every rate would flag."""
+        """Return the number of rows that each alpha would flag."""
         return tuple(
             Step(alpha=float(a), threshold=float(t), above={kind: int(above[i]) for kind, above in self._above.items()})
             for i, (a, t) in enumerate(zip(self._alphas, self._values, strict=True))
         )
 
     def histogram(self) -> Histogram:
-        """Return how the scores are spread, neighbouring bins put together until there are few enough."""
-        places = [place for counter in self._bins.values() for place in counter]
-        first, last = min(places), max(places)
-        together = -(-(last - first + 1) // SHOWN_BINS)
-        count = -(-(last - first + 1) // together)
+        """Return the histogram of all scores, with neighbouring bins merged to at most 80."""
+        bins = [k for counter in self._bins.values() for k in counter]
+        first, last = min(bins), max(bins)
+        merged = -(-(last - first + 1) // SHOWN_BINS)
+        count = -(-(last - first + 1) // merged)
         counts = {}
         for kind, counter in self._bins.items():
-            shown = [0] * count
-            for place, rows in counter.items():
-                shown[(place - first) // together] += rows
-            counts[kind] = tuple(shown)
-        edges = np.sinh((first + together * np.arange(count + 1)) * self.bin_width) * self.linear
+            totals = [0] * count
+            for k, rows in counter.items():
+                totals[(k - first) // merged] += rows
+            counts[kind] = tuple(totals)
+        edges = np.sinh((first + merged * np.arange(count + 1)) * self.bin_width) * self.linear
         return Histogram(edges=tuple(edges.tolist()), linear=self.linear, counts=counts)
 
     def time_line(self) -> TimeLine | None:
-        """Return the scores over time; None where no row had a time, or all had the same."""
+        """Return the scores over time, None if there are fewer than two time bins."""
         if len(self._spans) < 2:  # noqa: PLR2004 (a line needs two points)
             return None
         width = WIDTHS[self._width]
@@ -166,10 +171,10 @@ class ScoreSummary:
     def _add_times(self, times: NDArray[np.int64], scores: _Scores, flags: _Flags) -> None:
         known = times != np.iinfo(np.int64).min
         times, scores, flags = times[known], scores[known], flags[known]
-        keys, place = np.unique(times // WIDTHS[self._width], return_inverse=True)
-        rows, alarms = np.bincount(place, minlength=len(keys)), np.bincount(place, weights=flags, minlength=len(keys))
+        keys, inverse = np.unique(times // WIDTHS[self._width], return_inverse=True)
+        rows, alarms = np.bincount(inverse, minlength=len(keys)), np.bincount(inverse, weights=flags, minlength=len(keys))
         highest = np.full(len(keys), -np.inf)
-        np.maximum.at(highest, place, scores)
+        np.maximum.at(highest, inverse, scores)
         for key, r, a, h in zip(keys.tolist(), rows.tolist(), alarms.tolist(), highest.tolist(), strict=True):
             self._merge(self._spans, key, (r, int(a), h))
         while self._spans and max(self._spans) - min(self._spans) >= SPANS and self._width + 1 < len(WIDTHS):

@@ -1,7 +1,4 @@
-"""What a report shows about a model, and about rows that it scored: plain values, bounded whatever the number of rows.
-
-Knows nothing about how they are drawn.
-"""
+"""Content of a report about a model and the rows it scored, as plain values; the size is bounded for any number of rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,21 +18,19 @@ from vae_anomaly.model.training import History
 from vae_anomaly.schema.encoding import model_order
 from vae_anomaly.schema.inference import Dropped
 
-# Rows of a report: the worst alarms, the columns of each, and the columns of the model.
 ALARMS_SHOWN = 10
-REPORT_REASONS_SHOWN = 4
+REPORT_REASONS_SHOWN = 4  # columns per alarm; more do not fit beside the figure on a phone
 REPORT_COLUMNS_SHOWN = 200
-# Alarms more than so many standard errors above the expected ones are no chance.
-TOO_MANY = 5.0
+TOO_MANY = 5.0  # standard errors (Poisson) above the expected number of alarms; fewer would often be chance
 SOURCES_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Curves:
-    """How well scores part the classes: ``roc`` and ``precision_recall`` as points ``[k, 2]``, and rates asked for and realised.
+    """Curves of an evaluation on labelled rows, each as points ``[k, 2]``.
 
-    ``roc``: false-alarm rate, recall; ``precision_recall``: recall, precision; ``realised`` ``[k, 2]``: alpha, share of the normal rows
-    with a p-value of at most alpha. ``by_label``: label → mean contribution of each of ``columns``, of ``rows`` rows or fewer.
+    ``roc``: false-alarm rate, recall; ``precision_recall``: recall, precision; ``realised``: alpha, share of the normal rows with a
+    p-value of at most alpha. ``by_label``: label → mean contribution of each of ``columns`` over at most ``rows`` rows.
     """
 
     roc: NDArray[np.float64]
@@ -57,7 +52,7 @@ class ReasonInContext(Reason):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringOverview:
-    """Rows that the model scored: ``alarms`` as they were flagged, ``expected`` if every row were normal."""
+    """Summary of scored rows; ``expected`` is the number of alarms if all rows were normal."""
 
     source: str
     rows: int
@@ -70,11 +65,11 @@ class ScoringOverview:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Report:
-    """Everything that a report shows; ``quality`` and ``curves`` where there were labels, ``scored`` where there were rows."""
+    """All content of a report; ``quality`` and ``curves`` need labels, ``scored`` needs rows."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
-    columns: tuple[ColumnQuality, ...]  # explained worst first, at most 200
+    columns: tuple[ColumnQuality, ...]  # worst reconstructed first, at most 200
     more_columns: int
     left_out: tuple[Dropped, ...]
     more_left_out: int
@@ -101,7 +96,7 @@ def overview(
     quality: Quality | None = None,
     curves: Curves | None = None,
 ) -> Report:
-    """Put together what a report shows; ``gathering`` holds the scored rows, or none."""
+    """Return the content of a report; ``gathering`` may be empty."""
     scored = _scored(detector, gathering) if gathering.rows else None
     columns = sorted(detector.quality, key=lambda q: (q.r2 is None, q.r2 if q.r2 is not None else 0.0))
     left_out = detector.schema.dropped
@@ -140,7 +135,7 @@ def _scored(detector: Detector, gathering: ScoreSummary) -> ScoringOverview:
 
 
 def _too_many(scored: ScoringOverview | None) -> tuple[str, ...]:
-    """Say when the scored rows cannot be like those of the fit, unless many of them are anomalous indeed."""
+    """Return a caution if there are more alarms than chance explains."""
     if scored is None or scored.alarms <= scored.expected + TOO_MANY * max(scored.expected, 1.0) ** 0.5:
         return ()
     many = f"{scored.alarms:,} of {scored.rows:,} rows are flagged where {scored.expected:,.1f} are expected if all were normal"
@@ -148,22 +143,22 @@ def _too_many(scored: ScoringOverview | None) -> tuple[str, ...]:
 
 
 def model_facts(detector: Detector) -> tuple[tuple[str, str], ...]:
-    """Return what the model was made from, in pairs of a name and words."""
+    """Return how the model was trained, as pairs of a name and a text."""
     card, ensemble = detector.card, detector.ensemble
-    every = (
+    facts = (
         ("fitted", card.created),
         ("data", shorten_list(card.source, length=SOURCES_SHOWN)),
-        ("rows", f"{card.rows:,}: {card.training_rows:,} learned from, {card.calibration_rows:,} for the threshold"),
-        ("columns", f"{len(detector.quality):,} read, {len(detector.schema.dropped):,} left out"),
-        ("networks", f"{len(ensemble.weight)} on the views {', '.join(detector.config.model.views)}"),
-        ("prior", {"exemplar": "exemplar rows", "standard": "N(0, I)"}[ensemble.prior]),
-        ("latent units", f"{active_units(detector):.3g} of {ensemble.vae.latent} in use"),
+        ("rows", f"{card.rows:,}: {card.training_rows:,} for training, {card.calibration_rows:,} for calibration"),
+        ("columns", f"{len(detector.quality):,} used, {len(detector.schema.dropped):,} left out"),
+        ("networks", f"{len(ensemble.weight)}, on the views {', '.join(detector.config.model.views)}"),
+        ("prior", {"exemplar": "mixture over exemplars", "standard": "N(0, I)"}[ensemble.prior]),
+        ("latent units", f"{active_units(detector):.3g} of {ensemble.vae.latent} active"),
         ("training", f"{card.history.steps:,} steps; {card.history.stopped}"),
-        ("time taken", f"{card.seconds:.1f} s" if card.seconds else ""),
+        ("duration", f"{card.seconds:.1f} s" if card.seconds else ""),
         ("seed", f"{card.seed}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in card.versions)),
     )
-    return tuple((name, words) for name, words in every if words)
+    return tuple((name, text) for name, text in facts if text)
 
 
 def reasons_in_context(detector: Detector, reasons: Sequence[Reason]) -> tuple[ReasonInContext, ...]:

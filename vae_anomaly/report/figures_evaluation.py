@@ -1,7 +1,4 @@
-"""Pictures of a model against labels, one function each: plain values in, a matplotlib figure out.
-
-Knows nothing of MLflow, files or models. Style and colours are those of ``edges.figures``.
-"""
+"""Figures of an evaluation on labelled rows: plain values in, a matplotlib figure out, in the style of ``report.figures``."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,14 +16,14 @@ SIZE = (4.8, 4.0)
 
 
 def roc(curves: Curves, quality: Quality) -> Figure:
-    """Draw recall over the false-alarm rate."""
+    """Plot recall over the false-alarm rate."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.plot(curves.roc[:, 0], curves.roc[:, 1], color=BLUE, linewidth=2, label=f"area {quality.auroc:.4f}")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":", label="chance")
     if quality.false_alarms is not None:
-        at = f"threshold: recall {quality.recall:.3g}"
-        axes.plot([quality.false_alarms.rate], [quality.recall], color=ORANGE, marker="D", linestyle="none", label=at)
+        label = f"threshold: recall {quality.recall:.3g}"
+        axes.plot([quality.false_alarms.rate], [quality.recall], color=ORANGE, marker="D", linestyle="none", label=label)
     axes.set_xlabel("false-alarm rate")
     axes.set_ylabel("recall")
     axes.set_title("ROC curve")
@@ -36,7 +33,7 @@ def roc(curves: Curves, quality: Quality) -> Figure:
 
 
 def precision_recall(curves: Curves, quality: Quality) -> Figure:
-    """Draw precision over recall; chance is the share of anomalous rows."""
+    """Plot precision over recall; the precision of chance is the share of anomalous rows."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     recall, precision = curves.precision_recall.T
@@ -44,8 +41,8 @@ def precision_recall(curves: Curves, quality: Quality) -> Figure:
     share = quality.anomalous_rows / (quality.anomalous_rows + quality.normal_rows)
     axes.axhline(share, color=GREY, linewidth=1, linestyle=":", label=f"chance {share:.3g}")
     if quality.precision is not None:
-        at = f"threshold: precision {quality.precision:.3g}"
-        axes.plot([quality.recall], [quality.precision], color=ORANGE, marker="D", linestyle="none", label=at)
+        label = f"threshold: precision {quality.precision:.3g}"
+        axes.plot([quality.recall], [quality.precision], color=ORANGE, marker="D", linestyle="none", label=label)
     axes.set_ylim(0.0, 1.03)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
@@ -56,7 +53,7 @@ def precision_recall(curves: Curves, quality: Quality) -> Figure:
 
 
 def score_by_class(histogram: Histogram, threshold: float) -> Figure:
-    """Draw the scores of both classes, each as shares of its rows, with the threshold."""
+    """Plot the score distribution of both classes, each normalized to its number of rows, with the threshold."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     edges = np.array(histogram.edges)
@@ -79,20 +76,20 @@ def score_by_class(histogram: Histogram, threshold: float) -> Figure:
 
 
 def realised(curves: Curves, alpha: float) -> Figure:
-    """Draw the share of normal rows with a p-value of at most alpha over alpha: on the diagonal where the promise holds."""
+    """Plot the share of normal rows with a p-value of at most alpha, over alpha; valid p-values give the diagonal."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
-    asked, found = curves.realised.T
-    there = found > 0
-    axes.plot(asked[there], found[there], color=BLUE, linewidth=2, label="normal rows")
-    axes.plot(asked, asked, color=GREY, linewidth=1, label="as promised")
+    alphas, rates = curves.realised.T
+    positive = rates > 0  # the axis is logarithmic
+    axes.plot(alphas[positive], rates[positive], color=BLUE, linewidth=2, label="these normal rows")
+    axes.plot(alphas, alphas, color=GREY, linewidth=1, label="observed = nominal")
     axes.axvline(alpha, color=ORANGE, linewidth=1.5, linestyle="--", label=f"alpha {alpha:.3g}")
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(percent_label))
-    axes.set_xlabel("false-alarm rate asked for")
-    axes.set_ylabel("rate on these normal rows")
+    axes.set_xlabel("nominal false-alarm rate (alpha)")
+    axes.set_ylabel("observed false-alarm rate")
     axes.set_title("p-values of normal rows")
     axes.legend(loc="upper left", framealpha=1.0, edgecolor="none")
     tidy_axes(axes)
@@ -100,7 +97,7 @@ def realised(curves: Curves, alpha: float) -> Figure:
 
 
 def contributions(curves: Curves) -> Figure:
-    """Draw the mean contribution of each column for each label, as shares of the mean score of the label."""
+    """Plot the mean contribution of each column per label, as a share of the label's mean score."""
     labels = list(curves.by_label)[:LABEL_CURVES_SHOWN]
     shares = np.array([curves.by_label[name] for name in labels])
     shares /= np.maximum(shares.sum(1, keepdims=True), 1e-300)
@@ -115,6 +112,6 @@ def contributions(curves: Curves) -> Figure:
     axes.invert_yaxis()
     bar = figure.colorbar(mesh, ax=axes, format=FuncFormatter(percent_label))
     bar.ax.yaxis.set_major_locator(MaxNLocator(5))
-    axes.set_title("What makes the score, by label")
+    axes.set_title("Share of the score, by column and label")
     axes.spines[:].set_visible(False)
     return figure

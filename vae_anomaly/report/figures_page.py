@@ -1,7 +1,4 @@
-"""Pictures of the report that MLflow does not have: scores under a movable threshold, scores over time, values against their range.
-
-Knows nothing of HTML, files or models. Style and colours are those of ``edges.figures``.
-"""
+"""Figures that only the HTML report has: scores with a movable threshold, scores over time, and values against their usual range."""
 
 import math
 from collections.abc import Sequence
@@ -16,22 +13,20 @@ from vae_anomaly.evaluation.score_summary import Histogram, TimeLine
 from vae_anomaly.messages import shorten
 from vae_anomaly.report.content import ReasonInContext
 from vae_anomaly.report.figures import BLUE, GREEN, GREY, NAME_LENGTH, ORANGE, SKY, asinh_ticks, short_label, tidy_axes
-from vae_anomaly.report.svg import Places, places_of
+from vae_anomaly.report.svg import AxesPosition, axes_position
 
-# Inches; text of ten points can then still be read on a phone.
-WIDTH = 4.8
-# The usual range is drawn from 0 to 1; what lies further off than this stands at the edge with an arrow.
-REACH = 1.2
+WIDTH = 4.8  # inches; 10-point text is then still legible on a phone
+REACH = 1.2  # usual ranges are drawn as 0 to 1; values further outside are drawn at the edge, as an arrow
 
 
-def distribution(histogram: Histogram, thresholds: Sequence[float]) -> tuple[Figure, Places]:
-    """Draw the scores of all kinds of rows, and return also where ``thresholds`` stand."""
+def distribution(histogram: Histogram, thresholds: Sequence[float]) -> tuple[Figure, AxesPosition]:
+    """Plot the scores of all kinds of rows; also return the positions of ``thresholds`` in the figure."""
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
     edges = np.array(histogram.edges)
     kinds = [kind for kind in histogram.counts if kind != "calibration"] or ["calibration"]
     styles = {"calibration": (SKY, ""), "rows": (SKY, ""), "normal": (SKY, ""), "anomalous": (ORANGE, "///")}
-    names = {"calibration": "calibration rows (normal, not learned from)", "rows": "scored rows"}
+    names = {"calibration": "calibration rows (normal, not used for training)", "rows": "scored rows"}
     bottom = np.zeros(len(edges) - 1)
     for kind in kinds:
         counts, (colour, hatch) = np.array(histogram.counts[kind], dtype=float), styles.get(kind, (SKY, ""))
@@ -56,21 +51,26 @@ def distribution(histogram: Histogram, thresholds: Sequence[float]) -> tuple[Fig
     axes.set_ylabel("rows")
     figure.legend(frameon=False, loc="outside upper left", ncols=1)
     tidy_axes(axes)
-    return figure, places_of(axes, [float(np.clip(t, edges[0], edges[-1])) for t in thresholds])
+    return figure, axes_position(axes, [float(np.clip(t, edges[0], edges[-1])) for t in thresholds])
 
 
 def time_line(line: TimeLine, threshold: float) -> Figure:
-    """Draw the highest score and the alarms of each span of time."""
+    """Plot the highest score and the number of alarms of each interval."""
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
     start = [datetime.fromtimestamp(span.start, UTC) for span in line.spans]
     top.plot(start, [span.highest for span in line.spans], color=BLUE, linewidth=1.2, marker=".", markersize=3)
     top.axhline(threshold, color=ORANGE, linewidth=1.5, linestyle="--", label=f"threshold {threshold:.4g}")
-    top.set_yscale("asinh", linear_width=max(threshold / 10.0, 1e-9))
-    top.yaxis.set_major_formatter(FuncFormatter(short_label))
+    linear = max(threshold / 10.0, 1e-9)
+    top.set_yscale("asinh", linear_width=linear)
     top.set_ylim(bottom=0)
+    # Ticks below the linear width would overlap the one at 0, and more than seven each other.
+    ticks = [tick for tick in asinh_ticks(0.0, top.get_ylim()[1], linear) if tick == 0.0 or tick >= linear]
+    top.set_yticks(ticks[:: 1 + len(ticks) // 8], minor=False)
+    top.yaxis.set_minor_locator(NullLocator())
+    top.yaxis.set_major_formatter(FuncFormatter(short_label))
     top.set_ylabel("highest score")
-    top.legend(frameon=False, loc="upper right")
+    figure.legend(frameon=False, loc="outside upper left")  # inside it would cover the curve
     bottom.vlines(start, 0.0, [float(span.alarms) for span in line.spans], color=ORANGE, linewidth=1.6)
     bottom.set_ylim(bottom=0)
     bottom.set_ylabel("alarms")
@@ -83,7 +83,7 @@ def time_line(line: TimeLine, threshold: float) -> Figure:
 
 
 def _few_dates() -> AutoDateLocator:
-    """Return what places at most six dates on an axis, whatever the span; by itself it warns where none of its steps is wide enough."""
+    """Return a locator with at most six ticks for any span; matplotlib's default steps are too narrow for some spans, and warn."""
     locator = AutoDateLocator(maxticks=6)  # type: ignore[no-untyped-call]  # matplotlib.dates is not annotated
     for unit, whole in ((MONTHLY, 12), (HOURLY, 24), (MINUTELY, 60), (SECONDLY, 60)):
         locator.intervald[unit] = [*locator.intervald[unit], whole]
@@ -91,8 +91,8 @@ def _few_dates() -> AutoDateLocator:
 
 
 def against_range(reasons: Sequence[ReasonInContext]) -> Figure | None:
-    """Draw values and what was expected against the usual range (1 % to 99 %) of their columns; None where none is a number."""
-    shown = [(r, *_places(r)) for r in reasons if _has_range(r)]
+    """Plot value and expected value relative to the usual range (1 % to 99 %) of their columns; None if no reason is a number."""
+    shown = [(r, *_positions(r)) for r in reasons if _has_range(r)]
     if not shown:
         return None
     figure = Figure(figsize=(4.2, 0.95 + 0.42 * len(shown)), layout="constrained")
@@ -121,20 +121,20 @@ def _has_range(reason: ReasonInContext) -> bool:
     return reason.low is not None and reason.high is not None and _number(reason.value) is not None
 
 
-def _places(reason: ReasonInContext) -> tuple[float, float | None]:
-    """Return value and expectation where the usual range goes from 0 to 1, cut at the edges of the picture."""
+def _positions(reason: ReasonInContext) -> tuple[float, float | None]:
+    """Return value and expected value in units of the usual range, which is 0 to 1, clipped to the edges of the axes."""
     assert reason.low is not None
     assert reason.high is not None
     width = reason.high - reason.low or max(abs(reason.low), 1e-12)
     value, expected = _number(reason.value), _number(reason.expected)
     assert value is not None
     low, high = -REACH + 0.05, 1.0 + REACH - 0.05
-    place = float(np.clip((value - reason.low) / width, low, high))
-    return place, None if expected is None else float(np.clip((expected - reason.low) / width, low, high))
+    position = float(np.clip((value - reason.low) / width, low, high))
+    return position, None if expected is None else float(np.clip((expected - reason.low) / width, low, high))
 
 
-def _marker(place: float) -> str:
-    return "<" if place <= -REACH + 0.05 else ">" if place >= 1.0 + REACH - 0.05 else "D"
+def _marker(position: float) -> str:
+    return "<" if position <= -REACH + 0.05 else ">" if position >= 1.0 + REACH - 0.05 else "D"
 
 
 def _number(text: str | None) -> float | None:

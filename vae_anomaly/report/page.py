@@ -1,7 +1,6 @@
-"""A report as one HTML file: no remote request, every text of the user escaped, readable without its script.
+"""Render a ``Report`` as one self-contained HTML file: no remote requests, all user text escaped, readable without JavaScript.
 
-Pure: a ``Report`` in, a text out. The layout stands in ``report.html`` beside this file, the few lines that move the slider in
-``report.js``. The page's own policy allows that one script and nothing from elsewhere.
+The template is ``report.html``, the script of the slider ``report.js``. The Content-Security-Policy of the page allows only that script.
 """
 
 import base64
@@ -22,7 +21,7 @@ from vae_anomaly.explain.top_features import Alarm
 from vae_anomaly.messages import percent, shorten
 from vae_anomaly.report import figures, figures_evaluation, figures_page
 from vae_anomaly.report.content import ReasonInContext, Report
-from vae_anomaly.report.svg import Places, svg
+from vae_anomaly.report.svg import AxesPosition, svg
 
 KINDS = {"rows": "scored rows", "calibration": "calibration rows"}
 TIME_UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
@@ -32,19 +31,19 @@ def render(report: Report) -> str:
     """Return the report as the text of one HTML file."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["sentence"] = _sentence
-    environment.finalize = _short
-    script = _beside("report.js")
+    environment.finalize = _limit_length
+    script = _resource("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    drawn, places = _pictures(report)
+    figures_as_svg, position = _figures(report)
     chosen = next(i for i, step in enumerate(report.steps) if step.alpha == report.promise.alpha)
-    return environment.from_string(_beside("report.html")).render(
+    return environment.from_string(_resource("report.html")).render(
         report=report,
-        pictures=drawn,
+        figures=figures_as_svg,
         script=Markup(script),  # noqa: S704  # our own file
         script_hash=f"sha256-{digest}",
-        steps=[{"place": place, "words": _step_words(report, step)} for step, place in zip(report.steps, places.x, strict=True)],
+        steps=[{"x": x, "words": _step_words(report, step)} for step, x in zip(report.steps, position.x, strict=True)],
         chosen=chosen,
-        marker=f"top: {100 * places.top:.2f}%; bottom: {100 * places.bottom:.2f}%",
+        marker=f"top: {100 * position.top:.2f}%; bottom: {100 * position.bottom:.2f}%",
         **_threshold(report),
         **_alarms(report),
         **labels(report.quality),
@@ -52,42 +51,42 @@ def render(report: Report) -> str:
     )
 
 
-def _beside(name: str) -> str:
+def _resource(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _short(value: object) -> object:
-    """Cut long texts of the user; markup of our own is no such text."""
+def _limit_length(value: object) -> object:
+    """Shorten long user texts; our own markup is not cut."""
     return shorten(value, 4 * TEXT_LENGTH) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _sentence(text: str) -> str:
-    """Begin with a capital and end with a full stop."""
+    """Return the text with a capital at the start and one full stop at the end."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
-# ── pictures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _pictures(report: Report) -> tuple[dict[str, Markup], Places]:
-    """Draw all pictures; return with them where the thresholds of the steps stand in the distribution."""
-    distribution, places = figures_page.distribution(report.histogram, [step.threshold for step in report.steps])
+def _figures(report: Report) -> tuple[dict[str, Markup], AxesPosition]:
+    """Return all figures as SVG, and the positions of the thresholds of the steps in the distribution."""
+    distribution, position = figures_page.distribution(report.histogram, [step.threshold for step in report.steps])
     line = report.scored.time_line if report.scored else None
-    drawn: dict[str, Any] = {
+    with_text: dict[str, Any] = {
         "distribution": (distribution, _distribution_words(report)),
         "column_quality": (
-            _quality_picture(report),
-            "How well each column is explained; the table has the numbers.",
+            _quality_figure(report),
+            "Share explained per column; the table has the numbers.",
         ),
         "learning_curve": (
-            _narrow(figures.learning_curve(report.history)),
+            _learning_curve(report),
             "Loss, reconstruction, KL and active units over training steps.",
         ),
         "time_line": (figures_page.time_line(line, report.promise.threshold), _time_words(report)) if line else None,
     }
     if report.quality and report.curves:
         quality, curves = report.quality, report.curves
-        drawn |= {
+        with_text |= {
             "roc": (figures_evaluation.roc(curves, quality), f"ROC curve, area {quality.auroc:.4f}."),
             "precision_recall": (
                 figures_evaluation.precision_recall(curves, quality),
@@ -95,26 +94,31 @@ def _pictures(report: Report) -> tuple[dict[str, Markup], Places]:
             ),
             "score_by_class": (
                 figures_evaluation.score_by_class(report.histogram, report.promise.threshold),
-                "Scores of normal and of anomalous rows with the threshold.",
+                "Score distribution of normal and of anomalous rows, with the threshold.",
             ),
             "realised": (
                 figures_evaluation.realised(curves, report.promise.alpha),
-                "False-alarm rate on these normal rows over the rate asked for.",
+                "Observed over nominal false-alarm rate.",
             ),
-            "contributions": (figures_evaluation.contributions(curves), "Mean contribution of each column for each label."),
+            "contributions": (figures_evaluation.contributions(curves), "Mean contribution of each column per label."),
         }
-    pictures = {name: Markup(svg(pair[0], name, pair[1])) if pair else Markup() for name, pair in drawn.items()}  # noqa: S704
-    return pictures, places
+    return {name: Markup(svg(pair[0], name, pair[1])) if pair else Markup() for name, pair in with_text.items()}, position  # noqa: S704
 
 
-def _quality_picture(report: Report) -> Figure:
+def _quality_figure(report: Report) -> Figure:
     figure = _narrow(figures.quality_figure(report.columns))
-    figure.axes[0].set_xlabel("share explained")  # the paragraph above says what that means
+    figure.axes[0].set_xlabel("share explained")  # the paragraph above defines it
+    return figure
+
+
+def _learning_curve(report: Report) -> Figure:
+    figure = _narrow(figures.learning_curve(report.history))
+    figure.axes[0].set_title("Learning curve")  # why training stopped is in the list above, and would not fit here
     return figure
 
 
 def _narrow(figure: Figure) -> Figure:
-    """Make a picture that was drawn for a wide screen readable on a phone."""
+    """Resize a figure that was made for a wide screen so that its text is legible on a phone."""
     figure.set_size_inches(figures_page.WIDTH, max(3.2, 0.8 * figure.get_size_inches()[1]))
     return figure
 
@@ -125,13 +129,13 @@ def _narrow(figure: Figure) -> Figure:
 def _threshold(report: Report) -> dict[str, Any]:
     promise, scored = report.promise, report.scored
     alarms = (f"{scored.alarms:,}", f"of {scored.rows:,} rows; {scored.expected:,.1f} expected if all were normal") if scored else None
-    finest = f"finest possible {percent(float(finest_text(promise.calibration_rows)))}"
+    finest = f"lowest possible {percent(float(finest_text(promise.calibration_rows)))}"
     tiles = [
         ("False-alarm rate", percent(promise.alpha), f"{'exact' if promise.exact else 'approximate'}; {finest}"),
         ("Threshold", f"{promise.threshold:.5g}", f"weighted nats, from {promise.calibration_rows:,} calibration rows"),
         *([("Alarms", *alarms)] if alarms else []),
         *([("AUROC", f"{report.quality.auroc:.4f}", f"recall {percent(report.quality.recall)}")] if report.quality else []),
-        ("Latent units in use", f"{report.active_units:.3g} of {report.latent_units}", ""),
+        ("Active latent units", f"{report.active_units:.3g} of {report.latent_units}", ""),
     ]
     kinds = [kind for kind in report.steps[0].above if kind != "calibration"] or ["calibration"]
     return {
@@ -149,18 +153,18 @@ def _blocks_words(report: Report) -> str:
         return ""
     return (
         f"In {len(blocks.rates)} consecutive parts of the calibration rows {percent(min(blocks.rates))} to {percent(max(blocks.rates))} of "
-        f"the rows are above the threshold; chance spreads them so unevenly in {percent(blocks.p_value)} of all cases."
+        f"the rows are above the threshold; if the rows are exchangeable, rates differ this much in {percent(blocks.p_value)} of cases."
     )
 
 
 def _distribution_words(report: Report) -> str:
     if report.scored is None:
-        return f"Scores of the {report.calibration_rows:,} calibration rows, which are normal and nothing was learned from."
-    return f"Scores of {report.scored.rows - report.scored.unscored:,} rows, beside what calibration rows would look like."
+        return f"Scores of the {report.calibration_rows:,} calibration rows, which are normal and were not used for training."
+    return f"Scores of {report.scored.rows - report.scored.unscored:,} rows, and the distribution expected if all were normal."
 
 
 def _step_words(report: Report, step: Step) -> list[str]:
-    """What the slider says at one false-alarm rate, a line each."""
+    """Return the text beside the slider at one false-alarm rate, as lines."""
     first = f"alpha {percent(step.alpha)}: rows above {step.threshold:.5g} are flagged"
     counts = report.histogram.counts
     totals = {kind: sum(counts[kind]) for kind in counts}
@@ -171,8 +175,8 @@ def _step_words(report: Report, step: Step) -> list[str]:
     lines = [first, f"{alarms:,} alarms in {rows:,} rows; {step.alpha * rows:,.1f} expected if all were normal"]
     if "anomalous" in step.above:
         hits, false = step.above["anomalous"], step.above["normal"]
-        precision = f", {percent(hits / (hits + false))} of the alarms are right" if hits + false else ""
-        lines.append(f"{percent(hits / max(totals['anomalous'], 1))} of the anomalous rows are found{precision}")
+        precision = f", precision {percent(hits / (hits + false))}" if hits + false else ""
+        lines.append(f"recall {percent(hits / max(totals['anomalous'], 1))}{precision}")
     return lines
 
 
@@ -183,19 +187,19 @@ def _alarms(report: Report) -> dict[str, Any]:
     scored = report.scored
     if scored is None:
         return {"alarms": [], "alarms_words": "", "time_words": ""}
-    empty = f" {scored.unscored:,} rows have no score, because no cell of them is observed." if scored.unscored else ""
-    many = f"The worst {len(scored.worst)} of {scored.alarms:,} flagged rows, with their reasons." if scored.worst else "No row is flagged."
+    empty = f" {scored.unscored:,} rows have no score, because all their cells are missing." if scored.unscored else ""
+    worst = f"The {len(scored.worst)} highest scores of {scored.alarms:,} flagged rows, with their reasons."
     return {
         "alarms": [_alarm(row, reasons, i) for i, (row, reasons) in enumerate(scored.worst)],
-        "alarms_words": many + empty,
+        "alarms_words": (worst if scored.worst else "No row is flagged.") + empty,
         "time_words": _time_words(report) if scored.time_line else "",
     }
 
 
-def _alarm(row: Alarm, reasons: Sequence[ReasonInContext], place: int) -> dict[str, Any]:
+def _alarm(row: Alarm, reasons: Sequence[ReasonInContext], index: int) -> dict[str, Any]:
     ids = "".join(f", {shorten(name, TEXT_LENGTH)} {shorten(str(value), TEXT_LENGTH)}" for name, value in row.ids.items())
-    picture = figures_page.against_range(reasons)
-    what = "Values and expectations against the usual range of their columns; the table has the numbers."
+    figure = figures_page.against_range(reasons)
+    description = "Values and expected values relative to the usual range of their columns; the table has the numbers."
     return {
         "title": f"Row {row.row:,}{ids}: score {row.score:,.4g}, p-value {row.p_value:.2g}",
         "caption": f"Reasons for row {row.row:,}",
@@ -209,7 +213,7 @@ def _alarm(row: Alarm, reasons: Sequence[ReasonInContext], place: int) -> dict[s
             )
             for r in reasons
         ],
-        "picture": Markup(svg(picture, f"alarm{place}", what)) if picture else None,  # noqa: S704
+        "figure": Markup(svg(figure, f"alarm{index}", description)) if figure else None,  # noqa: S704
     }
 
 
@@ -221,11 +225,10 @@ def _time_words(report: Report) -> str:
     many = line.width // seconds
     every = unit if many == 1 else f"{many:,} {unit}s"
     first, last = (datetime.fromtimestamp(s.start, UTC).strftime("%Y-%m-%d %H:%M") for s in (line.spans[0], line.spans[-1]))
-    return f"Highest score and number of alarms in every {every} of {shorten(line.column, TEXT_LENGTH)}, {first} to {last}."
+    return f"Highest score and number of alarms per {every} of {shorten(line.column, TEXT_LENGTH)}, {first} to {last}."
 
 
-# Longer texts of cells and names are cut: a page has to stay small whatever is in the data.
-TEXT_LENGTH = 160
+TEXT_LENGTH = 160  # characters of a cell or name; longer texts would make the page arbitrarily large
 TABLE_LABELS_SHOWN = 40
 
 
@@ -233,7 +236,7 @@ TABLE_LABELS_SHOWN = 40
 
 
 def labels(quality: Quality | None) -> dict[str, Any]:
-    """Return the tables of a detection on labelled rows; nothing without labels."""
+    """Return the tables of an evaluation on labelled rows; empty without labels."""
     if quality is None:
         return {}
     comparison = quality.comparison
@@ -244,7 +247,7 @@ def labels(quality: Quality | None) -> dict[str, Any]:
         "quality_rows": _quality_rows(quality),
         "label_rows": [*rows, *([(f"and {more:,} more", "", "", "")] if more > 0 else [])],
         "peers_rows": [(r.name, f"{r.auroc:.4f}", f"{r.average_precision:.4f}") for r in comparison.rankings] if comparison else [],
-        "peers_caption": f"On the same {comparison.test_rows:,} rows; the others learned from {comparison.peer_rows:,} normal rows"
+        "peers_caption": f"On the same {comparison.test_rows:,} rows; the baselines were fitted on {comparison.peer_rows:,} normal rows"
         if comparison
         else "",
     }
@@ -252,18 +255,24 @@ def labels(quality: Quality | None) -> dict[str, Any]:
 
 def _quality_rows(quality: Quality) -> list[tuple[str, str, str, str]]:
     i = quality.intervals
-    drawn = "bootstrap, each class by itself"
+    bootstrap = "bootstrap, stratified by class"
     rows = [
-        ("AUROC", f"{quality.auroc:.4f}", _four(i.auroc if i else None), drawn),
-        ("average precision", f"{quality.average_precision:.4f}", _four(i.average_precision if i else None), drawn),
-        ("recall", percent(quality.recall), _shares(i.recall if i else None), drawn),
-        ("precision", "no alarm" if quality.precision is None else percent(quality.precision), _shares(i.precision if i else None), drawn),
-        ("F1", f"{quality.f1:.4f}", _four(i.f1 if i else None), drawn),
+        ("AUROC", f"{quality.auroc:.4f}", _four(i.auroc if i else None), bootstrap),
+        ("average precision", f"{quality.average_precision:.4f}", _four(i.average_precision if i else None), bootstrap),
+        ("recall", percent(quality.recall), _shares(i.recall if i else None), bootstrap),
+        (
+            "precision",
+            "no alarm" if quality.precision is None else percent(quality.precision),
+            _shares(i.precision if i else None),
+            bootstrap,
+        ),
+        ("F1", f"{quality.f1:.4f}", _four(i.f1 if i else None), bootstrap),
     ]
-    found = quality.false_alarms
-    if found:
-        exact = _shares(Interval(low=found.low, high=found.high))
-        rows.append(("false-alarm rate", percent(found.rate), exact, f"exact; {found.rows:,} of {quality.normal_rows:,} normal rows"))
+    observed = quality.false_alarms
+    if observed:
+        interval = _shares(Interval(low=observed.low, high=observed.high))
+        method = f"exact; {observed.rows:,} of {quality.normal_rows:,} normal rows"
+        rows.append(("false-alarm rate", percent(observed.rate), interval, method))
     return rows
 
 
@@ -279,7 +288,7 @@ def _shares(interval: Interval | None) -> str:
 
 
 def columns(report: Report) -> dict[str, Any]:
-    """Return the tables of the columns of the model and of those left out."""
+    """Return the tables of the columns that the model uses and of those left out."""
     rows = [
         (
             shorten(q.name, TEXT_LENGTH),
@@ -294,19 +303,19 @@ def columns(report: Report) -> dict[str, Any]:
     worst = ", ".join(f"{shorten(q.name, TEXT_LENGTH)} ({percent(max(q.r2 or 0.0, 0.0))})" for q in known[:3])
     return {
         "columns_rows": rows,
-        "columns_caption": "Columns of the model, explained worst first" + _more(report.more_columns),
+        "columns_caption": "Columns of the model, lowest share explained first" + _more(report.more_columns),
         "left_out_rows": [(shorten(d.name, TEXT_LENGTH), d.reason) for d in report.left_out],
         "left_out_caption": "Columns left out" + _more(report.more_left_out),
-        "learnt_words": _learnt(worst),
+        "explained_words": _explained(worst),
     }
 
 
-def _learnt(worst: str) -> str:
+def _explained(worst: str) -> str:
     if not worst:
-        return "No column changes, so there was nothing to learn but that."
+        return "All columns are constant."
     return (
-        "Explained is the share that the network reconstructs on rows it was not trained on: 100 % is perfect, 0 % no better than the mean "
-        f"or the commonest level. Worst: {worst}."
+        "Share explained: how much of a column is reconstructed on rows not used for training. 100 % is perfect, 0 % is no better than "
+        f"the mean or the most frequent level. Lowest: {worst}."
     )
 
 

@@ -11,7 +11,7 @@
       shown.append(line, document.createElement("br"));
     });
     input.setAttribute("aria-valuetext", step.words.join("; "));
-    marker.style.left = 100 * step.place + "%";
+    marker.style.left = 100 * step.x + "%";
   }
   input.addEventListener("input", show);
   document.getElementById("slider").hidden = false;

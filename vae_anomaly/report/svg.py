@@ -1,6 +1,6 @@
-"""A matplotlib figure as SVG that stands inside an HTML page: small, self-contained, in the colours of the page, readable aloud.
+"""Convert a matplotlib figure to inline SVG: small, self-contained, in the page's colours, with a label for screen readers.
 
-Knows nothing of what is drawn. Ids get a prefix of their own, because all pictures of a page share one name space.
+Ids get a prefix per figure, because all figures of a page share one namespace.
 """
 
 import io
@@ -14,7 +14,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Colours of ``edges.figures`` → variables of the page, which has two sets of them, for light and dark.
+# Colours of ``report.figures`` → CSS variables of the page, which have one value for light and one for dark mode.
 THEME = {
     "#0072b2": "var(--blue)",
     "#d55e00": "var(--orange)",
@@ -28,10 +28,10 @@ THEME = {
 
 
 def svg(figure: Figure, name: str, description: str) -> str:
-    """Return the figure as an ``<svg>`` element; ``name`` makes its ids unique, ``description`` is what it shows, in words."""
+    """Return the figure as an ``<svg>`` element; ``name`` is the prefix of its ids, ``description`` its text for screen readers."""
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        # A name in a script that the font lacks is measured as boxes here and drawn by the browser's own font.
+        # Glyphs that matplotlib's font lacks are drawn by a font of the browser; here only their width is estimated.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue().decode()
@@ -45,7 +45,7 @@ def svg(figure: Figure, name: str, description: str) -> str:
 
 
 def _themed(tag: str, name: str) -> str:
-    """Put the prefix before the ids of a tag and the page's variables in place of its colours; what is written between tags stays."""
+    """Prefix the ids of a tag and replace its colours by variables. Text between tags is not touched."""
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", tag)
     for colour, variable in THEME.items():
         tag = tag.replace(colour, variable)
@@ -53,19 +53,19 @@ def _themed(tag: str, name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where things stand in a drawn figure, as shares of its width from the left and of its height from the top."""
+class AxesPosition:
+    """Position of the axes in a figure: x values as shares of the width from the left, ``top`` and ``bottom`` of the height."""
 
     x: tuple[float, ...]
     top: float
     bottom: float
 
 
-def places_of(axes: Axes, values: Sequence[float]) -> Places:
-    """Return where values of the x-axis stand, and the top and bottom of the axes."""
+def axes_position(axes: Axes, values: Sequence[float]) -> AxesPosition:
+    """Return the positions of ``values`` of the x-axis, and of the top and bottom edge of the axes."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()
     box, (width, height) = axes.get_window_extent(), (figure.bbox.width, figure.bbox.height)
     x = tuple(float(axes.transData.transform((value, 0.0))[0]) / width for value in values)
-    return Places(x=x, top=1.0 - float(box.y1) / height, bottom=float(box.y0) / height)
+    return AxesPosition(x=x, top=1.0 - float(box.y1) / height, bottom=float(box.y0) / height)

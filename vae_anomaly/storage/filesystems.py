@@ -1,6 +1,6 @@
 """Resolve paths and URIs to Arrow file systems, walk folders, and translate errors of the system and of stores.
 
-Arrow has clients for S3, Google Cloud Storage and Azure; other schemes go through fsspec. This module knows nothing about tables.
+Arrow has clients for S3, Google Cloud Storage and Azure; other schemes go through fsspec. Tables are handled in ``tables``.
 """
 
 import errno
@@ -210,8 +210,8 @@ def files_below(
     if filesystem.type_name == "local":
         infos = list(_walk(location, wanted, enters))
     else:
-        found = filesystem.get_file_info(pafs.FileSelector(location, recursive=True, allow_not_found=True))
-        infos = [info for info in found if wanted(info.path)]
+        entries = filesystem.get_file_info(pafs.FileSelector(location, recursive=True, allow_not_found=True))
+        infos = [info for info in entries if wanted(info.path)]
     return sorted((info for info in infos if info.type == pafs.FileType.File), key=lambda info: str(info.path))
 
 
@@ -222,13 +222,13 @@ def _walk(
     folders: list[tuple[str, frozenset[tuple[int, int]]]] = []
     with _skipping_missing(location), os.scandir(location) as entries:
         status = os.stat(location)  # noqa: PTH116  # once for every folder: Path costs more than the call
-        here = ancestors | {(status.st_dev, status.st_ino)}
+        visited = ancestors | {(status.st_dev, status.st_ino)}
         for entry in entries:
             with _skipping_missing(entry.path):
                 if entry.is_dir():
                     status = entry.stat()
-                    if (status.st_dev, status.st_ino) not in here and enters(entry.path):
-                        folders.append((entry.path, here))
+                    if (status.st_dev, status.st_ino) not in visited and enters(entry.path):
+                        folders.append((entry.path, visited))
                 elif wanted(entry.path):
                     if not is_unicode(entry.path):
                         raise DataError(not_unicode_error(entry.path))

@@ -76,10 +76,10 @@ def list_files(paths: Sequence[str], *, none_yet: bool = False) -> tuple[Listed,
     """
     listed: dict[tuple[str, str], Listed] = {}
     for path in map(str, paths):
-        found, absence = _list(path)
+        matches, absence = _list(path)
         if absence and not none_yet:
             raise DataError(absence)
-        listed |= {(file.filesystem.type_name, file.location): file for file in found}
+        listed |= {(file.filesystem.type_name, file.location): file for file in matches}
     if not listed and not none_yet:
         raise DataError("no data file was given; name a CSV or Parquet file, a folder or a glob.")
     return tuple(listed.values())
@@ -93,42 +93,42 @@ def root_folders(paths: Sequence[str]) -> tuple[str, ...]:
 def _list(path: str) -> tuple[list[Listed], str | None]:
     """Return the files behind a path, and the error text if there are none."""
     filesystem, info, root = _named(path)
-    shown = shown_path(path)
-    with reading(shown):
+    display = shown_path(path)
+    with reading(display):
         if info.type == pafs.FileType.File:
-            return [_listed(filesystem, info, root=root, shown=shown)], None
+            return [_listed(filesystem, info, root=root, display=display)], None
         if info.type == pafs.FileType.Directory:
-            return _folder(filesystem, root, shown)
-        return _glob(filesystem, info.path, root, shown)
+            return _folder(filesystem, root, display)
+        return _glob(filesystem, info.path, root, display)
 
 
 def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
     """Return the file system of a path, the kind of entry there, and the folder that ``root_folders`` describes."""
     filesystem, location = resolve_uri(path)
-    shown = shown_path(path)
-    with reading(shown):
+    display = shown_path(path)
+    with reading(display):
         info = filesystem.get_file_info(location)
     if info.type == pafs.FileType.File:
         return filesystem, info, str(PurePosixPath(location).parent)
     if info.type == pafs.FileType.Directory:
         return filesystem, info, location.rstrip("/")
     if info.type == pafs.FileType.Unknown:
-        raise DataError(f"{shown} is not a regular file; expected a file, a folder or a glob.")
+        raise DataError(f"{display} is not a regular file; expected a file, a folder or a glob.")
     if re.search(r"[*?\[]", location):
         return filesystem, info, re.split(r"[*?\[]", location)[0].rpartition("/")[0] or "/"
     # fsspec reports a missing page and an unreachable server alike.
-    unreachable = ", or its server does not answer" if shown.startswith(("http://", "https://")) else ""
-    raise DataError(f"{shown} does not exist{unreachable or _near(shown)}.")
+    unreachable = ", or its server does not answer" if display.startswith(("http://", "https://")) else ""
+    raise DataError(f"{display} does not exist{unreachable or _near(display)}.")
 
 
-def _folder(filesystem: pafs.FileSystem, location: str, shown: str) -> tuple[list[Listed], str | None]:
+def _folder(filesystem: pafs.FileSystem, location: str, display: str) -> tuple[list[Listed], str | None]:
     def visible(path: str) -> bool:
         return not is_hidden(path, location)
 
     infos = files_below(filesystem, location, lambda path: format_of_name(path) is not None and visible(path), visible)
-    absence = f"{shown} holds no data file; expected {', '.join(_SUFFIXES)} in it or below."
-    names = [f"{shown.rstrip('/')}/{PurePosixPath(i.path).relative_to(location)}" for i in infos]
-    return [_listed(filesystem, i, root=location, shown=name) for i, name in zip(infos, names, strict=True)], None if infos else absence
+    absence = f"{display} holds no data file; expected {', '.join(_SUFFIXES)} in it or below."
+    names = [f"{display.rstrip('/')}/{PurePosixPath(i.path).relative_to(location)}" for i in infos]
+    return [_listed(filesystem, i, root=location, display=name) for i, name in zip(infos, names, strict=True)], None if infos else absence
 
 
 def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> tuple[list[Listed], str | None]:
@@ -141,8 +141,8 @@ def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> 
     matched = files_below(filesystem, plain, wanted, lambda folder: not is_hidden(folder, plain) and _reaches(location, folder))
     # The typed path may be relative, or have a scheme that locations lack: messages name files as the user would.
     names = [path[: max(0, len(path) - len(location))] + i.path[max(0, len(location) - len(path)) :] for i in matched]
-    found = [_listed(filesystem, i, root=plain, shown=name) for i, name in zip(matched, names, strict=True)]
-    return found, None if matched else f"{path} matches no data file."
+    files = [_listed(filesystem, i, root=plain, display=name) for i, name in zip(matched, names, strict=True)]
+    return files, None if matched else f"{path} matches no data file."
 
 
 def _glob_pattern(location: str) -> str:
@@ -178,8 +178,8 @@ def format_of_name(path: str) -> Format | None:
     return _SUFFIXES.get(suffixes[-1]) if suffixes else None
 
 
-def _listed(filesystem: pafs.FileSystem, info: pafs.FileInfo, *, root: str, shown: str) -> Listed:
-    return Listed(path=shown, location=info.path, root=root, size=info.size, modified=info.mtime_ns or 0, filesystem=filesystem)
+def _listed(filesystem: pafs.FileSystem, info: pafs.FileInfo, *, root: str, display: str) -> Listed:
+    return Listed(path=display, location=info.path, root=root, size=info.size, modified=info.mtime_ns or 0, filesystem=filesystem)
 
 
 def _near(path: str) -> str:
@@ -216,8 +216,8 @@ def compression_error(head: bytes, location: str) -> str:
     suffix = path.suffix.lower()
     name, expected = next(((name, suffix) for magic, name, suffix in _COMPRESSIONS if re.match(magic, head)), ("", ""))
     if not name:
-        claimed = _NAME_OF_SUFFIX.get(suffix)
-        return f"is not compressed with {claimed} as its name says. Name it {path.stem}, or copy it again" if claimed else ""
+        by_name = _NAME_OF_SUFFIX.get(suffix)
+        return f"is not compressed with {by_name} as its name says. Name it {path.stem}, or copy it again" if by_name else ""
     if not expected:
         return f"is compressed with {name}, which is not supported. Unpack it, or compress it with gzip"
     plain = path.stem if suffix in _NAME_OF_SUFFIX else path.name

@@ -1,6 +1,6 @@
 """Parquet and Arrow files: their columns, all rows, or a stream of batches in bounded memory.
 
-Types stay as the file has them. The caller selects columns; models are unknown here.
+Types stay as the file has them. The caller selects the columns.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Delimited text (CSV and its variants): all rows with inferred types, or a stream with given types.
 
 Missing cells are the empty ones, ``NA``, ``N/A``, ``NaN``, ``nan``, ``null``, ``NULL``, ``#N/A`` and those the user declares; ``None``
-and ``n/a`` are text unless declared. The caller says which columns are numeric; models are unknown here.
+and ``n/a`` are text unless declared. The caller says which columns are numeric.
 """
 
 import math

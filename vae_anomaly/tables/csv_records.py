@@ -1,7 +1,7 @@
 """Split a delimited file into records and keep the bytes of each, so that a malformed one can be left out and shown.
 
 Records end where Arrow's reader ends them: at a line end outside quotes, where a quote opens at the beginning of a cell only. Text after
-a closing quote, which Arrow would append to the cell, makes a record malformed here. Column types are unknown here.
+a closing quote, which Arrow would append to the cell, makes a record malformed here. Column types do not matter.
 """
 
 import codecs

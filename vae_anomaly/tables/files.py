@@ -1,7 +1,6 @@
 """Data files with their format and partition folders, and digests by which they are recognized.
 
 The format is decided by the first bytes, then by the name. All access goes through ``pyarrow.fs``, for local files and buckets alike.
-Columns and rows are unknown here.
 """
 
 import hashlib

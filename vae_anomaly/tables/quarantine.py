@@ -1,7 +1,7 @@
 """Write ``<output>.quarantine.csv``: the malformed rows of an input, with reasons, which are missing from the output.
 
 The file grows in the work folder of the job and is renamed when the output is complete. A resumed job truncates it to the size that
-belongs to the finished rows, so the same rows give the same bytes however often a job was killed. How rows are found is unknown here.
+belongs to the finished rows, so the same rows give the same bytes however often a job was killed.
 """
 
 import os

@@ -1,6 +1,6 @@
 """The estimated size of a table before it is read, and a uniform sample of its rows if it is too large.
 
-Formats and the memory limit are unknown here. A sample reads every row once, in file order.
+The caller compares the estimate with its memory limit. A sample reads every row once, in file order.
 """
 
 from collections.abc import Callable, Iterator, Sequence

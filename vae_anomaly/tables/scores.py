@@ -1,6 +1,6 @@
 """Read an output of ``score`` back batch by batch, from Parquet or CSV.
 
-Works on the columns of the output; models are unknown here.
+Only the columns of the output are used, not the model that wrote them.
 """
 
 import json

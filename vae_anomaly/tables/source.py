@@ -1,7 +1,6 @@
 """One table in one or more files: its columns, all rows for a fit, or a stream of checked batches for scoring.
 
-Files of every format are read through ``Reader``. Several files are one table, in the order given. Of models only their schema is known
-here.
+Files of every format are read through ``Reader``; several files are one table, in the order given. A model matters only by its schema.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -231,16 +230,16 @@ class Source:
 
     def _checked(self, batches: Iterator[pa.RecordBatch], first_row: int, rejects: Rejects) -> Iterator[pa.RecordBatch]:
         """Pass batches on; raise if there are no rows, or too many malformed ones before the first; add the line to a BadCell."""
-        found = first_row > 0
+        any_row = first_row > 0
         try:
             for batch in batches:
-                found = found or batch.num_rows > 0
-                if not found and rejects.count >= _MAX_LEADING_REJECTS:
+                any_row = any_row or batch.num_rows > 0
+                if not any_row and rejects.count >= _MAX_LEADING_REJECTS:
                     raise self._no_rows(rejects)
                 yield batch
         except BadCell as error:
             raise with_line(error, self.readers) from None
-        if not found:
+        if not any_row:
             raise self._no_rows(rejects)
 
     def _raw_types(self, names: Sequence[str]) -> pa.Schema:

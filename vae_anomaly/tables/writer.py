@@ -1,6 +1,6 @@
 """Write record batches to CSV or Parquet atomically; how the rows are cut into batches does not change the bytes.
 
-A file is written under a temporary name in its folder, fsynced and renamed. The meaning of the rows is unknown here.
+A file is written under a temporary name in its folder, fsynced and renamed.
 """
 
 import contextlib
@@ -100,21 +100,21 @@ def _write_parquet(stream: BinaryIO, batches: Iterator[pa.RecordBatch], schema: 
 
 def _grouped(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     """Yield one table for each row group: ``_GROUP_ROWS``, or as many steps as have ``_GROUP_BYTES``; the last one may be shorter."""
-    waiting: list[pa.RecordBatch] = []
+    pending: list[pa.RecordBatch] = []
     rows = bits = 0
     for piece in _pieces(batches):
-        waiting.append(piece)
+        pending.append(piece)
         rows, bits = rows + piece.num_rows, bits + sum(map(_bits, piece.columns))
         if rows % _STEP_ROWS == 0 and (rows >= _GROUP_ROWS or bits >= 8 * _GROUP_BYTES):
-            yield _joined(waiting, schema)
-            waiting, rows, bits = [], 0, 0
+            yield _joined(pending, schema)
+            pending, rows, bits = [], 0, 0
     if rows:
-        yield _joined(waiting, schema)
+        yield _joined(pending, schema)
 
 
-def _joined(waiting: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
+def _joined(pending: list[pa.RecordBatch], schema: pa.Schema) -> pa.Table:
     """Return a table of one chunk, because Parquet pages end where chunks end."""
-    return pa.Table.from_batches(waiting, schema).combine_chunks()
+    return pa.Table.from_batches(pending, schema).combine_chunks()
 
 
 def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

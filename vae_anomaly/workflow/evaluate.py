@@ -261,12 +261,12 @@ def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None
     anomalous, anomalous_scores = scored.of_class(normal=False)
     labels = scored.labels.where(~scored.labels.normal)
     quality = detection_quality(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
-    split, compared = BaselineSplit(learned=reference, tried=normal) if reference else None, normal_scores
+    split, compared = BaselineSplit(train=reference, test=normal) if reference else None, normal_scores
     if split is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))
         half = len(normal) // 2
         if not half:
             return quality
-        split = BaselineSplit(learned=normal.rows(order[:half]), tried=normal.rows(order[half:]))
+        split = BaselineSplit(train=normal.rows(order[:half]), test=normal.rows(order[half:]))
         compared = normal_scores[order[half:].numpy()]
     return replace(quality, comparison=compare_with_baselines(detector, [split], anomalous, compared, anomalous_scores))
