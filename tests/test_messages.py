@@ -58,6 +58,7 @@ def test_names_are_quoted_and_the_list_is_cut() -> None:
         ("Flow", ["flow", "FLOW"], "flow"),  # the first of those that differ in case only
         ("temp", ["timestamp", "temperature"], "temperature"),  # a prefix before letters in common
         ("temperature_c", ["temperature", "temp"], "temperature"),  # of two prefixes the nearer in length
+        ("tem", ["timestamp", "temperature"], "temperature"),  # the shortest prefix that counts
         ("ab", ["abcdefgh"], None),  # too short a prefix, too different a spelling
         ("presure", ["flow", "pressure"], "pressure"),
         ("x", [], None),

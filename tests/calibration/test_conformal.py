@@ -90,3 +90,10 @@ def test_the_finest_rate_as_text_is_possible_and_hardly_larger(n: int) -> None:
     assert calibration_rows_needed(float(text)) <= n
     assert finest_alpha(n) <= float(text) * (1 + 1e-9) <= 1.01 * finest_alpha(n)
     assert len(text.replace(".", "").lstrip("0").split("e")[0]) <= 3
+
+
+def test_a_rate_that_falls_on_a_rank_has_that_rank() -> None:
+    """In floating point 100 · 0.29 is less than 29 and 1 / (1 / 49) more than 49."""
+    assert all(quantile_rank(n - 1, j / n) == j for n in range(2, 200) for j in range(1, n))
+    assert all(calibration_rows_needed(1 / n) == n - 1 for n in range(2, 200))
+    assert all(float(rounded_up(rate)) == rate for rate in (float(f"{j}e-{e}") for j in range(100, 1000) for e in (3, 4, 5, 6)))

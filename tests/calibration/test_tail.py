@@ -161,3 +161,16 @@ def test_scores_that_tie_have_no_tail() -> None:
 
 def test_the_grid_of_shapes_has_the_exponential_law() -> None:
     assert np.abs(SHAPES).min() < 1e-12
+
+
+def test_a_threshold_maximises_the_probability_of_a_rate_within_a_factor_of_five(ordered: NDArray[np.float64], tail: Tail) -> None:
+    """The probabilities are sums of posterior weights; the threshold gives up at most 0.02 of the best one."""
+    posterior = tail_posterior(ordered, [round(share * ROWS) for share in (0.02, 0.04, 0.08)])
+    grid = np.linspace(tail.curve[0, 0], tail.curve[0, -1], 400)
+
+    def probability(score: float, rate: float) -> float:
+        rates = posterior.rates(score)
+        return float(posterior.weight[(rates >= rate / 5) & (rates <= 5 * rate)].sum())
+
+    for score, rate in tail.curve[:2, ::8].T.tolist():
+        assert probability(score, rate) >= max(probability(other, rate) for other in grid.tolist()) - 0.03

@@ -14,7 +14,7 @@ from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConf
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.explain.contributions import Explanation, Usual, expected_given_others, explain_rows, unit_columns
 from vae_anomaly.fitting.splits import split_rows
-from vae_anomaly.model.ensemble import score_rows
+from vae_anomaly.model.ensemble import kl_of, score_rows
 from vae_anomaly.model.imputation import conditional_units, unit_observed
 from vae_anomaly.model.vae import Layout
 from vae_anomaly.schema.encoding import Batch, model_order
@@ -224,3 +224,25 @@ def test_what_was_expected_is_nearer_the_truth_than_the_fault() -> None:
     expected = explain_rows(detector.ensemble, faulty).number[at, place]
     truth, fault = clean.numeric[at, 0, place], faulty.numeric[at, 0, place]
     assert float(((expected - truth).abs() < (fault - truth).abs()).double().mean()) >= 0.9
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_kl_is_attributed_by_occlusion(case: Case) -> None:
+    """One column after the other is replaced by its expected units; the shares are the decreases of the weighted KL."""
+    detector, batch, explanation = _explained(case, tiny.odd_rows(case.kind).slice(0, 20))
+    ensemble, weight = detector.ensemble, (detector.ensemble.weight * detector.ensemble.beta).unsqueeze(-1)
+    cells = ensemble.cells(batch)
+    expected, column = expected_given_others(cells, ensemble.layout, ensemble.bank), unit_columns(ensemble.layout)
+    modelled = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()
+
+    def weighted_kl(units: Tensor) -> Tensor:
+        return (kl_of(ensemble, *ensemble.vae.encode(units)) * weight).sum(0)
+
+    decrease = torch.zeros(len(batch), batch.observed.shape[-1], dtype=torch.float64)
+    for k, j in enumerate(modelled):
+        occluded = weighted_kl(torch.where(column == k, expected, cells.units))
+        decrease[:, j] = (weighted_kl(cells.units) - occluded).clamp_min(0.0) * batch.observed[:, -1, j]
+    there = decrease.sum(1) > 1e-6
+    assert int(there.sum()) >= 10
+    shares = explanation.kl / explanation.kl.sum(1, keepdim=True)
+    np.testing.assert_allclose(shares[there].numpy(), (decrease / decrease.sum(1, keepdim=True))[there].numpy(), atol=1e-4)

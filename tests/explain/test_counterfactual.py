@@ -120,3 +120,27 @@ def test_no_more_than_ten_columns_change(monkeypatch: pytest.MonkeyPatch) -> Non
     detector, rows = _odd()
     change = find_counterfactual(detector.ensemble, _row(tiny.OUTLIER, rows), 1e-9)
     assert (len(change.columns), change.reached) == (2, False)
+
+
+def test_the_last_number_moves_to_the_limit_to_one_part_in_128_cubed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against bisection of the score along the way; digits are then dropped for at most one per cent of the way."""
+    detector, rows = _odd()
+    row, limit = _row(tiny.OUTLIER, rows), detector.threshold.value
+    j = [c.name for c in model_order(detector.schema)].index("pressure")
+    before, expected = float(row.numeric[0, 0, j]), float(explain_rows(detector.ensemble, row).number[0, j])
+
+    def score(value: float) -> float:
+        numeric = row.numeric.clone()
+        numeric[0, 0, j] = value
+        return float(detector.scores(Batch(numeric=numeric, codes=row.codes, observed=row.observed)).total[0])
+
+    outside, inside = before, expected
+    while abs(outside - inside) > 1e-9 * abs(before - expected):
+        middle = (outside + inside) / 2
+        outside, inside = (outside, middle) if score(middle) <= limit else (middle, inside)
+
+    rounded = float(find_counterfactual(detector.ensemble, row, limit).row.numeric[0, 0, j])
+    assert 0.0 <= inside - rounded <= 0.01 * (before - inside)
+    monkeypatch.setattr(counterfactual, "ROUNDING", 0.0)
+    exact = float(find_counterfactual(detector.ensemble, row, limit).row.numeric[0, 0, j])
+    assert abs(exact - inside) <= (before - expected) / 128**3

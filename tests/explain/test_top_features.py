@@ -83,7 +83,7 @@ def test_expected_values_are_numbers_of_six_digits_or_levels_with_their_probabil
 
 
 def test_reasons_are_the_features_without_the_rest() -> None:
-    features = [
+    features: list[dict[str, object]] = [
         {"column": "flow", "value": "1", "expected": "2", "contribution": 3.5},
         {"column": "mode", "value": None, "expected": "a (97%)", "contribution": 0.5},
         {"column": REST, "value": None, "expected": None, "contribution": 0.25},

@@ -109,10 +109,10 @@ def unit_columns(layout: Layout) -> Tensor:
 
 
 def expected_given_others(cells: Cells, layout: Layout, bank: CellBank) -> Tensor:
-    """Return the expected units ``[g, n, u]``, each column with itself masked out of the weights (``model.imputation``)."""
+    """Return the expected units ``[g, n, u]``, each column by kernel regression on the other columns (``model.imputation``)."""
     seen = unit_observed(cells.observed, layout).to(cells.units.dtype).unsqueeze(0).expand(cells.units.shape)
     distance = torch.baddbmm(seen @ bank.units.square().transpose(1, 2), cells.units * seen, bank.units.transpose(1, 2), alpha=-2.0)
-    # The weight without column j is that of all cells with the part of j taken back, Σ has·(there² − 2·here·there) over its units.
+    # The log weight without column j is that of all columns plus Σ has·(there² − 2·here·there) over the units of j.
     half = 0.5 / bank.variance
     whole = bank.log_weight.unsqueeze(1) - distance * half
     squares, there = bank.units.square().transpose(1, 2), bank.units.transpose(1, 2)
@@ -127,7 +127,7 @@ def expected_given_others(cells: Cells, layout: Layout, bank: CellBank) -> Tenso
 
 
 def _kl_share(ensemble: Ensemble, cells: Cells, expected: Tensor) -> Tensor:
-    """Return how the KL is shared over the columns, float64 ``[n, d]``, each row adding up to 1; a missing cell has no share."""
+    """Return each column's share of the KL, float64 ``[n, d]``, rows sum to 1; the share of a missing cell is 0."""
     observed = by_column(ensemble.layout, cells.observed.to(torch.float64)) > 0
     n, columns = observed.shape
     if columns == 0:
@@ -143,14 +143,14 @@ def _kl_share(ensemble: Ensemble, cells: Cells, expected: Tensor) -> Tensor:
         without = kl_of(ensemble, *ensemble.vae.encode(replaced.flatten(1, 2))).view(-1, *some.shape)
         fall.scatter_(1, some, ((kl.unsqueeze(-1) - without) * weight).sum(0).clamp_min(0.0))
     fall = fall.masked_fill(~observed, 0.0)
-    # Where no replacement lowers the KL, all observed columns share alike; where none is observed, all.
+    # Equal shares of the observed columns if no replacement lowers the KL, of all columns if none is observed.
     fall = torch.where(fall.sum(1, keepdim=True) > 0, fall, observed.to(torch.float64))
     fall = torch.where(fall.sum(1, keepdim=True) > 0, fall, 1.0)
     return fall / fall.sum(1, keepdim=True)
 
 
 def _to_raw(ensemble: Ensemble, batch: Batch, expected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return expected numbers, levels and their probabilities in raw units, mean over networks, of the last step of the window."""
+    """Return expected numbers, levels and their probabilities in raw units, averaged over networks, of the last step of the window."""
     layout, views, n = ensemble.layout, ensemble.views, len(batch)
     numbers, rest = layout.window * layout.numeric, expected.shape[-1]
     raw = (expected[..., :numbers].to(torch.float64) * views.scale.unsqueeze(1) + views.centre.unsqueeze(1)).mean(0)
@@ -169,7 +169,7 @@ def _to_raw(ensemble: Ensemble, batch: Batch, expected: Tensor) -> tuple[Tensor,
 
 
 def _last_step(layout: Layout) -> list[slice]:
-    """Return the units after the numbers of each boolean and category in the last step of the window."""
+    """Return the units of each boolean and category in the last step of the window, counted after the numeric units."""
     booleans = [
         slice((layout.window - 1) * layout.booleans + j, (layout.window - 1) * layout.booleans + j + 1) for j in range(layout.booleans)
     ]
