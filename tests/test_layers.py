@@ -82,7 +82,6 @@ UNTESTED = {
     "jobs/fit_workdir",
     "tracking/recovery",
     "workflow/evaluate",
-    "workflow/score_counts",
     "workflow/score_fdr",
     "workflow/score_job",
     "workflow/watch",

@@ -100,3 +100,7 @@ def test_per_cent_has_three_significant_digits(share: float, text: str) -> None:
 
 def test_progress_can_be_ignored() -> None:
     ignore_progress("reading", 1, None)
+
+
+def test_percent_has_three_digits() -> None:
+    assert [percent(x) for x in (0.5, 0.000123456, 1.0)] == ["50 %", "0.0123 %", "100 %"]

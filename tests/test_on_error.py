@@ -16,7 +16,7 @@ from pyarrow import feather
 from tests.cli import test_app
 from tests.cli.test_app import files, run
 from tests.tiny import Case, detector, table
-from tests.workflow.test_score_resume import killed
+from tests.workflow.test_score_output_resume import killed
 from vae_anomaly import artifact
 from vae_anomaly.errors import DataError, OutputError
 from vae_anomaly.tables.csv_rejects import RejectedRows

@@ -1,19 +1,25 @@
-from vae_anomaly.detector.card import ColumnQuality
-from vae_anomaly.evaluation.results import missing_changes
-from vae_anomaly.messages import percent
+import json
+from dataclasses import asdict
+
+from pydantic import TypeAdapter
+
+from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Interval, Intervals, LabelFound, Quality, Ranking
 
 
-def test_missing_rates_change_by_more_than_chance() -> None:
-    def column(name: str, missing: float) -> ColumnQuality:
-        return ColumnQuality(name=name, kind="numeric", r2=0.5, missing=missing)
-
-    fitted = [column("same", 0.01), column("gone", 0.01), column("back", 0.5), column("chance", 0.01)]
-    found = missing_changes(fitted, 10_000, {"same": 10, "gone": 1000, "chance": 14}, 1000)
-    assert [(c.column, c.at_fit, c.now) for c in found] == [("gone", 0.01, 1.0), ("back", 0.5, 0.0)]
-    assert missing_changes(fitted, 10_000, {}, 0) == ()
-    # Certain, but too small to matter.
-    assert missing_changes([column("same", 0.010)], 10**8, {"same": 12 * 10**5}, 10**8) == ()
-
-
-def test_percent_has_three_digits() -> None:
-    assert [percent(x) for x in (0.5, 0.000123456, 1.0)] == ["50 %", "0.0123 %", "100 %"]
+def test_a_quality_survives_json_as_a_resumed_fit_needs_it() -> None:
+    interval = Interval(low=0.1, high=0.9)
+    quality = Quality(
+        normal_rows=10,
+        anomalous_rows=3,
+        auroc=0.9,
+        average_precision=0.8,
+        precision=None,
+        recall=2 / 3,
+        f1=0.1 + 0.2,
+        false_alarms=FalseAlarms(rows=10, rate=0.1, low=0.0025, high=0.445),
+        intervals=Intervals(auroc=interval, average_precision=interval, recall=interval, precision=None, f1=interval),
+        by_label=(LabelFound(label="leak", rows=3, flagged=2),),
+        comparison=Comparison(rankings=(Ranking(name="PCA", auroc=0.5, average_precision=0.1),), peer_rows=5, test_rows=13, words="w"),
+    )
+    stored = json.loads(json.dumps(asdict(quality)))
+    assert TypeAdapter(Quality).validate_python(stored) == quality

@@ -1,15 +1,6 @@
 """Results of an evaluation as plain values (computed by ``metrics``), and changes of missing cells. Rates are in [0, 1]."""
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from vae_anomaly.detector.card import ColumnQuality
-
-# Standard errors from which on a change is reported: among thousands of columns, none should differ by chance.
-STANDARD_ERRORS = 4.0
-# Smallest change of a share that matters in practice.
-SMALLEST_CHANGE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +84,3 @@ class MissingChange:
     column: str
     at_fit: float
     now: float
-
-
-def missing_changes(quality: Sequence[ColumnQuality], fit_rows: int, missing: Mapping[str, int], rows: int) -> tuple[MissingChange, ...]:
-    """Return the columns whose share of missing cells changed, the largest change first; ``missing``: column → missing cells of ``rows``.
-
-    Reported are changes of at least 1 % of the cells and more than four standard errors of the difference of two shares.
-    """
-    changes = [MissingChange(column=q.name, at_fit=q.missing, now=missing.get(q.name, 0) / rows) for q in quality if rows]
-    return tuple(sorted((c for c in changes if _changed(c, fit_rows, rows)), key=lambda c: -abs(c.now - c.at_fit)))
-
-
-def _changed(change: MissingChange, fit_rows: int, rows: int) -> bool:
-    pooled = (change.at_fit * fit_rows + change.now * rows) / (fit_rows + rows)
-    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / fit_rows + 1.0 / rows))
-    difference = abs(change.now - change.at_fit)
-    return difference >= SMALLEST_CHANGE and difference > STANDARD_ERRORS * error

@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import sys
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
 
 from vae_anomaly.storage.atomic import replacing, writing
 
@@ -75,6 +80,17 @@ def digests_of(request: Mapping[str, Any]) -> dict[str, str]:
 def differences(digests: Mapping[str, str], earlier: Mapping[str, Any]) -> list[str]:
     """Return the names whose digests differ between a request and an earlier one, sorted."""
     return sorted(name for name in {*digests, *earlier} if earlier.get(name) != digests.get(name))
+
+
+def install() -> dict[str, str]:
+    """Return what the last bit of a score may depend on besides model and input: checkpoints of another install are not used."""
+    return {
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pyarrow": pa.__version__,
+    }
 
 
 class Taken(Exception):

@@ -8,9 +8,10 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ _logger = logging.getLogger(__name__)
 WORKDIR_FORMAT = 1
 # Checkpoints are given up before the output itself runs out of disk: free bytes that must remain beside four times the checkpoint.
 SPARE_BYTES = 64 * 2**20
+
+# A checkpoint is written at the latest after this time, and before it holds more memory than that.
+PART_SECONDS = 10.0
+PART_BYTES = 32 * 2**20
 
 _KEY = b"vae-anomaly"
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -111,6 +116,27 @@ class Unfinished(WorkFolder):
     def _drop_checkpoints(self) -> None:
         for path in [*self.folder.glob("*.arrow"), *self.folder.glob("*.part")]:
             path.unlink()
+
+
+@dataclass(kw_only=True)
+class Pace:
+    """When a checkpoint is due: after ``part_rows`` rows, after some seconds, or when it becomes large."""
+
+    part_rows: int
+    part_bytes: int = PART_BYTES
+    rows: int = 0
+    bytes: int = 0
+    since: float = field(default_factory=time.monotonic)
+
+    def due(self, rows: int, size: int = 0) -> bool:
+        """Add ``rows`` of ``size`` bytes; True resets the counters."""
+        self.rows += rows
+        self.bytes += size
+        late = time.monotonic() - self.since >= PART_SECONDS
+        if self.rows == 0 or not (late or self.rows >= self.part_rows or self.bytes >= self.part_bytes):
+            return False
+        self.rows, self.bytes, self.since = 0, 0, time.monotonic()
+        return True
 
 
 @contextmanager

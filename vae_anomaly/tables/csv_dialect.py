@@ -18,8 +18,7 @@ from vae_anomaly.errors import DataError
 from vae_anomaly.schema.schema import check_duplicates
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import CODECS
-from vae_anomaly.tables.columns import NO_HEADER
-from vae_anomaly.tables.files import TableFile
+from vae_anomaly.tables.files import NO_HEADER, TableFile
 
 # A longer record is malformed; it bounds the memory that an unclosed quote takes.
 MAX_RECORD_BYTES = 64 << 20

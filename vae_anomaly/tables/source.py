@@ -17,7 +17,7 @@ from vae_anomaly.errors import BadCell, DataError, SchemaMismatch
 from vae_anomaly.messages import absent_text
 from vae_anomaly.schema.schema import Schema, conform
 from vae_anomaly.storage.listing import Format, Listed
-from vae_anomaly.tables import columns, sampling
+from vae_anomaly.tables import files, sampling
 from vae_anomaly.tables.arrow import open_arrow, open_parquet
 from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import sniff
@@ -140,11 +140,11 @@ class Source:
 
         self._check_same_names()
         tables = [table_of(i) for i in range(len(self.readers))]
-        clashing = columns.clashing_columns(tables)
+        clashing = files.clashing_columns(tables)
         for i, reader in enumerate(self.readers):
             if clashing and reader.file.format == "delimited":
                 tables[i] = table_of(i, clashing)
-        columns.check_types([file.path for file in self.files], tables)
+        files.check_types([file.path for file in self.files], tables)
         table = partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.readers[0])
         if table.num_rows == 0:
             raise self._no_rows(rejects)
@@ -197,7 +197,7 @@ class Source:
         for reader in self.readers:
             names = column_names(reader)
             if schema is not None:
-                columns.check_header(schema, names, reader.file)
+                files.check_header(schema, names, reader.file)
             absent = [n for n in wanted if n not in names]
             if absent:
                 raise SchemaMismatch(f"{reader.file.path} lacks requested columns: {absent_text(absent, names)}")
@@ -244,7 +244,7 @@ class Source:
 
     def _raw_types(self, names: Sequence[str]) -> pa.Schema:
         """Return one type for each column over all files; strings where there is no common one."""
-        kinds = {n: columns.common_type([column_type(reader, n) for reader in self.readers]) for n in names}
+        kinds = {n: files.common_type([column_type(reader, n) for reader in self.readers]) for n in names}
         return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
@@ -256,10 +256,10 @@ class Source:
 
     def check_present(self, schema: Schema) -> None:
         """Raise SchemaMismatch if the first file lacks columns of a model."""
-        columns.check_header(schema, self.names, self.readers[0].file)
+        files.check_header(schema, self.names, self.readers[0].file)
 
     def _check_same_names(self) -> None:
-        columns.check_same_names([(reader.file, column_names(reader)) for reader in self.readers])
+        files.check_same_names([(reader.file, column_names(reader)) for reader in self.readers])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,12 +18,12 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, TrackingError
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.jobs.claim import install
 from vae_anomaly.jobs.fit_workdir import Checkpoint
 from vae_anomaly.model.training import device_of
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking import recovery, store
 from vae_anomaly.tracking.registry import ModelVersion
-from vae_anomaly.workflow.score_resume import install
 
 _logger = logging.getLogger(__name__)
 

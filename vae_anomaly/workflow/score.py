@@ -16,8 +16,7 @@ from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import Counts, ScoreResult
 from vae_anomaly.workflow.score_fdr import at_cutoff
 from vae_anomaly.workflow.score_job import ScoreJob
-from vae_anomaly.workflow.score_output import Done, score_output
-from vae_anomaly.workflow.score_resume import counts_before
+from vae_anomaly.workflow.score_output import Done, counts_before, score_output
 
 # More than this multiple of the expected alarms is no accident of a small batch.
 MANY_TIMES = 3.0

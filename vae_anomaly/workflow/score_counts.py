@@ -4,7 +4,7 @@ import heapq
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,11 @@ from pydantic import TypeAdapter
 
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import OnError
+from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import Rejections, ScoredBatch, Tally
 from vae_anomaly.errors import OutputError
-from vae_anomaly.evaluation.results import missing_changes
+from vae_anomaly.evaluation.results import MissingChange
 from vae_anomaly.explain.top_features import REST, Alarm, Reason
 from vae_anomaly.jobs import manifest
 from vae_anomaly.jobs.score_workdir import Unfinished
@@ -35,6 +36,10 @@ from vae_anomaly.workflow.results import Counts, Discovery, Untypical
 WORST_ALARMS = 5
 # Names of unseen groups that are counted one by one: a column of keys has millions.
 GROUPS_NAMED = 1000
+# Standard errors from which on a change is reported: among thousands of columns, none should differ by chance.
+STANDARD_ERRORS = 4.0
+# Smallest change of a share that matters in practice.
+SMALLEST_CHANGE = 0.01
 
 
 @dataclass(kw_only=True)
@@ -150,6 +155,22 @@ def tally_from(counted: Mapping[str, Any]) -> Tally:
         pooled=found.pooled_rows,
         unseen_groups=found.unseen_groups,
     )
+
+
+def missing_changes(quality: Sequence[ColumnQuality], fit_rows: int, missing: Mapping[str, int], rows: int) -> tuple[MissingChange, ...]:
+    """Return the columns whose share of missing cells changed, the largest change first; ``missing``: column → missing cells of ``rows``.
+
+    Reported are changes of at least 1 % of the cells and more than four standard errors of the difference of two shares.
+    """
+    changes = [MissingChange(column=q.name, at_fit=q.missing, now=missing.get(q.name, 0) / rows) for q in quality if rows]
+    return tuple(sorted((c for c in changes if _changed(c, fit_rows, rows)), key=lambda c: -abs(c.now - c.at_fit)))
+
+
+def _changed(change: MissingChange, fit_rows: int, rows: int) -> bool:
+    pooled = (change.at_fit * fit_rows + change.now * rows) / (fit_rows + rows)
+    error = math.sqrt(pooled * (1.0 - pooled) * (1.0 / fit_rows + 1.0 / rows))
+    difference = abs(change.now - change.at_fit)
+    return difference >= SMALLEST_CHANGE and difference > STANDARD_ERRORS * error
 
 
 @dataclass(kw_only=True, eq=False)

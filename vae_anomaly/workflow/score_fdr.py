@@ -14,13 +14,12 @@ from pydantic import TypeAdapter
 from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, marginal_p_values, rank_counts
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.stream import Rejections, prefetch, scored_batches
-from vae_anomaly.jobs.score_workdir import Unfinished
+from vae_anomaly.jobs.score_workdir import Pace, Unfinished
 from vae_anomaly.messages import percent
 from vae_anomaly.tables.source import Source
 from vae_anomaly.workflow.results import Discovery
 from vae_anomaly.workflow.score_counts import RejectLog
 from vae_anomaly.workflow.score_job import ScoreJob
-from vae_anomaly.workflow.score_resume import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

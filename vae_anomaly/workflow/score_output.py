@@ -1,20 +1,152 @@
-"""Write one output of a scoring: claim it, read, score, checkpoint, write, and complete its manifest."""
+"""One output of a scoring: claim it, resume from checkpoints, read, score, write, and complete its manifest.
+
+Output rows go to the output and, gathered, into checkpoints. To resume is to send the rows of the checkpoints to the output once more and
+to read the input from the row after them.
+"""
 
 import logging
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from typing import Any
 
-from vae_anomaly.detector.stream import prefetch, scored_batches
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from vae_anomaly.detector.stream import ScoredBatch, prefetch, scored_batches
+from vae_anomaly.errors import OutputError
+from vae_anomaly.jobs import manifest, score_workdir
+from vae_anomaly.jobs.claim import State, install
+from vae_anomaly.jobs.score_workdir import FinishedRows, Pace, Unfinished
+from vae_anomaly.storage.destinations import Destination
+from vae_anomaly.tables.quarantine import quarantine_path
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tables.writer import output_format, write_batches
 from vae_anomaly.workflow import score_fdr
 from vae_anomaly.workflow.results import Counts
-from vae_anomaly.workflow.score_counts import reject_log
+from vae_anomaly.workflow.score_counts import Counting, RejectLog, counting_from, refuse_existing, reject_log
 from vae_anomaly.workflow.score_job import ScoreJob
-from vae_anomaly.workflow.score_resume import checkpointed, claim_output
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, eq=False)
+class Slot:
+    """A claimed output and its ``state`` (``jobs.claim``).
+
+    ``done``: ``counts`` are those of the whole output, of which ``new_rows`` were scored by this job before and are delivered only now;
+    None: another process wrote it. ``resumable``: ``checkpoints`` of a killed run. ``finish`` completes the manifest of a new output.
+    """
+
+    job: ScoreJob
+    made_from: Mapping[str, Any]
+    unfinished: Unfinished
+    state: State
+    counts: Counts | None = None
+    resumed_rows: int | None = None
+    checkpoints: tuple[FinishedRows, ...] = ()
+
+    def counting(self) -> Counting:
+        """Return the counts up to the end of the checkpoints."""
+        return counting_from(self.checkpoints[-1].counted) if self.checkpoints else Counting(ids=self.job.request.id_columns)
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        """Yield the output rows of the checkpoints."""
+        for checkpoint in self.checkpoints:
+            yield from checkpoint.batches()
+
+    def finish(self, counts: Counts, counting: Counting) -> None:
+        """Write the manifest of the whole output."""
+        manifest.complete(self.job.destination.path, self.made_from, asdict(counts), counting.counted())
+
+
+@contextmanager
+def claim_output(job: ScoreJob, source: Source) -> Iterator[Slot]:
+    """Claim the output of a job for this process; when the block ends, a new output is delivered to its destination.
+
+    Raises OutputError when another process is writing the same output, or has just written something else there.
+    """
+    path, made_from = job.destination.path, job.made_from(source)
+    sides = [quarantine_path(path).name] if job.request.on_error == "quarantine" else []
+    with score_workdir.claim(path) as unfinished:
+        slot = Slot(job=job, made_from=made_from, unfinished=unfinished, state="done")
+        slot.counts = counts_before(job.destination, made_from, overwrite=job.overwrite)
+        if slot.counts is not None:
+            yield slot
+            return
+        slot.counts = _counts_undelivered(job.destination, made_from, overwrite=job.overwrite)
+        if slot.counts is not None:
+            manifest.deliver(job.destination, sides)
+            slot.resumed_rows = slot.counts.rows
+            yield slot
+            return
+        refuse_existing(path, job.request.on_error, overwrite=job.overwrite)
+        slot.checkpoints = unfinished.begin({**made_from, "install": install()}, anew=job.overwrite)
+        slot.state = "resumable" if slot.checkpoints else "fresh"
+        with manifest.started(path, made_from):
+            yield slot
+        manifest.deliver(job.destination, sides)
+
+
+def counts_before(to: Destination, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
+    """Return the counts of an output that is what this request would write; None when it is to be written.
+
+    Raises OutputError when something else is there and may not be replaced.
+    """
+    size = None if overwrite else to.size()
+    if size is None:
+        return None
+    found = manifest.manifest_of(to)
+    if found is None:
+        raise OutputError(f"{to} exists and no manifest says what it is. Name another with -o, or give --overwrite to replace it.")
+    other = [name for name, value in made_from.items() if found.made_from.get(name) != value]
+    if other:
+        raise OutputError(
+            f"{to} exists and holds the scores of another request (other {' and '.join(other)}). "
+            "Name another with -o, or give --overwrite to replace it."
+        )
+    if found.complete and found.bytes != size:
+        raise OutputError(f"{to} was changed after it was written. Name another with -o, or give --overwrite to replace it.")
+    return _counts(found)  # None: a job of the same request was killed between its output and its manifest
+
+
+def _counts_undelivered(to: Destination, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
+    """Return the counts of an output that was written here and not sent yet; None where there is none."""
+    found = manifest.read_manifest(to.path) if to.remote and not overwrite else None
+    if found is None or found.made_from != made_from or not to.path.exists() or found.bytes != to.path.stat().st_size:
+        return None
+    return _counts(found)
+
+
+def _counts(found: manifest.Manifest) -> Counts | None:
+    if not found.complete:
+        return None
+    try:
+        return TypeAdapter(Counts).validate_python(found.counts)
+    except ValidationError:
+        return None
+
+
+def checkpointed(
+    batches: Iterator[ScoredBatch], counting: Counting, slot: Slot, rejects: RejectLog, total_rows: int | None
+) -> Iterator[pa.RecordBatch]:
+    """Count scored batches, write checkpoints of them from time to time, and yield their rows."""
+    job, held, first = slot.job, list[pa.RecordBatch](), counting.rows
+    pace: Pace | None = Pace(part_rows=job.request.part_rows, part_bytes=job.memory.part_bytes)
+    job.tell("scoring", counting.rows, total_rows)
+    for scored in batches:
+        counting.take(scored)
+        if pace is not None:
+            held.append(scored.rows)
+        if pace is not None and pace.due(scored.rows.num_rows, scored.rows.nbytes):
+            rejects.sync()
+            if not slot.unfinished.keep(first, held, counting.state()):
+                _logger.warning("the disk is nearly full: nothing is kept to go on from if this run is killed")
+                pace = None
+            first, held = counting.rows, []
+        yield scored.rows
+        job.tell("scoring", counting.rows, total_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
