@@ -76,9 +76,6 @@ SHORT = {
 UNTESTED = {
     "jobs/claim",
     "workflow/score_output",
-    "cli/streams",
-    "cli/summaries_scoring",
-    "cli/text",
     "jobs/fit_workdir",
     "tracking/recovery",
     "workflow/evaluate",
