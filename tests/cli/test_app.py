@@ -292,7 +292,7 @@ TEXTS = {
     ),
     "a model elsewhere": (
         (*SCORE[:3], "s3://key:secret@lake/pump"), 5,
-        ("no model at s3://lake/pump: a model is the path of a folder here, models:/NAME@ALIAS or runs:/ID. "
+        ("no model at s3://lake/pump: expected the path of a local folder, models:/NAME@ALIAS or runs:/ID. "
         "Copy the folder to this machine, or register it with vae-anomaly upload."),
     ),
     "a decimal comma": (
