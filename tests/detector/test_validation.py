@@ -145,6 +145,6 @@ def test_two_columns_of_one_name_are_refused() -> None:
     assert refusal(double) == "the schema of the artifact has two columns of one name. Restore the artifact or fit again."
 
 
-def test_a_reason_quotes_no_more_of_the_file_than_a_line_can_bear() -> None:
+def test_a_reason_quotes_the_file_up_to_a_limit() -> None:
     text = refusal(put("prior", "x" * 10_000))
-    assert text == f"{f'ValueError: unknown prior {chr(39)}':x<{LONGEST_REASON}}…"
+    assert text == f"{f'ValueError: unknown prior {chr(39)}':x<{LONGEST_REASON - 1}}…"
