@@ -167,11 +167,14 @@ def test_intervals_in_words() -> None:
 
 def test_versions_as_a_table() -> None:
     version = RegisteredVersion(
-        name="pump", version="3", aliases=("live",), created="2025", tags={"rows": "10", "alpha": "0.01"}, run_id="r"
-    )
-    assert summaries.versions_table(ModelsResult(store="s", versions=(version,))).splitlines() == [
-        "  model  version  alias  created  rows  alpha  threshold",
-        "  pump   3        live   2025     10    0.01",
+        name="pump", version="3", aliases=("live",), created="2025", run_id="r",
+        tags={"rows": "20000000", "alpha": "0.01", "threshold": "86.47940880691763"},
+    )  # fmt: skip
+    edited = replace(version, version="2", aliases=(), tags={"alpha": "mine"})
+    assert summaries.versions_table(ModelsResult(store="s", versions=(version, edited))).splitlines() == [
+        "  model  version  alias  created  rows      alpha  threshold",
+        "  pump   3        live   2025     20000000  0.01   86.4794",
+        "  pump   2               2025               mine",
     ]
 
 

@@ -128,7 +128,7 @@ def test_a_calibration_on_labels_with_groups_and_a_fitted_tail() -> None:
         anomalous_rows=50,
     )
     groups = tuple(GroupRow(name=f"P{i}", rows=20, threshold=8.0 + i, lent=lent) for i, lent in enumerate((0.0, 0.25, 1.0)))
-    table = (replace(CALIBRATED.table[0], limit=None, alerts_per_day=20.0, recall=0.5),)
+    table = (replace(CALIBRATED.table[0], limit=None, false_alarms_per_10000=5000.0, alerts_per_day=20.0, recall=0.5),)
     result = replace(
         CALIBRATED, anomalous_rows=100, null_scores=2, rows_per_day=4800.0, choice=choice, groups=groups, fit_p_value=0.31, table=table
     )
@@ -145,6 +145,6 @@ def test_a_calibration_on_labels_with_groups_and_a_fitted_tail() -> None:
         "  anomaly rate 5 %",
         "  groups       P0 8 (20 rows); P1 9 (20 rows, pooled weight 0.25); P2 10 (20 rows, pooled)",
         "  alpha  threshold  per 10,000 normal  per day  recall",
-        "  0.05   189        500                20       50 %",
+        "  0.05   189        5,000              20       50 %",
     ):
         assert line in lines
