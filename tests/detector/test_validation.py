@@ -92,9 +92,9 @@ FIELDS = [
     ("penalty", -1, "ValueError: unseen is "),
     ("penalty", 10**400, "OverflowError: int too large to convert to float"),
     ("schema.columns.0.kind", "image", "the schema of the artifact cannot be read: columns.0.kind: "),
-    ("threshold.alpha", 0, "ValueError: alpha is 0, which 72 calibration scores cannot promise"),
-    ("threshold.alpha", "0.1", "ValueError: alpha is '0.1', which 72 calibration scores cannot promise"),
-    ("threshold.alpha", 0.001, "ValueError: alpha is 0.001, which 72 calibration scores cannot promise"),
+    ("threshold.alpha", 0, "ValueError: alpha is 0, which 72 calibration scores cannot guarantee"),
+    ("threshold.alpha", "0.1", "ValueError: alpha is '0.1', which 72 calibration scores cannot guarantee"),
+    ("threshold.alpha", 0.001, "ValueError: alpha is 0.001, which 72 calibration scores cannot guarantee"),
     ("threshold.value", None, "TypeError: "),
     ("threshold.tried", -1, "ValueError: tried is -1, not a number of 1 or more"),
 ]

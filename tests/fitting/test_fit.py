@@ -79,7 +79,7 @@ def test_a_column_whose_variance_overflows_is_refused_before_training(value: flo
         fit_detector(table, infer_schema(table, config.data), config, on_progress=heard.append)
     assert str(refused.value) == (
         f"column 'b\\n' holds {value:g} in the training rows; the spread of numbers beyond ±1e+148 cannot be computed. "
-        "Declare it in --missing-values if it stands for a missing value, give the column in a larger unit, or leave it out with --exclude."
+        "Declare it in --missing-values if it means a missing value, give the column in a larger unit, or leave it out with --exclude."
     )
     assert heard == []
 
