@@ -138,7 +138,7 @@ def test_files_that_others_add_are_ignored(tiny_detector: Detector, folder: Path
     assert scores(artifact.load(folder)) == scores(tiny_detector)
 
 
-def test_an_artifact_whose_replacement_was_killed_is_found_aside(tiny_detector: Detector, folder: Path) -> None:
+def test_an_artifact_whose_replacement_was_killed_is_loaded_from_aside(tiny_detector: Detector, folder: Path) -> None:
     folder.rename(folder.with_name(".model.old"))
     assert artifact.is_artifact(folder)
     assert scores(artifact.load(folder)) == scores(tiny_detector)
@@ -199,7 +199,7 @@ def test_a_format_is_a_number_of_1_or_more(folder: Path, number: object) -> None
 
 def test_little_of_what_is_wrong_is_quoted(folder: Path) -> None:
     rewrite(folder, lambda m: m.update(format=["long"] * 1000))
-    assert damage(folder) == f"manifest.json is damaged: {('its format is ' + repr(['long'] * 1000))[: artifact.LONGEST_WHY]}…"
+    assert damage(folder) == f"manifest.json is damaged: {('its format is ' + repr(['long'] * 1000))[: artifact.LONGEST_WHY - 1]}…"
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "weights.safetensors"])
@@ -280,7 +280,7 @@ def test_a_file_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatc
     ],
     ids=["empty", "cut", "nan", "inf", "too large a number", "twice", "surrogate", "utf-16"],
 )
-def test_a_manifest_that_is_no_json(folder: Path, content: bytes, why: str) -> None:
+def test_a_manifest_that_is_not_json(folder: Path, content: bytes, why: str) -> None:
     (folder / "manifest.json").write_bytes(content)
     assert damage(folder) == f"manifest.json is damaged: it is not JSON as this package writes it ({why})"
 
@@ -291,7 +291,7 @@ def test_a_manifest_made_to_exhaust_the_parser(folder: Path, content: str) -> No
     assert damage(folder).startswith("manifest.json is damaged: it is not JSON as this package writes it (")
 
 
-def test_a_manifest_that_is_no_object(folder: Path) -> None:
+def test_a_manifest_that_is_not_an_object(folder: Path) -> None:
     (folder / "manifest.json").write_text("[1]")
     assert damage(folder) == "manifest.json is damaged: it is not a JSON object"
 
@@ -332,7 +332,7 @@ def test_truncated_weights(folder: Path, keep: int) -> None:
     assert damage(folder).startswith("weights.safetensors is damaged: it is not a safetensors file (")
 
 
-def test_one_changed_bit_of_the_weights_is_seen(folder: Path) -> None:
+def test_one_changed_bit_of_the_weights_is_detected(folder: Path) -> None:
     content = bytearray((folder / "weights.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "weights.safetensors").write_bytes(content)

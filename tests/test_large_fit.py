@@ -164,8 +164,7 @@ def test_a_cell_that_no_fit_can_use_is_named_with_its_file_row_and_line(number: 
     with pytest.raises(SchemaMismatch) as error:
         fit_files(FitRequest(data=("empty.parquet", "x.csv"), config=settings, output=Path("m")))
     assert str(error.value) == (
-        f"column 'a' must be finite but is inf in {place}. "
-        "Declare it in --missing-values if it stands for a missing value, or correct the row."
+        f"column 'a' must be finite but is inf in {place}. Declare it in --missing-values if it means a missing value, or correct the row."
     )
 
 

@@ -76,11 +76,7 @@ SHORT = {
 UNTESTED = {
     "jobs/claim",
     "workflow/score_output",
-    "cli/streams",
-    "cli/summaries_scoring",
-    "cli/text",
     "jobs/fit_workdir",
-    "tracking/recovery",
     "workflow/evaluate",
     "workflow/score_fdr",
     "workflow/score_job",

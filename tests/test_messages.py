@@ -70,8 +70,9 @@ def test_the_nearest_name(name: str, names: list[str], meant: str | None) -> Non
 
 
 def test_absent_columns_come_with_suggestions_and_the_columns_that_exist() -> None:
-    assert absent_text(["temp"], ["temperature", "flow"]) == ("'temp' (did you mean 'temperature'?). Columns there: 'temperature', 'flow'.")
-    assert absent_text(["temp"], []) == "'temp'. It has no columns at all."
+    text = absent_text(["temp"], ["temperature", "flow"])
+    assert text == "'temp' (did you mean 'temperature'?). Available columns: 'temperature', 'flow'."
+    assert absent_text(["temp"], []) == "'temp'. It has no columns."
     assert absent_text([f"x{i}" for i in range(12)], ["flow"]).split(". ")[0].endswith("'x9' and 2 more")
 
 

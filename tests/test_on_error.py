@@ -371,7 +371,7 @@ def as_infinity(rows: pa.Table) -> pa.Table:
             as_infinity,
             (
                 "column 'flow' must be finite but is -inf in in/2.{} row 20 (counted from 1). "
-                "Declare it in --missing-values if it stands for a missing value, or correct the row."
+                "Declare it in --missing-values if it means a missing value, or correct the row."
             ),
         ),
     ],

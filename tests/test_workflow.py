@@ -413,7 +413,7 @@ def test_evaluate_refuses_rows_of_which_nothing_is_known_and_a_column_that_is_no
         evaluate_files(EvaluateRequest(data=(labelled,), model=folder, label_column="faults"))
     assert str(absent.value) == (
         "--label-column names a column that is not in the data: 'faults' (did you mean 'fault'?). "
-        "Columns there: 'id', 'a', 'b', 'mode', 'fault'."
+        "Available columns: 'id', 'a', 'b', 'mode', 'fault'."
     )
     nothing = pa.table({"a": [None, None], "b": [None, None], "mode": [None, None], "fault": ["normal", "leak"]})
     pq.write_table(nothing, tmp_path / "nothing.parquet")

@@ -29,6 +29,7 @@ from torch import Tensor
 from vae_anomaly._version import __version__
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, DamagedArtifact, UnknownFormat
+from vae_anomaly.messages import shorten
 from vae_anomaly.storage import atomic
 
 # Number of the newest layout. Raise it when the layout changes: a file, a key of the manifest, or the meaning of a key of ``state`` that
@@ -249,8 +250,7 @@ def _tensors(content: bytes, described: Json, folder: Path) -> Tensors:
 
 
 def _damaged(path: Path, why: str) -> DamagedArtifact:
-    short = why if len(why) <= LONGEST_WHY else f"{why[:LONGEST_WHY]}…"
-    return DamagedArtifact(f"{path} is damaged: {short}. Copy the model again, or fit again.")
+    return DamagedArtifact(f"{path} is damaged: {shorten(why, LONGEST_WHY)}. Copy the model again, or fit again.")
 
 
 READERS = {1: _read_format_1}

@@ -67,7 +67,7 @@ class TrainConfig:
     weight_decay: float = 1e-4  # decoupled (AdamW)
     input_noise: float = 0.02  # standard deviation of the noise added to the inputs, in units of the view
     device: str = "auto"
-    contamination_robust: bool = False  # give the most anomalous training rows less weight; calibration is unaffected
+    contamination_robust: bool = False  # trim outlying training rows; calibration rows are not trimmed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,7 @@ def absent_text(absent: Sequence[str], names: Sequence[str]) -> str:
     """Return the absent names with suggestions and the columns that exist, as the end of an error."""
     # Matching is quadratic in the columns: only the names that are shown are matched.
     suggested = [did_you_mean(name, names) for name in absent[:NAMES_SHOWN]]
-    columns = f"Columns there: {listed(names)}." if names else "It has no columns at all."
+    columns = f"Available columns: {listed(names)}." if names else "It has no columns."
     return f"{shorten_list([*suggested, *absent[NAMES_SHOWN:]])}. {columns}"
 
 

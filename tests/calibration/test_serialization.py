@@ -86,5 +86,5 @@ def test_an_impossible_part_is_refused(kind: str, name: str, change: Any, text: 
 
 def test_an_unknown_method_is_refused() -> None:
     values = threshold_values(THRESHOLDS["split"]) | {"method": "magic"}
-    with pytest.raises(ValueError, match=r"^no threshold is made by 'magic' with the value 45\.0$"):
+    with pytest.raises(ValueError, match=r"^the threshold has the method 'magic' and the value 45\.0, which is impossible$"):
         threshold_from(values, threshold_tensors(THRESHOLDS["split"]))

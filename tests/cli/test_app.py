@@ -269,11 +269,11 @@ FIT = ("fit", "new.csv", "--config", "{ground}/tiny.toml", "--no-tracking", "-o"
 TEXTS = {
     "missing column": (
         ("score", "lacks.csv", *SCORE[2:]), 3,
-        "lacks.csv lacks 1 of the model's 4 columns: 'pressure'. Columns there: 'machine', 'flow', 'power', 'mode'.",
+        "lacks.csv lacks 1 of the model's 4 columns: 'pressure'. Available columns: 'machine', 'flow', 'power', 'mode'.",
     ),
     "missing column before anything else": (
         ("score", "lacks.csv", *SCORE[2:], "-o", "old.csv"), 3,
-        "lacks.csv lacks 1 of the model's 4 columns: 'pressure'. Columns there: 'machine', 'flow', 'power', 'mode'.",
+        "lacks.csv lacks 1 of the model's 4 columns: 'pressure'. Available columns: 'machine', 'flow', 'power', 'mode'.",
     ),
     "text in a numeric column": (
         ("score", "text.csv", *SCORE[2:]), 3,
@@ -292,7 +292,7 @@ TEXTS = {
     ),
     "a model elsewhere": (
         (*SCORE[:3], "s3://key:secret@lake/pump"), 5,
-        ("no model at s3://lake/pump: a model is the path of a folder here, models:/NAME@ALIAS or runs:/ID. "
+        ("no model at s3://lake/pump: expected the path of a local folder, models:/NAME@ALIAS or runs:/ID. "
         "Copy the folder to this machine, or register it with vae-anomaly upload."),
     ),
     "a decimal comma": (
@@ -367,7 +367,7 @@ TEXTS = {
     "a column without a spread that is a number": (
         ("fit", "large.csv", *FIT[2:]), 3,
         ("column 'a' holds -1e+308 in the training rows; the spread of numbers beyond ±1e+148 cannot be computed. Declare it in "
-        "--missing-values if it stands for a missing value, give the column in a larger unit, or leave it out with --exclude."),
+        "--missing-values if it means a missing value, give the column in a larger unit, or leave it out with --exclude."),
     ),
     "labels without a normal one": (
         ("fit", "labelled.csv", *FIT[2:], "--label-column", "state"), 3,
@@ -377,7 +377,7 @@ TEXTS = {
     "unknown label column": (
         ("fit", "labelled.csv", *FIT[2:], "--label-column", "stat"), 2,
         ("--label-column names a column that is not in the data: 'stat' (did you mean 'state'?). "
-        "Columns there: 'machine', 'flow', 'pressure', 'power', 'mode', 'state'."),
+        "Available columns: 'machine', 'flow', 'pressure', 'power', 'mode', 'state'."),
     ),
     "no place for the model": (FIT[:5], 2, "without tracking the model goes nowhere; name a folder for it with --output."),
     "existing folder": (

@@ -6,7 +6,7 @@ import numpy as np
 
 from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.calibration.threshold import calibrate
-from vae_anomaly.cli import summaries, summaries_scoring, text
+from vae_anomaly.cli import summaries, summaries_scoring
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Interval, Intervals, LabelFound, MissingChange, Quality, Ranking
 from vae_anomaly.explain.top_features import Alarm, Reason
@@ -165,42 +165,16 @@ def test_intervals_in_words() -> None:
         ) in lines
 
 
-def test_a_scoring_in_words() -> None:
-    assert summaries_scoring.scoring_summary(SCORE).splitlines() == [
-        "Scored 1,000 rows at 2,000 rows/s.",
-        "  alarms       2; 10.0 expected if all rows are normal (alpha 0.01)",
-        "  no score     3 rows without observed values",
-        "  new values   mode (4)",
-        "  missing      flow 50 % (fit: 1 %)",
-        "  ignored      comment",
-        "  model        pump version 3",
-        "  written      x.csv",
-        "",
-        "Worst rows (the first row is 0):",
-        "  row 7, machine M1: score 100, p-value 0.001",
-        "    flow: missing, expected 3",
-        "    power: 1, expected 2",
-    ]
-
-
-def test_a_scoring_that_was_done_before_says_so() -> None:
-    resumed = replace(SCORE, resumed_rows=600)
-    assert summaries_scoring.scoring_summary(resumed).startswith(
-        "Scored 1,000 rows at 2,000 rows/s. Resumed: 600 rows had been scored before an interruption.\n"
-    )
-    again = replace(SCORE, unchanged=True, rows_per_second=None)
-    assert summaries_scoring.scoring_summary(again).startswith(
-        "Nothing to do: x.csv already holds the scores of these inputs, this model and these options."
-    )
-
-
 def test_versions_as_a_table() -> None:
     version = RegisteredVersion(
-        name="pump", version="3", aliases=("live",), created="2025", tags={"rows": "10", "alpha": "0.01"}, run_id="r"
-    )
-    assert summaries.versions_table(ModelsResult(store="s", versions=(version,))).splitlines() == [
-        "  model  version  alias  created  rows  alpha  threshold",
-        "  pump   3        live   2025     10    0.01",
+        name="pump", version="3", aliases=("live",), created="2025", run_id="r",
+        tags={"rows": "20000000", "alpha": "0.01", "threshold": "86.47940880691763"},
+    )  # fmt: skip
+    edited = replace(version, version="2", aliases=(), tags={"alpha": "mine"})
+    assert summaries.versions_table(ModelsResult(store="s", versions=(version, edited))).splitlines() == [
+        "  model  version  alias  created  rows      alpha  threshold",
+        "  pump   3        live   2025     20000000  0.01   86.4794",
+        "  pump   2               2025               mine",
     ]
 
 
@@ -244,9 +218,3 @@ def test_names_of_others_are_one_line_and_short() -> None:
     assert r"  row 1 of \x1b]0;x\x07\n, \x1b]0;x\x07\n nnnn" in said
     counts = replace(SCORE.counts, unseen={long: 2}, top_alarms=())
     assert max(map(len, summaries_scoring.scoring_summary(replace(SCORE, counts=counts, ignored_columns=(long, odd))).splitlines())) < 200
-
-
-def test_cells_are_as_wide_as_they_are_shown() -> None:
-    assert text.table_lines(("a", "b"), [("\n", "1"), ("xx", "2")]) == ["  a   b", r"  \n  1", "  xx  2"]
-    assert text.short("x" * 61) == "x" * 59 + "…"
-    assert text.short("x" * 60) == "x" * 60

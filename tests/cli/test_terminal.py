@@ -1,18 +1,14 @@
 """Progress that does not flood, values as JSON knows them, programs that are handed over to."""
 
-import io
 import json
 import logging
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from vae_anomaly.cli import streams, terminal
+from vae_anomaly.cli import terminal
 from vae_anomaly.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -87,89 +83,6 @@ def test_handing_over_keeps_stdout_clean_and_the_exit_code(capfd: pytest.Capture
     with pytest.raises(SystemExit, match="3"):
         terminal.run_program([sys.executable, "-c", "import sys; print('words'); sys.exit(3)"], quiet=True)
     assert capfd.readouterr() == ("", "")
-
-
-# ── streams that cannot be written to ────────────────────────────────────────────────────────────────────────────────
-
-
-class Failing(io.RawIOBase):
-    """Fails at the second write."""
-
-    def __init__(self, error: OSError | None) -> None:
-        self.error, self.taken = error, b""
-
-    def write(self, data: Any) -> int | None:
-        if not self.taken:
-            self.taken = bytes(data)
-            return len(data)
-        if self.error:
-            raise self.error
-        return None
-
-
-@pytest.mark.parametrize(
-    ("error", "lost"),
-    [
-        (OSError(28, "No space left on device"), "No space left on device"),
-        (OSError("odd"), "odd"),
-        (BrokenPipeError(32, "Broken pipe"), ""),
-        (None, "it is non-blocking and its reader is too slow"),
-    ],
-)
-def test_a_write_never_fails_and_what_was_lost_is_known(error: OSError | None, lost: str) -> None:
-    raw = Failing(error)
-    stream = streams.FailSafeStream(raw)
-    assert [stream.write(b"a"), stream.write(b"bc"), stream.write(b"d")] == [1, 2, 1]
-    assert (raw.taken, stream.lost) == (b"a", lost)
-
-
-@pytest.mark.parametrize(("to", "why"), [("1>&-", "it is closed"), ("1>/dev/full", "No space left on device")], ids=["closed", "full"])
-@pytest.mark.parametrize(
-    ("action", "code"),
-    [
-        ("terminal.show({'a': 1}, lambda: 'ü', as_json=False)", 0),
-        ("terminal.show({'a': 1}, str, as_json=True)", 7),
-    ],
-    ids=["words", "json"],
-)
-def test_stdout_that_takes_nothing(to: str, why: str, action: str, code: int) -> None:
-    done = _process(action, to)
-    text = f"error: the JSON result cannot be written to stdout: {why}. "
-    text += "The work is done; to see the result, redirect stdout and run the command again.\n"
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", text if code else "")
-
-
-@pytest.mark.parametrize("to", ["2>&-", "2>/dev/full", "1>&- 2>&- <&-"])
-def test_stderr_that_takes_nothing_keeps_the_exit_code(to: str) -> None:
-    log = "terminal.set_logging(0, quiet=False); import logging; logging.getLogger('vae_anomaly').warning('w'); "
-    done = _process(f"{log}print(sys.stderr.isatty(), sys.stdout.writable()); raise DataError('no')", to)
-    assert (done.returncode, done.stderr) == (3, "")
-    assert done.stdout == ("" if "1>" in to else "False True\n")
-
-
-def test_what_is_opened_later_gets_no_handle_of_a_closed_stream() -> None:
-    done = _process("import os; sys.exit(os.open('pyproject.toml', os.O_RDONLY))", "1>&- 2>&-")
-    assert done.returncode > 2
-
-
-@pytest.mark.parametrize(("as_json", "said"), [("False", "\\xfc \\u2265\n"), ("True", '{"a": "\\u00fc"}\n')])
-def test_characters_that_a_terminal_lacks_are_escapes(as_json: str, said: str) -> None:
-    done = _process(f"terminal.show({{'a': 'ü'}}, lambda: 'ü ≥', as_json={as_json})", "", encoding="ascii")
-    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
-
-
-def _words(action: str, to: str) -> list[str]:
-    code = (
-        "import sys; from vae_anomaly.cli import streams, terminal; from vae_anomaly.errors import DataError\n"
-        "streams.protect_standard_streams()\n"
-        f"with terminal.exit_codes(as_json=False): {action}"
-    )
-    return ["sh", "-c", f'exec "$0" -c "$1" {to}', sys.executable, code]
-
-
-def _process(action: str, to: str, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    return subprocess.run(_words(action, to), cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_json_has_no_half_characters(capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ def test_an_id_column_that_is_not_there_is_named(detector: Detector) -> None:
         _score(detector, tiny.odd_rows("mixed").select([*detector.schema.names]), ScoreOptions(id_columns=("floe",), where="new.csv"))
     assert str(caught.value) == (
         "new.csv lacks the id columns 'floe' (did you mean 'flow'?). "
-        "Columns there: 'flow', 'pressure', 'power', 'celsius', 'mode', 'open', 'rated', 'crew', 'site'."
+        "Available columns: 'flow', 'pressure', 'power', 'celsius', 'mode', 'open', 'rated', 'crew', 'site'."
     )
 
 

@@ -92,9 +92,9 @@ FIELDS = [
     ("penalty", -1, "ValueError: unseen is "),
     ("penalty", 10**400, "OverflowError: int too large to convert to float"),
     ("schema.columns.0.kind", "image", "the schema of the artifact cannot be read: columns.0.kind: "),
-    ("threshold.alpha", 0, "ValueError: alpha is 0, which 72 calibration scores cannot promise"),
-    ("threshold.alpha", "0.1", "ValueError: alpha is '0.1', which 72 calibration scores cannot promise"),
-    ("threshold.alpha", 0.001, "ValueError: alpha is 0.001, which 72 calibration scores cannot promise"),
+    ("threshold.alpha", 0, "ValueError: alpha is 0, which 72 calibration scores cannot guarantee"),
+    ("threshold.alpha", "0.1", "ValueError: alpha is '0.1', which 72 calibration scores cannot guarantee"),
+    ("threshold.alpha", 0.001, "ValueError: alpha is 0.001, which 72 calibration scores cannot guarantee"),
     ("threshold.value", None, "TypeError: "),
     ("threshold.tried", -1, "ValueError: tried is -1, not a number of 1 or more"),
 ]
@@ -145,6 +145,6 @@ def test_two_columns_of_one_name_are_refused() -> None:
     assert refusal(double) == "the schema of the artifact has two columns of one name. Restore the artifact or fit again."
 
 
-def test_a_reason_quotes_no_more_of_the_file_than_a_line_can_bear() -> None:
+def test_a_reason_quotes_the_file_up_to_a_limit() -> None:
     text = refusal(put("prior", "x" * 10_000))
-    assert text == f"{f'ValueError: unknown prior {chr(39)}':x<{LONGEST_REASON}}…"
+    assert text == f"{f'ValueError: unknown prior {chr(39)}':x<{LONGEST_REASON - 1}}…"

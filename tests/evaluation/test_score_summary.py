@@ -96,7 +96,7 @@ def test_rows_without_a_time_are_not_on_the_line() -> None:
     assert _gathered(np.ones(3)).time_line() is None
 
 
-def test_the_worst_rows_are_kept_the_earliest_of_equal_ones_first() -> None:
+def test_the_highest_scores_are_stored_the_earliest_of_equal_ones_first() -> None:
     gathering = ScoreSummary(threshold=_threshold(), worst_rows=3)
     for row, score in enumerate([5.0, 9.0, 7.0, 9.0, 1.0, 8.0]):
         gathering.offer(Alarm(row=row, ids={}, score=score, p_value=0.1, reasons=()))

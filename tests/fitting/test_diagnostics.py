@@ -80,7 +80,7 @@ def test_constant_columns_have_their_value_and_nothing_to_explain() -> None:
     assert (found["site"].constant, found["site"].r2) == ("north", None)
 
 
-def test_a_column_that_stands_still_on_the_watched_rows_is_not_explained() -> None:
+def test_a_column_that_is_constant_on_the_validation_rows_has_an_r2_of_0() -> None:
     """It changed somewhere in training, or it would be constant; a ratio to nothing would be any number."""
     rows, config = tiny.normal_rows("numeric"), tiny.config(Case(kind="numeric", size="one", method="split", prior="exemplar"))
     values = np.ones(rows.num_rows)

@@ -33,7 +33,7 @@ def test_a_sound_model_has_no_caution(sound: Detector) -> None:
     assert active_units(_with_active(sound, 2.5)) == 2.5
 
 
-def test_collapse_is_said(sound: Detector) -> None:
+def test_caution_posterior_collapse(sound: Detector) -> None:
     assert cautions(_with_active(sound, 0.5)) == (
         (
             "posterior collapse: no latent unit is active, so the model has learned each column alone and no relation between columns. "
@@ -42,7 +42,7 @@ def test_collapse_is_said(sound: Detector) -> None:
     )
 
 
-def test_what_is_nearly_a_collapse_is_said(sound: Detector) -> None:
+def test_caution_near_posterior_collapse(sound: Detector) -> None:
     found = cautions(_with_active(_with_r2(sound, (0.01, 0.02, 0.3)), 1.5))
     assert found[0] == (
         "near posterior collapse: 1.5 of 4 latent units are active, and less than 10 % of the variation of half of the columns is "
@@ -50,14 +50,14 @@ def test_what_is_nearly_a_collapse_is_said(sound: Detector) -> None:
     )
 
 
-def test_few_rows_are_said(sound: Detector) -> None:
+def test_caution_few_rows(sound: Detector) -> None:
     few = replace(sound, card=replace(sound.card, training_rows=199))
     assert cautions(few) == ("few rows: 199 training rows for 9 columns, 200 recommended; the threshold is valid, but faults are missed",)
     wide = replace(sound, quality=sound.quality * 20)
     assert cautions(wide)[0].startswith("few rows: 1,000 training rows for 180 columns, 1,800 recommended")
 
 
-def test_bursts_are_said(sound: Detector) -> None:
+def test_caution_clustered_alarms(sound: Detector) -> None:
     assert cautions(replace(sound, blocks=Blocks(rates=(0.0, 0.01, 0.05), p_value=0.002))) == ()
     assert cautions(replace(sound, blocks=Blocks(rates=(0.0, 0.01, 0.05), p_value=4e-6))) == (
         (
@@ -67,7 +67,7 @@ def test_bursts_are_said(sound: Detector) -> None:
     )
 
 
-def test_weak_columns_are_said_when_they_are_most(sound: Detector) -> None:
+def test_caution_columns_that_are_hardly_predictable(sound: Detector) -> None:
     assert cautions(_with_active(_with_r2(sound, (0.05, 0.5)), 3.0)) == ()
     found = cautions(_with_active(_with_r2(sound, (0.05, 0.05, 0.5)), 3.0))
     assert found[-1] == (

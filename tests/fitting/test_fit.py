@@ -71,7 +71,7 @@ def test_a_table_in_which_nothing_changes_is_refused_before_training() -> None:
 
 
 @pytest.mark.parametrize("value", [1e308, -1.2e148, 1.797e308])
-def test_a_column_whose_spread_is_no_number_is_refused_before_training(value: float) -> None:
+def test_a_column_whose_variance_overflows_is_refused_before_training(value: float) -> None:
     table = pa.table({"flow": [float(i) for i in range(240)], "b\n": [None, value, *[0.5] * 238], "site": ["a", "b"] * 120})
     heard: list[Progress] = []
     config = tiny.config(SPLIT)
@@ -79,12 +79,12 @@ def test_a_column_whose_spread_is_no_number_is_refused_before_training(value: fl
         fit_detector(table, infer_schema(table, config.data), config, on_progress=heard.append)
     assert str(refused.value) == (
         f"column 'b\\n' holds {value:g} in the training rows; the spread of numbers beyond ±1e+148 cannot be computed. "
-        "Declare it in --missing-values if it stands for a missing value, give the column in a larger unit, or leave it out with --exclude."
+        "Declare it in --missing-values if it means a missing value, give the column in a larger unit, or leave it out with --exclude."
     )
     assert heard == []
 
 
-def test_the_largest_numbers_whose_spread_is_one_are_learned_from() -> None:
+def test_the_largest_numbers_whose_variance_is_finite_are_fitted() -> None:
     table = pa.table({"flow": [1e148, -1e148] * 120, "power": [float(i % 7) for i in range(240)]})
     config = tiny.config(SPLIT)
     detector = fit_detector(table, infer_schema(table, config.data), config)

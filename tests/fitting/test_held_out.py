@@ -37,7 +37,7 @@ def cross() -> FitRecord:
     return _fitted(CROSS)
 
 
-def test_places_say_where_a_row_stands_among_the_exemplars() -> None:
+def test_exemplar_positions_by_hand() -> None:
     own = torch.tensor([[1, 3, -1], [0, 2, 3]])
     assert exemplar_positions(own, 5).tolist() == [[-1, 0, -1, 1, -1], [0, -1, 1, 2, -1]]
 

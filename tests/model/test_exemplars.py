@@ -21,7 +21,7 @@ def _nets(case: Case) -> tuple[NetworkAssignment, Batch]:
 
 @pytest.mark.parametrize("case", [SPLIT, CROSS, ONE], ids=str)
 @pytest.mark.parametrize("limit", [1, 40, 10_000])
-def test_exemplars_are_rows_of_the_network_and_at_most_as_many_as_asked_for(case: Case, limit: int) -> None:
+def test_exemplars_are_rows_of_the_network_up_to_the_limit(case: Case, limit: int) -> None:
     ensemble, (nets, read) = tiny.detector(case).ensemble, _nets(case)
     exemplars, own = choose_exemplars(ensemble.vae, ensemble.views, read, nets.exemplars, limit, torch.Generator().manual_seed(0))
     for g, allowed in enumerate(nets.exemplars):

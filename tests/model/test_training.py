@@ -101,7 +101,7 @@ def test_training_leaves_the_global_generator_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_network_does_not_feel_the_rows_of_another() -> None:
+def test_a_network_does_not_depend_on_the_rows_of_another() -> None:
     views = _views(THIRDS[:2])
     first, _ = _train([THIRDS[0], THIRDS[1]], views=views)
     second, _ = _train([THIRDS[0], THIRDS[2]], views=views)
@@ -109,7 +109,7 @@ def test_a_network_does_not_feel_the_rows_of_another() -> None:
     assert not _same(first, second, 1)
 
 
-def test_a_network_does_not_feel_that_the_gradient_of_another_explodes() -> None:
+def test_a_network_does_not_depend_on_an_exploding_gradient_of_another() -> None:
     """A clip that is shared would scale all networks down when one has an outlier."""
     wild = _batch()
     wild.numeric[30:60] *= 1e3
@@ -121,7 +121,7 @@ def test_a_network_does_not_feel_that_the_gradient_of_another_explodes() -> None
     assert not _same(calm, wild_weights, 1)
 
 
-def test_a_gradient_is_cut_to_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_is_clipped_to_its_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[list[float]] = []
 
     def look(_weights: Tensor, gradient: Tensor, *_more: object, **_named: object) -> None:
@@ -152,7 +152,7 @@ def test_a_step_is_that_of_torch() -> None:
     torch.testing.assert_close(ours, theirs.detach())
 
 
-def test_what_stands_in_a_missing_cell_changes_no_weight() -> None:
+def test_the_value_of_a_missing_cell_changes_no_weight() -> None:
     plain, filled = _batch(), _batch()
     filled.numeric[~filled.observed[..., :3]] = 7.0
     filled.codes[~filled.observed[..., 3:]] = 1
@@ -160,7 +160,7 @@ def test_what_stands_in_a_missing_cell_changes_no_weight() -> None:
     assert _same(_train(THIRDS[:2])[0], _train(THIRDS[:2], batch=filled)[0])
 
 
-def test_rows_that_nobody_learns_from_change_no_weight() -> None:
+def test_rows_of_no_network_change_no_weight() -> None:
     other = _batch()
     other.numeric[60:] += 5.0
     assert _same(_train(THIRDS[:2])[0], _train(THIRDS[:2], batch=other)[0])
@@ -192,7 +192,7 @@ def test_few_rows_end_the_training_before_the_budget(rows: int, asked: int | Non
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20, 33])
-def test_a_block_is_a_twentieth_and_the_last_one_ends_with_the_last_step(steps: int) -> None:
+def test_curve_points_are_even_and_the_last_is_the_last_step(steps: int) -> None:
     _, history = _train(THIRDS[:1], settings=_config(steps=steps))
     ends = [block.step for block in history.blocks]
     assert ends[-1] == steps
@@ -220,7 +220,7 @@ def test_steps_are_reported_one_by_one() -> None:
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_loss_that_is_not_finite_is_said_in_one_line() -> None:
+def test_a_loss_that_is_not_finite_is_an_error_of_one_line() -> None:
     with pytest.raises(VaeAnomalyError) as caught:
         _train(THIRDS[:1], settings=_config(steps=200, learning_rate=1e30))
     assert str(caught.value) == (

@@ -104,7 +104,7 @@ def test_a_category_costs_its_mass_below_that_of_the_likeliest_level() -> None:
         torch.testing.assert_close(_nll(out, cells)[..., 2 + j], expected, rtol=1e-12, atol=1e-12)
 
 
-def test_an_unseen_level_costs_the_mass_that_is_kept_for_it() -> None:
+def test_an_unseen_level_costs_its_reserved_probability() -> None:
     out, levels = 3.0 * _random(1, 4, LAYOUT.units), torch.tensor([2, 3, 2])  # one beyond the last level of each
     nll = _nll(out, _cells(torch.zeros(1, 4, LAYOUT.units), levels.expand(1, 4, 3)))
     for j, units in ((0, None), (1, slice(3, 6)), (2, slice(6, 8))):
@@ -219,7 +219,7 @@ def test_the_same_seed_starts_the_same_networks_and_another_seed_others() -> Non
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
-def test_latent_is_as_wide_as_asked_or_as_the_units_up_to_64() -> None:
+def test_the_latent_width_is_configured_or_that_of_the_units_up_to_64() -> None:
     free = ModelConfig(hidden=(4,), latent=None)
     sizes = [Vae(1, Layout(numeric=n, booleans=0, levels=()), free, None).latent for n in (1, 5, 500)]
     assert [_vae(1).latent, *sizes] == [3, 2, 5, 64]

@@ -42,7 +42,7 @@ def _weights(e: Ensemble, read: Batch, own: Tensor, model: ModelConfig) -> tuple
 
 
 @CASES
-def test_every_network_speaks_equally_loud_and_on_average_in_nats(case: Case) -> None:
+def test_every_network_has_the_same_level_and_the_average_is_in_nats(case: Case) -> None:
     """The 90 % quantile of what a network adds to the score of its own exemplar rows is the same for all members and views."""
     e, read, own, model = _fresh(case)
     weight, beta = _weights(e, read, own, model)
@@ -78,13 +78,13 @@ def test_the_noise_is_the_root_mean_square_around_the_reconstruction() -> None:
         assert float(noise[g]) == pytest.approx(max(0.05, math.sqrt(2.0 * float(cost.double().mean()))), rel=1e-4)
 
 
-def test_rows_learned_by_heart_have_some_noise_all_the_same() -> None:
+def test_memorized_rows_still_have_the_least_noise() -> None:
     e, read, own, _ = _fresh(SPLIT)
     exact = replace(e, views=replace(e.views, scale=e.views.scale * 1e9, centre=torch.zeros_like(e.views.centre)))
     assert (learn_noise(exact, read, own) >= torch.tensor(0.05)).all()
 
 
-def test_clumps_leave_reconstruction_aside_and_a_cloud_lets_it_speak() -> None:
+def test_reconstruction_has_little_weight_for_clusters_and_much_for_an_even_cloud() -> None:
     """In one direction of two clumps a midpoint is far from every row; in many directions it is nearer than any row."""
     random = np.random.default_rng(0)
     clumps = np.repeat([-5.0, 5.0], 100)[:, None] + 0.1 * random.normal(size=(200, 1))
@@ -100,7 +100,7 @@ def test_clumps_leave_reconstruction_aside_and_a_cloud_lets_it_speak() -> None:
 
 @given(st.lists(st.floats(0.0, 10.0), min_size=3, max_size=30), st.lists(st.floats(0.0, 10.0), min_size=3, max_size=30))
 @settings(max_examples=60, deadline=None)
-def test_the_share_follows_the_odds_of_mann_and_whitney(kl: list[float], between: list[float]) -> None:
+def test_the_share_is_that_of_the_mann_whitney_odds(kl: list[float], between: list[float]) -> None:
     """SciPy's statistic counts ties half; without ties both agree."""
     if len(set(kl) | set(between)) < len(kl) + len(between):
         return
@@ -109,7 +109,7 @@ def test_the_share_follows_the_odds_of_mann_and_whitney(kl: list[float], between
     assert got == pytest.approx(min(3.0, 0.3 * (nearer / max(1.0 - nearer, 1e-9)) ** 4), rel=1e-9)
 
 
-def test_a_midpoint_lies_half_way_to_another_row_of_the_same_network() -> None:
+def test_a_midpoint_is_half_way_to_another_row_of_the_same_network() -> None:
     numeric = torch.arange(24, dtype=torch.float64).view(2, 4, 1, 3) ** 2
     codes = torch.arange(8).view(2, 4, 1, 1)
     observed = torch.ones(2, 4, 1, 4, dtype=torch.bool)

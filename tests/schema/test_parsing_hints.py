@@ -2,8 +2,8 @@ import pytest
 
 from vae_anomaly.schema.parsing import REPEATED_HEADER_REMEDY, TEXT_REMEDIES, cell_remedies
 
-POINT, THOUSANDS = "Write such numbers with a decimal point", "Write such numbers without a mark between the thousands"
-EITHER, UNIT = "A comma may be a decimal mark or part thousands, so it is read as neither: write", "Write the number without its unit"
+POINT, THOUSANDS = "Write such numbers with a decimal point", "Write such numbers without thousands separators"
+EITHER, UNIT = "A comma can be a decimal mark or a thousands separator, so neither is assumed: write", "Write the number without its unit"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_header_once_more() -> None:
         cell_remedies(" flow ", "flow")
         == cell_remedies("bar", "bar")
         == REPEATED_HEADER_REMEDY
-        == ("It is the header once more: remove that row",)
+        == ("It repeats the header: remove that row",)
     )
 
 

@@ -69,12 +69,12 @@ def test_columns_named_in_the_config_are_left_out_with_their_reason() -> None:
             DataConfig(exclude=("Pressure",), label_column="clas"),
             (
                 "columns named in the options are not in the table: 'Pressure' (did you mean 'pressure'?), 'clas' (did you mean 'class'?). "
-                "Columns there: 'pressure', 'class'."
+                "Available columns: 'pressure', 'class'."
             ),
         ),
         (
             DataConfig(include=("xyz",)),
-            "columns named in the options are not in the table: 'xyz'. Columns there: 'pressure', 'class'.",
+            "columns named in the options are not in the table: 'xyz'. Available columns: 'pressure', 'class'.",
         ),
         (
             DataConfig(include=("class",), label_column="class"),
@@ -117,7 +117,7 @@ def test_tables_that_nothing_can_be_learned_from(table: pa.Table, text: str) -> 
 def test_long_lists_of_names_are_cut() -> None:
     names = [f"c{i}" for i in range(5000)]
     text = absent_text([f"x{i}" for i in range(3000)], names)
-    assert text.endswith(" and 2,990 more. Columns there: 'c0', 'c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7', 'c8', 'c9' and 4,990 more.")
+    assert text.endswith(" and 2,990 more. Available columns: 'c0', 'c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7', 'c8', 'c9' and 4,990 more.")
     with pytest.raises(DataError, match="'c9' and 4,990 more"):
         check_duplicates([*names, *names], "wide.csv")
 
@@ -288,7 +288,7 @@ def test_missing_columns_are_all_reported() -> None:
     with pytest.raises(SchemaMismatch) as caught:
         conform(PUMP, pa.RecordBatch.from_pydict({"Pressure": [1.0], "running": ["t"]}), where="new.csv")
     assert str(caught.value) == (
-        "new.csv lacks 2 of the model's 3 columns: 'pressure' (did you mean 'Pressure'?), 'mode'. Columns there: 'Pressure', 'running'."
+        "new.csv lacks 2 of the model's 3 columns: 'pressure' (did you mean 'Pressure'?), 'mode'. Available columns: 'Pressure', 'running'."
     )
 
 
@@ -304,7 +304,7 @@ def test_missing_columns_are_all_reported() -> None:
 )
 def test_the_nearest_name_begins_alike_before_it_is_spelled_alike(absent: str, names: list[str], near: str) -> None:
     assert absent_text([absent], names).startswith(f"{absent!r} (did you mean {near!r}?). ")
-    assert absent_text(["x"], []) == "'x'. It has no columns at all."
+    assert absent_text(["x"], []) == "'x'. It has no columns."
 
 
 def test_text_among_numbers_is_named_with_its_row() -> None:
@@ -318,7 +318,7 @@ def test_text_among_numbers_is_named_with_its_row() -> None:
 def test_an_infinity_is_named_with_its_row(values: list[Any]) -> None:
     assert refused(pressure=values) == (
         "column 'pressure' must be finite but is inf in new.csv row 2 (counted from 1). "
-        "Declare it in --missing-values if it stands for a missing value, or correct the row."
+        "Declare it in --missing-values if it means a missing value, or correct the row."
     )
 
 

@@ -66,18 +66,18 @@ def test_text_of_four_bytes_a_character() -> None:
 def test_a_plausible_header_gets_no_hint() -> None:
     Path("x.csv").write_text("temperature,flow\n1,2\n", encoding="utf-8")
     assert refused("x.csv") == (
-        "x.csv lacks 1 of the model's 2 columns: 'temp' (did you mean 'temperature'?). Columns there: 'temperature', 'flow'."
+        "x.csv lacks 1 of the model's 2 columns: 'temp' (did you mean 'temperature'?). Available columns: 'temperature', 'flow'."
     )
 
 
 def test_column_names_of_parquet_get_no_hint() -> None:
     pq.write_table(pa.table({"0": [1], "1": [2]}), "x.parquet")
-    assert refused("x.parquet").endswith(f"Columns there: '0', '1'. {NONE}")
+    assert refused("x.parquet").endswith(f"Available columns: '0', '1'. {NONE}")
 
 
 def test_a_table_without_columns() -> None:
     pq.write_table(pa.table({}), "x.parquet")
-    assert refused("x.parquet") == "x.parquet lacks 2 of the model's 2 columns: 'temp', 'flow'. It has no columns at all."
+    assert refused("x.parquet") == "x.parquet lacks 2 of the model's 2 columns: 'temp', 'flow'. It has no columns."
     with pytest.raises(DataError, match=r"^x\.parquet has neither columns nor rows\. Write it again with the table in it\.$"):
         open_source(["x.parquet"]).read_table()
 
@@ -87,4 +87,4 @@ def test_a_second_file_without_a_header() -> None:
     Path("b.csv").write_text("1.5,2\n2.5,3\n", encoding="utf-8")
     with pytest.raises(SchemaMismatch) as caught:
         open_source(["a.csv", "b.csv"]).read_table()
-    assert str(caught.value) == f"b.csv lacks columns that a.csv has: 'flow', 'temp'. Columns there: '1.5', '2'. {NO_HEADER}"
+    assert str(caught.value) == f"b.csv lacks columns that a.csv has: 'flow', 'temp'. Available columns: '1.5', '2'. {NO_HEADER}"

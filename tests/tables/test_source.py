@@ -185,7 +185,7 @@ def test_columns_that_differ_name_both_files(ending: str) -> None:
     paths = [write(f"a.{ending}", PUMP), write(f"b.{ending}", PUMP.rename_columns(["id", "Pressure", "cycles", "running", "mode"]))]
     assert refused(open_source(paths).read_table, SchemaMismatch) == (
         f"b.{ending} lacks columns that a.{ending} has: 'pressure' (did you mean 'Pressure'?). "
-        "Columns there: 'id', 'Pressure', 'cycles', 'running', 'mode'."
+        "Available columns: 'id', 'Pressure', 'cycles', 'running', 'mode'."
     )
     more = write(f"c.{ending}", PUMP.append_column("new", PUMP["id"]))
     assert refused(open_source([paths[0], more]).read_table, SchemaMismatch).startswith(
@@ -203,10 +203,10 @@ def test_columns_that_differ_name_both_files(ending: str) -> None:
 def test_missing_columns_are_reported_at_once(ending: str) -> None:
     source = open_source([write(f"a.{ending}", PUMP), write(f"b.{ending}", PUMP.drop_columns(["mode", "pressure"]))])
     assert refused(lambda: source.batches(SCHEMA), SchemaMismatch) == (
-        f"b.{ending} lacks 2 of the model's 4 columns: 'pressure', 'mode'. Columns there: 'id', 'cycles', 'running'."
+        f"b.{ending} lacks 2 of the model's 4 columns: 'pressure', 'mode'. Available columns: 'id', 'cycles', 'running'."
     )
     assert refused(lambda: source.batches(None, extra=("ID",)), SchemaMismatch) == (
-        f"a.{ending} lacks requested columns: 'ID' (did you mean 'id'?). Columns there: 'id', 'pressure', 'cycles', 'running', 'mode'."
+        f"a.{ending} lacks requested columns: 'ID' (did you mean 'id'?). Available columns: 'id', 'pressure', 'cycles', 'running', 'mode'."
     )
 
 

@@ -101,7 +101,7 @@ def test_an_alias_or_a_number_that_is_not_there_says_which_are(logged: Logged) -
 
 
 def test_a_name_that_is_not_there_says_which_are(logged: Logged) -> None:
-    assert refusal("models:/valve@champion", logged) == f"no model models:/valve@champion in {logged.uri}: registered are pump."
+    assert refusal("models:/valve@champion", logged) == f"no model models:/valve@champion in {logged.uri}: the registered models are pump."
 
 
 @pytest.mark.usefixtures("own_folder")
@@ -124,9 +124,9 @@ def test_a_run_or_logged_model_that_is_not_there(logged: Logged) -> None:
 def test_a_run_without_a_detector(logged: Logged) -> None:
     inner = f"runs:/{logged.version.run_id}/figures"
     text = refusal(inner, logged)
-    assert text.startswith(f"{inner} is no model of this package: there is no manifest.json at ")
+    assert text.startswith(f"{inner} is not a model of this package: there is no manifest.json at ")
     text = refusal(f"runs:/{logged.version.run_id}/nowhere", logged)
-    assert text.endswith(": the store was moved, or they were removed. Use a copy, or fit again.")
+    assert text.endswith(": they were removed, or the store was moved. Use a copy, or fit again.")
 
 
 def test_a_model_of_somebody_else(own_folder: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_model_of_somebody_else(own_folder: Path) -> None:
     with pytest.raises(ArtifactError) as refused:
         registry.resolve_model("models:/theirs/1")
     where = own_folder / "theirs" / "artifacts"
-    assert str(refused.value) == f"models:/theirs/1 is no model of this package: there is no manifest.json at {where}."
+    assert str(refused.value) == f"models:/theirs/1 is not a model of this package: there is no manifest.json at {where}."
 
 
 def test_a_damaged_artifact_is_found_and_told_when_it_is_loaded(logged: Logged, own_folder: Path) -> None:

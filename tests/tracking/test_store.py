@@ -219,8 +219,7 @@ def test_a_file_that_is_no_database(own_folder: Path) -> None:
         (own_folder / "mlflow.db").write_text(content)
         uri = f"sqlite:///{own_folder}/mlflow.db"
         assert refusal(None) == (
-            f"{uri} is no SQLite store: {own_folder}/mlflow.db holds something else. "
-            "Give --tracking-uri or MLFLOW_TRACKING_URI another file."
+            f"{uri} is not a SQLite store: {own_folder}/mlflow.db is another kind of file. Correct --tracking-uri or MLFLOW_TRACKING_URI."
         )
         assert [path.name for path in own_folder.iterdir()] == ["mlflow.db"]
         assert (own_folder / "mlflow.db").read_text() == content
@@ -383,7 +382,7 @@ def test_a_store_that_cannot_be_made_is_said_at_once(own_folder: Path, monkeypat
     with pytest.raises(TrackingError) as refused, store.open_store(f"sqlite:///{own_folder}/mlflow.db"):
         pytest.fail("it is open")
     assert str(refused.value) == (
-        f"no store can be made at sqlite:///{own_folder}/mlflow.db: this user may not write to {own_folder}. "
-        "Give --tracking-uri another place."
+        f"cannot create a store at sqlite:///{own_folder}/mlflow.db: no permission to write to {own_folder}. "
+        "Choose another one with --tracking-uri."
     )
     assert list(own_folder.iterdir()) == []

@@ -204,7 +204,7 @@ def test_groups_have_thresholds_of_their_own(folder: Path, tmp_path: Path) -> No
     )
     with pytest.raises(VaeAnomalyError) as caught:
         score_files(ScoreRequest(data=(str(tmp_path / "lacks.parquet"),), model=str(folder)))
-    assert str(caught.value) == f"{tmp_path}/lacks.parquet lacks the group column of the threshold: 'unit'. Columns there: 'a', 'b'."
+    assert str(caught.value) == f"{tmp_path}/lacks.parquet lacks the group column of the threshold: 'unit'. Available columns: 'a', 'b'."
     with pytest.raises(VaeAnomalyError) as caught:
         score_files(ScoreRequest(data=(str(tmp_path / "new.parquet"),), model=str(folder), fdr=0.1, overwrite=True))
     assert str(caught.value) == (
@@ -344,7 +344,7 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     "unknown column": (
         ["plain.parquet", "--group-by", "units"], 2,
         ("--group-by names a column that is not in the data: 'units' (did you mean 'unit'?). "
-         "Columns there: 'when', 'unit', 'a', 'b'."),
+         "Available columns: 'when', 'unit', 'a', 'b'."),
     ),
     "groups with a tail": (
         ["plain.parquet", "--group-by", "unit", "--method", "gpd"], 2,

@@ -46,12 +46,11 @@ def threshold_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     """Build a threshold from ``threshold_values`` and ``threshold_tensors``. Raises ValueError or KeyError if they are invalid."""
     scores = _ascending(tensors["calibration"], "the calibration scores are not finite and ascending")
     if values["method"] not in get_args(ThresholdKind) or not math.isfinite(values["value"]):
-        msg = f"no threshold is made by {values['method']!r} with the value {values['value']!r}"
-        raise ValueError(msg)
+        raise ValueError(f"the threshold has the method {values['method']!r} and the value {values['value']!r}, which is impossible")
     alpha, tried = values["alpha"], values.get("tried", 1)
     possible = type(alpha) is float and 0.0 < alpha < 1.0
     if not possible or (not values.get("tail") and calibration_rows_needed(alpha) > len(scores)):
-        raise ValueError(f"alpha is {alpha!r}, which {len(scores):,} calibration scores cannot promise")
+        raise ValueError(f"alpha is {alpha!r}, which {len(scores):,} calibration scores cannot guarantee")
     if type(tried) is not int or tried < 1:
         raise ValueError(f"tried is {tried!r}, not a number of 1 or more")
     return Threshold(

@@ -56,20 +56,20 @@ class Threshold:
         """
         n = len(self.calibration)
         at_least = n - np.searchsorted(self.calibration, scores, side="left")
-        found = marginal_p_values(n)[at_least] if self.table is None else self.table[at_least]
+        p_values = marginal_p_values(n)[at_least] if self.table is None else self.table[at_least]
         if self.tail is not None:
-            found = self.tail.p_values(scores, found, flagged=self.flags(scores), alpha=self.alpha)
+            p_values = self.tail.p_values(scores, p_values, flagged=self.flags(scores), alpha=self.alpha)
         if self.groups is not None and codes is not None:
-            found = self.groups.p_values(self.calibration, scores, codes, found)
-        return np.where(np.isnan(scores), np.nan, found)
+            p_values = self.groups.p_values(self.calibration, scores, codes, p_values)
+        return np.where(np.isnan(scores), np.nan, p_values)
 
     def low_p_values(self, scores: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         """Return the lower-tail p-values (1 + #{calibration ≤ s}) / (n + 1); small = unusually low score, NaN for a NaN score."""
         n = len(self.calibration)
-        found = marginal_p_values(n)[np.searchsorted(self.calibration, scores, side="right")]
+        p_values = marginal_p_values(n)[np.searchsorted(self.calibration, scores, side="right")]
         if self.groups is not None and codes is not None:
-            found = self.groups.p_values(self.calibration, scores, codes, found, low=True)
-        return np.where(np.isnan(scores), np.nan, found)
+            p_values = self.groups.p_values(self.calibration, scores, codes, p_values, low=True)
+        return np.where(np.isnan(scores), np.nan, p_values)
 
     def flags(self, scores: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
         """Return a bool array, True where the score is above the threshold (higher = more anomalous), False for NaN."""

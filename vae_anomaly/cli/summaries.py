@@ -119,10 +119,21 @@ def model_summary(result: InfoResult) -> str:
 def versions_table(result: ModelsResult) -> str:
     """Return a table of registered versions."""
     rows = [
-        (v.name, v.version, ", ".join(v.aliases), v.created, v.tags.get("rows", ""), v.tags.get("alpha", ""), v.tags.get("threshold", ""))
+        (v.name, v.version, ", ".join(v.aliases), v.created, v.tags.get("rows", ""), *(_rounded(v.tags.get(t, "")) for t in _NUMBERS))
         for v in result.versions
     ]
-    return join_lines(table_lines(("model", "version", "alias", "created", "rows", "alpha", "threshold"), rows))
+    return join_lines(table_lines(("model", "version", "alias", "created", "rows", *_NUMBERS), rows))
+
+
+_NUMBERS = ("alpha", "threshold")  # tags that hold numbers in full precision
+
+
+def _rounded(tag: str) -> str:
+    """Return a number with six significant digits; a tag that a user has edited may be any text."""
+    try:
+        return f"{float(tag):.6g}"
+    except ValueError:
+        return tag
 
 
 def ui_summary(result: UiResult) -> str:

@@ -109,6 +109,11 @@ def _group(row: GroupRow) -> str:
     return f"{text.short(row.name)} {row.threshold:.4g} ({row.rows:,} rows{how})"
 
 
+def _plain(value: float) -> str:
+    """Return three significant digits, without an exponent for large numbers."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"  # noqa: PLR2004  # .3g writes 1e+03
+
+
 def _budget(table: Sequence[BudgetRow]) -> list[str]:
     """Return a table of other false-alarm rates: threshold, alarms and recall at each."""
     head = ["alpha", "95 % limit", "threshold", "per 10,000 normal", "per day", "recall"]
@@ -117,8 +122,8 @@ def _budget(table: Sequence[BudgetRow]) -> list[str]:
             f"{row.alpha:.3g}",
             "" if row.limit is None else percent(row.limit),
             f"{row.threshold:.4g}",
-            f"{row.false_alarms_per_10000:.3g}",
-            "" if row.alerts_per_day is None else f"{row.alerts_per_day:.3g}",
+            _plain(row.false_alarms_per_10000),
+            "" if row.alerts_per_day is None else _plain(row.alerts_per_day),
             "" if row.recall is None else percent(row.recall),
         )
         for row in table

@@ -18,6 +18,7 @@ from vae_anomaly.detector.card import Blocks, Card, ColumnQuality
 from vae_anomaly.detector.validation import check_depth, check_ensemble, check_layout
 from vae_anomaly.errors import ConfigError, DamagedArtifact
 from vae_anomaly.explain.contributions import Usual
+from vae_anomaly.messages import shorten
 from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, Scores, score_rows
 from vae_anomaly.model.prior import Exemplars
 from vae_anomaly.model.scaling import Views
@@ -87,8 +88,7 @@ class Detector:
             return _build(values, tensors)
         except (ConfigError, AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
             text = f"{type(error).__name__}: {error}".splitlines()[0]
-            shown = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
-            raise DamagedArtifact(f"the model's fields do not fit together: {shown}") from error
+            raise DamagedArtifact(f"the model's fields do not fit together: {shorten(text, LONGEST_REASON)}") from error
 
 
 # Format 1 has this key in its configuration, though only windows of one row exist.

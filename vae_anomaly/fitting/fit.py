@@ -167,7 +167,7 @@ def _refuse_too_large(batch: Batch, schema: Schema) -> None:
         if abs(value) > LARGEST:
             raise DataError(
                 f"column {quote(column.name)} holds {value:g} in the training rows; the spread of numbers beyond ±{LARGEST:g} cannot be "
-                "computed. Declare it in --missing-values if it stands for a missing value, give the column in a larger unit, or leave it "
+                "computed. Declare it in --missing-values if it means a missing value, give the column in a larger unit, or leave it "
                 "out with --exclude."
             )
 

@@ -79,16 +79,15 @@ def first_pass_scores(
     equal = unit_weights(len(networks.held_out_fold), config.sigma)
     thin = replace(ensemble, exemplars=chosen, weight=equal["weight"], beta=equal["beta"], noise=equal["noise"])
     thin = with_learned_weights(thin, read, own, len(config.views), generator)
-    both = (fold_normalized(cross_fit_scores(e, batch, split, networks.held_out_fold).numpy(), split.fold) for e in (ensemble, thin))
-    all_exemplars, few = both
+    folds = networks.held_out_fold
+    all_exemplars, few = (fold_normalized(cross_fit_scores(e, batch, split, folds).numpy(), split.fold) for e in (ensemble, thin))
     return FirstPassScores(all_exemplars=all_exemplars, few=few)
 
 
 def trim_rows(split: RowSplit, scores: FirstPassScores) -> TrimmedRows:
     """Exclude the training rows above ``outlier_limit`` and use the 5 % with the largest product of scores not as exemplars."""
     rows = split.training
-    both = (np.nan_to_num(found[rows], nan=0.0).clip(LEAST_SCORE) for found in (scores.all_exemplars, scores.few))
-    all_exemplars, few = both
+    all_exemplars, few = (np.nan_to_num(s[rows], nan=0.0).clip(LEAST_SCORE) for s in (scores.all_exemplars, scores.few))
     excluded, not_exemplar = np.zeros((2, len(split.fold)), dtype=np.bool_)
     excluded[rows] = all_exemplars > outlier_limit(all_exemplars)
     highest = np.argsort(-np.log(all_exemplars) - np.log(few), kind="stable")[: int(TRIMMED_SHARE * len(rows))]

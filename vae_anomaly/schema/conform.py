@@ -85,7 +85,7 @@ def _finite(column: Column, values: pa.Array, origin: RowOrigin) -> pa.Array:
     origin.refuse(
         pc.fill_null(pc.is_inf(values), fill_value=False),
         lambda i: f"column {column.name!r} must be finite but is {values[i].as_py()}",
-        lambda _: ("Declare it in --missing-values if it stands for a missing value", "correct the row"),
+        lambda _: ("Declare it in --missing-values if it means a missing value", "correct the row"),
     )
     return pc.if_else(pc.is_finite(values), values, None)
 

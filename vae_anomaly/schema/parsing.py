@@ -197,7 +197,7 @@ def boolean_texts(text: pa.Array, levels: tuple[str, ...]) -> pa.Array:
 
 
 TEXT_REMEDIES = ("Declare it in --missing-values", "leave the column out and fit again")
-REPEATED_HEADER_REMEDY = ("It is the header once more: remove that row",)
+REPEATED_HEADER_REMEDY = ("It repeats the header: remove that row",)
 _UNIT_REMEDY = ("If that row holds the units, remove it",)
 
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
@@ -233,13 +233,13 @@ def _respelled(text: str) -> tuple[str, ...]:
     """Return the remedy for a number in another notation; empty if the text contains no number."""
     if _THREE_BEHIND_A_COMMA.fullmatch(text):
         point, none = text.replace(",", "."), text.replace(",", "")
-        return (f"A comma may be a decimal mark or part thousands, so it is read as neither: write {point} or {none}",)
+        return (f"A comma can be a decimal mark or a thousands separator, so neither is assumed: write {point} or {none}",)
     if _DECIMAL_COMMA.fullmatch(text):
         return (f"Write such numbers with a decimal point ({text.replace(',', '.')})",)
     parted = _THOUSANDS.fullmatch(text)
     if parted:
         whole = text.replace(parted["mark"], "")
         point = whole.replace(",", ".") if parted["decimal"] else whole
-        return (f"Write such numbers without a mark between the thousands ({point})",)
+        return (f"Write such numbers without thousands separators ({point})",)
     unit = _WITH_UNIT.fullmatch(text)
     return (f"Write the number without its unit ({unit[1].replace(',', '.')})",) if unit else ()

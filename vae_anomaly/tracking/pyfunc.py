@@ -1,8 +1,8 @@
-"""The detector as an MLflow model: data frame in, data frame out, for ``mlflow models predict|serve``, ``load_model`` and Spark.
+"""MLflow pyfunc flavor of a detector: data frame in, data frame out, for ``mlflow models predict|serve``, ``load_model`` and Spark UDFs.
 
-Knows nothing of runs or the registry. Logged as *models from code*: MLflow stores ``MODEL_CODE``, which imports ``vae_anomaly.pyfunc``,
-and the artifact folder; nothing is pickled. The code itself is not stored with the model, because MLflow lets the second model of a
-process use the code of the first (mlflow#12377); the format number of the artifact says which package versions can read it.
+Logged as *models from code*: MLflow stores ``MODEL_CODE``, which imports ``vae_anomaly.pyfunc``, and the artifact folder; nothing is
+pickled. The code of the package is not stored with the model, because MLflow lets the second model of a process use the code of the
+first (mlflow#12377); the format number of the artifact tells which package versions can read it.
 """
 
 import logging
@@ -32,8 +32,7 @@ from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.schema.schema import check_duplicates
 from vae_anomaly.tracking.store import DETECTOR_FOLDER, LOGGED_NAME
 
-# The file that MLflow executes to get the model: stored with every model, so
-# that the import in it has to work for ever.
+# Stored with every model and executed on load, so the import must keep working in all later versions.
 MODEL_CODE = """\
 from mlflow.models import set_model
 
@@ -41,7 +40,7 @@ from vae_anomaly.pyfunc import AnomalyModel
 
 set_model(AnomalyModel())
 """
-# What scoring needs. Pinned, because MLflow's own search for requirements takes four seconds.
+# Packages that scoring needs. Given explicitly, because MLflow's own inference of requirements takes four seconds.
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pyarrow", "scipy", "scikit-learn", "safetensors", "pydantic")
 TOP = 5
 WHERE = "the data frame"
@@ -50,7 +49,7 @@ MLFLOW_TYPES = {pa.float64(): DataType.double, pa.bool_(): DataType.boolean, pa.
 
 
 class AnomalyModel(PythonModel):
-    """Scores data frames with the detector in the model's artifact folder."""
+    """Score data frames with the detector in the model's artifact folder."""
 
     detector: Detector
     version: str
@@ -67,20 +66,20 @@ class AnomalyModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Score rows: the columns of ``vae-anomaly score``, the index of the input, higher = more anomalous.
+        """Return the columns of ``vae-anomaly score`` with the index of the input; higher scores are more anomalous.
 
-        ``params``: ``alpha`` (false-alarm rate), ``explain`` (flagged, all or none), ``top`` (columns to name; 0 = all).
-        What there is not is None: NaN is no JSON.
+        ``params``: ``alpha`` (false-alarm rate), ``explain`` (flagged, all or none), ``top`` (columns per explained row; 0 = all).
+        Missing values are None, because JSON has no NaN.
         """
         options = _options(params or {}, model=self.detector.config.tracking.model_name, version=self.version)
         scored = list(score_batches(self.detector, [_record_batch(self.detector, model_input)], options))
         table = pa.Table.from_batches(scored) if scored else pa.schema(RESULT_FIELDS).empty_table()
-        # The index is set, not given: pandas would look the rows up by it, and a filtered frame would get the scores of other rows.
+        # Not DataFrame(…, index=…), which aligns the columns by label: a filtered frame would get the scores of other rows.
         return pd.DataFrame({f.name: _values(table[f.name]) for f in RESULT_FIELDS}).set_axis(model_input.index)
 
 
 def log_pyfunc(folder: Path, detector: Detector) -> str:
-    """Log the artifact in ``folder`` to the active run as an MLflow model; return the id of the model."""
+    """Log the artifact in ``folder`` to the active run as an MLflow model; return the model id."""
     with tempfile.TemporaryDirectory() as temporary, _silence():
         code = Path(temporary, "vae_anomaly_model.py")
         code.write_text(MODEL_CODE)
@@ -96,31 +95,31 @@ def log_pyfunc(folder: Path, detector: Detector) -> str:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Hold back what MLflow says of every model that it logs.
+    """Suppress two warnings that MLflow gives for every model.
 
-    An input example would be scored twice more while logging, and the signature already says what goes in. MLflow compares the
-    requirements with what is installed, which is where they come from; a checkout that is not installed would be called a mismatch.
+    It asks for an input example, which it would score twice while logging although the signature describes the input. It also compares
+    the requirements with the installed packages, where they come from, and reports a checkout that is not installed as a mismatch.
     """
     logger = logging.getLogger("mlflow.utils.requirements_utils")
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input example was not provided")
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
 
 
 def requirements() -> list[str]:
-    """Return what the model needs, pinned to what is installed; local labels such as ``+cpu`` are in no package index."""
+    """Return the requirements, pinned to the installed versions without local labels such as ``+cpu``, which no package index has."""
     return [f"vae-anomaly=={__version__}", *(f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS)]
 
 
 def signature(detector: Detector) -> ModelSignature:
-    """Return what goes in and comes out: numbers are ``double`` (``float`` would refuse every CSV), all else is ``string``.
+    """Return the model signature: numeric inputs are ``double`` (``float`` would reject every CSV), all others ``string``.
 
-    A column that had missing cells at fit may be left out; that of the groups of a threshold may not.
+    A column that had missing cells at fit is optional; the column of the threshold's groups is required.
     """
     inputs: list[Any] = [
         ColSpec(DataType.double if c.kind == "numeric" else DataType.string, c.name, required=not c.nullable)
@@ -160,9 +159,9 @@ def _options(params: Mapping[str, Any], *, model: str, version: str) -> ScoreOpt
 
 
 def _record_batch(detector: Detector, frame: pd.DataFrame) -> pa.RecordBatch:
-    """Return the columns of the model, and that of its groups.
+    """Return the columns of the model and of its groups.
 
-    One that may be missing and is not there is all null, others are left for ``conform`` to miss.
+    An absent optional column is all null; an absent required column is reported by ``conform``.
     """
     check_duplicates([str(name) for name in frame.columns], WHERE)
     columns, groups = detector.schema.columns, detector.threshold.groups
@@ -181,7 +180,7 @@ def _array(name: str, values: pd.Series) -> pa.Array:
 
 
 def _values(column: pa.ChunkedArray) -> pd.Series:
-    """Return a column as pandas has it, or as objects where there are nulls or lists of records."""
+    """Return a column in its pandas type, or as objects if it has nulls or lists of records."""
     if column.null_count or pa.types.is_list(column.type):
         return pd.Series(column.to_pylist(), dtype=object)
     return pd.Series(column.to_pandas())

@@ -1,6 +1,6 @@
-"""The model registry, both ways: a logged model becomes a version with an alias, and a name becomes a folder with an artifact.
+"""MLflow model registry: register a logged model as a version with an alias, and resolve a model name to an artifact folder.
 
-Knows nothing of what is in the artifact or in the run. What cannot be found is an ArtifactError that says what there is instead.
+A model that does not exist is an ArtifactError that lists the existing ones.
 """
 
 import json
@@ -28,19 +28,17 @@ from vae_anomaly.tracking import store
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# The folder of the artifact within a run, and how many names an error lists.
-NAMES_LISTED = 20
-# A logged model (models:/m-0123…) has this many hexadecimal digits after m-.
-MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
-ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"})
+NAMES_LISTED = 20  # in an error
+MODEL_ID = re.compile(r"m-[0-9a-f]{32}")  # of a logged model: models:/m-0123…
+ABSENT_CODES = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE"})
 
-# Downloads from a server live as long as the process.
+# Downloads from a server are removed when the process ends.
 _downloads: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
-    """Where a logged model is: ``uri`` is ``models:/name/version``, or ``runs:/…`` with empty name and version when not registered."""
+    """A logged model: ``uri`` is ``models:/name/version``, or ``runs:/…`` with empty name and version if it is not registered."""
 
     name: str
     version: str
@@ -63,10 +61,10 @@ class RegisteredVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
-    """A model that was found, with its artifact in ``folder``.
+    """A model with its artifact in ``folder``.
 
-    ``name`` and ``version`` go into every scored row: those of the registry, or else the folder's or run's name and the first digits of
-    the artifact's digest.
+    ``name`` and ``version`` are written to every scored row: those of the registry, otherwise the name of the folder or run and the
+    first digits of the artifact's digest.
     """
 
     folder: Path
@@ -75,16 +73,16 @@ class ResolvedModel:
 
 
 def register(tracking: TrackingConfig, detector: Detector, *, model_id: str, run_id: str, uri: str) -> ModelVersion:
-    """Make a logged model the next version of ``tracking.model_name``, complete with its tags in one request, then move the alias."""
+    """Register a logged model as the next version of ``tracking.model_name``, with its tags in one request; then move the alias."""
     from mlflow import MlflowClient
 
     name, alias, client = tracking.model_name, tracking.alias, MlflowClient()
     with store.errors(f"register {name}", uri):
-        _make_registered_model(client, name)
-        made = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, tags=_tags(detector), model_id=model_id)
-        version = str(made.version)
-    with suppress(Exception):  # only the link from the run's page to the version
-        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": made.version}])})
+        _create_registered_model(client, name)
+        created = client.create_model_version(name, f"models:/{model_id}", run_id=run_id, tags=_tags(detector), model_id=model_id)
+        version = str(created.version)
+    with suppress(Exception):  # only the link from the page of the run to the version
+        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps([{"name": name, "version": created.version}])})
     registered = ModelVersion(name=name, version=version, uri=f"models:/{name}/{version}", run_id=run_id, alias=alias)
     if alias:
         with store.errors(f"point {name}@{alias} at version {version}, which is registered", uri):
@@ -93,10 +91,10 @@ def register(tracking: TrackingConfig, detector: Detector, *, model_id: str, run
 
 
 def move_alias(client: "MlflowClient", to: ModelVersion, *, only_forward: bool = False) -> None:
-    """Point the alias of a version at it; with ``only_forward`` not if a newer version has it."""
+    """Point the alias ``to.alias`` at the version; with ``only_forward``, not if the same or a newer version has it."""
     if only_forward:
-        now = client.get_registered_model(to.name).aliases.get(to.alias)
-        if now is not None and int(now) >= int(to.version):
+        current = client.get_registered_model(to.name).aliases.get(to.alias)
+        if current is not None and int(current) >= int(to.version):
             return
     client.set_registered_model_alias(to.name, to.alias, to.version)
 
@@ -108,8 +106,8 @@ def registered_versions(name: str | None = None, *, uri: str | None = None) -> t
     with store.open_store(uri, create=False) as opened, store.errors("list the models", opened):
         client = MlflowClient()
         aliases = {m.name: m.aliases for m in all_pages(client.search_registered_models)}
-        wanted = f"name='{name}'" if name else ""
-        versions = all_pages(client.search_model_versions, wanted)
+        selection = f"name='{name}'" if name else ""
+        versions = all_pages(client.search_model_versions, selection)
         newest_first = sorted(versions, key=lambda v: (int(v.creation_timestamp), int(v.version)), reverse=True)
         return tuple(
             RegisteredVersion(
@@ -125,13 +123,13 @@ def registered_versions(name: str | None = None, *, uri: str | None = None) -> t
 
 
 def resolve_model(model: str, *, uri: str | None = None) -> ResolvedModel:
-    """Find a model: ``models:/name@alias``, ``models:/name/3``, ``models:/name`` (newest), ``runs:/id…`` or an artifact folder.
+    """Resolve ``models:/name@alias``, ``models:/name/3``, ``models:/name`` (newest), ``runs:/id…`` or the path of an artifact folder.
 
-    ``uri`` is the MLflow store, None for the default. Raises ArtifactError, TrackingError.
+    ``uri`` is the MLflow store; None: the default. Raises ArtifactError, TrackingError.
     """
     if is_uri(model) and not model.startswith(("models:/", "runs:/")):
         raise ArtifactError(
-            f"no model at {shown_path(model)}: a model is the path of a folder here, models:/NAME@ALIAS or runs:/ID. "
+            f"no model at {shown_path(model)}: expected the path of a local folder, models:/NAME@ALIAS or runs:/ID. "
             "Copy the folder to this machine, or register it with vae-anomaly upload."
         )
     if not model.startswith(("models:/", "runs:/")):
@@ -151,28 +149,28 @@ def _registered(model: str, opened: str) -> ResolvedModel:
     client = MlflowClient()
     name, _, alias = model.removeprefix("models:/").partition("@")
     if not alias and MODEL_ID.fullmatch(name):
-        with _absent(model, opened, "there is no such logged model"):
+        with _absent(model, opened, lambda: "there is no such logged model"):
             location = client.get_logged_model(name).artifact_location
-        return _folder(_fetched(location, "artifacts", model), name=name)
+        return _folder(_local_folder(location, "artifacts", model), name=name)
     name, _, number = name.partition("/")
-    with _absent(model, opened, lambda: _what_there_is(client, name)):
+    with _absent(model, opened, lambda: _existing(client, name)):
         if alias:
             number = str(client.get_model_version_by_alias(name, alias).version)
         number = number if number.isdecimal() else _newest(client, name, number)
         source = client.get_model_version_download_uri(name, number)
         if source.startswith("models:/"):
             source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
-    return ResolvedModel(folder=_fetched(source, "artifacts", model), name=name, version=number)
+    return ResolvedModel(folder=_local_folder(source, "artifacts", model), name=name, version=number)
 
 
 def _logged(model: str, opened: str) -> ResolvedModel:
-    """Find the artifact of a run: ``runs:/id`` and ``runs:/id/model`` are the same detector."""
+    """Resolve the artifact of a run; ``runs:/id`` and ``runs:/id/model`` are the same detector."""
     from mlflow import MlflowClient
 
     run_id, _, inner = model.removeprefix("runs:/").partition("/")
-    with _absent(model, opened, "there is no such run"):
+    with _absent(model, opened, lambda: "there is no such run"):
         location = MlflowClient().get_run(run_id).info.artifact_uri
-    folder = _fetched(location, store.DETECTOR_FOLDER if inner in {"", "model"} else inner, model)
+    folder = _local_folder(location, store.DETECTOR_FOLDER if inner in {"", "model"} else inner, model)
     return _folder(folder, name=f"runs:/{run_id}")
 
 
@@ -183,21 +181,21 @@ def _newest(client: "MlflowClient", name: str, number: str) -> str:
     return str(max(versions))
 
 
-def _fetched(location: str, inner: str, model: str) -> Path:
-    """Return a local folder with an artifact: where the store keeps it, or a copy of what a server has."""
-    folder = _local(location, inner) or _download(location, inner)
-    for place in (folder, *sorted(folder.glob("*/"))):
-        if artifact.is_artifact(place):
-            return place
+def _local_folder(location: str, inner: str, model: str) -> Path:
+    """Return a local folder with an artifact: the one in the store, or a download from a server."""
+    folder = _local_path(location, inner) or _download(location, inner)
+    for candidate in (folder, *sorted(folder.glob("*/"))):
+        if artifact.is_artifact(candidate):
+            return candidate
     if not folder.is_dir():
         raise ArtifactError(
-            f"the files of {model} are not at {folder}: the store was moved, or they were removed. Use a copy, or fit again."
+            f"the files of {model} are not at {folder}: they were removed, or the store was moved. Use a copy, or fit again."
         )
-    raise ArtifactError(f"{model} is no model of this package: there is no {artifact.MANIFEST} at {folder}.")
+    raise ArtifactError(f"{model} is not a model of this package: there is no {artifact.MANIFEST} at {folder}.")
 
 
-def _local(location: str, inner: str) -> Path | None:
-    """Return the folder of a location on this machine; None for the address of a server."""
+def _local_path(location: str, inner: str) -> Path | None:
+    """Return the path of an artifact location on this machine; None for a server."""
     parts = urlsplit(location)
     if parts.scheme == "file" and parts.netloc in {"", "localhost"}:
         return Path(url2pathname(parts.path), inner)
@@ -212,30 +210,30 @@ def _download(location: str, inner: str) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(f"{location.rstrip('/')}/{inner}", dst_path=copy.name))
     except mlflow.MlflowException as error:
-        if store.error_code(error) not in ABSENT:
+        if store.error_code(error) not in ABSENT_CODES:
             raise
         return Path(copy.name, "absent")
 
 
 @contextmanager
-def _absent(model: str, opened: str, instead: str | Callable[[], str]) -> Iterator[None]:
-    """Say that a name is not there, and what is."""
+def _absent(model: str, opened: str, reason: Callable[[], str]) -> Iterator[None]:
+    """Raise ArtifactError with the ``reason`` if the block finds that the model does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, LookupError) as error:
-        if isinstance(error, MlflowException) and store.error_code(error) not in ABSENT:
+        if isinstance(error, MlflowException) and store.error_code(error) not in ABSENT_CODES:
             raise
-        there_is = instead if isinstance(instead, str) else instead()
-        raise ArtifactError(f"no model {model} in {store.shown_uri(opened)}: {there_is}.") from error
+        raise ArtifactError(f"no model {model} in {store.shown_uri(opened)}: {reason()}.") from error
 
 
-def _what_there_is(client: "MlflowClient", name: str) -> str:
+def _existing(client: "MlflowClient", name: str) -> str:
+    """Return the registered names, or the versions and aliases of a name that is registered, as the end of an error."""
     aliases = {m.name: m.aliases for m in all_pages(client.search_registered_models)}
     if name not in aliases:
         listed = _listed(sorted(aliases))
-        return f"registered are {listed}" if listed else "no model is registered; fit one with vae-anomaly fit"
+        return f"the registered models are {listed}" if listed else "no model is registered; fit one with vae-anomaly fit"
     versions = sorted(int(v.version) for v in all_pages(client.search_model_versions, f"name='{name}'"))
     named = [f"@{a} (version {v})" for a, v in sorted(aliases[name].items())]
     return f"{name} has versions {_listed(versions) or '(none)'} and aliases {_listed(named) or '(none)'}"
@@ -245,17 +243,17 @@ def _listed(names: Sequence[object]) -> str:
     return shorten_list(map(str, names), length=NAMES_LISTED)
 
 
-def all_pages(search: Callable[..., Any], wanted: str = "") -> Iterator[Any]:
-    """Return all results of an MLflow search."""
-    page = search(wanted or None)
+def all_pages(search: Callable[..., Any], selection: str = "") -> Iterator[Any]:
+    """Yield all results of an MLflow search, page by page; ``selection`` is MLflow's filter string."""
+    page = search(selection or None)
     while True:
         yield from page
         if not page.token:
             return
-        page = search(wanted or None, page_token=page.token)
+        page = search(selection or None, page_token=page.token)
 
 
-def _make_registered_model(client: "MlflowClient", name: str) -> None:
+def _create_registered_model(client: "MlflowClient", name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,8 +1,7 @@
-"""One fit in MLflow: parameters, learning curve, data lineage, figures, the model, and last of all its registered version.
+"""MLflow runs: parameters, learning curve, data lineage, figures, the model, and its registered version.
 
-Knows nothing of how a detector is fitted. ``NoRun`` does nothing in place of ``Run`` and imports no MLflow. A version appears whole
-or not at all: everything is logged first, the version is created with its tags in one request, and the alias moves last. How a store
-is opened: ``edges.store``; how a model is found again: ``edges.registry``.
+A registered version is always complete: everything is logged first, the version is created with its tags in one request, and the alias
+moves last. ``NoRun`` replaces ``Run`` if tracking is off, and does not import MLflow.
 """
 
 import json
@@ -26,18 +25,16 @@ from vae_anomaly.redaction import redacted_config
 from vae_anomaly.tracking import recovery, store
 from vae_anomaly.tracking.registry import ModelVersion, register
 
-# MLflow's limits.
-PARAM_LENGTH = 6000
-DIGEST_LENGTH = 36
-METRICS_AT_ONCE = 1000
-# Points of the learning curve that come faster than this travel together.
-SEND_SECONDS = 2.0
+PARAM_LENGTH = 6000  # MLflow's limit for a parameter value
+DIGEST_LENGTH = 36  # MLflow's limit for the digest of a data set
+METRICS_AT_ONCE = 1000  # MLflow's limit for one request
+SEND_SECONDS = 2.0  # points of the learning curve that arrive faster are sent in one request
 FILES_SHOWN = 100
 PICTURE_DPI = 120
 
 
 class NoRun:
-    """Stands for a run when tracking is off: takes everything, does nothing, imports no MLflow."""
+    """A run that logs nothing, used if tracking is off; it has the methods of ``Run``."""
 
     run_id = ""
 
@@ -66,11 +63,11 @@ class NoRun:
         """Do nothing."""
 
     def log_model(self, folder: Path, detector: Detector) -> None:
-        """Do nothing; there is no version."""
+        """Do nothing and return no version."""
 
 
 class Run:
-    """An MLflow run that is being written. ``start_run`` makes one; every method raises TrackingError."""
+    """An open MLflow run, created by ``start_run``. Every method may raise TrackingError."""
 
     def __init__(self, *, run_id: str, uri: str, tracking: TrackingConfig) -> None:
         from mlflow import MlflowClient
@@ -81,10 +78,10 @@ class Run:
         self._client = MlflowClient()
         self._unsent: list[Any] = []
         self._sent_at = -math.inf
-        self._server_is_lost = False
+        self._unreachable = False
 
     def log_config(self, config: Config) -> None:
-        """Log every value of the configuration as a parameter, ``model.hidden`` and so on."""
+        """Log every setting as a parameter with its dotted name, such as ``model.hidden``."""
         from mlflow.entities import Param
 
         params = [Param(key, value) for key, value in _flat(redacted_config(config_to_dict(config)))]
@@ -94,7 +91,7 @@ class Run:
     def log_block(self, block: CurvePoint) -> None:
         """Log one point of the learning curve.
 
-        A server that is lost does not end a training: the points are kept and sent before the model is logged.
+        An unreachable server does not abort the training: the points are buffered and sent before the model is logged.
         """
         values = {
             "train/loss": block.train_loss,
@@ -102,26 +99,26 @@ class Run:
             "val/kl": block.val_kl,
             "active_units": block.active_units,
         }
-        self._keep(values, step=block.step)
-        if not self._server_is_lost and time.monotonic() - self._sent_at > SEND_SECONDS:
+        self._buffer(values, step=block.step)
+        if not self._unreachable and time.monotonic() - self._sent_at > SEND_SECONDS:
             try:
                 self._send()
             except TrackingError:
-                self._server_is_lost = True
+                self._unreachable = True
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log final numbers, such as ``auroc``, with the next points of the curve or the model."""
-        self._keep(metrics, step=0)
+        """Log final metrics, such as ``auroc``; they are sent with the next points of the curve or with the model."""
+        self._buffer(metrics, step=0)
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Tag the run, for instance with the model that it is about."""
+        """Tag the run, for example with its model."""
         from mlflow.entities import RunTag
 
         with store.errors("tag the run", self._uri):
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training") -> None:
-        """Record which files the rows came from and what they were for, without copying them."""
+        """Record the files that the rows came from and their purpose (``context``), without copying them."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         entry = DatasetInput(Dataset(**_described(names, digest, rows)), [InputTag("mlflow.data.context", context)])
@@ -131,23 +128,23 @@ class Run:
     def log_figures(self, figures: Mapping[str, Any]) -> None:
         """Log figures as ``figures/<name>.png``."""
         with store.errors("log the figures", self._uri), warnings.catch_warnings():
-            # A column name in a script that the font lacks is drawn as boxes; that is no reason to speak.
+            # Column names in a script that matplotlib's font lacks are drawn as boxes; the warning would not help the user.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             for name, figure in figures.items():
                 self._client.log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": PICTURE_DPI})
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, float | None]]) -> None:
-        """Log rows of equal keys as a table that the MLflow UI shows and compares between runs."""
+        """Log rows with equal keys as a table, which the MLflow UI can compare between runs."""
         with store.errors("log the table", self._uri):
             self._client.log_table(self.run_id, {key: [row[key] for row in rows] for key in rows[0]}, name)
 
     def log_file(self, path: Path) -> None:
-        """Log a file as it is, at the top of the run's artifacts."""
+        """Log a file to the root of the run's artifacts."""
         with store.errors(f"log {path.name}", self._uri):
             self._client.log_artifact(self.run_id, str(path))
 
     def log_model(self, folder: Path, detector: Detector) -> ModelVersion:
-        """Log the artifact in ``folder`` as a plain folder and as an MLflow model; register it last, if the config says so."""
+        """Log the artifact in ``folder`` as a folder and as an MLflow model; then register it, if configured."""
         from vae_anomaly.tracking import pyfunc
 
         self._send()
@@ -159,10 +156,10 @@ class Run:
         return register(self._tracking, detector, model_id=model_id, run_id=self.run_id, uri=self._uri)
 
     def finish(self) -> None:
-        """Send what is left of the learning curve."""
+        """Send the buffered metrics."""
         self._send()
 
-    def _keep(self, values: Mapping[str, float], *, step: int) -> None:
+    def _buffer(self, values: Mapping[str, float], *, step: int) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -179,10 +176,10 @@ class Run:
 
 @contextmanager
 def start_run(tracking: TrackingConfig, *, name: str | None = None, job: str = "") -> Iterator[Run | NoRun]:
-    """Open a run for the length of a block, tagged with the ``job`` by which ``edges.jobs`` finds it; ``NoRun`` when tracking is off.
+    """Open a run for the duration of the block, tagged with the ``job`` for ``recovery``; ``NoRun`` if tracking is off.
 
-    The run ends as FINISHED, as FAILED after an exception, as KILLED after Ctrl-C. An active run of the caller becomes its parent,
-    and under ``mlflow run`` the run that it made is used. Raises ConfigError for names that MLflow refuses, TrackingError.
+    The run ends as FINISHED, as FAILED after an exception, or as KILLED after Ctrl-C. An active run of the caller becomes its parent;
+    under ``mlflow run`` the existing run is used. Raises ConfigError for names that MLflow rejects, TrackingError.
     """
     if not tracking.enabled:
         yield NoRun()
@@ -207,7 +204,7 @@ def start_run(tracking: TrackingConfig, *, name: str | None = None, job: str = "
 
 
 def check_registry_names(tracking: TrackingConfig) -> None:
-    """Refuse before the training what MLflow would refuse after it."""
+    """Raise ConfigError for a model name or alias that MLflow would reject after the training."""
     if not tracking.register:
         return
     if not tracking.model_name.strip() or set(tracking.model_name) & set("/:"):
@@ -218,7 +215,7 @@ def check_registry_names(tracking: TrackingConfig) -> None:
 
 
 def _experiment(tracking: TrackingConfig) -> str | None:
-    """Return the id of the experiment, made if it is not there; None where MLflow's own variables choose the run or the experiment."""
+    """Return the id of the experiment, created if absent; None if MLflow's environment variables choose the run or experiment."""
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -238,18 +235,18 @@ def _experiment(tracking: TrackingConfig) -> str | None:
 
 
 def _described(names: Sequence[str], digest: str, rows: int) -> dict[str, str]:
-    """Return the fields of an MLflow data set for files that stay where they are."""
+    """Return the fields of an MLflow data set that refers to files without copying them."""
     first = names[0] if names else ""
     scheme = urlsplit(first).scheme
     remote = len(scheme) > 1  # one letter is a Windows drive
-    place = first if len(names) == 1 else first.rpartition("/")[0]
-    where = place if remote else str(Path(place).absolute())
+    path = first if len(names) == 1 else first.rpartition("/")[0]
+    uri = path if remote else str(Path(path).absolute())
     profile = {"num_rows": rows, "files": len(names), "first_files": list(names[:FILES_SHOWN]), "sha256": digest}
     return {
-        "name": Path(place).name or "table",
+        "name": Path(path).name or "table",
         "digest": digest[:DIGEST_LENGTH],
         "source_type": scheme if remote else "local",
-        "source": json.dumps({"uri": where}),
+        "source": json.dumps({"uri": uri}),
         "profile": json.dumps(profile),
     }
 

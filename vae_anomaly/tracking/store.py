@@ -1,7 +1,7 @@
-"""Which MLflow store, and opening it so that nothing surprises: quiet, offline, safe when many start at once, one line on error.
+"""Choose and open an MLflow store: no telemetry, no log output, safe for concurrent first use, errors of one line.
 
-Knows nothing of runs, detectors or the registry. MLflow is imported on first use only. The store is MLflow's own default
-(``sqlite:///mlflow.db`` and ``./mlruns`` in the current folder) unless a URI is given or ``MLFLOW_TRACKING_URI`` is set.
+The store is MLflow's default (``sqlite:///mlflow.db`` and ``./mlruns`` in the current folder) unless a URI is given or
+``MLFLOW_TRACKING_URI`` is set. MLflow is imported on first use.
 """
 
 import glob
@@ -22,70 +22,68 @@ from vae_anomaly.errors import ArtifactError, TrackingError, VaeAnomalyError
 from vae_anomaly.messages import one_line
 from vae_anomaly.redaction import redacted
 
-# MLflow reads these from the environment; each is set unless the user has set it.
+# Environment variables of MLflow; each is set unless the user has set it.
 DEFAULTS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # a plant has no internet, and a look-up of an unknown host can take a minute
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # without internet access, the look-up of the host can take a minute
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results; of a server MLflow would print two lines there
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # MLflow's own 7 retries take four minutes to say that a server is gone
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results; with a server MLflow prints two lines there
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # with MLflow's default of 7, an unreachable server is reported after four minutes
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
-_NO_FOLDERS = {"databricks", "databricks-uc"}  # what MLflow takes for a server, though it looks like a path
-# The name of a logged model within its run, and the folder of the artifact within both.
-LOGGED_NAME = "model"
-DETECTOR_FOLDER = "detector"
+_NO_FOLDERS = {"databricks", "databricks-uc"}  # servers, although the URI looks like a path
+LOGGED_NAME = "model"  # of the logged model in its run
+DETECTOR_FOLDER = "detector"  # of the artifact, in the run and in the logged model
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-# How long to wait for a server to accept a connection, and for another process to create the tables of a new database.
-CONNECT_SECONDS = 5.0
-LOCK_SECONDS = 900.0  # eight new processes on a busy core need minutes, and the lock of a process that died is free
-_SQLITE = b"SQLite format 3\0"  # what every such file begins with; an empty one becomes a database
+CONNECT_SECONDS = 5.0  # for a server to accept a connection
+LOCK_SECONDS = 900.0  # eight first uses on a busy core take minutes; the lock of a dead process is free at once
+_SQLITE = b"SQLite format 3\0"  # the first bytes of a database; an empty file is a valid empty database
 
 
 def import_mlflow() -> ModuleType:
-    """Import MLflow with telemetry off and its chatter silenced, unless the user's environment says otherwise."""
+    """Import MLflow without telemetry and log output, unless the user's environment variables say otherwise."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     import mlflow
 
     if os.environ["MLFLOW_LOGGING_LEVEL"] == DEFAULTS["MLFLOW_LOGGING_LEVEL"]:
-        # A database or an account that refuses is an exception, which becomes one line; MLflow would write a hundred before it.
+        # MLflow logs a hundred lines about a database or account error before it raises the exception, which becomes one line.
         for name in ("mlflow.store.db.utils", "mlflow.utils.databricks_utils"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     return mlflow
 
 
 def store_uri(uri: str | None = None) -> str:
-    """Return the URI of the store that is used when ``uri`` is asked for; None asks for the default."""
+    """Return ``uri``, or the URI of MLflow's current default store for None."""
     return uri or str(import_mlflow().get_tracking_uri())
 
 
 @contextmanager
 def open_store(uri: str | None, *, create: bool = True) -> Iterator[str]:
-    """Point MLflow at a store for the length of a block, its tables made and its server known to listen; gives its URI.
+    """Use a store for the duration of the block: check that its server answers, create its tables, and yield its URI.
 
-    Without ``create`` a SQLite store that is not there is an ArtifactError, so that a look-up in the wrong folder leaves nothing
-    behind. Raises TrackingError.
+    Without ``create``, an absent SQLite store is an ArtifactError, so that a look-up in the wrong folder leaves no file behind. Raises
+    TrackingError.
     """
-    wanted = store_uri(uri)
-    with errors("open the store", wanted):
-        _refuse_file_store(wanted)
-        _refuse_silent_server(wanted)
+    chosen = store_uri(uri)
+    with errors("open the store", chosen):
+        _refuse_file_store(chosen)
+        _refuse_silent_server(chosen)
         if not create:
-            _refuse_absent_database(wanted)
+            _refuse_absent_database(chosen)
     with nullcontext() if uri is None else _tracking_uri(uri):
-        with errors("open the store", wanted):
-            _make_tables(wanted)
-        yield wanted
+        with errors("open the store", chosen):
+            _make_tables(chosen)
+        yield chosen
 
 
 @contextmanager
 def _tracking_uri(uri: str) -> Iterator[None]:
-    """Set MLflow's tracking URI for the length of a block.
+    """Set MLflow's tracking URI for the duration of the block.
 
-    MLflow keeps it in the process and in the environment. What stood in the environment alone goes back there alone: kept in the
-    process, it would win over every later choice by the environment.
+    MLflow stores it in the process and in the environment. A URI that was only in the environment is restored only there: in the
+    process it would take precedence over every later change of the environment.
     """
     mlflow = import_mlflow()
     environment = os.environ.get(URI_VARIABLE)
@@ -101,7 +99,7 @@ def _tracking_uri(uri: str) -> Iterator[None]:
 
 @contextmanager
 def errors(doing: str, uri: str) -> Iterator[None]:
-    """Turn whatever MLflow, its database or its server raises into a TrackingError of one line."""
+    """Convert any exception of MLflow, its database or its server to a TrackingError of one line: could not ``doing``."""
     try:
         yield
     except VaeAnomalyError:
@@ -111,19 +109,19 @@ def errors(doing: str, uri: str) -> Iterator[None]:
 
 
 def shown_uri(uri: str) -> str:
-    """Return a URI without the login and the secrets in it."""
+    """Return a URI without its login and secrets."""
     return redacted(uri)
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Return the file of a SQLite store, or None for any other store and for one in memory."""
+    """Return the file of a SQLite store; None for any other store and for one in memory."""
     scheme, _, rest = uri.partition(":///")
     name = unquote(rest.partition("?")[0])
     return Path(name) if scheme.partition("+")[0] == "sqlite" and name not in {"", ":memory:"} else None
 
 
 def error_code(error: Exception) -> str:
-    """Return MLflow's name for an error, such as RESOURCE_DOES_NOT_EXIST; empty for errors that are not MLflow's."""
+    """Return the error code of an MlflowException, such as RESOURCE_DOES_NOT_EXIST; empty for other exceptions."""
     return str(getattr(error, "error_code", ""))
 
 
@@ -133,7 +131,7 @@ def _first_line(error: object) -> str:
 
 
 def _refuse_file_store(uri: str) -> None:
-    """MLflow 3 no longer writes the folder of YAML files that was its default before."""
+    """Refuse a folder of YAML files, the default store of MLflow 2, which MLflow 3 no longer writes."""
     if (
         urlsplit(uri).scheme not in {"", "file"}
         or uri in _NO_FOLDERS
@@ -149,7 +147,7 @@ def _refuse_file_store(uri: str) -> None:
 
 
 def _refuse_silent_server(uri: str) -> None:
-    """Find out in seconds that nobody listens; MLflow would try for minutes. Behind a proxy only MLflow can tell."""
+    """Detect an unreachable server in seconds; MLflow would retry for minutes. Not possible behind a proxy."""
     parts = urlsplit(uri)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         return
@@ -175,16 +173,16 @@ def _refuse_absent_database(uri: str) -> None:
 
 
 def _make_tables(uri: str) -> None:
-    """Make or check the tables, one process at a time: of six at once on a new SQLite file, all have died."""
+    """Create or check the tables, one process at a time: all of six concurrent processes failed on a new SQLite file."""
     path = sqlite_path(uri)
     if path is None:
         _touch(uri)
         return
     _refuse_other_file(uri, path)
     folder = path.absolute().parent
-    if not path.exists() and folder.is_dir() and not os.access(folder, os.W_OK):  # MLflow would try for minutes
+    if not path.exists() and folder.is_dir() and not os.access(folder, os.W_OK):  # MLflow would retry for minutes
         raise TrackingError(
-            f"no store can be made at {shown_uri(uri)}: this user may not write to {folder}. Give --tracking-uri another place."
+            f"cannot create a store at {shown_uri(uri)}: no permission to write to {folder}. Choose another one with --tracking-uri."
         )
     with _lock(path), _no_quoted_folder(uri, path):
         if not path.exists() or path.stat().st_size == 0:
@@ -193,14 +191,14 @@ def _make_tables(uri: str) -> None:
 
 
 def _refuse_other_file(uri: str, path: Path) -> None:
-    """Refuse a file that no database is, before anything is made beside it."""
+    """Refuse a file that is not a database, before a lock file is created beside it."""
     if not path.is_file():
         return
     with path.open("rb") as file:
         head = file.read(len(_SQLITE))
     if head and head != _SQLITE:
         raise TrackingError(
-            f"{shown_uri(uri)} is no SQLite store: {path} holds something else. Give --tracking-uri or MLFLOW_TRACKING_URI another file."
+            f"{shown_uri(uri)} is not a SQLite store: {path} is another kind of file. Correct --tracking-uri or MLFLOW_TRACKING_URI."
         )
 
 
@@ -213,10 +211,10 @@ def _touch(uri: str) -> None:
 
 
 def _create(path: Path) -> None:
-    """Create a SQLite store aside and rename it: one whose creator was killed half-way is lost for ever, tables and all."""
+    """Create a SQLite store under a temporary name and rename it: MLflow cannot repair one whose creation was interrupted."""
     folder = path.absolute().parent
-    for left in folder.glob(f".{glob.escape(path.name)}.*.partial*"):
-        left.unlink()
+    for leftover in folder.glob(f".{glob.escape(path.name)}.*.partial*"):
+        leftover.unlink()
     partial = folder / f".{path.name}.{secrets.token_hex(6)}.partial"
     try:
         _touch(f"sqlite:///{quote(str(partial))}")
@@ -227,13 +225,13 @@ def _create(path: Path) -> None:
 
 @contextmanager
 def _no_quoted_folder(uri: str, path: Path) -> Iterator[None]:
-    """Remove the empty folder ``a%20b`` that MLflow makes beside ``a b``."""
+    """Remove the empty folder ``a%20b`` that MLflow creates beside ``a b``."""
     quoted = Path(uri.partition(":///")[2].partition("?")[0]).parent
-    made = [] if quoted == path.parent else [p for p in (quoted, *quoted.parents) if not p.exists()]
+    absent = [] if quoted == path.parent else [p for p in (quoted, *quoted.parents) if not p.exists()]
     try:
         yield
     finally:
-        for folder in made:
+        for folder in absent:
             with suppress(OSError):
                 folder.rmdir()
 
@@ -242,14 +240,14 @@ def _no_quoted_folder(uri: str, path: Path) -> Iterator[None]:
 def _lock(database: Path) -> Iterator[None]:
     folder = database.absolute().parent
     if not os.access(folder, os.W_OK):
-        # Only an existing store can be meant, and a reader makes no tables.
+        # The store must exist already, and reading it creates no tables.
         yield
         return
     name = folder / f".{database.name}.lock"
     try:
         with FileLock(name, timeout=LOCK_SECONDS):
             yield
-            # Whoever still waits for this very file finds the tables made, so that nothing is left for it to guard.
+            # A process that still waits for this file finds the tables complete, so the lock is not needed any more.
             with suppress(OSError):
                 name.unlink()
     except Timeout as error:

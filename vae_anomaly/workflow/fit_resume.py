@@ -71,10 +71,10 @@ def begin(kept: Checkpoint, tracking: TrackingConfig, *, resume: bool | None) ->
     goes_on, logged = same and resume is not False, None
     if earlier is not None and earlier.tracking.enabled:
         if goes_on:
-            logged = recovery.settled(earlier.job, earlier.tracking)
+            logged = recovery.recover_runs(earlier.job, earlier.tracking)
         elif earlier.digests.get("store") == kept.digests["store"]:
             with suppress(TrackingError):
-                recovery.settled(earlier.job, earlier.tracking)
+                recovery.recover_runs(earlier.job, earlier.tracking)
     kept.begin(tracking, anew=resume is False)
     return logged
 
