@@ -72,5 +72,6 @@ right = str(data.to_pydict())
 nulls = right.replace("[20.5, 21.0]", "[None, None]").replace("['a', 'b']", "[None, None]")
 no_day = right.replace("[1, 2]", "[None, None]")
 expected = [nulls, nulls.replace("None", "nan"), "0 rows", right, right, no_day, "DeltaProtocolError"]
-sys.exit(list(seen.values()) != expected)
+sys.stdout.flush()
+os._exit(int(list(seen.values()) != expected))
 PY

@@ -31,6 +31,7 @@ python3 -m venv "$dir/venv"
 cd "$dir"
 "$dir/venv/bin/python" - <<'PY'
 import json
+import os
 import re
 import sys
 from decimal import Decimal
@@ -72,5 +73,6 @@ for name, read in readers.items():
         print(f"{name}: {found.group() if found else error}")
 before = DeltaTable("t", version=0).to_pyarrow_table().num_rows
 print("read at version 0:", before, "rows")
-sys.exit(values != [{"setpoint": "-1.-5"}] or not raised or failed != len(readers) or before != 2)
+sys.stdout.flush()
+os._exit(int(values != [{"setpoint": "-1.-5"}] or not raised or failed != len(readers) or before != 2))
 PY
