@@ -1,5 +1,6 @@
 """The detector as an MLflow model: what MLflow and Spark load gives what ``score_batches`` gives, and runs nothing on the way."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -72,6 +73,22 @@ def test_a_data_frame_gets_the_scores_of_the_stream(
     out = _predicted(model, frame, params)
     assert list(out.columns) == [field.name for field in RESULT_FIELDS]
     assert out.to_dict("records") == _expected(tiny_detector, logged, options)
+
+
+def test_what_is_stored_imports_the_path_that_stays() -> None:
+    """Models in registries have this text: it may not change, and what it imports may not go."""
+    assert pyfunc.MODEL_CODE.splitlines() == [
+        "from mlflow.models import set_model",
+        "",
+        "from vae_anomaly.pyfunc import AnomalyModel",
+        "",
+        "set_model(AnomalyModel())",
+    ]
+    assert importlib.import_module("vae_anomaly.pyfunc").AnomalyModel is pyfunc.AnomalyModel
+
+
+def test_the_logged_folder_holds_that_text(logged: Logged) -> None:
+    assert (_place(logged) / "vae_anomaly_model.py").read_text(encoding="utf-8") == pyfunc.MODEL_CODE
 
 
 def test_the_index_is_kept_and_columns_may_come_in_any_order_beside_others(model: PyFuncModel, frame: pd.DataFrame) -> None:

@@ -1,7 +1,7 @@
 """The detector as an MLflow model: data frame in, data frame out, for ``mlflow models predict|serve``, ``load_model`` and Spark.
 
-Knows nothing of runs or the registry. Logged as *models from code*: MLflow stores ``MODEL_CODE``, which imports this module, and
-the artifact folder; nothing is pickled. The code itself is not stored with the model, because MLflow lets the second model of a
+Knows nothing of runs or the registry. Logged as *models from code*: MLflow stores ``MODEL_CODE``, which imports ``vae_anomaly.pyfunc``,
+and the artifact folder; nothing is pickled. The code itself is not stored with the model, because MLflow lets the second model of a
 process use the code of the first (mlflow#12377); the format number of the artifact says which package versions can read it.
 """
 
@@ -31,12 +31,13 @@ from vae_anomaly.edges import artifact
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 
 MODEL = "model"
-# The artifact folder within the run and the model, and the file that MLflow executes to get the model.
+# The artifact folder within the run and the model, and the file that MLflow executes to get the model: stored with every model, so
+# that the import in it has to work for ever.
 DETECTOR = "detector"
 MODEL_CODE = """\
 from mlflow.models import set_model
 
-from vae_anomaly.edges.pyfunc import AnomalyModel
+from vae_anomaly.pyfunc import AnomalyModel
 
 set_model(AnomalyModel())
 """
