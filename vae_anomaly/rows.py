@@ -11,7 +11,8 @@ from vae_anomaly.workflow.explained import ColumnReason, RowExplained, SmallestC
 from vae_anomaly.workflow.results import Alarm, Reason
 
 # Columns of an alarm that are named, and the share of its score below which a column is no reason.
-REASONS_SHOWN, TELLING = 3, 0.05
+REASONS_SHOWN = 3
+TELLING = 0.05
 
 
 def alarms(found: Sequence[Alarm]) -> list[str]:

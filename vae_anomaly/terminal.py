@@ -29,7 +29,8 @@ from vae_anomaly.workflow.progress import Tell, tell_nobody
 
 INTERRUPTED = 130
 BUG = 1
-_ARENA_MAX, _MMAP_THRESHOLD = -8, -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
+_ARENA_MAX = -8
+_MMAP_THRESHOLD = -3  # M_ARENA_MAX and M_MMAP_THRESHOLD of malloc.h
 SECONDS_BETWEEN_LINES = 10.0
 # Typer's usage errors descend from click's ClickException, whichever copy of click Typer came with.
 _UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

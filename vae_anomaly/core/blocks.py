@@ -16,7 +16,8 @@ from vae_anomaly.core.score import Ensemble, score_rows
 from vae_anomaly.core.threshold import Plan, Threshold
 
 # At most so many parts, and at least so many alarms in each by chance, so that χ² is near its law.
-MOST_BLOCKS, ALARMS_EACH = 10, 4
+MOST_BLOCKS = 10
+ALARMS_EACH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

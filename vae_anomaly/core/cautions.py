@@ -11,7 +11,8 @@ from vae_anomaly.core.report import percent
 # Below this the other columns say next to nothing about a column: its faults are seen only when they are gross.
 WEAK = 0.1
 # Rows for each column, and rows at least, from which on a row of normal rows is dense enough to learn from.
-ROWS_A_COLUMN, ROWS_AT_LEAST = 10, 200
+ROWS_A_COLUMN = 10
+ROWS_AT_LEAST = 200
 # Alarms so unevenly spread come once in a thousand exchangeable tables.
 UNEVEN = 0.001
 

@@ -21,7 +21,8 @@ from vae_anomaly.errors import ConfigError, DataError
 Floats = NDArray[np.float64]
 FScore = Literal["f1", "f0.5", "f2"]
 # Rates that labels choose among: from the finest to a half, by a fifth to a third each.
-CANDIDATES, COARSEST = 40, 0.5
+CANDIDATES = 40
+COARSEST = 0.5
 BOOTSTRAPS = 2000
 # Rates of the table of budgets; those that the calibration allows are in it.
 TABLE_RATES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)

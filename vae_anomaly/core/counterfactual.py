@@ -20,9 +20,11 @@ MOST_COLUMNS = 10
 # Columns that are tried at each step, the largest contributions first.
 TRIED = 32
 # The move of the last column is found to one part in 128³ of the way, 128 places at a time: one block of the score each.
-PLACES, ROUNDS = BLOCK_ROWS["exemplar"], 3
+PLACES = BLOCK_ROWS["exemplar"]
+ROUNDS = 3
 # A number is given with as few digits as still keep the row under the limit and make its move no more than this share longer.
-MOST_DIGITS, ROUNDING = 15, 0.01
+MOST_DIGITS = 15
+ROUNDING = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

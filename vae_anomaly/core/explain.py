@@ -31,7 +31,9 @@ CANDIDATES = 32
 AT_ONCE = 4
 # Calibration rows that say how much a column usually contributes: enough for a 90 % quantile, and fewer of wide tables, whose rows take
 # longer to explain.
-USUAL_ROWS, FEWEST_USUAL_ROWS, USUAL_CELLS = 400, 100, 20_000
+USUAL_ROWS = 400
+FEWEST_USUAL_ROWS = 100
+USUAL_CELLS = 20_000
 # The 90 % quantile of a standard normal: a spread measured there reads as one standard deviation.
 NORMAL_90 = 1.2815515655446004
 # No spread is taken to be smaller than this share of the average one: a column that never contributes has a spread of 0.

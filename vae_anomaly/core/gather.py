@@ -17,11 +17,13 @@ from vae_anomaly.core.threshold import Threshold, conformal_value, finest_alpha
 Scores = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 # False-alarm rates that a reader can try, from the finest that the calibration allows to this one.
-STEPS, LOOSEST = 60, 0.5
+STEPS = 60
+LOOSEST = 0.5
 # The scale of scores is linear up to this quantile of the calibration scores and logarithmic above.
 LINEAR_QUANTILE = 0.05
 # Bins over the calibration scores while gathering, and at most so many when shown.
-FINE_BINS, SHOWN_BINS = 240, 80
+FINE_BINS = 240
+SHOWN_BINS = 80
 # Widths of a bin of time in seconds, each a multiple of the one before, and at most so many bins.
 WIDTHS = (1, 10, 60, 300, 900, 3600, 21_600, 86_400, 604_800, 2_419_200, 31_449_600, 314_496_000)
 SPANS = 240

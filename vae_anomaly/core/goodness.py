@@ -12,7 +12,8 @@ SAMPLES = 399
 # The profile likelihood is searched in log(1 + θ·largest), θ = ξ/σ, first coarsely and then between the neighbours of the best.
 SEARCHED = np.linspace(-14.0, 18.0, 80)
 # Below −1 the likelihood has no maximum (Smith 1985); above 1 the law has no mean, and scores that tie look like that.
-LEAST_SHAPE, LARGEST_SHAPE = -1.0, 1.0
+LEAST_SHAPE = -1.0
+LARGEST_SHAPE = 1.0
 BLOCK = 64
 # Shapes nearer to 0 than this are the exponential law to the last digit that matters.
 NO_BEND = 1e-7

@@ -19,7 +19,9 @@ from vae_anomaly.core.schema import Dropped
 from vae_anomaly.core.train import History
 
 # Rows of a report: the worst alarms, the columns of each, and the columns of the model.
-ALARMS_SHOWN, REASONS_SHOWN, COLUMNS_SHOWN = 10, 4, 200
+ALARMS_SHOWN = 10
+REASONS_SHOWN = 4
+COLUMNS_SHOWN = 200
 # Alarms more than so many standard errors above the expected ones are no chance.
 TOO_MANY = 5.0
 SOURCES_SHOWN = 5

@@ -15,7 +15,9 @@ NEGLIGIBLE_NATS = -60.0
 AT_ONCE = 500_000
 # How the spread of an exemplar follows the distance to its neighbours: five of them, a power of 0.3 for lengths, and 3 % of the median
 # distance, so that twins do not make a needle.
-NEIGHBOURS, LOCAL_POWER, LEAST_SHARE = 5, 0.6, 0.03
+NEIGHBOURS = 5
+LOCAL_POWER = 0.6
+LEAST_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -22,7 +22,8 @@ __all__ = [
 # Share of calibrations whose long-run false-alarm rate lies inside the stated band.
 BAND = 0.99
 # Of thousands of columns none should differ by chance, and what is too small to matter is not news.
-STANDARD_ERRORS, SMALLEST_CHANGE = 4.0, 0.01
+STANDARD_ERRORS = 4.0
+SMALLEST_CHANGE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

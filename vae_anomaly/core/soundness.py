@@ -18,7 +18,9 @@ from vae_anomaly.core.schema import Schema
 from vae_anomaly.core.score import Ensemble
 from vae_anomaly.core.vae import Layout
 
-F32, F64, I64 = torch.float32, torch.float64, torch.int64
+F32 = torch.float32
+F64 = torch.float64
+I64 = torch.int64
 
 
 def check_depth(model: ModelConfig, latent: Any, tensors: Mapping[str, Tensor]) -> None:

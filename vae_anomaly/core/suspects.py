@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Rows that are looked at, evenly over the table; rows that are shown.
-MOST_ROWS, SHOWN = 20_000, 5
+MOST_ROWS = 20_000
+SHOWN = 5
 # In one table of a hundred chance alone shows a row, where distances have an exponential tail.
 CHANCE = 0.01
 FEWEST_ROWS = 10

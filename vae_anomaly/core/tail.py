@@ -23,7 +23,8 @@ Floats = NDArray[np.float64]
 # Fewer rows have too few excesses for a shape.
 LEAST_ROWS = 500
 # The tail begins at these shares of the rows, as far as that leaves so many excesses.
-SHARES, LEAST_EXCESSES = (0.02, 0.04, 0.08), 40
+SHARES = (0.02, 0.04, 0.08)
+LEAST_EXCESSES = 40
 # A fit this poor happens to one true tail in two hundred.
 POOR = 0.005
 # Rates ten times finer than 1/(n + 1) can be asked for: beyond that the limits say nothing.
@@ -36,9 +37,11 @@ PRIOR_SPREAD = 0.5
 SLIGHT = 1e-6
 # A threshold is meant to have a rate within a factor of five of what was asked; of the scores whose chance of that is within 0.02 of the
 # best, the one whose mean rate is nearest to it. A bounded law would otherwise get a threshold beyond its end in every tenth case.
-FACTOR, NEAR_BEST = 5.0, 0.02
+FACTOR = 5.0
+NEAR_BEST = 0.02
 # Scores between the start of the tail and the largest, and beyond it, among which a threshold is looked for.
-INSIDE, BEYOND = 300, 200
+INSIDE = 300
+BEYOND = 200
 # Limits of the posterior that count as the 5 % and the 95 % limit of the rate.
 WIDENED = 0.025
 KNOTS = 40

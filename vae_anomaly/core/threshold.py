@@ -45,7 +45,9 @@ Kind = Literal["split", "cross", "gpd"]
 # Below this many rows a fifth of them is too few to calibrate on, and too many to do without.
 SPLIT_FROM_ROWS = 2000
 # Ten folds learn from more rows each; from 500 rows on, five are enough and half the work.
-MANY_FOLDS, FEW_FOLDS, FEW_FOLDS_FROM_ROWS = 10, 5, 500
+MANY_FOLDS = 10
+FEW_FOLDS = 5
+FEW_FOLDS_FROM_ROWS = 500
 # Calibration never takes more than this share of the rows.
 LARGEST_SHARE = 0.5
 # Rows left out between the training part and the calibration part of a time series, as a share of the group.

@@ -23,13 +23,16 @@ from vae_anomaly.errors import VaeAnomalyError
 # Blocks of the learning curve.
 BLOCKS = 20
 # The budget where none is asked for: the time of a fit does not grow with the rows.
-STEPS, MOST_EPOCHS = 200, 60
+STEPS = 200
+MOST_EPOCHS = 60
 WARM_UP_STEPS = 50
 FINAL_RATE = 0.05  # of the peak, by a cosine
 CLIP_NORM = 20.0
 # Operations of a step, two for each weight and row in each of three products, that one thread does in about 20 ms.
 SMALL_STEP = 1e9
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+BETA_1 = 0.9
+BETA_2 = 0.999
+EPSILON = 1e-8
 # Validation rows looked at in a block: the mean of 1,000 rows is good to a few per cent.
 VALIDATION_ROWS = 1000
 # A latent unit is active when the variance of its posterior mean over rows exceeds this (Burda et al. 2016).

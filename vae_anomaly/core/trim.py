@@ -29,7 +29,10 @@ from vae_anomaly.core.weights import unweighed, weighed
 
 # The share of the training rows that are no exemplars, whatever is among them; folds of the first pass, and networks of a view;
 # exemplars that are a few, and the most that a network has.
-SHARE, FOLDS, FEW, EXEMPLARS = 0.05, 5, 40, 100
+SHARE = 0.05
+FOLDS = 5
+FEW = 40
+EXEMPLARS = 100
 LEAST = 1e-9  # so that there is a logarithm
 
 

@@ -17,7 +17,9 @@ from torch.nn import functional
 from vae_anomaly.config import Activation, Likelihood, ModelConfig
 
 # Posterior log-variances are kept in a range that float32 sums survive: at sigma 0.1, a direction of variance 220 still fits.
-LOGVAR_SHIFT, LOGVAR_MIN, LOGVAR_MAX = 2.0, -10.0, 4.0
+LOGVAR_SHIFT = 2.0
+LOGVAR_MIN = -10.0
+LOGVAR_MAX = 4.0
 # The second weight of a residual block starts smaller, so that a network starts near its linear part.
 RESIDUAL_START = 0.3
 # So does what the hidden layers add to a linear start.
@@ -27,7 +29,8 @@ START_ROWS = 2000
 # Degrees of freedom of the Student-t decoder: near a Gaussian for what is usual, and a rare large error costs its logarithm.
 FREEDOM = 8.0
 # A logit moves by this much for a change of one in a probability near one half.
-LOGIT_SLOPE, RAREST = 4.0, 1e-3
+LOGIT_SLOPE = 4.0
+RAREST = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,8 @@ NORMAL_IQR = 1.35
 SCALED_ONCE = 50_000_000
 # Quantiles and medians are taken from at most this many rows: their error is then below 0.4 % of the spread.
 QUANTILE_ROWS = 200_000
-QUARTILES, PERCENTILES = (0.25, 0.5, 0.75), (0.01, 0.99)
+QUARTILES = (0.25, 0.5, 0.75)
+PERCENTILES = (0.01, 0.99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -17,12 +17,15 @@ from vae_anomaly.core.score import Ensemble, net_terms
 from vae_anomaly.core.views import cells_of_each
 
 # Training rows whose leave-one-out scores set the weights, by this quantile of them.
-WEIGHING_ROWS, HIGH = 2000, 0.9
+WEIGHING_ROWS = 2000
+HIGH = 0.9
 # Less noise than this, in units of the view, is a network that knows its rows by heart.
 LEAST_NOISE = 0.05
 # Reconstruction counts this much of the KL, both at their 90 % quantiles, where a midpoint is as often nearer than a row as further; it
 # follows the fourth power of the odds, and three times the KL is the most.
-EVEN_SHARE, POWER, MOST_SHARE = 0.3, 4, 3.0
+EVEN_SHARE = 0.3
+POWER = 4
+MOST_SHARE = 3.0
 
 
 def unweighed(nets: int, sigma: float) -> dict[str, Tensor]:

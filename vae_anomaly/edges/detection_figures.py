@@ -12,7 +12,8 @@ from vae_anomaly.core.overview import Curves
 from vae_anomaly.core.report import Quality
 from vae_anomaly.edges.figures import BLUE, GREY, ORANGE, SKY, asinh_ticks, cut_name, percent_label, short_label, tidy
 
-LABELS_SHOWN, COLUMNS_SHOWN = 12, 20
+LABELS_SHOWN = 12
+COLUMNS_SHOWN = 20
 SIZE = (4.8, 4.0)
 
 

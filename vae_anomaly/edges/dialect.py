@@ -34,7 +34,8 @@ _NUMBERS = 2000  # records looked at for the decimal sign: the first hundreds ma
 _DATA = re.compile(r"[+-]?\d+[.,]\d+(?:[eE][+-]?\d+)?|\d{4}-\d\d-\d\d(?:[T ].*)?")  # numbers alone may be names: of years, of channels
 _DELIMITERS = "\t;|,"
 _CHANCE = 20  # one character in so many of another encoding may look like UTF-8
-_ESCAPED, _FOREIGN = re.compile("[\udc80-\udcff]"), re.compile("[^\0-\x7f]")
+_ESCAPED = re.compile("[\udc80-\udcff]")
+_FOREIGN = re.compile("[^\0-\x7f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,14 +18,19 @@ from vae_anomaly.core.detector import ColumnQuality
 from vae_anomaly.core.threshold import Threshold, finest_alpha
 from vae_anomaly.core.train import History
 
-BLUE, ORANGE, GREEN, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#666666"
+BLUE = "#0072B2"
+ORANGE = "#D55E00"
+GREEN = "#009E73"
+SKY = "#56B4E9"
+GREY = "#666666"
 COLUMNS_SHOWN = 40
 NAME_LENGTH = 32
 # Share of calibrations whose long-run false-alarm rate lies inside the band of the calibration curve.
 BAND = 0.99
 # The scale of scores is linear up to this quantile of them and logarithmic above.
 LINEAR_QUANTILE = 0.05
-MANY_DECADES, FEWEST_TICKS = 3, 3
+MANY_DECADES = 3
+FEWEST_TICKS = 3
 
 
 def learning_curve(history: History) -> Figure:

@@ -26,7 +26,9 @@ OutputFormat = Literal["parquet", "csv"]
 
 # Rows a Parquet row group, fewer where that would be more bytes; looked at row by row of the output, so that its bytes do not depend
 # on how the rows came.
-_GROUP_ROWS, _GROUP_BYTES, _STEP_ROWS = 131_072, 16 << 20, 1024
+_GROUP_ROWS = 131_072
+_GROUP_BYTES = 16 << 20
+_STEP_ROWS = 1024
 
 # What must stand in quotes.
 _SPECIAL = '[",\r\n]'

@@ -18,7 +18,8 @@ from vae_anomaly.edges.records import Block, shown
 
 OnError = Literal["stop", "skip", "quarantine"]
 # Columns beside those of the file, which cannot have a zero in their names.
-REASON, TEXT = "\0reason", "\0text"
+REASON = "\0reason"
+TEXT = "\0text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Labels, rows of each and columns of each that are looked at for what makes the score.
-LABELS_EXPLAINED, ROWS_A_LABEL, COLUMNS_A_LABEL = 13, 100, 5
+LABELS_EXPLAINED = 13
+ROWS_A_LABEL = 100
+COLUMNS_A_LABEL = 5
 SEEN = "the model was fitted on these very files: it has seen their normal rows, and the figures are too good"
 
 

@@ -19,9 +19,12 @@ T = TypeVar("T")
 
 # Measured with one and with the default networks: what the first batch costs once and for all, be it of the smallest size, and what the
 # pages, buffers and dictionaries of a column of Parquet take; where there are hundreds of columns, these are smaller.
-START_BYTES, COLUMN_BYTES, COLUMNS_BYTES = 136 * 2**20, 5 * 2**20, 400 * 2**20
+START_BYTES = 136 * 2**20
+COLUMN_BYTES = 5 * 2**20
+COLUMNS_BYTES = 400 * 2**20
 # Copies of a row between its file and its score, those that wait for the next step included, and bytes beside its numbers.
-COPIES, BESIDE = 16, 64
+COPIES = 16
+BESIDE = 64
 # The same for bytes of text that is copied through, those kept for the case of a kill included.
 COPIES_OF_TEXT = 12
 # A row that is explained is made of Python objects on its way.
@@ -29,9 +32,14 @@ EXPLAINED_BYTES = 6 * 2**10
 FEWEST_ROWS = 1024
 # A fit: what libraries and networks take, and what a row costs besides, measured with numbers and with text: times its bytes as it is
 # read, by the column, and once. Without a limit rows may take this share of the memory of the machine.
-FIT_BYTES, FIT_COPIES, FIT_CELL, FIT_ROW, SHARE = 500 * 10**6, 4, 48, 200, 0.5
+FIT_BYTES = 500 * 10**6
+FIT_COPIES = 4
+FIT_CELL = 48
+FIT_ROW = 200
+SHARE = 0.5
 # Few rows are scaled once for all steps: by the cell, and at most.
-SCALED_CELL, SCALED_BYTES = 120, 350 * 10**6
+SCALED_CELL = 120
+SCALED_BYTES = 350 * 10**6
 FEWEST_FIT_ROWS = 5_000
 # What a fit maps besides its rows, of the address space that is left when it begins.
 FIT_SPACE = 250 * 10**6
