@@ -3,6 +3,7 @@
 python docs/picture.py
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,9 +35,10 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        _run(folder, "fit", DATA / "normal.parquet", "--no-tracking", "--output", "pump-station")
-        _run(folder, "score", DATA / "new.csv", "-m", "pump-station", "-o", "scores.csv", "--id-columns", "timestamp,machine_id")
-        _run(folder, "report", "-m", "pump-station", "--scores", "scores.csv", "-o", "report.html")
+        _run(folder, "fit", DATA / "normal.parquet", "--model-name", "pump-station")
+        model = ("--model", "models:/pump-station@champion")
+        _run(folder, "score", DATA / "new.csv", *model, "-o", "scores.csv", "--id-columns", "timestamp,machine_id", "--quiet")
+        _run(folder, "report", *model, "--scores", "scores.csv", "-o", "report.html")
         words = [browser, *FLAGS, f"--window-size={SIZE}", f"--user-data-dir={folder / 'profile'}", f"--screenshot={PICTURE}"]
         subprocess.run([*words, (folder / "report.html").as_uri()], check=True, stderr=subprocess.DEVNULL)
     print(f"{PICTURE.relative_to(DOCS.parent)}: {PICTURE.stat().st_size:,} bytes")
@@ -44,7 +46,9 @@ def main() -> int:
 
 
 def _run(folder: Path, *words: object) -> None:
-    subprocess.run([sys.executable, "-m", "vae_anomaly", *map(str, words)], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(DOCS.parent), "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}"}
+    command = [sys.executable, "-m", "vae_anomaly", *map(str, words)]
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
