@@ -32,11 +32,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConfig
-from vae_anomaly.core.fit import fit_detector
-from vae_anomaly.core.schema import infer_schema
-from vae_anomaly.edges import artifact
-from vae_anomaly.workflow.memory import size_of
+from vae_anomaly.fitting.fit import fit_detector
+from vae_anomaly.schema.schema import infer_schema
+from vae_anomaly.workflow.memory_plan import size_of
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS, FIT_ROWS, FILE_BYTES, SECONDS = 8, 20_000, 500_000_000, 0.5

@@ -71,11 +71,11 @@ def run_ours(train: Floats, test: Floats, seed: int, truth: NDArray[np.bool_], *
     """Fit and score as ``detection.run_ours`` does, and see what the threshold keeps."""
     import torch
 
+    from vae_anomaly.calibration.conformal import finest_alpha
     from vae_anomaly.config import CalibrationConfig, Config, DataConfig
-    from vae_anomaly.core.encode import encode
-    from vae_anomaly.core.fit import fit_detector
-    from vae_anomaly.core.schema import conform, infer_schema
-    from vae_anomaly.core.threshold import finest_alpha
+    from vae_anomaly.fitting.fit import fit_detector
+    from vae_anomaly.schema.encoding import encode
+    from vae_anomaly.schema.schema import conform, infer_schema
 
     torch.set_num_threads(1)
     table, new = (pa.table({f"x{j}": a[:, j] for j in range(a.shape[1])}) for a in (train, test))

@@ -25,18 +25,18 @@ from numpy.typing import NDArray
 from pyarrow import csv
 from scipy import stats
 
+from vae_anomaly.calibration.conformal import alarms_in, calibration_rows_needed
+from vae_anomaly.calibration.fdr import conditional_table, cutoff, marginal_table, rank_counts
+from vae_anomaly.calibration.groups import make_groups
+from vae_anomaly.calibration.operating_point import Costs, alpha_of_budget, choose, goodness, measure_name
+from vae_anomaly.calibration.tail import fit_tail
+from vae_anomaly.calibration.threshold import Threshold, calibrate
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrainConfig
-from vae_anomaly.core.choice import Costs, alpha_of_budget, choose, goodness, measure_name
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.discovery import conditional_table, cutoff, marginal_table, rank_counts
-from vae_anomaly.core.encode import encode
-from vae_anomaly.core.fit import fit_detector
-from vae_anomaly.core.groups import make_groups
-from vae_anomaly.core.ranks import alarms_in, calibration_rows_needed
-from vae_anomaly.core.schema import conform, infer_schema
-from vae_anomaly.core.tail import fit_tail
-from vae_anomaly.core.threshold import Threshold, calibrate
+from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import NotCalibrated
+from vae_anomaly.fitting.fit import fit_detector
+from vae_anomaly.schema.encoding import encode
+from vae_anomaly.schema.schema import conform, infer_schema
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

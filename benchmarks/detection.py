@@ -82,12 +82,12 @@ def run_ours(train: Floats, test: Floats, seed: int, truth: NDArray[np.bool_], m
     """Fit and score through the functions that the command line calls, with defaults or another ``model``."""
     import torch
 
+    from vae_anomaly.calibration.conformal import finest_alpha
     from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig
-    from vae_anomaly.core.encode import encode
-    from vae_anomaly.core.fit import fit_detector
-    from vae_anomaly.core.schema import conform, infer_schema
-    from vae_anomaly.core.score import score_rows
-    from vae_anomaly.core.threshold import finest_alpha
+    from vae_anomaly.fitting.fit import fit_detector
+    from vae_anomaly.model.ensemble import score_rows
+    from vae_anomaly.schema.encoding import encode
+    from vae_anomaly.schema.schema import conform, infer_schema
 
     torch.set_num_threads(1)
     table, new = (pa.table({f"x{j}": a[:, j] for j in range(a.shape[1])}) for a in (train, test))

@@ -29,10 +29,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConfig
-from vae_anomaly.core.fit import fit_detector
-from vae_anomaly.core.schema import infer_schema
-from vae_anomaly.edges import artifact
+from vae_anomaly.fitting.fit import fit_detector
+from vae_anomaly.schema.schema import infer_schema
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS, FIT_ROWS, PART_ROWS, CHUNK_ROWS = 8, 4_000, 8_192, 4_096

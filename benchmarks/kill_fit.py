@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow import MlflowClient
 
-from vae_anomaly.edges import artifact
+from vae_anomaly import artifact
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]

@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from vae_anomaly.config import Config
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, encode, model_order
-from vae_anomaly.core.explain import explain_rows
-from vae_anomaly.core.fit import fit_detector
-from vae_anomaly.core.schema import conform, infer_schema
+from vae_anomaly.detector.detector import Detector
+from vae_anomaly.explain.contributions import explain_rows
+from vae_anomaly.fitting.fit import fit_detector
+from vae_anomaly.schema.encoding import Batch, encode, model_order
+from vae_anomaly.schema.schema import conform, infer_schema
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

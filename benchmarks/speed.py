@@ -28,10 +28,10 @@ import torch
 from numpy.typing import NDArray
 
 from vae_anomaly.config import Config, ModelConfig, TrackingConfig, TrainConfig
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import encode
-from vae_anomaly.core.fit import fit_detector
-from vae_anomaly.core.schema import conform, infer_schema
+from vae_anomaly.detector.detector import Detector
+from vae_anomaly.fitting.fit import fit_detector
+from vae_anomaly.schema.encoding import encode
+from vae_anomaly.schema.schema import conform, infer_schema
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS, FIT_ROWS, SCORE_ROWS = 20, 20_480, 100_000
@@ -149,7 +149,7 @@ def peak_of(process: "subprocess.Popen[bytes]") -> int:
 
 def stream(rows: int) -> dict[str, float]:
     """Score a Parquet file of ``rows`` × 20 with the command line in a process of its own; return rows a second and peak memory."""
-    from vae_anomaly.edges.artifact import save
+    from vae_anomaly.artifact import save
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

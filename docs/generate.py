@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from typer.main import get_command
 
 import vae_anomaly
-from vae_anomaly.cli import app
+from vae_anomaly.cli.app import app
 from vae_anomaly.config import _RANGES, Config
 
 DOCS = Path(__file__).parent

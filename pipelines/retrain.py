@@ -13,8 +13,8 @@ from pathlib import Path
 
 from vae_anomaly import Config, VaeAnomalyError, load_config
 from vae_anomaly.errors import ArtifactError
-from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate
-from vae_anomaly.workflow.fit import fit
+from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
+from vae_anomaly.workflow.fit import fit_files
 
 CHALLENGER = "challenger"
 
@@ -22,7 +22,7 @@ CHALLENGER = "challenger"
 def quality(model: str, labelled: str, label_column: str) -> float:
     """Average precision of a model on the labelled rows, in 0…1; it counts how early the anomalies come, and needs no threshold."""
     request = EvaluateRequest(data=(labelled,), model=model, label_column=label_column)
-    return evaluate(request).quality.average_precision
+    return evaluate_files(request).quality.average_precision
 
 
 def champion_quality(config: Config, labelled: str, label_column: str) -> float | None:
@@ -44,7 +44,7 @@ def promote(config: Config, version: str) -> None:
 def retrain(normal: list[str], labelled: str, label_column: str, config: Config, *, margin: float = 0.0) -> str:
     """Fit, compare, promote when the challenger loses no more than ``margin``; return what happened in one line."""
     before = champion_quality(config, labelled, label_column)
-    challenger = fit(normal, replace(config, tracking=replace(config.tracking, alias=CHALLENGER))).model
+    challenger = fit_files(normal, replace(config, tracking=replace(config.tracking, alias=CHALLENGER))).model
     after = quality(challenger.uri, labelled, label_column)
     if before is not None and after < before - margin:
         return f"kept the champion (average precision {before:.4f}); version {challenger.version} has {after:.4f}"

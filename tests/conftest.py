@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
-    from vae_anomaly.core.detector import Detector
+    from vae_anomaly.detector.detector import Detector
 
 # Frozen MLflow models hold code that only MLflow runs; pytest would import it to look for doctests.
 collect_ignore_glob = ["golden/registered-*"]
@@ -33,7 +33,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     All processes of a suite share it. Tests of what happens where there is no store yet, and one of every way to make one, do without.
     """
-    from vae_anomaly.edges import store
+    from vae_anomaly.tracking import store
 
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
@@ -41,7 +41,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.parent.mkdir(exist_ok=True)
     with FileLock(folder / "empty-store.lock"):
         if not path.exists():
-            with store.opened(f"sqlite:///{path}"):
+            with store.open_store(f"sqlite:///{path}"):
                 pass
     return path
 

@@ -18,14 +18,14 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 from tests.tiny import encoded, one_batch
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, model_order
-from vae_anomaly.core.explain import explain_rows
-from vae_anomaly.core.fit import fit_detector
-from vae_anomaly.core.stream import ScoreOptions, score_batches
-from vae_anomaly.core.threshold import alarms_in
-from vae_anomaly.core.vae import Cells, cell_nll
-from vae_anomaly.edges import artifact
+from vae_anomaly import artifact
+from vae_anomaly.calibration.conformal import alarms_in
+from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.stream import ScoreOptions, score_batches
+from vae_anomaly.explain.contributions import explain_rows
+from vae_anomaly.fitting.fit import fit_detector
+from vae_anomaly.model.vae import Cells, cell_nll
+from vae_anomaly.schema.encoding import Batch, model_order
 
 # The promise for other machines and engines, relative to max(1, |score|).
 TOLERANCE = 1e-5

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 _FORKING = """
 import importlib, json, os, runpy, signal, sys
 from tempfile import TemporaryFile
-from vae_anomaly.edges import store
+from vae_anomaly.tracking import store
 
 def text(file):
     file.seek(0)
@@ -44,11 +44,11 @@ for words, folder in commands:
         said.append((code, text(out), text(err)))
 json.dump(said, sys.stdout)
 """
-SCORING = ("vae_anomaly.cli", "vae_anomaly.workflow.score")
+SCORING = ("vae_anomaly.cli.app", "vae_anomaly.workflow.score")
 TRACKING = (
     "mlflow.store.tracking.sqlalchemy_store",
     "mlflow.store.model_registry.sqlalchemy_store",
-    "vae_anomaly.edges.pyfunc",
+    "vae_anomaly.tracking.pyfunc",
     "vae_anomaly.workflow.fit",
     "torch._dynamo",  # which every optimizer asks for
     *SCORING,

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.malformed import SECONDS, Case, command, ill_said, plain, wrong_scores
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.stream import score_batches
+from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.stream import score_batches
 from vae_anomaly.errors import DataError
 
 # Whose files hold the rows of the ground, and perhaps others that are none; a bomb is all bad rows, which are many.

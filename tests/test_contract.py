@@ -8,7 +8,7 @@ import pytest
 
 from tests import contract, tiny
 from tests.tiny import CASES, Case
-from vae_anomaly.core.detector import Detector
+from vae_anomaly.detector.detector import Detector
 
 Check = Callable[[Detector, pa.Table], None]
 

@@ -16,15 +16,16 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv as pacsv
 
+from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
-from vae_anomaly.edges import artifact, process
-from vae_anomaly.edges.rejects import Rejects
-from vae_anomaly.edges.sampling import Weight
-from vae_anomaly.edges.tables import open_source
 from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
-from vae_anomaly.workflow import memory
-from vae_anomaly.workflow.fit import GoingOn, fit
-from vae_anomaly.workflow.memory import most_rows
+from vae_anomaly.jobs import memory
+from vae_anomaly.tables.csv_rejects import Rejects
+from vae_anomaly.tables.sampling import Weight
+from vae_anomaly.tables.source import open_source
+from vae_anomaly.workflow import memory_plan
+from vae_anomaly.workflow.fit import GoingOn, fit_files
+from vae_anomaly.workflow.memory_plan import most_rows
 
 ROOT = Path(__file__).parents[1]
 MB = 10**6
@@ -162,7 +163,7 @@ def test_a_cell_that_no_fit_can_use_is_named_with_its_file_row_and_line(number: 
     Path("x.csv").write_text("\n".join([*lines[:9], "1,2", *lines[9:]]), encoding="utf-8")
     settings = replace(config(), data=replace(config().data, on_error="skip"))
     with pytest.raises(SchemaMismatch) as error:
-        fit(["empty.parquet", "x.csv"], settings, output=Path("m"))
+        fit_files(["empty.parquet", "x.csv"], settings, output=Path("m"))
     assert str(error.value) == (
         f"column 'a' must be finite but is inf in {place}. "
         "Declare it in --missing-values if it stands for a missing value, or correct the row."
@@ -173,7 +174,7 @@ def test_a_text_that_is_no_time_is_named_with_its_file_row_and_line() -> None:
     table = rows(300).append_column("t", pa.array([f"2025-01-01 00:{i % 60:02}:00" if i != 77 else "noon" for i in range(300)]))
     as_text(table, "x.csv")
     with pytest.raises(DataError) as error:
-        fit(["x.csv"], replace(config(), data=replace(config().data, time_column="t")), output=Path("m"))
+        fit_files(["x.csv"], replace(config(), data=replace(config().data, time_column="t")), output=Path("m"))
     assert str(error.value) == (
         "time column 't' must hold times such as 2025-03-03 12:00:00, all of one form, but is 'noon' in x.csv row 78 (line 79). "
         "Correct it, or leave --time-column out."
@@ -183,8 +184,8 @@ def test_a_text_that_is_no_time_is_named_with_its_file_row_and_line() -> None:
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with 8 GB."""
-    monkeypatch.setattr(process, "available", lambda: 8e9)
-    monkeypatch.setattr(process, "space_left", lambda: math.inf)
+    monkeypatch.setattr(memory, "available", lambda: 8e9)
+    monkeypatch.setattr(memory, "space_left", lambda: math.inf)
 
 
 @pytest.mark.usefixtures("machine")
@@ -208,16 +209,16 @@ def test_too_little_memory_for_a_fit_is_refused_with_what_is_needed(monkeypatch:
     assert str(error.value) == "--memory-limit 300 MB is less than a fit of 20 columns needs; give at least 521 MB."
     assert most_rows(twenty, 20, 521 * MB) == 5000
     # Without a limit it is tried with the fewest rows.
-    monkeypatch.setattr(process, "available", lambda: 4e8)
+    monkeypatch.setattr(memory, "available", lambda: 4e8)
     assert most_rows(twenty, 20, None) == 5000
 
 
 @pytest.mark.usefixtures("machine")
 def test_a_limit_of_the_address_space_bounds_a_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     twenty = Weight(rows=1e9, row_bytes=160.0)
-    monkeypatch.setattr(process, "space_left", lambda: 1_500 * MB)
+    monkeypatch.setattr(memory, "space_left", lambda: 1_500 * MB)
     assert most_rows(twenty, 20, None) == most_rows(twenty, 20, 2_000 * MB) == 500_000
-    monkeypatch.setattr(process, "space_left", lambda: 200 * MB)
+    monkeypatch.setattr(memory, "space_left", lambda: 200 * MB)
     with pytest.raises(ConfigError) as error:
         most_rows(twenty, 20, None)
     assert str(error.value) == "the address space has a limit (ulimit -v) that leaves 200 MB; 271 MB are needed. Raise it."
@@ -226,17 +227,17 @@ def test_a_limit_of_the_address_space_bounds_a_fit_too(monkeypatch: pytest.Monke
 
 def test_the_memory_of_the_machine_or_of_its_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < process.available() <= machine
+    assert 0 < memory.available() <= machine
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "memory.max").write_text("1000\n", encoding="ascii")
     (tmp_path / "a" / "b" / "memory.max").write_text("max\n", encoding="ascii")
-    assert sorted(process.group_limits("", "/a/b", tmp_path)) == [1000]
+    assert sorted(memory.group_limits("", "/a/b", tmp_path)) == [1000]
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("2000\n", encoding="ascii")
-    assert list(process.group_limits("memory", "/", tmp_path)) == [2000]
-    assert list(process.group_limits("cpu", "/a", tmp_path)) == []
-    monkeypatch.setattr(process, "group_limits", lambda *_: [5.0])
-    assert process.available() == 5.0
+    assert list(memory.group_limits("memory", "/", tmp_path)) == [2000]
+    assert list(memory.group_limits("cpu", "/a", tmp_path)) == []
+    monkeypatch.setattr(memory, "group_limits", lambda *_: [5.0])
+    assert memory.available() == 5.0
 
 
 # ── the fit ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,9 +259,9 @@ def test_a_fit_of_a_part_is_the_fit_of_a_file_of_that_part(monkeypatch: pytest.M
     pq.write_table(rows(3000).take(pa.array(numbers)), "part.parquet")
     told: list[tuple[str, int]] = []
     with monkeypatch.context() as patch:
-        patch.setattr(memory, "most_rows", lambda *_: 700)
-        found = fit(["all.parquet"], config(), output=Path("all"), tell=lambda stage, done, _: told.append((stage, done)))
-    part = fit(["part.parquet"], config(), output=Path("part"))
+        patch.setattr(memory_plan, "most_rows", lambda *_: 700)
+        found = fit_files(["all.parquet"], config(), output=Path("all"), tell=lambda stage, done, _: told.append((stage, done)))
+    part = fit_files(["part.parquet"], config(), output=Path("part"))
     note = "learned from 700 of 3,000 rows, drawn at random (seed 0): all of them would be too much for the memory"
     assert (found.rows_read, part.rows_read, found.rows_used) == (3000, 700, part.rows_used)
     assert note in found.notes
@@ -281,14 +282,14 @@ def test_another_number_of_rows_is_another_fit(monkeypatch: pytest.MonkeyPatch) 
         if stage == "training" and done >= 3:
             raise Killed
 
-    monkeypatch.setattr(memory, "most_rows", lambda *_: 700)
+    monkeypatch.setattr(memory_plan, "most_rows", lambda *_: 700)
     for most, resumed in ((700, True), (800, False)):
         with pytest.raises(Killed):
-            fit(["all.parquet"], config(), output=Path(f"m{most}"), going_on=GoingOn(checkpoint_every=1), tell=killed)
-        monkeypatch.setattr(memory, "most_rows", lambda *_, most=most: most)
-        found = fit(["all.parquet"], config(), output=Path(f"m{most}"))
+            fit_files(["all.parquet"], config(), output=Path(f"m{most}"), going_on=GoingOn(checkpoint_every=1), tell=killed)
+        monkeypatch.setattr(memory_plan, "most_rows", lambda *_, most=most: most)
+        found = fit_files(["all.parquet"], config(), output=Path(f"m{most}"))
         assert (found.resumed_steps > 0) == resumed
-        monkeypatch.setattr(memory, "most_rows", lambda *_: 700)
+        monkeypatch.setattr(memory_plan, "most_rows", lambda *_: 700)
 
 
 def test_a_process_keeps_within_its_limit() -> None:
@@ -299,7 +300,7 @@ def test_a_process_keeps_within_its_limit() -> None:
             writer.write_table(pa.table(random.normal(size=(20, 50_000)).tolist(), names=writer.schema.names))
     # Not what the system says of a child that has ended: that counts the memory of the parent it was forked from.
     peak = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1], file=sys.stderr)"
-    code = f"import sys; from vae_anomaly.cli import app\ntry: app()\nfinally: {peak}"
+    code = f"import sys; from vae_anomaly.cli.app import app\ntry: app()\nfinally: {peak}"
     words = ["fit", "normal.parquet", "--no-tracking", "-o", "model", "--memory-limit", "560MB", "--steps", "3", "--json", "--quiet"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}

@@ -23,7 +23,7 @@ from tests.malformed import (
     words_for_numbers,
 )
 from tests.tiny import detector
-from vae_anomaly.edges import artifact
+from vae_anomaly import artifact
 
 SEED = 0
 

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tiny import Case, detector, table
-from vae_anomaly.edges import artifact, process
+from vae_anomaly import artifact
 from vae_anomaly.errors import ConfigError
-from vae_anomaly.workflow import memory
-from vae_anomaly.workflow.memory import Plan, plan, size_of, watched
+from vae_anomaly.jobs import memory
+from vae_anomaly.workflow import memory_plan
+from vae_anomaly.workflow.memory_plan import MemoryPlan, plan_memory, size_of, watched
 
 MB = 10**6
 
@@ -33,7 +34,7 @@ def test_sizes(text: str, size: int) -> None:
 
 def test_no_limit() -> None:
     assert size_of(None) is None
-    assert plan(None, chunk_rows=7, columns=3, all_explained=True) == Plan(chunk_rows=7)
+    assert plan_memory(None, chunk_rows=7, columns=3, all_explained=True) == MemoryPlan(chunk_rows=7)
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "1.5.5GB", "1GX", "GB", "1 G B"])
@@ -55,64 +56,64 @@ def test_a_size_without_a_unit(text: str) -> None:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> int:
     """A process that holds 400 MB, with all the address space there is."""
-    monkeypatch.setattr(process, "resident", lambda: 400 * MB)
-    monkeypatch.setattr(process, "space_left", lambda: math.inf)
+    monkeypatch.setattr(memory, "resident", lambda: 400 * MB)
+    monkeypatch.setattr(memory, "space_left", lambda: math.inf)
     return 400 * MB
 
 
 def test_rows_at_a_time_follow_from_the_room(held: int) -> None:
-    start = memory.START_BYTES + 20 * memory.COLUMN_BYTES
+    start = memory_plan.START_BYTES + 20 * memory_plan.COLUMN_BYTES
     row = 16 * (20 * 8 + 64)
     room = 5000 * row
-    found = plan(held + start + room, chunk_rows=65_536, columns=20, all_explained=False)
-    assert found == Plan(chunk_rows=5000, chunk_bytes=room // 12, part_bytes=room // 12)
-    assert plan(held + start + room, chunk_rows=100, columns=20, all_explained=False).chunk_rows == 100
-    assert plan(held + start + room, chunk_rows=65_536, columns=20, all_explained=True).chunk_rows == room // (row + 6144)
-    assert plan(100 * 10**9, chunk_rows=65_536, columns=20, all_explained=True) == Plan(chunk_rows=65_536)
+    found = plan_memory(held + start + room, chunk_rows=65_536, columns=20, all_explained=False)
+    assert found == MemoryPlan(chunk_rows=5000, chunk_bytes=room // 12, part_bytes=room // 12)
+    assert plan_memory(held + start + room, chunk_rows=100, columns=20, all_explained=False).chunk_rows == 100
+    assert plan_memory(held + start + room, chunk_rows=65_536, columns=20, all_explained=True).chunk_rows == room // (row + 6144)
+    assert plan_memory(100 * 10**9, chunk_rows=65_536, columns=20, all_explained=True) == MemoryPlan(chunk_rows=65_536)
 
 
 def test_too_little_is_refused_with_what_is_needed(held: int) -> None:
-    least = math.ceil((held + memory.START_BYTES + 20 * memory.COLUMN_BYTES + 1024 * 16 * (20 * 8 + 64)) / MB)
+    least = math.ceil((held + memory_plan.START_BYTES + 20 * memory_plan.COLUMN_BYTES + 1024 * 16 * (20 * 8 + 64)) / MB)
     with pytest.raises(ConfigError) as error:
-        plan(450 * MB, chunk_rows=65_536, columns=20, all_explained=False)
+        plan_memory(450 * MB, chunk_rows=65_536, columns=20, all_explained=False)
     assert str(error.value) == f"--memory-limit 450 MB is less than this model and its libraries need; give at least {least} MB."
-    assert plan(least * MB, chunk_rows=65_536, columns=20, all_explained=False).chunk_rows >= 1024
+    assert plan_memory(least * MB, chunk_rows=65_536, columns=20, all_explained=False).chunk_rows >= 1024
 
 
 @pytest.mark.usefixtures("held")
 def test_a_limit_of_the_address_space_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = memory.START_BYTES + 20 * memory.COLUMN_BYTES
-    monkeypatch.setattr(process, "space_left", lambda: start + 5000 * 16 * (20 * 8 + 64))
-    assert plan(9000 * MB, chunk_rows=65_536, columns=20, all_explained=False).chunk_rows == 5000
-    monkeypatch.setattr(process, "space_left", lambda: 100 * MB)
+    start = memory_plan.START_BYTES + 20 * memory_plan.COLUMN_BYTES
+    monkeypatch.setattr(memory, "space_left", lambda: start + 5000 * 16 * (20 * 8 + 64))
+    assert plan_memory(9000 * MB, chunk_rows=65_536, columns=20, all_explained=False).chunk_rows == 5000
+    monkeypatch.setattr(memory, "space_left", lambda: 100 * MB)
     with pytest.raises(ConfigError) as error:
-        plan(9000 * MB, chunk_rows=65_536, columns=20, all_explained=False)
+        plan_memory(9000 * MB, chunk_rows=65_536, columns=20, all_explained=False)
     assert str(error.value) == "the address space has a limit (ulimit -v) that leaves 100 MB; 251 MB are needed. Raise it."
 
 
 def test_what_the_process_holds() -> None:
-    before = process.resident()
+    before = memory.resident()
     block = np.ones(50 * MB // 8)
-    assert 40 * MB < process.resident() - before < 80 * MB
+    assert 40 * MB < memory.resident() - before < 80 * MB
     assert before > 10 * MB
     del block
-    process.give_back()
+    memory.give_back()
 
 
 def test_the_address_space_that_is_left() -> None:
-    code = "import resource; from vae_anomaly.edges import process; resource.setrlimit(resource.RLIMIT_AS, (10**12, 10**12)); print(process.space_left())"  # noqa: E501  # one line of Python
+    code = "import resource; from vae_anomaly.jobs import memory; resource.setrlimit(resource.RLIMIT_AS, (10**12, 10**12)); print(memory.space_left())"  # noqa: E501  # one line of Python
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 9.8e11 < float(done.stdout) < 1e12
     if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
-        assert process.space_left() == math.inf
+        assert memory.space_left() == math.inf
 
 
 def test_what_is_free_is_given_back_near_the_limit_and_more_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls, sizes = [], iter([50, 95, 60, 120, 110, 130, 120])
-    monkeypatch.setattr(process, "resident", lambda: next(sizes) * MB)
-    monkeypatch.setattr(process, "give_back", lambda: calls.append(1))
+    monkeypatch.setattr(memory, "resident", lambda: next(sizes) * MB)
+    monkeypatch.setattr(memory, "give_back", lambda: calls.append(1))
     with caplog.at_level(logging.WARNING, logger="vae_anomaly"):
         assert list(watched(iter("abcd"), 100 * MB)) == list("abcd")
     assert len(calls) == 3

@@ -13,15 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import feather
 
-from tests import test_cli
-from tests.test_cli import files, run
-from tests.test_score_resume import killed
+from tests.cli import test_app
+from tests.cli.test_app import files, run
 from tests.tiny import Case, detector, table
-from vae_anomaly.edges import artifact
-from vae_anomaly.edges.rejects import RejectedRows
-from vae_anomaly.edges.tables import Source, open_source
+from tests.workflow.test_score_resume import killed
+from vae_anomaly import artifact
 from vae_anomaly.errors import DataError, OutputError
-from vae_anomaly.workflow.score import ScoreRequest, score
+from vae_anomaly.tables.csv_rejects import RejectedRows
+from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.workflow.score import score_files
+from vae_anomaly.workflow.score_job import ScoreRequest
 
 GOOD = 60
 # Where bad rows stand, what they are (of a row with these cells), and what is said of them.
@@ -97,13 +98,13 @@ def side(output: str = "out.csv") -> list[list[str]]:
 def test_rows_around_quarantined_ones_are_scored_as_without_them(model: Path) -> None:
     good = lines()
     mixed, numbers = with_bad(good)
-    score(asked(model, put("good.csv", good), "good.parquet"))
-    result = score(asked(model, put("mixed.csv", mixed), "mixed.parquet", on_error="quarantine"))
+    score_files(asked(model, put("good.csv", good), "good.parquet"))
+    result = score_files(asked(model, put("mixed.csv", mixed), "mixed.parquet", on_error="quarantine"))
     alone, among = pq.read_table("good.parquet"), pq.read_table("mixed.parquet")
     assert among["row"].to_pylist() == numbers
     assert among.drop_columns("row").equals(alone.drop_columns("row"))
     assert [alarm.row for alarm in result.counts.top_alarms] == [
-        numbers[alarm.row] for alarm in score(asked(model, "good.csv", "again.parquet")).counts.top_alarms
+        numbers[alarm.row] for alarm in score_files(asked(model, "good.csv", "again.parquet")).counts.top_alarms
     ]
     place = "mixed.csv row 1: 2 cells, expected 10 as in the header"
     assert result.counts.rejected == RejectedRows(rows=len(BAD), first=place, quarantine="mixed.parquet.quarantine.csv")
@@ -119,7 +120,7 @@ def test_rows_around_quarantined_ones_are_scored_as_without_them(model: Path) ->
 def test_stop_names_the_first_bad_row(model: Path) -> None:
     mixed, _ = with_bad(lines())
     with pytest.raises(DataError) as caught:
-        score(asked(model, put("mixed.csv", mixed)))
+        score_files(asked(model, put("mixed.csv", mixed)))
     assert str(caught.value) == (
         "mixed.csv row 1 has 2 cells, expected 10 as in the header: '1,2'. Correct that row, or leave such rows out with --on-error skip."
     )
@@ -128,7 +129,7 @@ def test_stop_names_the_first_bad_row(model: Path) -> None:
 
 def test_skip_writes_no_side_file(model: Path) -> None:
     mixed, numbers = with_bad(lines())
-    result = score(asked(model, put("mixed.csv", mixed), on_error="skip", id_columns=("key",)))
+    result = score_files(asked(model, put("mixed.csv", mixed), on_error="skip", id_columns=("key",)))
     assert result.counts.rejected == RejectedRows(rows=7, first="mixed.csv row 1: 2 cells, expected 10 as in the header")
     assert (result.counts.rows, len(numbers)) == (GOOD, GOOD)
     assert files(Path()) == ["mixed.csv", "out.csv", "out.csv.manifest.json"]
@@ -140,7 +141,7 @@ def test_skip_writes_no_side_file(model: Path) -> None:
 
 def test_the_manifest_and_the_second_run_know_what_was_left_out(model: Path) -> None:
     request = asked(model, put("mixed.csv", with_bad(lines())[0]), on_error="quarantine")
-    first, second = score(request), score(request)
+    first, second = score_files(request), score_files(request)
     kept = json.loads(Path("out.csv.manifest.json").read_text(encoding="utf-8"))
     assert kept["counts"]["rejected"] == {
         "rows": 7,
@@ -150,7 +151,7 @@ def test_the_manifest_and_the_second_run_know_what_was_left_out(model: Path) -> 
     assert kept["made_from"]["options"]["on_error"] == "quarantine"
     assert (second.unchanged, second.counts.rejected) == (True, first.counts.rejected)
     with pytest.raises(OutputError, match="holds the scores of another request"):
-        score(replace(request, on_error="skip"))
+        score_files(replace(request, on_error="skip"))
 
 
 @pytest.mark.parametrize("fdr", [None, 0.2])
@@ -159,12 +160,12 @@ def test_neither_chunks_nor_kills_change_a_byte(model: Path, fdr: float | None, 
     mixed, _ = with_bad(good)
     # Two more runs of bad rows far below, each longer than a block.
     mixed[1500:1500] = mixed[-300:-300] = [b"x" * 40] * 40
-    monkeypatch.setattr("vae_anomaly.edges.records.PIECE", 1 << 10)
+    monkeypatch.setattr("vae_anomaly.tables.csv_records.PIECE", 1 << 10)
     put("mixed.csv", mixed)
     names = ("out.csv", "out.csv.manifest.json", "out.csv.quarantine.csv")
     base = asked(model, "mixed.csv", on_error="quarantine", chunk_rows=1024, part_rows=1)
     base = base if fdr is None else replace(base, alpha=None, fdr=fdr)
-    score(base)
+    score_files(base)
     whole = [Path(name).read_bytes() for name in names]
     assert whole[2].count(b"x" * 40) == 80
     for chunk_rows in (1, 777, 100_000):
@@ -173,7 +174,7 @@ def test_neither_chunks_nor_kills_change_a_byte(model: Path, fdr: float | None, 
         if chunk_rows == 777:
             for after, passes in ((1, 1), (1, 2), (1, 1)) if fdr else ((1, 1), (1, 1)):
                 killed(replace(base, chunk_rows=chunk_rows), after, passes=passes, error=KeyboardInterrupt)
-        result = score(replace(base, chunk_rows=chunk_rows))
+        result = score_files(replace(base, chunk_rows=chunk_rows))
         assert [Path(name).read_bytes() for name in names] == whole
         assert (result.resumed_rows > 0) == (chunk_rows == 777)
     assert files(Path()) == sorted(["mixed.csv", *names])
@@ -184,9 +185,9 @@ def test_a_killed_run_leaves_no_side_file_and_a_run_without_bad_rows_removes_an_
     request = asked(model, "mixed.csv", on_error="quarantine")
     killed(request, 0)
     assert not Path("out.csv.quarantine.csv").exists()
-    score(request)
+    score_files(request)
     put("mixed.csv", lines())
-    assert score(replace(request, overwrite=True)).counts.rejected is None
+    assert score_files(replace(request, overwrite=True)).counts.rejected is None
     assert files(Path()) == ["mixed.csv", "out.csv", "out.csv.manifest.json"]
 
 
@@ -195,12 +196,12 @@ def test_a_side_file_of_somebody_else_is_not_replaced(model: Path) -> None:
     Path("out.csv.quarantine.csv").write_text("mine", encoding="utf-8")
     request = asked(model, "mixed.csv", on_error="quarantine")
     with pytest.raises(OutputError) as caught:
-        score(request)
+        score_files(request)
     assert str(caught.value) == (
         "out.csv.quarantine.csv exists and no manifest says what it is. Name another output with -o, or give --overwrite to replace it."
     )
     assert Path("out.csv.quarantine.csv").read_text(encoding="utf-8") == "mine"
-    score(replace(request, overwrite=True))
+    score_files(replace(request, overwrite=True))
     assert len(side()) == 1 + len(BAD)
 
 
@@ -209,7 +210,7 @@ def test_numbers_go_on_over_several_files_and_parquet_among_them(model: Path) ->
     put("2.csv", [good[0], good[1], b"bad", *good[2:]])
     pq.write_table(table("mixed", 5, seed=3), "1.parquet")
     put("3.csv", [good[0], b"bad,too", *good[1:3]])
-    score(asked(model, ("1.parquet", "2.csv", "3.csv"), "out.parquet", on_error="quarantine"))
+    score_files(asked(model, ("1.parquet", "2.csv", "3.csv"), "out.parquet", on_error="quarantine"))
     assert pq.read_table("out.parquet")["row"].to_pylist() == [*range(6), *range(7, 66), 67, 68]
     assert [row[:3] for row in side("out.parquet")[1:]] == [["6", "2.csv", "2"], ["66", "3.csv", "1"]]
 
@@ -218,7 +219,7 @@ def test_numbers_go_on_over_several_files_and_parquet_among_them(model: Path) ->
 def test_a_file_of_bad_rows_only_is_refused(model: Path, on_error: str) -> None:
     put("bad.csv", [lines()[0], b"1", b"2"])
     with pytest.raises(DataError) as caught:
-        score(asked(model, "bad.csv", on_error=on_error))
+        score_files(asked(model, "bad.csv", on_error=on_error))
     assert str(caught.value) == (
         "none of the first 2 rows of bad.csv can be read; bad.csv row 1: 1 cells, expected 10 as in the header. "
         "Check the delimiter, the encoding and the columns."
@@ -236,7 +237,7 @@ def test_a_file_of_bad_rows_only_is_refused_among_others(model: Path) -> None:
     for output in ("o.csv", "o/"):
         for data in (("a.csv", "b.csv"), ("b.csv", "a.csv")):
             with pytest.raises(DataError) as caught:
-                score(asked(model, data, output, on_error="skip"))
+                score_files(asked(model, data, output, on_error="skip"))
             assert str(caught.value) == text
             assert not Path("o.csv").exists()
     for read in (Source.read_table, lambda source: source.sample(5, 0)):
@@ -256,37 +257,37 @@ def test_a_file_whose_good_rows_a_killed_run_has_scored_is_not_refused_for_the_r
 
 
 def test_so_many_bad_rows_before_a_good_one_are_the_wrong_file(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vae_anomaly.edges.records.PIECE", 1 << 10)
-    monkeypatch.setattr("vae_anomaly.edges.tables._GIVE_UP", 1000)
+    monkeypatch.setattr("vae_anomaly.tables.csv_records.PIECE", 1 << 10)
+    monkeypatch.setattr("vae_anomaly.tables.source._GIVE_UP", 1000)
     good = lines()
     put("late.csv", [good[0], *[b"x"] * 2000, *good[1:]])
     with pytest.raises(
         DataError, match=r"^none of the first 1,\d\d\d rows of late\.csv can be read; late\.csv row 1: 1 cells, expected 10"
     ):
-        score(asked(model, "late.csv", on_error="skip"))
+        score_files(asked(model, "late.csv", on_error="skip"))
     put("early.csv", [*good, *[b"x"] * 2000])
-    assert score(asked(model, "early.csv", on_error="skip")).counts.rows == GOOD
+    assert score_files(asked(model, "early.csv", on_error="skip")).counts.rows == GOOD
 
 
 def test_a_folder_is_scored_without_the_side_files_in_it(model: Path) -> None:
     Path("in").mkdir()
     put("in/a.csv", with_bad(lines())[0])
-    score(asked(model, "in/a.csv", "in/alarms.parquet", on_error="quarantine"))
+    score_files(asked(model, "in/a.csv", "in/alarms.parquet", on_error="quarantine"))
     Path("in/alarms.parquet").unlink()
-    assert score(asked(model, "in", on_error="skip")).counts.rows == GOOD
+    assert score_files(asked(model, "in", on_error="skip")).counts.rows == GOOD
 
 
 def test_formulas_in_the_side_file_are_made_harmless_unless_they_are_to_stay(model: Path) -> None:
     put("mixed.csv", [*lines(), b'=cmd|"calc"!A1', b"-5"])
-    score(asked(model, "mixed.csv", on_error="quarantine"))
+    score_files(asked(model, "mixed.csv", on_error="quarantine"))
     assert [row[4] for row in side()[1:]] == ['\'=cmd|"calc"!A1', "-5"]
-    score(asked(model, "mixed.csv", on_error="quarantine", escape=False, overwrite=True))
+    score_files(asked(model, "mixed.csv", on_error="quarantine", escape=False, overwrite=True))
     assert [row[4] for row in side()[1:]] == ['=cmd|"calc"!A1', "-5"]
 
 
 # ── the other verbs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-TINY = test_cli.TINY.replace("alpha = 0.05", "alpha = 0.1")
+TINY = test_app.TINY.replace("alpha = 0.05", "alpha = 0.1")
 
 
 def labelled(rows: int, seed: int) -> list[bytes]:

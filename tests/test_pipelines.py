@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vae_anomaly.config import Config, config_to_dict, load_config
-from vae_anomaly.workflow.models import models
+from vae_anomaly.workflow.models import list_models
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 CONFIGS = ("tabular.toml", "sensor.toml")
@@ -62,7 +62,7 @@ def test_sensor_differs_where_it_says_so() -> None:
 def test_the_project_file_calls_commands_and_options_that_exist() -> None:
     from typer.main import get_command
 
-    from vae_anomaly.cli import app
+    from vae_anomaly.cli.app import app
 
     commands = getattr(get_command(app), "commands", {})
     text = (PIPELINES / "MLproject").read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def test_retrain_promotes_unless_it_is_worse(
     assert re.fullmatch(rf"promoted version 1: {quality}, before nothing", said[0])
     assert re.fullmatch(rf"promoted version 2: {quality}, before 0\.\d{{4}}", said[1])
     assert re.fullmatch(rf"kept the champion \({quality}\); version 3 has 0\.\d{{4}}", said[2])
-    versions = {alias: version.version for version in models(None).versions for alias in version.aliases}
+    versions = {alias: version.version for version in list_models(None).versions for alias in version.aliases}
     assert versions == {"champion": "2", "challenger": "3"}
 
 

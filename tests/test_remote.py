@@ -20,12 +20,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.tiny import Case, detector, table
-from vae_anomaly.cli import app
-from vae_anomaly.edges import artifact, places
-from vae_anomaly.edges.places import Remote
+from vae_anomaly import artifact
+from vae_anomaly.cli.app import app
 from vae_anomaly.errors import OutputError
-from vae_anomaly.workflow.asked import ScoreRequest
-from vae_anomaly.workflow.score import score
+from vae_anomaly.storage import destinations
+from vae_anomaly.storage.destinations import Remote
+from vae_anomaly.workflow.score import score_files
+from vae_anomaly.workflow.score_job import ScoreRequest
 
 moto = pytest.importorskip("moto.server", reason="needs the S3 server of moto: pip install 'vae-anomaly[test]'")
 
@@ -97,32 +98,32 @@ def test_a_file_has_the_same_bytes(
 ) -> None:
     upload(store, ground / "new")
     here = tmp_path / f"out.{ending}"
-    score(replace(request_, data=(str(ground / data),), output=here))
+    score_files(replace(request_, data=(str(ground / data),), output=here))
     asked = replace(request_, data=(f"s3://lake/{data}",), output=f"s3://lake/scores/out.{ending}")
-    done = score(asked)
+    done = score_files(asked)
     assert (done.output, done.unchanged, done.counts.rows > 0) == (f"s3://lake/scores/out.{ending}", False, True)
     assert content(store, f"lake/scores/out.{ending}") == here.read_bytes()
     assert names(store, "lake/scores") == [f"lake/scores/out.{ending}", f"lake/scores/out.{ending}.manifest.json"]
     assert json.loads(content(store, f"lake/scores/out.{ending}.manifest.json"))["state"] == "complete"
-    assert score(asked).unchanged
+    assert score_files(asked).unchanged
     assert left_behind(tmp_path) == []
 
 
 def test_a_folder_has_the_same_bytes(request_: ScoreRequest, ground: Path, store: pafs.S3FileSystem, tmp_path: Path) -> None:
     upload(store, ground / "new")
-    here = score(replace(request_, data=(str(ground / "new"),), output=f"{tmp_path / 'out'}/"))
+    here = score_files(replace(request_, data=(str(ground / "new"),), output=f"{tmp_path / 'out'}/"))
     asked = replace(request_, data=("s3://lake/new/",), output="s3://lake/out/")
-    done = score(asked)
+    done = score_files(asked)
     assert (done.output, done.parts_made) == ("s3://lake/out", 2)
     assert replace(done.counts, top_alarms=()) == replace(here.counts, top_alarms=())
     assert names(store, "lake/out") == ["lake/out/a.parquet", "lake/out/day=2/b.csv", "lake/out/manifest.json"]
     for part in ("a.parquet", "day=2/b.csv"):
         assert content(store, f"lake/out/{part}") == (tmp_path / "out" / part).read_bytes()
-    assert score(asked).unchanged
+    assert score_files(asked).unchanged
     assert left_behind(tmp_path) == []
     with store.open_output_stream("lake/new/c.csv") as stream:
         stream.write((ground / "new" / "day=2" / "b.csv").read_bytes())
-    again = score(asked)
+    again = score_files(asked)
     assert (again.parts_made, again.parts_before, again.unchanged) == (1, 2, False)
     assert content(store, "lake/out/c.csv") == content(store, "lake/out/day=2/b.csv")
 
@@ -132,13 +133,13 @@ def test_what_is_there_is_not_replaced_unasked(request_: ScoreRequest, store: pa
     with store.open_output_stream("lake/out.csv") as stream:
         stream.write(b"mine")
     with pytest.raises(OutputError) as error:
-        score(asked)
+        score_files(asked)
     assert str(error.value) == (
         "s3://lake/out.csv exists and no manifest says what it is. Name another with -o, or give --overwrite to replace it."
     )
-    score(replace(asked, overwrite=True))
+    score_files(replace(asked, overwrite=True))
     with pytest.raises(OutputError) as error:
-        score(replace(asked, top=1))
+        score_files(replace(asked, top=1))
     assert str(error.value) == (
         "s3://lake/out.csv exists and holds the scores of another request (other options). "
         "Name another with -o, or give --overwrite to replace it."
@@ -153,17 +154,17 @@ def test_what_could_not_be_sent_is_sent_by_the_next_run(
     with monkeypatch.context() as patch:
         patch.setattr(Remote, "send", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            score(asked)
+            score_files(asked)
     assert all(name.endswith(".manifest.json") for name in names(store))  # it says that a job has started
     with monkeypatch.context() as patch:
         patch.setattr("vae_anomaly.workflow.score.score_batches", lambda *_, **__: pytest.fail("scored again"))
-        done = score(asked)
+        done = score_files(asked)
     assert done.resumed_rows == 700
     assert (
         pq.read_table(destination.replace("s3://", "") + ("a.parquet" if destination[-1] == "/" else ""), filesystem=store).num_rows == 700
     )
     assert left_behind(tmp_path) == []
-    assert score(asked).unchanged
+    assert score_files(asked).unchanged
 
 
 def test_rows_that_were_set_aside_are_sent_too_also_by_the_next_run(
@@ -175,8 +176,8 @@ def test_rows_that_were_set_aside_are_sent_too_also_by_the_next_run(
     with monkeypatch.context() as patch:
         patch.setattr(Remote, "send", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            score(asked)
-    rejected = score(asked).counts.rejected
+            score_files(asked)
+    rejected = score_files(asked).counts.rejected
     assert rejected is not None
     assert (rejected.rows, rejected.quarantine) == (1, "s3://lake/out.csv.quarantine.csv")
     assert content(store, "lake/out.csv.quarantine.csv").decode().splitlines()[1].startswith("8,")
@@ -191,8 +192,8 @@ def test_two_signed_addresses_are_two_inputs_and_their_signatures_are_not_kept(
         Thread(target=web.serve_forever, daemon=True).start()
         place = f"http://127.0.0.1:{web.server_port}/b.csv"
         asked = replace(request_, data=(f"{place}?part=1&sig=hush1", f"{place}?part=2&sig=hush2"), output=tmp_path / "out.csv")
-        assert score(asked).counts.rows == 2 * (ROWS - 700)
-        assert score(replace(asked, data=tuple(data.replace("hush", "other") for data in asked.data))).unchanged
+        assert score_files(asked).counts.rows == 2 * (ROWS - 700)
+        assert score_files(replace(asked, data=tuple(data.replace("hush", "other") for data in asked.data))).unchanged
         web.shutdown()
     said = (tmp_path / "out.csv.manifest.json").read_text(encoding="utf-8")
     assert [f"{place}?part={i}&sig=***" in said for i in (1, 2)] == [True, True]
@@ -213,8 +214,8 @@ def test_half_an_upload_does_not_stay(store: pafs.S3FileSystem) -> None:
 
 def test_any_file_system_of_fsspec(request_: ScoreRequest, tmp_path: Path) -> None:
     memory = pytest.importorskip("fsspec").filesystem("memory")
-    score(replace(request_, output=tmp_path / "out.csv"))
-    score(replace(request_, output="memory://far/away/out.csv"))
+    score_files(replace(request_, output=tmp_path / "out.csv"))
+    score_files(replace(request_, output="memory://far/away/out.csv"))
     assert memory.cat("/far/away/out.csv") == (tmp_path / "out.csv").read_bytes()
 
 
@@ -273,8 +274,8 @@ def test_secrets_of_a_uri_are_in_no_text(
 
 
 def test_where_outputs_are_made_that_go_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert places.staging() == tmp_path / "cache" / "vae-anomaly" / "outgoing"
+    assert destinations.staging() == tmp_path / "cache" / "vae-anomaly" / "outgoing"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert places.staging() == tmp_path / ".cache" / "vae-anomaly" / "outgoing"
-    assert os.sep in str(places.staging())
+    assert destinations.staging() == tmp_path / ".cache" / "vae-anomaly" / "outgoing"
+    assert os.sep in str(destinations.staging())

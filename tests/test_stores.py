@@ -20,11 +20,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.tiny import Case, detector, table
-from vae_anomaly.cli import app
-from vae_anomaly.edges import artifact, files, uris
+from vae_anomaly import artifact
+from vae_anomaly.cli.app import app
 from vae_anomaly.errors import DataError
-from vae_anomaly.workflow.asked import ScoreRequest
-from vae_anomaly.workflow.score import score
+from vae_anomaly.storage import filesystems, listing
+from vae_anomaly.tables import files
+from vae_anomaly.workflow.score import score_files
+from vae_anomaly.workflow.score_job import ScoreRequest
 
 # The key that every Azurite has.
 _AZURITE = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -94,28 +96,28 @@ def test_a_folder_and_a_file_have_the_same_bytes(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     place: str = request.getfixturevalue(store)
     model = str(ground / "model")
-    filesystem, root = uris.resolve(place.format("new"))
+    filesystem, root = filesystems.resolve_uri(place.format("new"))
     pafs.copy_files(str(ground / "new"), root, destination_filesystem=filesystem)
 
     def content(name: str) -> bytes:
         with filesystem.open_input_stream(f"lake/{name}") as stream:
             return bytes(stream.read())
 
-    score(ScoreRequest(data=(str(ground / "new"),), model=model, output=f"{tmp_path / 'out'}/", threads=1))
+    score_files(ScoreRequest(data=(str(ground / "new"),), model=model, output=f"{tmp_path / 'out'}/", threads=1))
     asked = ScoreRequest(data=(place.format("new/"),), model=model, output=place.format("out/"), threads=1)
-    assert score(asked).parts_made == 2
+    assert score_files(asked).parts_made == 2
     for part in ("a.csv", "day=2/b.csv"):
         assert content(f"out/{part}") == (tmp_path / "out" / part).read_bytes()
-    assert score(asked).unchanged
+    assert score_files(asked).unchanged
 
     one = ScoreRequest(data=(place.format("new/*.csv"),), model=model, output=place.format("s/one.csv"), threads=1)
-    score(one)
+    score_files(one)
     assert content("s/one.csv") == content("out/a.csv")
-    assert score(one).unchanged
+    assert score_files(one).unchanged
     assert list((tmp_path / "cache" / "vae-anomaly" / "outgoing").rglob("*")) == []
     with pytest.raises(DataError) as error:
         files.find_files([place.format("new/c.csv")])
-    assert str(error.value) == f"{uris.shown_path(place.format('new/c.csv'))} does not exist."
+    assert str(error.value) == f"{filesystems.shown_path(place.format('new/c.csv'))} does not exist."
 
 
 def command(*words: str) -> tuple[int, str]:
@@ -154,8 +156,8 @@ def test_a_page_of_a_server_that_does_not_answer(ground: Path) -> None:
     ],
 )
 def test_googles_client_gives_up_in_time_unless_the_uri_says_otherwise(uri: str, meant: str) -> None:
-    assert uris.resolve(uri)[0] == pafs.FileSystem.from_uri(meant)[0]
-    assert uris.resolve(uri)[0] != pafs.FileSystem.from_uri("gs://anonymous@b/x?retry_limit_seconds=900")[0]
+    assert filesystems.resolve_uri(uri)[0] == pafs.FileSystem.from_uri(meant)[0]
+    assert filesystems.resolve_uri(uri)[0] != pafs.FileSystem.from_uri("gs://anonymous@b/x?retry_limit_seconds=900")[0]
 
 
 def test_every_saying_of_a_store_has_words_of_ours() -> None:
@@ -174,7 +176,7 @@ def test_every_saying_of_a_store_has_words_of_ours() -> None:
         ),
         "ErrorCode:ContainerNotFound": "the container does not exist",
     }.items():
-        assert uris.said(OSError(theirs)) == ours
+        assert filesystems.os_error_text(OSError(theirs)) == ours
 
 
 class _Told(Exception):
@@ -193,17 +195,17 @@ class _Told(Exception):
     ],
 )
 def test_what_a_client_raises_is_said_as_what_a_system_does(raised: Exception, expected: str) -> None:
-    with pytest.raises(DataError) as error, files.reading("abfs://c@a/x.csv"):
+    with pytest.raises(DataError) as error, listing.reading("abfs://c@a/x.csv"):
         raise raised
     assert str(error.value).startswith(f"abfs://c@a/x.csv cannot be read: {expected}")
     around = RuntimeError("Failed to upload block: ContainerNotFound")
     around.__cause__ = _Told("")
-    with pytest.raises(OSError, match="Failed to upload block"), uris.as_os_errors():
+    with pytest.raises(OSError, match="Failed to upload block"), filesystems.as_os_errors():
         raise around
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("ours"), pa.ArrowInvalid("a cell"), ValueError("ours")])
 def test_other_exceptions_are_left_alone(raised: Exception) -> None:
-    with pytest.raises(type(raised)) as error, uris.as_os_errors():
+    with pytest.raises(type(raised)) as error, filesystems.as_os_errors():
         raise raised
     assert error.value is raised

@@ -12,17 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
-from vae_anomaly.core.stream import RESULT_FIELDS, Tally
-from vae_anomaly.edges import artifact, manifest, tracking
-from vae_anomaly.edges.tables import open_source
+from vae_anomaly.detector.stream import RESULT_FIELDS, Tally
 from vae_anomaly.errors import ArtifactError, ConfigError, DataError, OutputError, TooFewRows, TrackingError
-from vae_anomaly.workflow.counting import Counting
-from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate
-from vae_anomaly.workflow.fit import fit
-from vae_anomaly.workflow.models import info, models, ui
+from vae_anomaly.jobs import manifest
+from vae_anomaly.tables.source import open_source
+from vae_anomaly.tracking import runs
+from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
+from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.models import list_models, model_info, tracking_ui
 from vae_anomaly.workflow.results import FitResult
-from vae_anomaly.workflow.score import ScoreRequest, score
+from vae_anomaly.workflow.score import score_files
+from vae_anomaly.workflow.score_counts import Counting
+from vae_anomaly.workflow.score_job import ScoreRequest
 
 ROWS = 200
 
@@ -69,7 +72,7 @@ def fitted(store: Path, uri: str) -> Iterator[FitResult]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(store)
         pq.write_table(table(ROWS, seed=1), store / "normal.parquet")
-        yield fit([str(store / "normal.parquet")], config(uri))
+        yield fit_files([str(store / "normal.parquet")], config(uri))
 
 
 # ── fit and the registry ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -78,10 +81,10 @@ def fitted(store: Path, uri: str) -> Iterator[FitResult]:
 def test_a_fit_is_registered_and_found_by_its_alias(fitted: FitResult, uri: str) -> None:
     assert (fitted.model.name, fitted.model.version, fitted.model.alias) == ("pump", "1", "live")
     assert fitted.next_steps[0] == "vae-anomaly score NEW.csv --model models:/pump@live"
-    found = info("models:/pump@live", tracking_uri=uri)
+    found = model_info("models:/pump@live", tracking_uri=uri)
     assert (found.model.version, found.rows, dict(found.versions)["vae-anomaly"]) == ("1", ROWS, found.versions["vae-anomaly"])
     assert found.promise == fitted.promise
-    listed = models("pump", tracking_uri=uri).versions
+    listed = list_models("pump", tracking_uri=uri).versions
     assert [(v.version, v.aliases, v.tags["rows"]) for v in listed] == [("1", ("live",), str(ROWS))]
 
 
@@ -112,23 +115,23 @@ def test_what_is_refused_leaves_no_run_and_no_version(
 
     client = MlflowClient(uri)
     experiment = [client.get_run(fitted.model.run_id).info.experiment_id]
-    before = len(client.search_runs(experiment)), len(models(tracking_uri=uri).versions)
+    before = len(client.search_runs(experiment)), len(list_models(tracking_uri=uri).versions)
     with pytest.raises(error):
-        fit(["normal.parquet"], replace(config(uri), **change))  # type: ignore[arg-type]  # fields of Config
-    assert (len(client.search_runs(experiment)), len(models(tracking_uri=uri).versions)) == before
+        fit_files(["normal.parquet"], replace(config(uri), **change))  # type: ignore[arg-type]  # fields of Config
+    assert (len(client.search_runs(experiment)), len(list_models(tracking_uri=uri).versions)) == before
 
 
 def test_a_lost_server_leaves_the_model_in_a_folder(fitted: FitResult, uri: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lost(*_: object, **__: object) -> None:
         raise TrackingError("MLflow could not log the model: gone.")
 
-    monkeypatch.setattr(tracking.Run, "log_model", lost)
+    monkeypatch.setattr(runs.Run, "log_model", lost)
     with pytest.raises(TrackingError) as error:
-        fit(["normal.parquet"], config(uri))
+        fit_files(["normal.parquet"], config(uri))
     head, kept = "MLflow could not log the model: gone. The model is kept: score with --model ", str(error.value).rpartition(" ")[2]
     assert str(error.value) == f"{head}{kept}, and log it later with: vae-anomaly upload {kept}"
     assert artifact.load(store / kept).card.rows == fitted.rows_used
-    assert len(models("pump", tracking_uri=uri).versions) == 1
+    assert len(list_models("pump", tracking_uri=uri).versions) == 1
 
 
 @pytest.mark.parametrize("method", ["split", "cross"])
@@ -140,7 +143,7 @@ def test_a_fault_in_the_normal_file_is_listed_by_its_number_with_its_reasons(met
     pq.write_table(data.set_column(2, "b", pa.array(values)).append_column("label", pa.array(labels)), tmp_path / "normal.parquet")
     settings = replace(config(None), data=DataConfig(id_columns=("id",), label_column="label"))
     settings = replace(settings, calibration=replace(settings.calibration, method=method))
-    found = fit([str(tmp_path / "normal.parquet")], settings, output=tmp_path / "model").suspicious
+    found = fit_files([str(tmp_path / "normal.parquet")], settings, output=tmp_path / "model").suspicious
     assert [(row.row, row.ids) for row in found] == [(150, {"id": "150"})]
     assert (found[0].reasons[0].column, found[0].reasons[0].value) == ("b", "70")
     assert found[0].score > artifact.load(tmp_path / "model").threshold.value
@@ -154,13 +157,13 @@ def test_where_no_row_stands_out_none_is_listed(fitted: FitResult) -> None:
 @pytest.mark.usefixtures("fitted")
 def test_nothing_registered_under_a_name(uri: str) -> None:
     with pytest.raises(ArtifactError) as error:
-        models("valve", tracking_uri=uri)
+        list_models("valve", tracking_uri=uri)
     assert str(error.value) == f"no version of 'valve' is registered in {uri}. Fit one here, or give --tracking-uri."
 
 
 @pytest.mark.usefixtures("fitted")
 def test_the_ui_runs_on_the_same_store(uri: str) -> None:
-    found = ui(host="127.0.0.1", port=5001, tracking_uri=uri)
+    found = tracking_ui(host="127.0.0.1", port=5001, tracking_uri=uri)
     assert found.url == "http://127.0.0.1:5001"
     assert found.command[1:] == (
         "-m",
@@ -181,18 +184,18 @@ def test_time_and_group_hold_back_the_last_block(tmp_path: Path) -> None:
     rows = table(ROWS, seed=1).append_column("t", pa.array(np.arange(ROWS)[::-1])).append_column("unit", pa.array(["p", "q"] * 100))
     pq.write_table(rows, tmp_path / "x.parquet")
     data = DataConfig(id_columns=("id",), time_column="t", group_by="unit")
-    found = fit([str(tmp_path / "x.parquet")], replace(config(None), data=data), output=tmp_path / "m")
+    found = fit_files([str(tmp_path / "x.parquet")], replace(config(None), data=data), output=tmp_path / "m")
     assert any("last block of each group" in note for note in found.notes)
-    assert info(str(tmp_path / "m")).training_rows < ROWS - 60
+    assert model_info(str(tmp_path / "m")).training_rows < ROWS - 60
 
 
 def test_without_tracking_nothing_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pq.write_table(table(ROWS, seed=1), "normal.parquet")
-    found = fit(["normal.parquet"], config(None), output=Path("m"))
+    found = fit_files(["normal.parquet"], config(None), output=Path("m"))
     assert (found.model.folder, found.model.version, found.next_steps[0]) == ("m", "", "vae-anomaly score NEW.csv --model m")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "normal.parquet"]
-    again = fit(["normal.parquet"], config(None), output=Path("m"), overwrite=True)
+    again = fit_files(["normal.parquet"], config(None), output=Path("m"), overwrite=True)
     assert again.promise == found.promise
 
 
@@ -213,7 +216,7 @@ def request_(fitted: FitResult, uri: str, tmp_path: Path) -> ScoreRequest:
 
 
 def test_score_counts_what_went_by(request_: ScoreRequest) -> None:
-    found = score(replace(request_, chunk_rows=7))
+    found = score_files(replace(request_, chunk_rows=7))
     assert (found.counts.rows, found.counts.null_scores, found.counts.unseen) == (50, 1, {"mode": 1})
     assert found.counts.expected_alarms == pytest.approx(0.05 * 49)
     assert found.counts.top_alarms[0].row == 3
@@ -228,7 +231,7 @@ def test_score_counts_what_went_by(request_: ScoreRequest) -> None:
 
 
 def test_worst_rows_come_in_the_order_of_their_scores(request_: ScoreRequest) -> None:
-    found = score(replace(request_, alpha=0.5, chunk_rows=7))
+    found = score_files(replace(request_, alpha=0.5, chunk_rows=7))
     scores = [(alarm.score, alarm.row) for alarm in found.counts.top_alarms]
     written = pq.read_table(found.output)
     all_scores = [(s, i) for i, s in enumerate(written["anomaly_score"].to_pylist()) if s is not None]
@@ -262,22 +265,22 @@ def test_the_worst_of_many_batches_are_kept() -> None:
 
 
 def test_a_job_killed_before_its_manifest_was_complete_may_run_again(request_: ScoreRequest) -> None:
-    first = score(request_)
-    path = manifest.path_of(Path(first.output))
+    first = score_files(request_)
+    path = manifest.manifest_path(Path(first.output))
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"state": "started"}), encoding="utf-8")
-    again = score(request_)
+    again = score_files(request_)
     assert (again.unchanged, again.counts) == (False, first.counts)
-    assert score(request_).unchanged
+    assert score_files(request_).unchanged
 
 
 def test_an_output_that_was_changed_is_not_taken_for_done(request_: ScoreRequest) -> None:
-    first = score(request_)
+    first = score_files(request_)
     with Path(first.output).open("ab") as file:
         file.write(b"more")
     with pytest.raises(OutputError) as error:
-        score(request_)
+        score_files(request_)
     assert str(error.value) == f"{first.output} was changed after it was written. Name another with -o, or give --overwrite to replace it."
-    assert not score(replace(request_, overwrite=True)).unchanged
+    assert not score_files(replace(request_, overwrite=True)).unchanged
 
 
 @pytest.mark.parametrize(
@@ -292,40 +295,40 @@ def test_an_output_that_was_changed_is_not_taken_for_done(request_: ScoreRequest
 )
 def test_another_request_is_told_apart(request_: ScoreRequest, tmp_path: Path, change: dict[str, object], what: str) -> None:
     output = tmp_path / "out.parquet"
-    score(replace(request_, output=output))
-    changed = {"model": info(request_.model, tracking_uri=request_.tracking_uri).model.folder} if "model" in change else {}
+    score_files(replace(request_, output=output))
+    changed = {"model": model_info(request_.model, tracking_uri=request_.tracking_uri).model.folder} if "model" in change else {}
     with pytest.raises(OutputError, match=f"another request \\(other {what}\\)"):
-        score(replace(request_, output=output, **change | changed))  # type: ignore[arg-type]  # fields of ScoreRequest
+        score_files(replace(request_, output=output, **change | changed))  # type: ignore[arg-type]  # fields of ScoreRequest
 
 
 def test_new_input_of_the_same_name_is_another_request(request_: ScoreRequest) -> None:
-    score(request_)
+    score_files(request_)
     pq.write_table(table(20, seed=3), request_.data[0])
     with pytest.raises(OutputError, match=r"another request \(other inputs\)"):
-        score(request_)
+        score_files(request_)
 
 
 def test_progress_reaches_all_rows(request_: ScoreRequest) -> None:
     told: list[tuple[str, int, int | None]] = []
-    score(replace(request_, chunk_rows=7), tell=lambda *step: told.append(step))
+    score_files(replace(request_, chunk_rows=7), tell=lambda *step: told.append(step))
     assert told[0] == ("scoring", 0, 50)
     assert told[-1] == ("scoring", 50, 50)
 
 
 def test_a_manifest_whose_counts_are_of_another_version_is_written_again(request_: ScoreRequest) -> None:
-    first = score(request_)
-    path = manifest.path_of(Path(first.output))
+    first = score_files(request_)
+    path = manifest.manifest_path(Path(first.output))
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"counts": {"rows": 50}}), encoding="utf-8")
-    again = score(request_)
+    again = score_files(request_)
     assert (again.unchanged, again.counts) == (False, first.counts)
 
 
 def test_many_more_alarms_than_expected_are_remarked_upon(request_: ScoreRequest) -> None:
     remark = "many more alarms than alpha stands for: if these rows are normal, fit again with rows like them"
     pq.write_table(table(200, seed=2), request_.data[0])
-    assert remark not in score(request_).next_steps
+    assert remark not in score_files(request_).next_steps
     pq.write_table(table(50, seed=2).set_column(2, "b", pa.array([50.0] * 50)), request_.data[0])
-    assert remark in score(replace(request_, overwrite=True)).next_steps
+    assert remark in score_files(replace(request_, overwrite=True)).next_steps
 
 
 # ── evaluate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -341,7 +344,7 @@ def labelled(tmp_path: Path) -> str:
 
 @pytest.mark.usefixtures("fitted")
 def test_evaluate_lets_the_peers_learn_from_the_rows_of_the_fit(uri: str, labelled: str) -> None:
-    found = evaluate(EvaluateRequest(data=(labelled,), model="models:/pump@live", label_column="fault", tracking_uri=uri)).quality
+    found = evaluate_files(EvaluateRequest(data=(labelled,), model="models:/pump@live", label_column="fault", tracking_uri=uri)).quality
     assert (found.auroc, found.recall) == (1.0, 1.0)
     assert [(f.label, f.flagged) for f in found.by_label] == [("leak", 12), ("wear", 8)]
     assert found.comparison is not None
@@ -357,37 +360,37 @@ def test_a_file_that_goes_while_it_is_learned_from_costs_nothing(tmp_path: Path)
         if stage != "reading":
             path.unlink(missing_ok=True)
 
-    fit([str(path)], config(None), output=tmp_path / "m", tell=gone)
+    fit_files([str(path)], config(None), output=tmp_path / "m", tell=gone)
     assert not path.exists()
     assert artifact.load(tmp_path / "m").card.contents_digest == expected
 
 
 def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_are_gone(tmp_path: Path, labelled: str) -> None:
     pq.write_table(table(ROWS, seed=1), tmp_path / "gone.parquet")
-    fit([str(tmp_path / "gone.parquet")], config(None), output=tmp_path / "m")
+    fit_files([str(tmp_path / "gone.parquet")], config(None), output=tmp_path / "m")
     (tmp_path / "gone.parquet").unlink()
     request = EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")
-    found = evaluate(request).quality.comparison
+    found = evaluate_files(request).quality.comparison
     assert found is not None
     assert (found.peer_rows, found.test_rows) == (50, 70)
-    again = evaluate(replace(request, reference=(labelled,))).quality.comparison
+    again = evaluate_files(replace(request, reference=(labelled,))).quality.comparison
     assert again is not None
     assert (again.peer_rows, again.test_rows) == (120, 120)
 
 
 def test_evaluate_on_the_rows_of_the_fit_says_so(tmp_path: Path, labelled: str) -> None:
     data = DataConfig(id_columns=("id",), label_column="fault")
-    fit([labelled], replace(config(None), data=data, calibration=CalibrationConfig(alpha=0.1, method="split")), output=tmp_path / "m")
-    assert evaluate(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"))).notes == (
+    fit_files([labelled], replace(config(None), data=data, calibration=CalibrationConfig(alpha=0.1, method="split")), output=tmp_path / "m")
+    assert evaluate_files(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"))).notes == (
         "the model was fitted on these very files: it has seen their normal rows, and the figures are too good",
     )
 
 
 def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_have_changed(tmp_path: Path, labelled: str) -> None:
     pq.write_table(table(ROWS, seed=1), tmp_path / "normal.parquet")
-    fit([str(tmp_path / "normal.parquet")], config(None), output=tmp_path / "m")
+    fit_files([str(tmp_path / "normal.parquet")], config(None), output=tmp_path / "m")
     pq.write_table(table(ROWS + 1, seed=1), tmp_path / "normal.parquet")
-    found = evaluate(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")).quality.comparison
+    found = evaluate_files(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")).quality.comparison
     assert found is not None
     assert found.peer_rows == 50
 
@@ -396,14 +399,14 @@ def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_have_chan
 def folder(tmp_path: Path) -> str:
     """A model whose data are gone."""
     pq.write_table(table(ROWS, seed=1), tmp_path / "gone.parquet")
-    fit([str(tmp_path / "gone.parquet")], config(None), output=tmp_path / "m")
+    fit_files([str(tmp_path / "gone.parquet")], config(None), output=tmp_path / "m")
     (tmp_path / "gone.parquet").unlink()
     return str(tmp_path / "m")
 
 
 def test_evaluate_refuses_rows_of_which_nothing_is_known_and_a_column_that_is_not_there(folder: str, labelled: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as absent:
-        evaluate(EvaluateRequest(data=(labelled,), model=folder, label_column="faults"))
+        evaluate_files(EvaluateRequest(data=(labelled,), model=folder, label_column="faults"))
     assert str(absent.value) == (
         "--label-column names a column that is not in the data: 'faults' (did you mean 'fault'?). "
         "Columns there: 'id', 'a', 'b', 'mode', 'fault'."
@@ -411,13 +414,13 @@ def test_evaluate_refuses_rows_of_which_nothing_is_known_and_a_column_that_is_no
     nothing = pa.table({"a": [None, None], "b": [None, None], "mode": [None, None], "fault": ["normal", "leak"]})
     pq.write_table(nothing, tmp_path / "nothing.parquet")
     with pytest.raises(DataError) as empty:
-        evaluate(EvaluateRequest(data=(str(tmp_path / "nothing.parquet"),), model=folder, label_column="fault"))
+        evaluate_files(EvaluateRequest(data=(str(tmp_path / "nothing.parquet"),), model=folder, label_column="fault"))
     assert str(empty.value) == f"no row of {tmp_path}/nothing.parquet has a value in any column of the model."
 
 
 def test_one_normal_row_is_too_few_for_peers(folder: str, labelled: str, tmp_path: Path) -> None:
     pq.write_table(pq.read_table(labelled).slice(99), tmp_path / "one.parquet")
-    found = evaluate(EvaluateRequest(data=(str(tmp_path / "one.parquet"),), model=folder, label_column="fault"))
+    found = evaluate_files(EvaluateRequest(data=(str(tmp_path / "one.parquet"),), model=folder, label_column="fault"))
     assert (found.quality.normal_rows, found.quality.anomalous_rows, found.quality.comparison) == (1, 20, None)
 
 
@@ -426,5 +429,5 @@ def test_a_fit_whose_anomalous_rows_are_empty_is_held_against_nothing(tmp_path: 
     rows = [row | {"fault": "normal"} for row in rows] + [{"id": 999, "a": None, "b": None, "mode": None, "fault": "leak"}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     data = DataConfig(id_columns=("id",), label_column="fault")
-    found = fit([str(tmp_path / "rows.parquet")], replace(config(None), data=data), output=tmp_path / "m")
+    found = fit_files([str(tmp_path / "rows.parquet")], replace(config(None), data=data), output=tmp_path / "m")
     assert (found.rows_read, found.rows_used, found.labels_left_out, found.quality) == (ROWS + 1, ROWS, {"leak": 1}, None)

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vae_anomaly.calibration.threshold import Method
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, Prior, TrainConfig, ViewName
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, encode
-from vae_anomaly.core.fit import fit_detector
-from vae_anomaly.core.schema import Schema, conform, infer_schema
-from vae_anomaly.core.threshold import Method
+from vae_anomaly.detector.detector import Detector
+from vae_anomaly.fitting.fit import fit_detector
+from vae_anomaly.schema.encoding import Batch, encode
+from vae_anomaly.schema.schema import Schema, conform, infer_schema
 
 Kind = Literal["numeric", "mixed"]
 Size = Literal["one", "several"]

@@ -7,42 +7,38 @@ The public names and nothing else. Each is imported from its module on first use
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vae_anomaly._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from vae_anomaly.config import Config as Config
-    from vae_anomaly.config import load_config as load_config
-    from vae_anomaly.core.detector import Detector as Detector
-    from vae_anomaly.core.explain import explain_rows as explain_rows
-    from vae_anomaly.core.fit import fit_detector as fit_detector
-    from vae_anomaly.core.schema import Schema as Schema
-    from vae_anomaly.core.schema import infer_schema as infer_schema
-    from vae_anomaly.core.score import Scores as Scores
-    from vae_anomaly.core.stream import ScoreOptions as ScoreOptions
-    from vae_anomaly.core.stream import score_batches as score_batches
-    from vae_anomaly.core.threshold import Threshold as Threshold
-    from vae_anomaly.core.threshold import calibrate as calibrate
-    from vae_anomaly.edges.artifact import load as load
-    from vae_anomaly.edges.artifact import save as save
-    from vae_anomaly.errors import VaeAnomalyError as VaeAnomalyError
+    from vae_anomaly.artifact import load, save
+    from vae_anomaly.calibration.threshold import Threshold, calibrate
+    from vae_anomaly.config import Config, load_config
+    from vae_anomaly.detector.detector import Detector
+    from vae_anomaly.detector.stream import ScoreOptions, score_batches
+    from vae_anomaly.errors import VaeAnomalyError
+    from vae_anomaly.explain.contributions import explain_rows
+    from vae_anomaly.fitting.fit import fit_detector
+    from vae_anomaly.model.ensemble import Scores
+    from vae_anomaly.schema.schema import Schema, infer_schema
 
 _HOME = {
     "Config": "vae_anomaly.config",
-    "Detector": "vae_anomaly.core.detector",
-    "Schema": "vae_anomaly.core.schema",
-    "ScoreOptions": "vae_anomaly.core.stream",
-    "Scores": "vae_anomaly.core.score",
-    "Threshold": "vae_anomaly.core.threshold",
+    "Detector": "vae_anomaly.detector.detector",
+    "Schema": "vae_anomaly.schema.schema",
+    "ScoreOptions": "vae_anomaly.detector.stream",
+    "Scores": "vae_anomaly.model.ensemble",
+    "Threshold": "vae_anomaly.calibration.threshold",
     "VaeAnomalyError": "vae_anomaly.errors",
-    "calibrate": "vae_anomaly.core.threshold",
-    "explain_rows": "vae_anomaly.core.explain",
-    "fit_detector": "vae_anomaly.core.fit",
-    "infer_schema": "vae_anomaly.core.schema",
-    "load": "vae_anomaly.edges.artifact",
+    "calibrate": "vae_anomaly.calibration.threshold",
+    "explain_rows": "vae_anomaly.explain.contributions",
+    "fit_detector": "vae_anomaly.fitting.fit",
+    "infer_schema": "vae_anomaly.schema.schema",
+    "load": "vae_anomaly.artifact",
     "load_config": "vae_anomaly.config",
-    "save": "vae_anomaly.edges.artifact",
-    "score_batches": "vae_anomaly.core.stream",
+    "save": "vae_anomaly.artifact",
+    "score_batches": "vae_anomaly.detector.stream",
 }
 
-__version__ = "0.1.0"
 __all__ = [
     "Config",
     "Detector",

@@ -4,6 +4,6 @@ MLflow stores the line ``from vae_anomaly.pyfunc import AnomalyModel`` in every 
 executes it on load, also years later. The class itself may move.
 """
 
-from vae_anomaly.edges.pyfunc import AnomalyModel
+from vae_anomaly.tracking.pyfunc import AnomalyModel
 
 __all__ = ["AnomalyModel"]

@@ -11,10 +11,11 @@ import atheris
 
 with atheris.instrument_imports(include=["vae_anomaly"]):
     from vae_anomaly.config import DataConfig
-    from vae_anomaly.core.encode import encode
-    from vae_anomaly.core.schema import Column, Schema, infer_schema
-    from vae_anomaly.edges.tables import open_source
     from vae_anomaly.errors import DataError
+    from vae_anomaly.schema.encoding import encode
+    from vae_anomaly.schema.inference import Column
+    from vae_anomaly.schema.schema import Schema, infer_schema
+    from vae_anomaly.tables.source import open_source
 
 from limits import Crash, fuzz, refusals
 

@@ -20,9 +20,9 @@ import atheris
 import pyarrow as pa
 
 with atheris.instrument_imports(include=["vae_anomaly"]):
-    from vae_anomaly.core.detector import Detector
-    from vae_anomaly.core.stream import ScoreOptions, score_batches
-    from vae_anomaly.edges import artifact
+    from vae_anomaly import artifact
+    from vae_anomaly.detector.detector import Detector
+    from vae_anomaly.detector.stream import ScoreOptions, score_batches
     from vae_anomaly.errors import ArtifactError, DataError, NotCalibrated
 
 from limits import Crash, fuzz, refusals

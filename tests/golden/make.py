@@ -16,9 +16,11 @@ import pyarrow as pa
 from pyarrow import csv
 
 from tests import tiny
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.stream import score_batches
-from vae_anomaly.edges import artifact, store, tables
+from vae_anomaly import artifact
+from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.stream import score_batches
+from vae_anomaly.tables import source
+from vae_anomaly.tracking import store
 
 GOLDEN = Path(__file__).parent
 ARTIFACT, ROWS, EXPECTED = "artifact", "rows.csv", "expected.json"
@@ -32,7 +34,7 @@ KEPT = ("anomaly_score", "reconstruction", "kl", "is_anomaly")
 
 def scores(detector: Detector, rows: Path) -> list[dict[str, Any]]:
     """Score the rows of a file as ``vae-anomaly score`` does; one object for each row."""
-    batches = tables.open_source([str(rows)]).batches(detector.schema)
+    batches = source.open_source([str(rows)]).batches(detector.schema)
     found: list[dict[str, Any]] = pa.Table.from_batches(score_batches(detector, batches)).select(list(KEPT)).to_pylist()
     return found
 
@@ -49,17 +51,17 @@ def make(folder: Path) -> None:
 def make_registered(folder: Path, golden: Path) -> None:
     """Write the folder that MLflow stores when the artifact of a golden folder is logged. Raises FileExistsError where there is one."""
     mlflow = store.import_mlflow()  # which sets what MLflow reads from the environment, before the next line imports it
-    from vae_anomaly.edges import pyfunc
+    from vae_anomaly.tracking import pyfunc
 
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         # MLflow names the folder in the model after the one that is logged.
-        detector = Path(shutil.copytree(golden / ARTIFACT, place / pyfunc.DETECTOR))
-        with store.opened(f"sqlite:///{place / 'mlflow.db'}"):
+        detector = Path(shutil.copytree(golden / ARTIFACT, place / store.DETECTOR_FOLDER))
+        with store.open_store(f"sqlite:///{place / 'mlflow.db'}"):
             experiment = mlflow.create_experiment("golden", artifact_location=(place / "mlruns").as_uri())
             with mlflow.start_run(experiment_id=experiment):
-                pyfunc.log(detector, artifact.load(detector))
+                pyfunc.log_pyfunc(detector, artifact.load(detector))
         (logged,) = (path.parent for path in place.rglob("MLmodel"))
         _forget_where(logged / "MLmodel")
         shutil.copytree(logged, folder, dirs_exist_ok=True)

@@ -12,39 +12,38 @@ from pathlib import Path
 
 import numpy as np
 
+from vae_anomaly import artifact
+from vae_anomaly.calibration.conformal import calibration_rows_needed, finest_text
+from vae_anomaly.calibration.groups import make_groups
+from vae_anomaly.calibration.guarantee import promise
+from vae_anomaly.calibration.operating_point import BudgetRow, Choice, Costs, alpha_of_budget, budget_table, choose
+from vae_anomaly.calibration.tail import LEAST_ROWS, finest_with_tail, fit_tail
+from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.calibration.threshold import calibrate as conformal
 from vae_anomaly.config import TrackingConfig
-from vae_anomaly.core.choice import BudgetRow, Choice, Costs, alpha_of_budget, budget_table, choose
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.groups import make_groups
-from vae_anomaly.core.ranks import calibration_rows_needed, finest_text
-from vae_anomaly.core.report import promise
-from vae_anomaly.core.tail import LEAST_ROWS, finest_with_tail, fit_tail
-from vae_anomaly.core.threshold import Threshold
-from vae_anomaly.core.threshold import calibrate as conformal
-from vae_anomaly.edges import artifact, tables
-from vae_anomaly.edges.registry import MODEL_ID
-from vae_anomaly.edges.tracking import Run, start_run
+from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import TooFewRows
-from vae_anomaly.workflow.calibration import (
+from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.tracking.registry import MODEL_ID
+from vae_anomaly.tracking.runs import Run, start_run
+from vae_anomaly.workflow.calibration_rows import (
     CalibrateRequest,
+    CalibrationRows,
     Columns,
-    Rows,
     columns_of,
     refuse_contradictions,
     refuse_training_rows,
     scored,
 )
-from vae_anomaly.workflow.opening import Opened, open_model
-from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.workflow.models import Opened, open_model
 from vae_anomaly.workflow.results import CalibrateResult, GroupRow, ModelName
-
-__all__ = ["CalibrateRequest", "calibrate"]
 
 # Notes of a fit that a new calibration makes untrue begin with these words.
 NOTES_OF_FIT = ("cross-fitted", "calibrated on", "the threshold is pooled")
 
 
-def calibrate(request: CalibrateRequest, *, tell: Tell = tell_nobody) -> CalibrateResult:
+def calibrate_files(request: CalibrateRequest, *, tell: Tell = tell_nobody) -> CalibrateResult:
     """Calibrate a model anew on normal rows, and register or replace it.
 
     Raises ConfigError for contrary or incomplete wishes, DataError for the rows of the fit or labels of one class, TooFewRows where the
@@ -55,7 +54,7 @@ def calibrate(request: CalibrateRequest, *, tell: Tell = tell_nobody) -> Calibra
     detector = opened.detector
     data = detector.config.data
     missing = data.missing_values if request.missing_values is None else request.missing_values
-    source = tables.open_source(request.data, missing_values=missing, on_error=request.on_error)
+    source = open_source(request.data, missing_values=missing, on_error=request.on_error)
     columns = columns_of(request, detector, source)
     refuse_training_rows(source, detector)
     rows = scored(detector, source, columns, request, tell)
@@ -82,7 +81,7 @@ def calibrate(request: CalibrateRequest, *, tell: Tell = tell_nobody) -> Calibra
     )
 
 
-def _rate(request: CalibrateRequest, rows: Rows, detector: Detector) -> tuple[float, Choice | None]:
+def _rate(request: CalibrateRequest, rows: CalibrationRows, detector: Detector) -> tuple[float, Choice | None]:
     """Return the false-alarm rate that was asked for, by whichever way; with none that of the model."""
     if request.alerts_per_day is not None and rows.per_day is not None:
         return alpha_of_budget(request.alerts_per_day, rows.per_day), None
@@ -99,7 +98,7 @@ def _costs(request: CalibrateRequest) -> Costs | None:
     return Costs(false_alarm=request.cost_false_alarm, miss=request.cost_miss)
 
 
-def _threshold(request: CalibrateRequest, rows: Rows, alpha: float, columns: Columns, tried: int) -> Threshold:
+def _threshold(request: CalibrateRequest, rows: CalibrationRows, alpha: float, columns: Columns, tried: int) -> Threshold:
     """Calibrate. Raises TooFewRows, NotCalibrated."""
     n = len(rows.normal)
     if request.method == "gpd":
@@ -125,7 +124,7 @@ def _refuse_too_fine(alpha: float, n: int) -> None:
         )
 
 
-def _recalibrated(detector: Detector, threshold: Threshold, source: tables.Source) -> Detector:
+def _recalibrated(detector: Detector, threshold: Threshold, source: Source) -> Detector:
     """Return the detector with its new threshold, and a card that says where it came from."""
     notes = tuple(note for note in detector.card.notes if not note.startswith(NOTES_OF_FIT))
     card = replace(
@@ -140,7 +139,7 @@ def _recalibrated(detector: Detector, threshold: Threshold, source: tables.Sourc
 
 
 def _keep(
-    request: CalibrateRequest, opened: Opened, detector: Detector, source: tables.Source, table: Sequence[BudgetRow], choice: Choice | None
+    request: CalibrateRequest, opened: Opened, detector: Detector, source: Source, table: Sequence[BudgetRow], choice: Choice | None
 ) -> ModelName:
     """Replace the folder, or log and register a new version."""
     if not request.model.startswith(("models:/", "runs:/")):

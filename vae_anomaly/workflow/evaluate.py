@@ -6,38 +6,36 @@ Knows nothing about networks or file formats. All labelled rows are held in memo
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from vae_anomaly.calibration.guarantee import promise
 from vae_anomaly.config import DataConfig
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, encode, joined, model_order
-from vae_anomaly.core.explain import explain_rows
-from vae_anomaly.core.gather import Gathering, WorstRow
-from vae_anomaly.core.labels import Labels, read_labels, refuse_one_class
-from vae_anomaly.core.metrics import measure, precision_recall_points, realised_rates, roc_points
-from vae_anomaly.core.overview import ALARMS_SHOWN, REASONS_SHOWN, Curves, Report, overview, reasons
-from vae_anomaly.core.peers import Matrix
-from vae_anomaly.core.reasons import top_features
-from vae_anomaly.core.report import Quality, promise
-from vae_anomaly.core.schema import absent_text
-from vae_anomaly.edges import tables
-from vae_anomaly.edges.rejects import Rejects
-from vae_anomaly.edges.tracking import Run, start_run
+from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
-from vae_anomaly.workflow.detection import Part, beside_peers
-from vae_anomaly.workflow.opening import Opened, cores, learned_from, open_model
-from vae_anomaly.workflow.progress import Tell, tell_nobody
-from vae_anomaly.workflow.rejecting import said
-from vae_anomaly.workflow.report import log, refuse_output, title_of, write
+from vae_anomaly.evaluation.baselines import Matrix
+from vae_anomaly.evaluation.comparison import BaselineSplit, beside_peers
+from vae_anomaly.evaluation.metrics import measure, precision_recall_points, realised_rates, roc_points
+from vae_anomaly.evaluation.results import Quality
+from vae_anomaly.evaluation.score_summary import Gathering, WorstRow
+from vae_anomaly.explain.contributions import explain_rows
+from vae_anomaly.explain.top_features import top_features
+from vae_anomaly.messages import Tell, absent_text, tell_nobody
+from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview, reasons
+from vae_anomaly.schema.encoding import Batch, encode, joined, model_order
+from vae_anomaly.schema.keys import Labels, read_labels, refuse_one_class
+from vae_anomaly.tables import stream
+from vae_anomaly.tables.csv_rejects import Rejects
+from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.tracking.runs import Run, start_run
+from vae_anomaly.workflow.models import Opened, cores, learned_from, open_model
+from vae_anomaly.workflow.report import log_report, refuse_output, title_of, write_report
 from vae_anomaly.workflow.results import EvaluateResult
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from vae_anomaly.workflow.score_counts import rejected_notes
 
 # Labels, rows of each and columns of each that are looked at for what makes the score.
 LABELS_EXPLAINED = 13
@@ -65,7 +63,7 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Scored:
+class LabelledScores:
     """Rows that have a score, with their labels and their numbers in the data; ``null_scores`` rows had none."""
 
     batch: Batch
@@ -80,7 +78,7 @@ class Scored:
         return self.batch.rows(torch.from_numpy(rows)), self.scores[rows]
 
 
-def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateResult:
+def evaluate_files(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateResult:
     """Score labelled rows and measure ranking, detection and false alarms; log a run unless the model's fit or the request says no.
 
     Raises ConfigError without a label column or for a page of another ending, DataError unless there are rows of both classes,
@@ -95,7 +93,7 @@ def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateR
         raise ConfigError("which column holds the labels? Name it with --label-column.")
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
     wanted = request.normal_labels or detector.config.data.normal_labels
-    source, rejects = tables.open_source(request.data, missing_values=missing, on_error=request.on_error), Rejects()
+    source, rejects = open_source(request.data, missing_values=missing, on_error=request.on_error), Rejects()
     if column not in source.names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([column], source.names)}")
     scored = _scored(detector, source, rejects, column, wanted, request.threads or cores(), tell)
@@ -104,11 +102,11 @@ def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateR
     reference_rejects = Rejects()
     quality = _quality(detector, scored, _reference(detector, request, missing, reference_rejects))
     seen = (SEEN,) if learned_from(detector, source) else ()
-    notes = (*seen, *said(rejects), *said(reference_rejects))
+    notes = (*seen, *rejected_notes(rejects), *rejected_notes(reference_rejects))
     curves = _curves(detector, scored)
     page = _page(detector, scored, source.where, title_of(opened.name), notes, quality, curves)
     if request.output is not None:
-        write(page, request.output)
+        write_report(page, request.output)
     return EvaluateResult(
         rows=len(scored.batch) + scored.null_scores,
         null_scores=scored.null_scores,
@@ -123,7 +121,7 @@ def evaluate(request: EvaluateRequest, *, tell: Tell = tell_nobody) -> EvaluateR
     )
 
 
-def _log(request: EvaluateRequest, opened: Opened, source: tables.Source, scored: Scored, page: Report) -> str:
+def _log(request: EvaluateRequest, opened: Opened, source: Source, scored: LabelledScores, page: Report) -> str:
     """Log figures, numbers and the page as a run of the model's experiment; return the run, empty where nothing is logged."""
     tracking = opened.detector.config.tracking
     settings = replace(tracking, enabled=tracking.enabled and not request.no_tracking, register=False, uri=request.tracking_uri)
@@ -134,7 +132,7 @@ def _log(request: EvaluateRequest, opened: Opened, source: tables.Source, scored
         run.log_metrics(_numbers(page.quality))
         if isinstance(run, Run):
             run.log_figures(_figures(page))
-        log(run, page)
+        log_report(run, page)
     return run.run_id
 
 
@@ -151,8 +149,8 @@ def _numbers(quality: Quality) -> dict[str, float]:
     return found
 
 
-def _figures(page: Report) -> "dict[str, Figure]":
-    from vae_anomaly.edges import detection_figures as figures
+def _figures(page: Report) -> dict[str, Any]:
+    from vae_anomaly.report import figures_evaluation as figures
 
     assert page.curves is not None
     assert page.quality is not None
@@ -165,7 +163,7 @@ def _figures(page: Report) -> "dict[str, Figure]":
     }
 
 
-def _curves(detector: Detector, scored: Scored) -> Curves:
+def _curves(detector: Detector, scored: LabelledScores) -> Curves:
     """Return the curves, and what makes the score of rows of each label."""
     (_, normal), (_, anomalous) = scored.side(normal=True), scored.side(normal=False)
     return Curves(
@@ -178,7 +176,7 @@ def _curves(detector: Detector, scored: Scored) -> Curves:
     )
 
 
-def _by_label(detector: Detector, scored: Scored) -> dict[str, tuple[float, ...]]:
+def _by_label(detector: Detector, scored: LabelledScores) -> dict[str, tuple[float, ...]]:
     """Return the mean contribution of each column over at most a hundred rows, by chance, of each of the commonest labels."""
     random, found = np.random.default_rng([detector.config.seed, 5]), {}
     for name in list(scored.labels.counts())[:LABELS_EXPLAINED]:
@@ -199,7 +197,9 @@ def _shares(curves: Curves) -> dict[str, dict[str, float]]:
     return found
 
 
-def _page(detector: Detector, scored: Scored, where: str, title: str, notes: tuple[str, ...], quality: Quality, curves: Curves) -> Report:
+def _page(
+    detector: Detector, scored: LabelledScores, where: str, title: str, notes: tuple[str, ...], quality: Quality, curves: Curves
+) -> Report:
     """Return what the report shows of the labelled rows."""
     gathering = Gathering(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=where)
     flags = detector.threshold.flags(scored.scores)
@@ -208,7 +208,7 @@ def _page(detector: Detector, scored: Scored, where: str, title: str, notes: tup
     flagged = np.flatnonzero(flags)
     worst = flagged[np.argsort(-scored.scores[flagged], kind="stable")[:ALARMS_SHOWN]]
     picked = scored.batch.rows(torch.from_numpy(worst))
-    features = top_features(detector, picked, np.arange(len(worst)), REASONS_SHOWN).to_pylist()
+    features = top_features(detector.ensemble, detector.schema, picked, np.arange(len(worst)), REPORT_REASONS_SHOWN).to_pylist()
     p_values = detector.threshold.p_values(scored.scores)
     for i, shown in zip(worst.tolist(), features, strict=True):
         gathering.offer(
@@ -225,8 +225,8 @@ def _page(detector: Detector, scored: Scored, where: str, title: str, notes: tup
 
 
 def _scored(
-    detector: Detector, source: tables.Source, rejects: Rejects, column: str, wanted: Sequence[str], threads: int, tell: Tell
-) -> Scored:
+    detector: Detector, source: Source, rejects: Rejects, column: str, wanted: Sequence[str], threads: int, tell: Tell
+) -> LabelledScores:
     """Encode and score all rows; labels are read from the column as the file has it."""
     batches, scores, labels, numbers = [], [], [], []
     done = 0
@@ -235,7 +235,7 @@ def _scored(
         batches.append(batch)
         scores.append(detector.scores(batch, threads=threads).total.numpy())
         labels.append(chunk.column(column))
-        numbers.append(tables.numbers_of(chunk, done))
+        numbers.append(stream.numbers_of(chunk, done))
         done += chunk.num_rows
         tell("scoring", done, source.rows)
     everything = np.concatenate(scores)
@@ -245,7 +245,7 @@ def _scored(
     found = read_labels(pa.chunked_array(labels), wanted, column)
     rows = joined(batches).rows(torch.from_numpy(there))
     kept = np.concatenate(numbers)[there]
-    return Scored(batch=rows, scores=everything[there], labels=found.where(there), numbers=kept, null_scores=len(there) - len(kept))
+    return LabelledScores(batch=rows, scores=everything[there], labels=found.where(there), numbers=kept, null_scores=len(there) - len(kept))
 
 
 def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[str], rejects: Rejects) -> Batch | None:
@@ -255,10 +255,10 @@ def _reference(detector: Detector, request: EvaluateRequest, missing: Sequence[s
     """
     card, data = detector.card, detector.config.data
     if request.reference:
-        source = tables.open_source(request.reference, missing_values=missing, on_error=request.on_error)
+        source = open_source(request.reference, missing_values=missing, on_error=request.on_error)
         return joined(encode(detector.schema, chunk) for chunk in source.batches(detector.schema, on_reject=rejects))
     try:
-        source = tables.open_source(card.source, missing_values=data.missing_values, on_error=data.on_error)
+        source = open_source(card.source, missing_values=data.missing_values, on_error=data.on_error)
     except VaeAnomalyError:
         return None
     if source.digest() != card.data_digest:
@@ -274,17 +274,17 @@ def _normal_rows(detector: Detector, chunk: pa.RecordBatch, data: DataConfig) ->
     return batch.rows(torch.from_numpy(read_labels(chunk.column(data.label_column), data.normal_labels).normal))
 
 
-def _quality(detector: Detector, scored: Scored, reference: Batch | None) -> Quality:
+def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None) -> Quality:
     """Measure on all rows, and compare on those that the peers did not learn from."""
     normal, normal_scores = scored.side(normal=True)
     anomalous, anomalous_scores = scored.side(normal=False)
     labels = scored.labels.where(~scored.labels.normal)
     quality = measure(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
-    part, tried = Part(learned=reference, tried=normal) if reference else None, normal_scores
+    part, tried = BaselineSplit(learned=reference, tried=normal) if reference else None, normal_scores
     if part is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))
         half = len(normal) // 2
         if not half:
             return quality
-        part, tried = Part(learned=normal.rows(order[:half]), tried=normal.rows(order[half:])), normal_scores[order[half:].numpy()]
+        part, tried = BaselineSplit(learned=normal.rows(order[:half]), tried=normal.rows(order[half:])), normal_scores[order[half:].numpy()]
     return replace(quality, comparison=beside_peers(detector, [part], anomalous, tried, anomalous_scores))

@@ -11,23 +11,24 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from vae_anomaly.core.counterfactual import smallest_change
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import Batch, encode, model_order
-from vae_anomaly.core.explain import explain_rows
-from vae_anomaly.core.keys import key_text
-from vae_anomaly.core.reasons import expected_texts, value_texts
-from vae_anomaly.core.threshold import Threshold
-from vae_anomaly.edges import tables
-from vae_anomaly.edges.rejects import Rejects
+from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError
-from vae_anomaly.workflow.explained import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
-from vae_anomaly.workflow.opening import cores, open_model
-from vae_anomaly.workflow.progress import Tell, tell_nobody
-from vae_anomaly.workflow.rejecting import left_out
+from vae_anomaly.explain.contributions import explain_rows
+from vae_anomaly.explain.counterfactual import smallest_change
+from vae_anomaly.explain.top_features import expected_texts, value_texts
+from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.schema.encoding import Batch, encode, model_order
+from vae_anomaly.schema.keys import key_text
+from vae_anomaly.tables import stream
+from vae_anomaly.tables.csv_rejects import Rejects
+from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.workflow.models import cores, open_model
+from vae_anomaly.workflow.results import CellChange, ColumnReason, ExplainResult, RowExplained, SmallestChange
+from vae_anomaly.workflow.score_counts import left_out
 
 Order = Literal["contribution", "z"]
-WORST = 3
+WORST_EXPLAINED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class Found:
     cells: Batch
 
 
-def explain(request: ExplainRequest, *, tell: Tell = tell_nobody) -> ExplainResult:
+def explain_files(request: ExplainRequest, *, tell: Tell = tell_nobody) -> ExplainResult:
     """Explain single rows.
 
     Raises ConfigError when rows are asked for in two ways, DataError for a row number that the data do not reach, and what ``score``
@@ -69,7 +70,7 @@ def explain(request: ExplainRequest, *, tell: Tell = tell_nobody) -> ExplainResu
     detector = opened.detector
     threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
     missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
-    source = tables.open_source(request.data, missing_values=missing, on_error=request.on_error)
+    source = open_source(request.data, missing_values=missing, on_error=request.on_error)
     rejects = Rejects()
     found = (_numbered if request.rows else _worst)(detector, source, request, rejects, tell)
     return ExplainResult(
@@ -83,17 +84,17 @@ def explain(request: ExplainRequest, *, tell: Tell = tell_nobody) -> ExplainResu
 
 
 def _chunks(
-    detector: Detector, source: tables.Source, ids: Sequence[str], rejects: Rejects, tell: Tell
+    detector: Detector, source: Source, ids: Sequence[str], rejects: Rejects, tell: Tell
 ) -> Iterator[tuple[list[int], pa.RecordBatch, Batch]]:
     """Yield the numbers of the rows of a chunk, the chunk and its cells."""
     rows = 0
     for chunk in source.batches(detector.schema, extra=ids, on_reject=rejects):
-        yield tables.numbers_of(chunk, rows).tolist(), chunk, encode(detector.schema, chunk.select(list(detector.schema.names)))
+        yield stream.numbers_of(chunk, rows).tolist(), chunk, encode(detector.schema, chunk.select(list(detector.schema.names)))
         rows += chunk.num_rows
         tell("reading", rows, source.rows)
 
 
-def _numbered(detector: Detector, source: tables.Source, request: ExplainRequest, rejects: Rejects, tell: Tell) -> list[Found]:
+def _numbered(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: Tell) -> list[Found]:
     """Return the rows with the asked numbers, in the order asked for."""
     found, rows = {}, 0
     for numbers, chunk, cells in _chunks(detector, source, request.id_columns, rejects, tell):
@@ -111,9 +112,9 @@ def _numbered(detector: Detector, source: tables.Source, request: ExplainRequest
     return [found[number] for number in request.rows]
 
 
-def _worst(detector: Detector, source: tables.Source, request: ExplainRequest, rejects: Rejects, tell: Tell) -> list[Found]:
+def _worst(detector: Detector, source: Source, request: ExplainRequest, rejects: Rejects, tell: Tell) -> list[Found]:
     """Return the rows with the highest scores, the highest first; of equal ones the earliest."""
-    count = WORST if request.worst is None else request.worst
+    count = WORST_EXPLAINED if request.worst is None else request.worst
     kept: list[tuple[float, int, Found]] = []
     for numbers, chunk, cells in _chunks(detector, source, request.id_columns, rejects, tell):
         scores = np.nan_to_num(detector.scores(cells, threads=request.threads or cores()).total.numpy(), nan=-np.inf)

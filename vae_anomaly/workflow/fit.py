@@ -16,40 +16,44 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly import __version__
+from vae_anomaly import artifact
+from vae_anomaly._version import __version__
+from vae_anomaly.calibration.groups import make_groups
+from vae_anomaly.calibration.guarantee import promise
+from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.config import Config, validate
-from vae_anomaly.core.cautions import active_units, cautions
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.encode import encode
-from vae_anomaly.core.fit import fit_rows
-from vae_anomaly.core.fitted import Fitted
-from vae_anomaly.core.groups import make_groups
-from vae_anomaly.core.labels import Labels, read_labels, refuse_without_normal
-from vae_anomaly.core.order import group_codes, time_order
-from vae_anomaly.core.report import Quality, promise
-from vae_anomaly.core.schema import Schema, absent_text, conform, infer_schema, taken_out
-from vae_anomaly.core.stages import Progress
-from vae_anomaly.core.threshold import Plan, calibrate, calibration_size
-from vae_anomaly.edges import artifact, checkpoint, interrupts, process, slots, tables
-from vae_anomaly.edges.rejects import Rejects
-from vae_anomaly.edges.tracking import ModelVersion, start_run
-from vae_anomaly.edges.whereabouts import located
+from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, OutputError
-from vae_anomaly.workflow import continuing, keeping, memory
-from vae_anomaly.workflow.continuing import Outcome
-from vae_anomaly.workflow.progress import Tell, tell_nobody
-from vae_anomaly.workflow.rejecting import said
+from vae_anomaly.evaluation.results import Quality
+from vae_anomaly.fitting.checkpointing import Progress
+from vae_anomaly.fitting.diagnostics import active_units, cautions
+from vae_anomaly.fitting.fit import fit_rows
+from vae_anomaly.fitting.held_out import Fitted
+from vae_anomaly.fitting.outliers import suspicious_rows
+from vae_anomaly.fitting.splits import RowSplit, calibration_size
+from vae_anomaly.jobs import fit_workdir, memory, signals
+from vae_anomaly.messages import Tell, absent_text, tell_nobody
+from vae_anomaly.schema.encoding import encode
+from vae_anomaly.schema.keys import Labels, group_codes, read_labels, refuse_without_normal, time_order
+from vae_anomaly.schema.schema import Schema, conform, infer_schema, taken_out
+from vae_anomaly.tables.csv_rejects import Rejects
+from vae_anomaly.tables.error_location import located
+from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.tracking.registry import ModelVersion
+from vae_anomaly.tracking.runs import start_run
+from vae_anomaly.workflow import fit_resume, memory_plan, publish
+from vae_anomaly.workflow.fit_resume import Outcome
 from vae_anomaly.workflow.results import FitResult, ModelName
-from vae_anomaly.workflow.suspicious import suspicious
+from vae_anomaly.workflow.score_counts import rejected_notes
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 STAGES = {"first pass": "first pass", "train": "training", "calibrate": "calibrating"}
 # Packages whose version can change a score.
 VERSIONED = ("torch", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rows:
+class FitRows:
     """The rows of a fit: what is learned from and what its labels call anomalous, with their ``numbers`` and those of the ``others``.
 
     ``seen`` rows were read; more than there are here where all would have been too much for the memory.
@@ -64,18 +68,18 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Job:
+class FitJob:
     """A fit with its source opened and its folder claimed; ``logged`` is what it had logged whole before it was cut off.
 
     ``most`` rows fit into memory; None: as many as there are. ``contents`` is what the source held before anything was learned.
     """
 
-    source: tables.Source
+    source: Source
     contents: str
     config: Config
     output: Path | None
     overwrite: bool
-    kept: checkpoint.Checkpoint
+    kept: fit_workdir.Checkpoint
     logged: ModelVersion | None
     most: int | None
     tell: Tell
@@ -86,15 +90,15 @@ class GoingOn:
     """Whether a fit that was cut off goes on, and how often to keep states.
 
     ``resume`` None: if there is one, True: refuse if there is none, False: never. ``checkpoint_every`` in steps, None: some seconds.
-    ``at_exit`` takes what is to be done when the process ends: until then this fit counts as cut off. None: until ``fit`` returns.
+    ``at_exit`` takes what is to be done when the process ends: until then this fit counts as cut off. None: until ``fit_files`` returns.
     """
 
     resume: bool | None = None
     checkpoint_every: int | None = None
-    at_exit: slots.AtExit | None = None
+    at_exit: fit_workdir.AtExit | None = None
 
 
-def fit(
+def fit_files(
     data: Sequence[str],
     config: Config,
     *,
@@ -114,19 +118,19 @@ def fit(
     if not config.tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
     missing, spared = config.data.missing_values, taken_out(config.data)
-    source = tables.open_source(data, missing_values=missing, on_error=config.data.on_error, spared=spared)
-    most = memory.most_rows(source.weight(), len(source.names), memory_limit)
-    place, made_from = checkpoint.place_of(output, config.tracking.model_name), continuing.made_from(source, config, most)
+    source = open_source(data, missing_values=missing, on_error=config.data.on_error, spared=spared)
+    most = memory_plan.most_rows(source.weight(), len(source.names), memory_limit)
+    place, made_from = fit_workdir.workdir_of(output, config.tracking.model_name), fit_resume.made_from(source, config, most)
     going_on = going_on or GoingOn()
     with (
-        interrupts.heard() as interruption,
-        slots.claimed(place, made_from, interruption, needed=output is not None, at_exit=going_on.at_exit) as kept,
+        signals.heard() as interruption,
+        fit_workdir.claim_fit(place, made_from, interruption, needed=output is not None, at_exit=going_on.at_exit) as kept,
     ):
         kept.every = going_on.checkpoint_every
         _refuse_output(output, kept, overwrite=overwrite)
-        logged = continuing.begin(kept, config.tracking, resume=going_on.resume)
+        logged = fit_resume.begin(kept, config.tracking, resume=going_on.resume)
         return _make(
-            Job(
+            FitJob(
                 source=source,
                 # Before the training: hours later a file may be gone or another.
                 contents=source.contents(),
@@ -141,32 +145,32 @@ def fit(
         )
 
 
-def _make(job: Job) -> FitResult:
+def _make(job: FitJob) -> FitResult:
     """Read, fit unless that was done, and put the model where it belongs."""
     began, rejects, source, config = time.monotonic(), Rejects(), job.source, job.config
     rows = _read(job, rejects)
-    notes = (*said(rejects), *memory.sampled(len(rows.numbers) + len(rows.others), rows.seen, config.seed))
+    notes = (*rejected_notes(rejects), *memory_plan.sampled_notes(len(rows.numbers) + len(rows.others), rows.seen, config.seed))
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows.normal.num_rows)
-    logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))
+    _logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))
     with start_run(replace(config.tracking, enabled=config.tracking.enabled and job.logged is None), job=job.kept.job) as run:
         job.kept.run_open = True
         run.log_config(config)
         run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows.normal.num_rows)
-        outcome = continuing.outcome(job.kept) or _fit_rows(rows, schema, job, began, notes)
-        model = keeping.keep(run, outcome, job.kept, job.logged, output=job.output, overwrite=job.overwrite)
+        outcome = fit_resume.outcome(job.kept) or _fit_rows(rows, schema, job, began, notes)
+        model = publish.keep(run, outcome, job.kept, job.logged, output=job.output, overwrite=job.overwrite)
     return _result(rows, outcome, model, job.kept.resumed_steps)
 
 
-def _fit_rows(rows: Rows, schema: Schema, job: Job, began: float, notes: tuple[str, ...]) -> Outcome:
+def _fit_rows(rows: FitRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
     with located(job.source.parts, rows.others):
         _refuse_bad_cells(rows.anomalous, schema)
     with located(job.source.parts, rows.numbers):
         fitted = _fitted(rows.normal, schema, job)
-    odd = suspicious(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
+    odd = suspicious_rows(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
     detector = _with_provenance(fitted.detector, job, began, notes)
     outcome = Outcome(detector=detector, quality=_held_against(detector, fitted.plan, rows), suspicious=odd)
-    return continuing.keep_outcome(job.kept, outcome)
+    return fit_resume.keep_outcome(job.kept, outcome)
 
 
 def _refuse_bad_cells(anomalous: pa.Table, schema: Schema) -> None:
@@ -175,7 +179,7 @@ def _refuse_bad_cells(anomalous: pa.Table, schema: Schema) -> None:
         conform(schema, batch, where="the labelled rows")
 
 
-def _refuse_output(output: Path | None, kept: checkpoint.Checkpoint, *, overwrite: bool) -> None:
+def _refuse_output(output: Path | None, kept: fit_workdir.Checkpoint, *, overwrite: bool) -> None:
     """Refuse to write where that must not be; what the same fit had written before it was cut off is no obstacle."""
     if output is None or not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
@@ -187,7 +191,7 @@ def _refuse_output(output: Path | None, kept: checkpoint.Checkpoint, *, overwrit
         raise OutputError(f"{output} exists and holds no model, so it is not replaced. Name another folder with --output.")
 
 
-def _read(job: Job, rejects: Rejects) -> Rows:
+def _read(job: FitJob, rejects: Rejects) -> FitRows:
     """Read all rows, or a random part that fits into memory, and part them by their labels."""
     source, data = job.source, job.config.data
     job.tell("reading", 0, source.rows)
@@ -197,15 +201,15 @@ def _read(job: Job, rejects: Rejects) -> Rows:
     else:
         sample = source.sample(job.most, job.config.seed, rejects, lambda done: job.tell("reading", done, source.rows))
         table, numbers, seen = sample.table, sample.numbers, sample.seen
-        process.give_back()
+        memory.give_back()
     name = data.label_column
     if name is None:
-        return Rows(seen=seen, normal=table, numbers=numbers, anomalous=table.slice(0, 0), others=numbers[:0], labels=None)
+        return FitRows(seen=seen, normal=table, numbers=numbers, anomalous=table.slice(0, 0), others=numbers[:0], labels=None)
     if name not in table.column_names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([name], table.column_names)}")
     labels = read_labels(table[name], data.normal_labels, name)
     refuse_without_normal(labels, name, data.normal_labels)
-    return Rows(
+    return FitRows(
         seen=seen,
         normal=table.filter(pa.array(labels.normal)),
         numbers=numbers[labels.normal],
@@ -215,7 +219,7 @@ def _read(job: Job, rejects: Rejects) -> Rows:
     )
 
 
-def _fitted(table: pa.Table, schema: Schema, job: Job) -> Fitted:
+def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> Fitted:
     """Fit, and set a threshold for each group where there are groups."""
     order = time_order(table[schema.time], schema.time) if schema.time else None
     group = group_codes(table[schema.group], schema.group) if schema.group else None
@@ -227,7 +231,7 @@ def _fitted(table: pa.Table, schema: Schema, job: Job) -> Fitted:
     return replace(fitted, detector=_grouped(fitted.detector, table, fitted.plan, schema.group)) if schema.group else fitted
 
 
-def _grouped(detector: Detector, table: pa.Table, plan: Plan, column: str) -> Detector:
+def _grouped(detector: Detector, table: pa.Table, plan: RowSplit, column: str) -> Detector:
     """Return the detector with a threshold for each group of its calibration rows, which are scored again to know whose score is whose."""
     if plan.method != "split":
         note = "the threshold is pooled: one for each group needs split calibration, which takes 2,000 rows or --calibration split"
@@ -241,7 +245,7 @@ def _grouped(detector: Detector, table: pa.Table, plan: Plan, column: str) -> De
     return detector.recalibrated(replace(calibrate(scores[there], alpha), groups=groups))
 
 
-def _with_provenance(detector: Detector, job: Job, began: float, notes: tuple[str, ...]) -> Detector:
+def _with_provenance(detector: Detector, job: FitJob, began: float, notes: tuple[str, ...]) -> Detector:
     """Add to the card what only the outside world knows."""
     versions = {"vae-anomaly": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
     card = replace(
@@ -257,17 +261,20 @@ def _with_provenance(detector: Detector, job: Job, began: float, notes: tuple[st
     return replace(detector, card=card)
 
 
-def _held_against(detector: Detector, plan: Plan, rows: Rows) -> Quality | None:
+def _held_against(detector: Detector, plan: RowSplit, rows: FitRows) -> Quality | None:
     """Hold the detector against the rows that the fit left out because of their labels."""
     if rows.labels is None or not rows.anomalous.num_rows:
         return None
-    from vae_anomaly.workflow.detection import after_fit, encoded  # scikit-learn is needed with labels only
+    from vae_anomaly.evaluation.comparison import (
+        after_fit,
+        encoded,  # scikit-learn is needed with labels only
+    )
 
     normal = encoded(detector.schema, rows.normal.to_batches())
     return after_fit(detector, plan, normal, encoded(detector.schema, rows.anomalous.to_batches()), rows.labels)
 
 
-def _result(rows: Rows, outcome: Outcome, model: ModelName, resumed_steps: int) -> FitResult:
+def _result(rows: FitRows, outcome: Outcome, model: ModelName, resumed_steps: int) -> FitResult:
     detector, card = outcome.detector, outcome.detector.card
     return FitResult(
         rows_read=rows.seen,
@@ -288,5 +295,5 @@ def _result(rows: Rows, outcome: Outcome, model: ModelName, resumed_steps: int) 
         quality=outcome.quality,
         suspicious=outcome.suspicious,
         model=model,
-        next_steps=keeping.next_steps(model),
+        next_steps=publish.fit_next_steps(model),
     )

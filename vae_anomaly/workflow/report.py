@@ -9,18 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from vae_anomaly.core.detector import Detector
-from vae_anomaly.core.gather import Gathering, WorstRow
-from vae_anomaly.core.overview import ALARMS_SHOWN, Report, overview, reasons
-from vae_anomaly.core.report import Quality
-from vae_anomaly.edges import outputs, scores, tables
-from vae_anomaly.edges.tracking import NoRun, Run
+from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, OutputError
-from vae_anomaly.workflow.opening import open_model
-from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.evaluation.results import Quality
+from vae_anomaly.evaluation.score_summary import Gathering, WorstRow
+from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.report.content import ALARMS_SHOWN, Report, overview, reasons
+from vae_anomaly.storage import atomic
+from vae_anomaly.tables.scores import ScoredRows, read_scores
+from vae_anomaly.tables.source import open_source
+from vae_anomaly.tracking.runs import NoRun, Run
+from vae_anomaly.workflow.models import open_model
 from vae_anomaly.workflow.results import ModelName, ReportResult
 
-NAME = "report.html"
+REPORT_NAME = "report.html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class ReportRequest:
     tracking_uri: str | None = None
 
 
-def report(request: ReportRequest, *, tell: Tell = tell_nobody) -> ReportResult:
+def report_files(request: ReportRequest, *, tell: Tell = tell_nobody) -> ReportResult:
     """Write a report. Raises OutputError where the output exists, SchemaMismatch for scores that are no output of ``score``."""
     refuse_output(request.output, overwrite=request.overwrite)
     opened = open_model(request.model, uri=request.tracking_uri)
@@ -42,7 +44,7 @@ def report(request: ReportRequest, *, tell: Tell = tell_nobody) -> ReportResult:
     if request.scores is not None:
         gathering, notes = _gathered(opened.detector, opened.name, request.scores, tell)
     found = overview(opened.detector, gathering, title=title_of(opened.name), notes=notes)
-    size = write(found, request.output)
+    size = write_report(found, request.output)
     return ReportResult(
         output=str(request.output),
         bytes=size,
@@ -58,7 +60,7 @@ def refuse_output(output: Path, *, overwrite: bool) -> None:
     """Refuse a name that is not that of a page, and to replace a file that nobody said may go. Raises ConfigError and OutputError."""
     if output.suffix.lower() != ".html":
         raise ConfigError(f"a report is a page: output {str(output)!r} must end in .html, got {output.suffix!r}.")
-    with outputs.writing(output):
+    with atomic.writing(output):
         exists = output.exists()
     if exists and not overwrite:
         raise OutputError(f"{output} exists. Name another with -o, or give --overwrite to replace it.")
@@ -74,35 +76,35 @@ def empty(detector: Detector) -> Gathering:
     return Gathering(threshold=detector.threshold, worst_rows=ALARMS_SHOWN)
 
 
-def write(found: Report, output: Path) -> int:
+def write_report(found: Report, output: Path) -> int:
     """Write a report whole or not at all and return its size in bytes."""
-    from vae_anomaly.edges.html import render
+    from vae_anomaly.report.page import render
 
     text = render(found)
-    outputs.write_text(output, text)
+    atomic.write_text(output, text)
     return len(text.encode())
 
 
-def log(run: Run | NoRun, found: Report) -> None:
+def log_report(run: Run | NoRun, found: Report) -> None:
     """Log a report as ``report.html``; draws nothing where nothing is logged."""
     if isinstance(run, NoRun):
         return
     with tempfile.TemporaryDirectory(prefix="vae-anomaly-") as folder:
-        write(found, Path(folder) / NAME)
-        run.log_file(Path(folder) / NAME)
+        write_report(found, Path(folder) / REPORT_NAME)
+        run.log_file(Path(folder) / REPORT_NAME)
 
 
-def of_fit(detector: Detector, quality: Quality | None) -> Report:
+def fit_report(detector: Detector, quality: Quality | None) -> Report:
     """Return the report of a new model, which has no version yet."""
     return overview(detector, empty(detector), title=detector.config.tracking.model_name, quality=quality)
 
 
 def _gathered(detector: Detector, name: ModelName, path: str, tell: Tell) -> tuple[Gathering, tuple[str, ...]]:
     """Read an output of ``score``; return also what is odd about it."""
-    source = tables.open_source([path])
+    source = open_source([path])
     gathering = Gathering(threshold=detector.threshold, worst_rows=ALARMS_SHOWN, source=source.where)
     models: set[tuple[str, str]] = set()
-    for rows in scores.read_scores(source):
+    for rows in read_scores(source):
         gathering.time_column = rows.time
         gathering.add(rows.scores, rows.flags, times=rows.times)
         flagged = np.flatnonzero(rows.flags)
@@ -115,7 +117,7 @@ def _gathered(detector: Detector, name: ModelName, path: str, tell: Tell) -> tup
     return gathering, _oddities(gathering, name, models)
 
 
-def _worst(detector: Detector, rows: scores.ScoredRows, i: int) -> WorstRow:
+def _worst(detector: Detector, rows: ScoredRows, i: int) -> WorstRow:
     return WorstRow(
         row=rows.first + i,
         ids=rows.ids(i),

@@ -7,12 +7,13 @@ shares of 1, times seconds.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vae_anomaly.core.blocks import Blocks
-from vae_anomaly.core.choice import BudgetRow, Choice
-from vae_anomaly.core.detector import ColumnQuality
-from vae_anomaly.core.report import MissingChange, Promise, Quality
-from vae_anomaly.core.schema import Dropped
-from vae_anomaly.edges.rejects import RejectedRows
+from vae_anomaly.calibration.guarantee import Promise
+from vae_anomaly.calibration.operating_point import BudgetRow, Choice
+from vae_anomaly.detector.card import Blocks, ColumnQuality
+from vae_anomaly.evaluation.results import MissingChange, Quality
+from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.schema.inference import Dropped
+from vae_anomaly.tables.csv_rejects import RejectedRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,28 +26,6 @@ class ModelName:
     run_id: str = ""
     folder: str = ""
     uri: str = ""  # what --model takes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """One column of an alarm, raw units as text."""
-
-    column: str
-    value: str | None
-    expected: str | None
-    contribution: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alarm:
-    """One flagged or suspicious row and the columns that did it."""
-
-    row: int  # number over all inputs, from 0, as in the output
-    ids: Mapping[str, str | None]
-    score: float
-    p_value: float
-    reasons: tuple[Reason, ...]
-    part: str = ""  # of an output folder; rows are then numbered from 0 in each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +195,7 @@ class InfoResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RegisteredVersion:
+class ListedVersion:
     """One registered version."""
 
     name: str
@@ -232,7 +211,7 @@ class ModelsResult:
     """The versions in a registry, newest first."""
 
     store: str
-    versions: tuple[RegisteredVersion, ...]
+    versions: tuple[ListedVersion, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,3 +221,64 @@ class UiResult:
     url: str
     store: str
     command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnReason:
+    """One column of an explained row; the two parts add up to ``contribution``, and contributions to the score."""
+
+    column: str
+    kind: str
+    value: str | None
+    expected: str
+    contribution: float  # weighted nats
+    reconstruction: float
+    kl: float
+    z: float | None  # of the contribution against calibration rows; None: the model does not know what is usual
+    low: float | None = None  # 1 % and 99 % quantiles of the column at fit, numbers only
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellChange:
+    """A cell as it is, and what it would have to be instead."""
+
+    column: str
+    value: str | None
+    instead: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallestChange:
+    """The fewest cells that have to change for the row not to be flagged; not ``found``: the lowest score that was reached."""
+
+    found: bool
+    score: float
+    cells: tuple[CellChange, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowExplained:
+    """One row in full; no score: no cell of it is observed."""
+
+    row: int
+    ids: Mapping[str, str | None]
+    score: float | None = None
+    reconstruction: float | None = None
+    kl: float | None = None
+    p_value: float | None = None
+    is_anomaly: bool = False
+    columns: tuple[ColumnReason, ...] = ()
+    smallest_change: SmallestChange | None = None  # None: not asked for, or not flagged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainResult:
+    """Single rows in full."""
+
+    rows: tuple[RowExplained, ...]
+    alpha: float
+    threshold: float
+    model: ModelName
+    next_steps: tuple[str, ...]
+    rejected: RejectedRows | None = None  # of the rows that were looked at; None: all could be read

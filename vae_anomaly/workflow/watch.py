@@ -10,17 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from vae_anomaly.edges import dataset, files
-from vae_anomaly.edges.files import Listed
 from vae_anomaly.errors import ConfigError, DataError
-from vae_anomaly.workflow import asked, parts
-from vae_anomaly.workflow.asked import Asked, ScoreRequest
-from vae_anomaly.workflow.folder import Folder, claimed
-from vae_anomaly.workflow.progress import Tell, tell_nobody
+from vae_anomaly.jobs import manifest
+from vae_anomaly.messages import Tell, tell_nobody
+from vae_anomaly.storage import listing
+from vae_anomaly.storage.listing import Listed
+from vae_anomaly.workflow import score_folder, score_job
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score import make
+from vae_anomaly.workflow.score_folder import Folder, claim_folder
+from vae_anomaly.workflow.score_job import Asked, ScoreRequest
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 OnPart = Callable[[str, Counts], None]
 State = tuple[int, int]
@@ -41,11 +42,11 @@ def watch(
     """
     if request.fdr is not None:
         raise ConfigError("--watch scores files as they come, and --fdr needs all rows of a batch at once; flag with --alpha instead.")
-    if request.output is None or not asked.destination(request)[1]:
+    if request.output is None or not score_job.destination(request)[1]:
         raise ConfigError("--watch writes one part for each file: name an output folder with -o, with a / at its end.")
-    job = asked.opened(request, tell)
-    root = dataset.common_root(files.roots(request.data))
-    with claimed(job, make) as folder:
+    job = score_job.open_job(request, tell)
+    root = manifest.common_root(listing.roots(request.data))
+    with claim_folder(job, make) as folder:
         looking = Looking(asked=job, folder=folder, root=root, on_part=on_part)
         while True:
             looking.once()
@@ -67,34 +68,34 @@ class Looking:
     def once(self) -> None:
         """Look, and score what is new and as it was at the last look."""
         try:
-            listed = files.list_files(self.asked.request.data, none_yet=True)
+            listed = listing.list_files(self.asked.request.data, none_yet=True)
         except DataError as error:
             if str(error) != self.unreachable:
-                logger.warning("%s It is looked for again.", error)
+                _logger.warning("%s It is looked for again.", error)
             self.unreachable = str(error)
             return
         self.unreachable = ""
-        parts.refuse_nested(self.asked, listed)
+        score_folder.refuse_nested(self.asked, listed)
         ready = [file for file in listed if self.seen.get(file.location) == _state(file) != self.refused.get(file.location)]
         self.seen = {file.location: _state(file) for file in listed}
         for file in ready:
             known = file.identity in self.folder.dataset.entries
             if not self.folder.holds(file, again=True):
                 if known:
-                    logger.warning("%s has changed since it was scored, and is scored again", file.path)
+                    _logger.warning("%s has changed since it was scored, and is scored again", file.path)
                 self._score(file)
         self.folder.fold()
 
     def _score(self, file: Listed) -> None:
         try:
-            source = parts.opened(self.asked, [file], rows_needed=False).get(file)
+            source = score_folder.open_inputs(self.asked, [file], rows_needed=False).get(file)
             if source is not None:
                 counts, _ = self.folder.add(file, source, self.root)
                 self.on_part(file.path, counts)
                 return
         except DataError as error:
             said = str(error)
-            logger.warning("%s It is left until it changes.", said if said.endswith((".", "?")) else f"{said}.")
+            _logger.warning("%s It is left until it changes.", said if said.endswith((".", "?")) else f"{said}.")
         self.refused[file.location] = _state(file)
 
 

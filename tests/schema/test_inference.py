@@ -1,0 +1,144 @@
+import datetime as dt
+import decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from vae_anomaly.schema.inference import MAX_LEVELS, Column, Dropped, judge
+
+DAY = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+
+
+def judged(values: object, *, included: bool = False) -> Column | Dropped:
+    array = values if isinstance(values, pa.Array) else pa.array(values)
+    return judge("c", pa.chunked_array([array]), included=included)
+
+
+def kind(values: object) -> str:
+    column = judged(values)
+    return column.kind if isinstance(column, Column) else column.reason
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 2.5], "numeric"),
+        ([0.0, 1.0, 1.0], "numeric"),  # a float is numeric always
+        (np.arange(100.0), "numeric"),  # nor is it ever an id
+        (np.arange(100, dtype=np.float32), "numeric"),
+        (pa.array([1.5, 2.5], pa.float16()), "numeric"),
+        ([3, 5, 5], "numeric"),
+        ([7, 7, 7], "numeric"),
+        ([0, 0, 0], "numeric"),
+        ([0, 1, 2], "numeric"),
+        ([1, 2, 1, 2], "numeric"),
+        ([2**60, 1, 5], "numeric"),
+        ([decimal.Decimal("1.50"), decimal.Decimal("2.25")], "numeric"),
+        ([0, 1, None, 1], "boolean"),
+        ([True, None, True], "boolean"),
+        (["t", "f", None], "boolean"),
+        (["T", "f", "F"], "boolean"),
+        (["yes", "No"], "boolean"),
+        (["y", "n"], "boolean"),
+        (["TRUE", "false"], "boolean"),
+        (["0", "1"], "boolean"),
+        (["f", "f"], "category"),
+        (["t", "no"], "category"),
+        (["M", "F"], "category"),
+        (["a", "b", "c"], "category"),
+        (pa.array(["a", "b", "a"]).dictionary_encode(), "category"),
+        (pa.array([1, 1, 2]).dictionary_encode(), "numeric"),
+        (pa.array(["a", "b", "a"], pa.large_string()), "category"),
+        (pa.array(["a", "b", "a"], pa.string_view()), "category"),
+        (["1", "2", "3", "other"], "category"),
+    ],
+)
+def test_kind(values: object, expected: str) -> None:
+    assert kind(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ([None, None], "all values missing"),
+        (pa.array([None, None], pa.float64()), "all values missing"),
+        ([float("nan"), None], "all values missing"),
+        ([DAY, DAY], "timestamp"),
+        ([DAY.date()], "timestamp"),
+        ([dt.time(12)], "time of day or duration (time64[us])"),
+        ([dt.timedelta(1)], "time of day or duration (duration[us])"),
+        ([[1.0], [2.0]], "nested column (list<item: double>)"),
+        ([{"a": 1}], "nested column (struct<a: int64>)"),
+        ([b"a"], "binary column (binary)"),
+        (pa.array([b"a"], pa.binary_view()), "binary column (binary_view)"),
+        (pa.array([b"a"]).dictionary_encode(), "binary column (binary)"),
+        (pc.run_end_encode(pa.array([b"a"])), "binary column (binary)"),
+        (pa.array([b"0" * 16], pa.uuid()), "binary column (fixed_size_binary[16])"),
+        (np.arange(50), "looks like an id (whole numbers that rise or fall and never repeat)"),
+        (-np.arange(50), "looks like an id (whole numbers that rise or fall and never repeat)"),
+        ([f"M{i}" for i in range(50)], "looks like an id (no value repeats)"),
+        (["a", *(f"M{i}" for i in range(400))] * 1 + ["a"], "free text (401 different values in 402 rows)"),
+        ([str(i / 7) for i in range(60)], "numbers stored as text; write them as numbers"),
+        (
+            [str(i / 7) for i in range(60)] + ["Bad"] * 12 + ["Scan Timeout"],
+            "numbers with text in them: 'Bad' (12 ×), 'Scan Timeout' (1 ×); name them in --missing-values",
+        ),
+        (
+            [str(i / 7) for i in range(60)] + list("abcdefg"),
+            "numbers with text in them: 'a' (1 ×), 'b' (1 ×), 'c' (1 ×), 'd' (1 ×), 'e' (1 ×) and 2 more; name them in --missing-values",
+        ),
+    ],
+)
+def test_reason_to_leave_a_column_out(values: object, reason: str) -> None:
+    assert judged(values) == Dropped(name="c", reason=reason)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.arange(49), np.r_[np.arange(60), 3], np.r_[5, np.arange(60)], [f"M{i}" for i in range(49)], [f"M{i % 59}" for i in range(60)]],
+    ids=["few", "repeats", "falls once", "few texts", "a text repeats"],
+)
+def test_what_is_no_id(values: object) -> None:
+    assert isinstance(judged(values), Column)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.arange(50), Column(name="c", kind="numeric")),
+        ([DAY, None], Column(name="c", kind="numeric", nullable=True, temporal=True)),
+        ([f"{i:02d}." for i in range(50)], Column(name="c", kind="category", levels=tuple(f"{i:02d}." for i in range(50)))),
+    ],
+    ids=["integers", "times", "texts"],
+)
+def test_include_brings_a_column_back(values: object, expected: Column) -> None:
+    assert judged(values, included=True) == expected
+
+
+@pytest.mark.parametrize("values", [[None, None], [[1], [2]]], ids=["missing", "nested"])
+def test_include_cannot_bring_back_what_holds_nothing_to_learn(values: object) -> None:
+    assert isinstance(judged(values, included=True), Dropped)
+
+
+def test_levels_stand_by_falling_frequency_and_then_by_text() -> None:
+    column = judged(["b", "c", "c", "a", None, "d", "d"])
+    assert column == Column(name="c", kind="category", levels=("c", "d", "a", "b"), nullable=True)
+
+
+def test_only_the_most_frequent_levels_are_kept() -> None:
+    often = [f"often {i}" for i in range(MAX_LEVELS)] * 3
+    column = judged(["seldom", *often, "rarely"])
+    assert isinstance(column, Column)
+    assert set(column.levels) == set(often)
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [([1, 0], ("0", "1")), ([True], ("false", "true")), (["T", "t", "t", "F"], ("F", "t")), (["Yes", "no", "NO", "NO"], ("NO", "Yes"))],
+)
+def test_a_boolean_keeps_its_most_frequent_spelling(values: object, levels: tuple[str, str]) -> None:
+    column = judged(values)
+    assert isinstance(column, Column)
+    assert (column.kind, column.levels) == ("boolean", levels)

@@ -1,0 +1,73 @@
+from datetime import datetime
+
+import pyarrow as pa
+import pytest
+
+from vae_anomaly.errors import BadCell, DataError
+from vae_anomaly.schema.keys import group_codes, time_order
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pytest.param(pa.chunked_array([[3, 1], [2, 3]]), id="numbers"),
+        pytest.param(pa.chunked_array([[datetime(2025, 1, d) for d in (3, 1, 2, 3)]]), id="timestamps"),  # noqa: DTZ001  # as in files
+        pytest.param(
+            pa.chunked_array([pa.array(["2025-01-10", "2025-01-02", "2025-01-03", "2025-01-10"]).dictionary_encode()]), id="dictionary"
+        ),
+        pytest.param(
+            pa.chunked_array([["2025-01-10T01:00:00+01:00", "2025-01-02T00:00:00Z", "2025-01-03T00:00:00Z", "2025-01-10T00:00:00Z"]]),
+            id="zones",
+        ),
+        pytest.param(pa.chunked_array([["10.01.2025 12:00", "02.01.2025 12:00", "03.01.2025 12:00", "10.01.2025 12:00"]]), id="days first"),
+        pytest.param(pa.chunked_array([pa.array([3, 1, 2, 3], pa.time64("ns"))]), id="finer than a microsecond"),
+        pytest.param(pa.chunked_array([pa.array([3, 1, 2, 3], pa.date32())]), id="dates"),
+        pytest.param(pa.chunked_array([pa.array([2**62, -(2**62), 0, 2**62], pa.timestamp("s"))]), id="beyond the year 9999"),
+        pytest.param(pa.chunked_array([pa.array([3, 1, 2, 3], pa.timestamp("us", "Nowhere/At all"))]), id="an unknown zone"),
+        pytest.param(pa.chunked_array([["2025-01-10 00:00:00", "2025-01-02", "2025-01-03T12:00:00", "2025-01-10"]]), id="texts"),
+    ],
+)
+def test_order_of_times(column: pa.ChunkedArray) -> None:
+    assert time_order(column, "t").tolist() == [2, 0, 1, 2]
+
+
+def test_a_missing_time_is_refused() -> None:
+    with pytest.raises(DataError) as error:
+        time_order(pa.chunked_array([[1, None]]), "t")
+    assert str(error.value) == (
+        "time column 't' must have a time in every row but has none in the data row 2 (counted from 1). "
+        "Drop such rows, or leave --time-column out."
+    )
+
+
+@pytest.mark.parametrize(
+    ("texts", "row"),
+    [
+        (["2025-01-01", "noon"], 1),
+        (["noon", "2025-01-01"], 0),
+        (["2025-01-01"] * 7 + ["noon", "2025-01-01", "late"], 7),
+        (["01.02.2025", "02.02.2025", "2025-02-03", "04.02.2025"], 2),
+    ],
+)
+def test_the_first_text_that_is_no_time_or_of_another_form_is_refused(texts: list[str], row: int) -> None:
+    with pytest.raises(BadCell) as error:
+        time_order(pa.chunked_array([texts]), "t")
+    assert error.value.row == row
+    assert str(error.value) == (
+        f"time column 't' must hold times such as 2025-03-03 12:00:00, all of one form, but is {texts[row]!r} in the data row {row + 1} "
+        "(counted from 1). Correct it, or leave --time-column out."
+    )
+
+
+@pytest.mark.parametrize("column", [pa.array([b"a"]), pa.array([[1]]), pa.array([{"x": 1}]), pa.array([True])], ids=lambda c: str(c.type))
+def test_what_has_no_order_in_time_is_refused(column: pa.Array) -> None:
+    with pytest.raises(DataError) as error:
+        time_order(pa.chunked_array([column]), "t")
+    assert str(error.value) == f"time column 't' must hold times or numbers; it is {column.type}. Name another with --time-column."
+
+
+def test_groups_are_told_apart_and_no_group_is_one() -> None:
+    codes = group_codes(pa.chunked_array([["a", None], ["b", "a", None]])).tolist()
+    assert codes[0] == codes[3]
+    assert codes[1] == codes[4]
+    assert len(set(codes)) == 3

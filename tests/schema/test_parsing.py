@@ -1,0 +1,126 @@
+import math
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vae_anomaly import messages
+from vae_anomaly.schema import parsing
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(["a", None, "b"]).dictionary_encode(),
+        pa.array(["a", None, "b"], pa.large_string()),
+        pa.array(["a", None, "b"], pa.string_view()),
+        pa.array(["a", None, "b"], pa.large_string()).dictionary_encode(),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_every_way_to_hold_text_is_plain_text(values: pa.Array) -> None:
+    assert parsing.plain_array(values).equals(pa.array(["a", None, "b"]))
+
+
+def test_run_ends_are_decoded() -> None:
+    runs = pa.RunEndEncodedArray.from_arrays([2, 3], [1.5, None])
+    assert parsing.plain_array(runs).to_pylist() == [1.5, 1.5, None]
+
+
+def test_halves_become_floats_that_arrow_can_compute_with() -> None:
+    assert parsing.plain_array(pa.array([1.5, None], pa.float16())).equals(pa.array([1.5, None], pa.float32()))
+
+
+def test_an_extension_type_is_read_as_what_it_stores() -> None:
+    assert parsing.plain_array(pa.array([b"0" * 16], pa.uuid())).type == pa.binary(16)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1", 1.0), (" 1.5 ", 1.5), ("+2", 2.0), ("-.5", -0.5), ("1.", 1.0), ("1e3", 1000.0), (" +1E-3", 0.001), ("inf", math.inf)],
+)
+def test_text_that_is_a_number(text: str, number: float) -> None:
+    # A neighbour that is no number sends all cells through the slow way.
+    assert parsing.numbers(pa.array([text, "x"])).to_pylist() == [number, None]
+    assert parsing.not_numbers(pa.array([text, "x", None, " "])).to_pylist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("text", ["n/a", "1,5", "1 2", "0x10", "1_000", "1e", "--1", ".", "e5", "true", "1.5 bar", "١"])
+def test_text_that_is_no_number(text: str) -> None:
+    assert parsing.numbers(pa.array([text])).to_pylist() == [None]
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
+def test_every_float_is_read_back_from_its_text(values: list[float]) -> None:
+    text = parsing.texts(pa.array(values, pa.float64()))
+    assert parsing.numbers(text).to_pylist() == values
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pa.array([1, None]), ["1", None]),
+        (pa.array([1.0, 2.5, math.nan]), ["1", "2.5", None]),
+        (pa.array([True, False, None]), ["true", "false", None]),
+        (pa.array(["1", " x"]), ["1", " x"]),
+        (pa.array([None, None]), [None, None]),
+        (pa.array(["1.50"]).cast(pa.decimal128(4, 2)), ["1.5"]),
+    ],
+    ids=["integer", "float", "bool", "text", "null", "decimal"],
+)
+def test_cells_as_text(values: pa.Array, expected: list[str | None]) -> None:
+    assert parsing.texts(values).to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    ("levels", "text", "expected"),
+    [
+        (("f", "t"), ["f", "t", None], ["f", "t", None]),
+        (("f", "t"), ["FALSE", " True", "1", "0.0", "yes"], ["f", "t", "t", "f", "t"]),
+        (("0", "1"), ["0", "1.0", "maybe"], ["0", "1", "maybe"]),
+        (("Nein", "Ja"), ["nein", "JA", "no"], ["Nein", "Ja", "Nein"]),
+    ],
+)
+def test_spellings_of_false_and_true(levels: tuple[str, str], text: list[str], expected: list[str]) -> None:
+    assert parsing.boolean_texts(pa.array(text), levels).to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2017-12-24 06:00:00", 1514095200),
+        ("2017/12/24", 1514073600),
+        ("24.12.2017 06:00", 1514095200),
+        ("06:00:00", 21600),
+        ("2017-12-24T06:00:00Z", 1514095200),
+    ],
+)
+def test_times(text: str, seconds: int) -> None:
+    microseconds = parsing.times(pa.array([text, None])).cast(pa.int64()).to_pylist()
+    assert microseconds == [seconds * 1_000_000, None]
+
+
+def test_a_day_and_a_month_that_can_be_swapped_are_not_guessed() -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        parsing.times(pa.array(["03/04/2017"]))
+
+
+@pytest.mark.parametrize(
+    ("values", "tokens", "expected"),
+    [
+        (["?", "a", "-999"], ["?", "-999"], [None, "a", None]),
+        ([1.0, -999.0], ["?", "-999"], [1.0, None]),
+        ([1, -999], ["-999.0"], [1, None]),
+        ([True, False], ["0"], [True, False]),
+        ([1.0, 2.0], ["?"], [1.0, 2.0]),
+        ([1.0, None], [], [1.0, None]),
+    ],
+)
+def test_declared_missing_values_become_null(values: list[object], tokens: list[str], expected: list[object]) -> None:
+    assert parsing.blanked(pa.array(values), tokens).to_pylist() == expected
+
+
+def test_a_long_cell_is_cut_in_errors() -> None:
+    assert messages.quote("x" * 60) == repr("x" * 60)
+    assert messages.quote("x" * 61) == repr("x" * 59 + "…")

@@ -1,0 +1,487 @@
+"""Many inputs into an output folder: one whole part each, one manifest, and nothing twice; a watched folder too."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from tests.tiny import Case, detector, table
+from vae_anomaly import artifact
+from vae_anomaly.detector.stream import score_batches
+from vae_anomaly.errors import ConfigError, DataError, OutputError, SchemaMismatch
+from vae_anomaly.jobs import manifest, score_workdir
+from vae_anomaly.storage.destinations import destination_of
+from vae_anomaly.workflow import score_folder
+from vae_anomaly.workflow import score_folder as output_folder
+from vae_anomaly.workflow.results import Counts
+from vae_anomaly.workflow.score import score_files
+from vae_anomaly.workflow.score_job import ScoreRequest
+from vae_anomaly.workflow.watch import watch
+
+BATCH = 512
+
+
+class Killed(Exception):
+    """Stands for a kill: nobody catches it."""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "model"
+    artifact.save(detector(Case(kind="mixed", size="one", method="split", prior="exemplar")), folder)
+    return folder
+
+
+def rows(count: int, seed: int) -> pa.Table:
+    found = table("mixed", count, seed=seed).to_pylist()
+    found[count // 2]["pressure"] = 9e5 + seed
+    return pa.Table.from_pylist(found)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    """Three files: two partitions as Parquet, and a CSV."""
+    folder = tmp_path / "in"
+    for i, day in enumerate(("day=1", "day=2")):
+        (folder / day).mkdir(parents=True)
+        pq.write_table(rows(2000, seed=i), folder / day / "a.parquet")
+    pyarrow.csv.write_csv(rows(1200, seed=7), folder / "b.csv")
+    return folder
+
+
+@pytest.fixture
+def request_(model: Path, inputs: Path, tmp_path: Path) -> ScoreRequest:
+    out = f"{tmp_path / 'out'}/"
+    return ScoreRequest(data=(str(inputs),), model=str(model), output=out, chunk_rows=BATCH, part_rows=BATCH, threads=1)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files(folder)}
+
+
+PARTS = ["b.csv", "day=1/a.parquet", "day=2/a.parquet"]
+
+
+def refused(request: ScoreRequest, kind: type[Exception] = OutputError) -> str:
+    with pytest.raises(kind) as error:
+        score_files(request)
+    return str(error.value)
+
+
+# ── what is written ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_part_is_what_a_single_file_would_be(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    done = score_files(request_)
+    assert files(tmp_path / "out") == [*PARTS, "manifest.json"]
+    for part in PARTS:
+        alone = tmp_path / f"alone{Path(part).suffix}"
+        score_files(replace(request_, data=(str(inputs / part),), output=alone, overwrite=True))
+        assert (tmp_path / "out" / part).read_bytes() == alone.read_bytes()
+    assert (done.parts_made, done.parts_before, done.unchanged, done.counts.rows) == (3, 0, False, 5200)
+    worst = [(alarm.part, alarm.row) for alarm in done.counts.top_alarms[:3]]
+    assert sorted(worst) == [("b.csv", 600), ("day=1/a.parquet", 1000), ("day=2/a.parquet", 1000)]
+
+
+def test_the_manifest_says_what_was_made_from_what(request_: ScoreRequest, inputs: Path, tmp_path: Path, model: Path) -> None:
+    done = score_files(request_)
+    found = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+    assert found["model"]["version"] == done.model.version
+    assert found["options"]["alpha"] == done.alpha
+    assert found["total"] == {"parts": 3, "rows": 5200, "alarms": done.counts.alarms}
+    entry = found["parts"][1]
+    source = inputs / "day=1" / "a.parquet"
+    assert (entry["part"], entry["input"], entry["rows"]) == ("day=1/a.parquet", str(source), [0, 2000])
+    assert (entry["size"], entry["modified"]) == (source.stat().st_size, source.stat().st_mtime_ns)
+    assert entry["bytes"] == (tmp_path / "out" / "day=1" / "a.parquet").stat().st_size
+    assert entry["counted"]["rows"] == 2000
+    assert sum(part["counted"]["alarms"] for part in found["parts"]) == done.counts.alarms
+    assert model.name == done.model.name
+
+
+def test_counts_are_those_of_all_rows_together(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    data = tuple(str(inputs / part) for part in PARTS)
+    together = score_files(replace(request_, data=data, output=tmp_path / "one.csv")).counts
+    assert replace(score_files(request_).counts, top_alarms=()) == replace(together, top_alarms=())
+
+
+@pytest.mark.parametrize(("form", "expected"), [("csv", ["b.csv", "day=1/a.parquet.csv", "day=2/a.parquet.csv"]),
+                                                ("parquet", ["b.csv.parquet", "day=1/a.parquet", "day=2/a.parquet"])])  # fmt: skip
+def test_the_format_of_the_parts(request_: ScoreRequest, tmp_path: Path, form: Any, expected: list[str]) -> None:
+    score_files(replace(request_, format=form))
+    assert files(tmp_path / "out") == [*expected, "manifest.json"]
+
+
+def test_files_of_several_folders_keep_the_names_of_these(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    data = (str(inputs / "day=1" / "a.parquet"), str(inputs / "day=2" / "*.parquet"))
+    score_files(replace(request_, data=data))
+    assert files(tmp_path / "out") == ["day=1/a.parquet", "day=2/a.parquet", "manifest.json"]
+
+
+FOLDERS = {"x/": True, "x": True, "x.csv": False, "day.1/x.parquet": False, "x.csv/": True, "there.csv": True, "s3://b/x": True,
+           "s3://b/x.csv?endpoint_override=a.b": False}  # fmt: skip
+
+
+@pytest.mark.parametrize(("typed", "folder"), FOLDERS.items())
+def test_what_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, *, folder: bool) -> None:
+    from vae_anomaly.storage.destinations import is_folder
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.csv").mkdir()
+    assert is_folder(typed) == folder
+
+
+# ── again ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_same_again_is_nothing_to_do(request_: ScoreRequest, tmp_path: Path) -> None:
+    first = score_files(request_)
+    before, times = content(tmp_path / "out"), [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*.*"))]
+    again = score_files(request_)
+    assert (again.unchanged, again.parts_made, again.parts_before, again.counts) == (True, 0, 3, first.counts)
+    assert content(tmp_path / "out") == before
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*.*"))] == times
+
+
+def test_a_new_file_is_scored_alone(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    score_files(request_)
+    before = {name: (tmp_path / "out" / name).stat().st_ino for name in PARTS}
+    pyarrow.csv.write_csv(rows(600, seed=9), inputs / "c.csv")
+    done = score_files(request_)
+    assert (done.unchanged, done.parts_made, done.parts_before, done.counts.rows) == (False, 1, 3, 5800)
+    assert {name: (tmp_path / "out" / name).stat().st_ino for name in PARTS} == before
+    assert files(tmp_path / "out") == ["b.csv", "c.csv", *PARTS[1:], "manifest.json"]
+    made_at_once = replace(request_, output=f"{tmp_path / 'other'}/")
+    score_files(made_at_once)
+    assert content(tmp_path / "out") == content(tmp_path / "other")
+
+
+def test_a_changed_input_is_refused(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    score_files(request_)
+    os.utime(inputs / "b.csv", ns=(1, 1))
+    assert refused(request_) == (
+        f"{inputs}/b.csv has changed since its scores were written to {tmp_path}/out/b.csv. "
+        "Remove that part to have this file scored again, or give --overwrite to score all of them again."
+    )
+    (tmp_path / "out" / "b.csv").unlink()
+    assert (score_files(request_).parts_made, score_files(request_).unchanged) == (1, True)
+
+
+def test_a_changed_part_is_refused(request_: ScoreRequest, tmp_path: Path) -> None:
+    score_files(request_)
+    (tmp_path / "out" / "b.csv").write_text("mine", encoding="utf-8")
+    assert refused(request_) == (
+        f"{tmp_path}/out/b.csv was changed after it was written. Remove it to have it made again, or give --overwrite."
+    )
+
+
+def test_another_request_is_refused(request_: ScoreRequest, tmp_path: Path) -> None:
+    score_files(request_)
+    assert refused(replace(request_, top=1)) == (
+        f"{tmp_path}/out holds the scores of another request (other options). "
+        "Name another folder with -o, or give --overwrite to replace what is in it."
+    )
+
+
+def test_overwrite_starts_anew_and_leaves_nothing_of_before(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    score_files(request_)
+    (inputs / "b.csv").unlink()
+    asked = replace(request_, top=1, overwrite=True)
+    assert score_files(asked).parts_made == 2
+    assert files(tmp_path / "out") == [*PARTS[1:], "manifest.json"]
+    assert score_files(replace(asked, overwrite=False)).unchanged
+
+
+def test_a_folder_with_something_else_of_that_name_is_refused(request_: ScoreRequest, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.csv").write_text("mine", encoding="utf-8")
+    assert refused(request_).startswith(f"{tmp_path}/out/b.csv exists and no manifest says what it is.")
+    (tmp_path / "out" / "manifest.json").write_text("{}", encoding="utf-8")
+    assert refused(request_) == f"{tmp_path}/out/manifest.json is not the manifest of an output folder. Name another folder with -o."
+
+
+# ── killed ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def killed(request: ScoreRequest, after: int, error: type[BaseException] = Killed) -> None:
+    """Score, and be killed after so many batches, as a kill leaves things: without a manifest of the folder."""
+    left = after
+
+    def stream(*args: Any, **named: Any) -> Iterator[pa.RecordBatch]:
+        nonlocal left
+        for batch in score_batches(*args, **named):
+            if left == 0:
+                raise error
+            left -= 1
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vae_anomaly.workflow.score.score_batches", stream)
+        if error is Killed:
+            patch.setattr(output_folder.Folder, "fold", lambda _: None)
+        with pytest.raises(error):
+            score_files(request)
+
+
+@pytest.mark.parametrize(("after", "error"), [*((after, Killed) for after in range(6)), (3, KeyboardInterrupt)])
+def test_a_killed_job_goes_on(request_: ScoreRequest, tmp_path: Path, after: int, error: type[BaseException]) -> None:
+    whole = replace(request_, output=f"{tmp_path / 'whole'}/")
+    first = score_files(whole)
+    killed(request_, after, error)
+    made_before = {name: (tmp_path / "out" / name).stat().st_ino for name in PARTS if (tmp_path / "out" / name).exists()}
+    assert len(made_before) == after // 2  # every file is scored in two batches
+    done = score_files(request_)
+    assert {name: (tmp_path / "out" / name).stat().st_ino for name in made_before} == made_before
+    assert done.parts_made == 3 - len(made_before)
+    assert done.counts == first.counts
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert done.resumed_rows == 1024 * (after % 2)
+
+
+def test_killed_between_the_manifests(request_: ScoreRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifest of the folder is written, those of the parts are still there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "drop", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            score_files(request_)
+    assert "b.csv.manifest.json" in files(tmp_path / "out")
+    assert score_files(request_).unchanged
+    assert files(tmp_path / "out") == [*PARTS, "manifest.json"]
+
+
+@pytest.mark.parametrize("after", [0, 3, 5])
+def test_a_killed_overwrite_goes_on_without_it(request_: ScoreRequest, tmp_path: Path, after: int) -> None:
+    score_files(replace(request_, top=1))
+    killed(replace(request_, overwrite=True), after)
+    score_files(request_)
+    score_files(replace(request_, output=f"{tmp_path / 'whole'}/"))
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_manifests_are_taken_in_now_and_then(request_: ScoreRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_folder, "FOLD_SECONDS", 0.0)
+    killed_in_part = 6
+    left = 0
+
+    def tell(_stage: str, _done: int, _total: int | None) -> None:
+        nonlocal left
+        left += 1
+        if left == killed_in_part:
+            found = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
+            assert [part["part"] for part in found["parts"]] == ["b.csv"]
+
+    score_files(request_, tell=tell)
+    assert left > killed_in_part
+
+
+def test_two_runs_at_once_are_refused(request_: ScoreRequest, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with score_workdir.claim(tmp_path / "out" / manifest.FOLDER_MANIFEST):
+        assert refused(request_).startswith(f"{tmp_path}/out/manifest.json is being written by another run (process {os.getpid()}).")
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_columns_are_checked_in_all_inputs_before_the_first_is_scored(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    pyarrow.csv.write_csv(rows(600, seed=9).drop_columns(["flow"]), inputs / "z.csv")
+    assert f"{inputs}/z.csv" in refused(request_, SchemaMismatch)
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_before_a_damaged_input_stay(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    (inputs / "c.csv").write_text((inputs / "b.csv").read_text(encoding="utf-8") + "1,2\n", encoding="utf-8")
+    assert "c.csv row 1,201 has 2 cells" in refused(request_, DataError)
+    assert [name for name in files(tmp_path / "out") if ".resume/" not in name] == ["b.csv", "manifest.json"]
+    (inputs / "c.csv").unlink()
+    assert score_files(request_).parts_made == 2
+
+
+def test_parts_without_rows_are_passed_over(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    pq.write_table(rows(600, seed=9).slice(0, 0), inputs / "empty.parquet")
+    assert score_files(request_).parts_made == 3
+    assert score_files(request_).unchanged
+    assert files(tmp_path / "out") == [*PARTS, "manifest.json"]
+
+
+def test_an_output_among_the_inputs_is_refused(request_: ScoreRequest, inputs: Path) -> None:
+    assert refused(replace(request_, output=f"{inputs}/out/")) == (
+        f"{inputs}/out lies in {inputs}, and its parts would be scored with it. Name a folder elsewhere with -o."
+    )
+    assert refused(replace(request_, data=(f"{inputs}/*/a.parquet",), output=f"{inputs}/day=1/")) == (
+        f"{inputs}/day=1/a.parquet lies in {inputs}/day=1, where the scores are to go. Name another folder with -o."
+    )
+
+
+def test_two_inputs_with_one_part(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    pq.write_table(rows(600, seed=9), inputs / "b.csv.parquet")
+    assert refused(replace(request_, format="parquet")) == (
+        f"{tmp_path}/out/b.csv.parquet holds the scores of {inputs}/b.csv, and those of {inputs}/b.csv.parquet would go there too. "
+        "Name another folder with -o."
+    )
+
+
+def test_options_that_do_not_go_together(request_: ScoreRequest, tmp_path: Path) -> None:
+    assert refused(replace(request_, fdr=0.1), ConfigError) == (
+        "--fdr judges all rows of a batch together, and files in an output folder are scored one by one. "
+        "Name one file for all scores with -o, or flag with --alpha."
+    )
+    assert refused(replace(request_, output=f"{tmp_path}/x.csv", format="parquet"), ConfigError) == (
+        f"--format parquet is for the parts in an output folder; {tmp_path}/x.csv is a csv file."
+    )
+
+
+# ── watched ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Enough(Exception):
+    """Ends a watch from outside."""
+
+
+def end() -> None:
+    """Come from outside and end it."""
+    raise Enough
+
+
+def watched(request: ScoreRequest, *between: Callable[[], object]) -> list[tuple[str, int]]:
+    """Watch, do something after each look, and return what was scored."""
+    scored: list[tuple[str, int]] = []
+    steps = iter([*between, end])
+
+    def on_part(name: str, counts: Counts) -> None:
+        scored.append((Path(name).name, counts.rows))
+
+    def pause(_: float) -> None:
+        next(steps)()
+
+    with pytest.raises(Enough):
+        watch(request, interval=0.0, on_part=on_part, pause=pause)
+    return scored
+
+
+def nothing() -> None:
+    """Let one interval pass."""
+
+
+def test_a_file_is_scored_when_two_looks_find_it_the_same(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    assert watched(request_) == []
+    assert watched(request_, nothing) == [("b.csv", 1200), ("a.parquet", 2000), ("a.parquet", 2000)]
+    assert watched(request_, nothing, nothing) == []
+    assert files(tmp_path / "out") == [*PARTS, "manifest.json"]
+    assert score_files(request_).unchanged
+    half = (inputs / "b.csv").read_bytes()
+
+    def write(upto: int) -> Callable[[], object]:
+        return lambda: (inputs / "grows.csv").write_bytes(half[:upto])
+
+    assert watched(request_, write(500), write(5000), write(len(half)), nothing) == [("grows.csv", 1200)]
+
+
+def test_a_truncated_file_is_left_until_it_is_whole(request_: ScoreRequest, inputs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = (inputs / "day=1" / "a.parquet").read_bytes()
+    late = inputs / "late.parquet"
+    score_files(request_)
+    cut = [lambda: late.write_bytes(whole[:-100]), nothing, nothing, nothing]
+    assert watched(request_, *cut) == []
+    assert [message for message in caplog.messages if "late.parquet" in message] == [
+        message for message in caplog.messages if message.startswith(f"{late} is damaged or was not copied whole:")
+    ][:1]
+    assert caplog.messages[-1].endswith("Write or copy it again. It is left until it changes.")
+    assert watched(request_, *cut, lambda: late.write_bytes(whole), nothing) == [("late.parquet", 2000)]
+
+
+def test_what_cannot_be_read_is_said_once_and_stops_nothing(request_: ScoreRequest, inputs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    score_files(request_)
+    caplog.clear()
+    (inputs / "empty.csv").touch()
+    (inputs / "other.csv").write_text("x\n1\n", encoding="utf-8")
+    pyarrow.csv.write_csv(rows(600, seed=9), inputs / "z.csv")
+    assert watched(request_, nothing, nothing, nothing) == [("z.csv", 600)]
+    assert [message.split(" ")[0] for message in caplog.messages] == [f"{inputs}/empty.csv", f"{inputs}/other.csv"]
+    assert caplog.messages[0] == f"{inputs}/empty.csv is empty (0 bytes). It is left until it changes."
+    assert caplog.messages[1].endswith(" is it the right file? It is left until it changes.")
+
+
+def test_a_file_that_changed_after_all_is_scored_again(
+    request_: ScoreRequest, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    score_files(request_)
+    caplog.clear()
+    pyarrow.csv.write_csv(rows(600, seed=9), inputs / "b.csv")
+    assert watched(request_, nothing) == [("b.csv", 600)]
+    assert caplog.messages == [f"{inputs}/b.csv has changed since it was scored, and is scored again"]
+    assert score_files(request_).unchanged
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["total"]["rows"] == 4600
+
+
+def test_an_empty_folder_may_be_watched_and_vanish(request_: ScoreRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "later"
+    place.mkdir()
+    asked = replace(request_, data=(str(place),))
+    again = [nothing, nothing, place.mkdir, lambda: pyarrow.csv.write_csv(rows(600, seed=9), place / "z.csv"), nothing]
+    assert watched(asked, place.rmdir, *again) == [("z.csv", 600)]
+    assert caplog.messages == [f"{place} does not exist. It is looked for again."]
+
+
+def test_a_watch_that_cannot_be(request_: ScoreRequest, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        watch(replace(request_, fdr=0.1), interval=1.0)
+    assert str(error.value) == "--watch scores files as they come, and --fdr needs all rows of a batch at once; flag with --alpha instead."
+    with pytest.raises(ConfigError) as error:
+        watch(replace(request_, output=f"{tmp_path}/x.csv"), interval=1.0)
+    assert str(error.value) == "--watch writes one part for each file: name an output folder with -o, with a / at its end."
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_an_interrupt_ends_a_watch_cleanly(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    """A real process, while a writer hands a file over piece by piece."""
+    pieces = (inputs / "b.csv").read_bytes()
+    words = ["score", str(inputs), "-m", request_.model, "-o", f"{tmp_path}/out/", "--watch", "--watch-interval", "0.5", "--threads", "1"]
+    with subprocess.Popen([sys.executable, "-m", "vae_anomaly", *words], stderr=subprocess.PIPE, text=True) as process:
+        until((tmp_path / "out" / "manifest.json").exists)
+        with (inputs / "grows.csv").open("wb") as file:
+            for start in range(0, len(pieces), 1 + len(pieces) // 12):
+                file.write(pieces[start : start + 1 + len(pieces) // 12])
+                file.flush()
+                time.sleep(0.1)
+        until((tmp_path / "out" / "grows.csv").exists)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert f"{inputs}/grows.csv: 1,200 rows, " in said
+    assert said.endswith("error: interrupted; no output is half-written. The same command again goes on from what was finished\n")
+    assert files(tmp_path / "out") == ["b.csv", *PARTS[1:], "grows.csv", "manifest.json"]
+    assert (tmp_path / "out" / "grows.csv").read_bytes() == (tmp_path / "out" / "b.csv").read_bytes()
+    assert score_files(request_).unchanged
+
+
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def test_a_name_in_a_manifest_cannot_leave_its_folder(tmp_path: Path, request_: ScoreRequest) -> None:
+    score_files(request_)
+    path = tmp_path / "out" / "manifest.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"part": "b.csv"', '"part": "../in/b.csv"'), encoding="utf-8")
+    with pytest.raises(OutputError) as error:
+        manifest.read_folder_manifest(destination_of(tmp_path / "out"))
+    assert str(error.value) == f"{path} is not the manifest of an output folder. Name another folder with -o."

@@ -1,0 +1,1 @@
+"""Scores to thresholds, p-values and guarantees; knows no model. Pure."""

@@ -1,1 +1,0 @@
-"""Edges, one outside thing per file: tables on disk, the artifact folder, MLflow."""

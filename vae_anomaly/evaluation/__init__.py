@@ -1,0 +1,1 @@
+"""Scores against labels and against baseline detectors. Pure."""

@@ -1,0 +1,1 @@
+"""A table to a detector: splits, folds, training, robustness, diagnostics. Pure."""

@@ -1,0 +1,1 @@
+"""Work that survives a kill: work folders, checkpoints, manifests and signals."""

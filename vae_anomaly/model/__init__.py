@@ -1,0 +1,1 @@
+"""Tensors to scores: the variational autoencoder, its training and the ensemble. Pure."""

@@ -1,0 +1,86 @@
+"""What the exemplars say about a cell given the other cells of the row; fills missing cells and tells what was expected.
+
+A kernel regression in the units of each network over the decoded exemplars: weights exp(−‖x − x_n‖² / 2h²) over the cells that are
+observed, so a masked or missing cell has no say (Nadaraya 1964; Watson 1964). Knows nothing of scores or raw units.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vae_anomaly.model.prior import Exemplars
+from vae_anomaly.model.scaling import Views
+from vae_anomaly.model.vae import Cells, Layout, Vae, expected_units
+
+# Exemplars from which the bandwidth is taken: the mean of 500 nearest distances is good to a few per cent.
+BANDWIDTH_ROWS = 500
+# Rows that have missing cells enter as exemplars after this many rounds of decode-and-fill.
+FILL_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CellBank:
+    """Decoded exemplars ``units`` float32 ``[g, n, u]``, their ``log_weight`` ``[g, n]`` and the kernel's variance ``[g, 1, 1]``."""
+
+    units: Tensor
+    log_weight: Tensor
+    variance: Tensor
+
+
+@torch.no_grad()
+def cell_bank(vae: Vae, views: Views, exemplars: Exemplars) -> CellBank:
+    """Decode the exemplars and take the mean squared distance to the nearest other one as the variance of the kernel."""
+    units = expected_units(vae.layout, vae.decode(exemplars.mu))
+    numeric = units.shape[-1] - views.mean.shape[-1]
+    units[..., numeric:] -= views.mean.unsqueeze(1)
+    step = max(1, units.shape[1] // BANDWIDTH_ROWS)
+    distance = torch.cdist(units[:, ::step], units).square()
+    distance.masked_fill_(torch.isinf(exemplars.log_weight).unsqueeze(1), torch.inf)
+    places = torch.arange(0, units.shape[1], step, device=units.device)
+    distance[:, torch.arange(len(places), device=units.device), places] = torch.inf
+    nearest = distance.amin(-1)
+    nearest = torch.where(torch.isfinite(nearest) & torch.isfinite(exemplars.log_weight[:, ::step]), nearest, torch.nan)
+    variance = nearest.nanmean(-1).nan_to_num(1.0).clamp_min(1e-6)
+    return CellBank(units=units, log_weight=exemplars.log_weight, variance=variance.view(-1, 1, 1))
+
+
+def conditional_units(units: Tensor, observed: Tensor, bank: CellBank) -> Tensor:
+    """Return the expected units ``[g, n, u]`` given the observed units (``observed`` ``[g or 1, n, u]``, 1 = has a say)."""
+    seen = observed.to(units.dtype).expand(units.shape)
+    known = units * seen
+    square = bank.units.square()
+    distance = torch.baddbmm(seen @ square.transpose(1, 2), known, bank.units.transpose(1, 2), alpha=-2.0)
+    weight = torch.softmax(bank.log_weight.unsqueeze(1) - distance / (2.0 * bank.variance), dim=-1)
+    return weight @ bank.units
+
+
+def unit_observed(observed: Tensor, layout: Layout) -> Tensor:
+    """Spread what is known of cells ``[..., w·d]`` over their units ``[..., u]``."""
+    single = layout.window * (layout.numeric + layout.booleans)
+    sizes = torch.tensor((1,) * single + layout.levels * layout.window, device=observed.device)
+    return observed.repeat_interleave(sizes, dim=-1)
+
+
+def fill_missing(cells: Cells, layout: Layout, bank: CellBank) -> Cells:
+    """Replace the units of missing cells by what the exemplars say given the observed ones."""
+    observed = unit_observed(cells.observed, layout)
+    observed = observed if observed.dim() == cells.units.dim() else observed.unsqueeze(0)
+    filled = torch.where(observed, cells.units, conditional_units(cells.units, observed, bank))
+    return Cells(units=filled, target=cells.target, observed=cells.observed)
+
+
+@torch.no_grad()
+def settle_missing(vae: Vae, views: Views, cells: Cells) -> Cells:
+    """Fill missing units by the network's own decoding, a few rounds of it (Rezende et al. 2014, appendix F); for exemplars."""
+    if cells.complete or bool(cells.observed.all()):
+        return cells
+    observed = unit_observed(cells.observed, vae.layout)
+    observed = observed if observed.dim() == cells.units.dim() else observed.unsqueeze(0)
+    numeric = cells.units.shape[-1] - views.mean.shape[-1]
+    units = cells.units
+    for _ in range(FILL_ROUNDS):
+        expected = expected_units(vae.layout, vae.decode(vae.encode(units)[0]))
+        expected[..., numeric:] -= views.mean.unsqueeze(1)
+        units = torch.where(observed, cells.units, expected)
+    return Cells(units=units, target=cells.target, observed=cells.observed)

@@ -1,0 +1,237 @@
+"""Views: affine scalings of the same row, one for each network, learned from the rows that this network may see.
+
+A network never sees a raw number, only ``(x − centre) / scale`` clipped to ±50, and a category as its one-hot code minus the
+training frequencies. Knows nothing of what the networks do with it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from vae_anomaly.config import ViewName
+from vae_anomaly.model.vae import Cells, Layout
+from vae_anomaly.schema.encoding import Batch
+
+# A value further out than this many units is as far as it matters; float32 squares stay exact enough.
+CLIP = 50.0
+# An interquartile range below a tenth of the standard deviation says little about the spread (REC recipe).
+NARROW_IQR = 0.1
+# IQR of a standard normal.
+NORMAL_IQR = 1.35
+# Numbers in memory that training scales once instead of at every step.
+SCALED_ONCE = 50_000_000
+# Quantiles and medians are taken from at most this many rows: their error is then below 0.4 % of the spread.
+QUANTILE_ROWS = 200_000
+QUARTILES = (0.25, 0.5, 0.75)
+PERCENTILES = (0.01, 0.99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Views:
+    """Scalings of ``g`` networks: ``centre``, ``scale`` float64 ``[g, w·d_num]``; ``mean`` float32, ``known`` bool ``[g, u_cat]``.
+
+    ``known`` tells which levels the network has met in training; another level is an unseen one for it.
+    """
+
+    centre: Tensor
+    scale: Tensor
+    mean: Tensor
+    known: Tensor
+
+    def nets(self, index: Tensor) -> "Views":
+        """Return the views of the networks at ``index``."""
+        return Views(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def to_cells(views: Views, layout: Layout, batch: Batch) -> Cells:
+    """Scale a batch for every network; missing cells get the unit 0, which is the centre of the view."""
+    observed, complete = _flat_observed(layout, batch), batch.complete
+    numbers = (batch.numeric.flatten(1).unsqueeze(0) - views.centre.unsqueeze(1)).div_(views.scale.unsqueeze(1)).clamp_(-CLIP, CLIP)
+    units = numbers.to(torch.float32)
+    if not complete:
+        units = units.masked_fill_(~observed[:, : units.shape[-1]], 0.0)
+    onehot, target = _codes_to_units(views, layout, batch)
+    if onehot.shape[-1]:
+        units = torch.cat([units, onehot], dim=-1)
+    return Cells(units=units, target=target, observed=observed, complete=complete)
+
+
+def gather_cells(views: Views, layout: Layout, batch: Batch, index: Tensor) -> Cells:
+    """Scale row ``index[g, b]`` of the batch for network ``g``; every network gets rows of its own, ``observed`` is ``[g, b, w·d]``."""
+    return cells_of_each(views, layout, batch.rows(index))
+
+
+def cells_of_each(views: Views, layout: Layout, picked: Batch) -> Cells:
+    """Scale rows ``[g, b, w, d]`` of which every network has its own; ``observed`` is ``[g, b, w·d]``."""
+    observed = _flat_observed(layout, picked)
+    count = layout.window * layout.numeric
+    numbers = ((picked.numeric.flatten(2) - views.centre.unsqueeze(1)) / views.scale.unsqueeze(1)).clamp(-CLIP, CLIP)
+    numbers = numbers.to(torch.float32).masked_fill(~observed[..., :count], 0.0)
+    onehot, target = _codes_to_units(views, layout, picked)
+    return Cells(units=torch.cat([numbers, onehot], dim=-1), target=target, observed=observed)
+
+
+def drawn_cells(views: Views, layout: Layout, batch: Batch) -> Callable[[Tensor], Cells]:
+    """Return a function from ``index[g, b]`` to what ``gather_cells`` gives; all rows are scaled once where that fits in 200 MB."""
+    nets = views.mean.shape[0]
+    if nets * len(batch) * layout.units > SCALED_ONCE:
+        return lambda index: gather_cells(views, layout, batch, index)
+    everything, net = to_cells(views, layout, batch), torch.arange(nets, device=batch.observed.device).unsqueeze(1)
+
+    def draw(index: Tensor) -> Cells:
+        where = (net, index.to(net.device))
+        observed = everything.observed[where[1]]
+        return Cells(units=everything.units[where], target=everything.target[where], observed=observed, complete=everything.complete)
+
+    return draw
+
+
+def _split_codes(layout: Layout, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Split ``[..., w, d_cat]`` into booleans ``[..., w·d_bool]`` and categories ``[..., w·d_category]``, steps outermost."""
+    return codes[..., : layout.booleans].flatten(-2), codes[..., layout.booleans :].flatten(-2)
+
+
+def _flat_observed(layout: Layout, batch: Batch) -> Tensor:
+    """Flatten ``[..., w, d]`` to ``[..., w·d]`` in the order of the cells."""
+    numbers, rest = batch.observed[..., : layout.numeric].flatten(-2), batch.observed[..., layout.numeric :]
+    if not rest.shape[-1]:
+        return numbers
+    return torch.cat([numbers, *_split_codes(layout, rest)], dim=-1)
+
+
+def _codes_to_units(views: Views, layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return centred one-hot units ``[g, n, u_cat]`` (0 where missing) and targets ``[g, n, w·d_cat]``."""
+    nets = views.mean.shape[0]
+    if not batch.codes.shape[-1]:
+        leading = batch.codes.shape[:2] if batch.codes.dim() > 3 else (nets, len(batch))  # noqa: PLR2004  ([g, b, w, 0])
+        return views.mean.new_zeros(*leading, 0), batch.codes.new_zeros(*leading, 0)
+    booleans, categories = _split_codes(layout, batch.codes)
+    flat = torch.cat([booleans, categories], dim=-1)
+    flat = flat if flat.dim() == 3 else flat.expand(nets, *flat.shape)  # noqa: PLR2004  (g, n, cells)
+    observed = _flat_observed(layout, batch)[..., layout.window * layout.numeric :]
+    observed = observed if observed.dim() == 3 else observed.expand(nets, *observed.shape)  # noqa: PLR2004
+    first, units, target = 0, [], []
+    for j, levels in enumerate((1,) * booleans.shape[-1] + layout.levels * layout.window):
+        place = slice(first, first + levels)
+        known, mean = views.known[:, place].unsqueeze(1), views.mean[:, place].unsqueeze(1)
+        codes, seen = flat[..., j], observed[..., j].unsqueeze(-1)
+        unit, goal = _boolean_units(codes, known) if j < booleans.shape[-1] else _category_units(codes, known, levels)
+        units.append(torch.where(seen, unit - mean, 0.0))
+        target.append(goal)
+        first += levels
+    return torch.cat(units, dim=-1), torch.stack(target, dim=-1)
+
+
+def _boolean_units(codes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    del known  # both values of a boolean are always possible
+    return (codes == 1).to(torch.float32).unsqueeze(-1), codes
+
+
+def _category_units(codes: Tensor, known: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    onehot = codes.unsqueeze(-1) == torch.arange(levels, device=codes.device)
+    onehot = onehot & known
+    return onehot.to(torch.float32), torch.where(onehot.any(-1), codes, levels)
+
+
+def learn_views(layout: Layout, batch: Batch, names: Sequence[ViewName], rows: Sequence[Tensor]) -> Views:
+    """Learn the scaling ``names[g]`` from the rows ``rows[g]`` of the batch for each network ``g``."""
+    cache: dict[int, tuple[Batch, dict[str, tuple[Tensor, Tensor]]]] = {}
+    centre, scale, mean, known = [], [], [], []
+    for name, index in zip(names, rows, strict=True):
+        part, done = cache.setdefault(id(index), (batch.rows(index), {}))
+        if name not in done:
+            done[name] = _numeric_view(layout, part, name)
+        centre.append(done[name][0])
+        scale.append(done[name][1])
+        level_mean, level_known = _level_statistics(layout, part)
+        mean.append(level_mean)
+        known.append(level_known)
+    return Views(centre=torch.stack(centre), scale=torch.stack(scale), mean=torch.stack(mean), known=torch.stack(known))
+
+
+def _level_statistics(layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the frequency ``[u_cat]`` of every level among observed cells, and whether it was met."""
+    width = layout.units - layout.window * layout.numeric
+    raw = Views(
+        centre=torch.zeros(1, layout.window * layout.numeric),
+        scale=torch.ones(1, layout.window * layout.numeric),
+        mean=torch.zeros(1, width),
+        known=torch.ones(1, width, dtype=torch.bool),
+    )
+    units, _ = _codes_to_units(raw, layout, batch)
+    booleans, categories = _split_codes(layout, batch.observed[..., layout.numeric :])
+    observed = torch.cat([booleans, categories], dim=-1).to(torch.float64).sum(0)
+    sizes = torch.tensor((1,) * booleans.shape[-1] + layout.levels * layout.window, dtype=torch.int64)
+    total = units[0].to(torch.float64).sum(0)
+    return (total / observed.repeat_interleave(sizes).clamp_min(1.0)).to(torch.float32), total > 0
+
+
+def _numeric_view(layout: Layout, batch: Batch, name: ViewName) -> tuple[Tensor, Tensor]:
+    """Return centre and scale float64 ``[w·d_num]`` of one view from observed cells only."""
+    values = batch.numeric.flatten(1).clone()
+    values[~_flat_observed(layout, batch)[:, : values.shape[1]]] = torch.nan
+    mean = values.nanmean(0).nan_to_num(0.0)
+    variance = (values - mean).square().nanmean(0).nan_to_num(0.0)
+    # A spread at the level of rounding is no spread: the column is constant and any change of 1 counts as one unit.
+    deviation = variance.sqrt()
+    deviation = torch.where(deviation > 1e-9 * mean.abs().clamp_min(1e-300), deviation, 0.0)
+    centre, scale = _VIEWS[name](values, mean, deviation)
+    return centre, torch.where(scale > 0, scale, 1.0)
+
+
+def _standard(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """(x − mean) / standard deviation."""
+    del values
+    return mean, deviation
+
+
+def _minmax(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """Min-max for each column, then one common factor 1/√(mean column variance), so that the average column has variance 1."""
+    return mean, _evened(_reduce(values, "amax") - _reduce(values, "amin"), deviation)
+
+
+def _percentile(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """What ``_minmax`` does, with the span from the first to the last percentile, unless nearly all values are one."""
+    if not values.shape[1]:
+        return mean, deviation
+    low, high = _quantiles(values, PERCENTILES)
+    span = (high - low).nan_to_num(0.0)
+    span = torch.where(span < deviation, _reduce(values, "amax") - _reduce(values, "amin"), span)
+    return mean, _evened(span, deviation)
+
+
+def _evened(span: Tensor, deviation: Tensor) -> Tensor:
+    """Return the spans times one common factor, so that the average column has variance 1."""
+    span = torch.where(deviation > 0, span, 0.0)
+    share = torch.where(span > 0, deviation / span.clamp_min(1e-300), 0.0)
+    moving = share > 0
+    common = (share.square().sum() / moving.sum().clamp_min(1)).sqrt() if bool(moving.any()) else torch.ones((), dtype=span.dtype)
+    return span * common
+
+
+def _robust(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """(x − median) / (IQR / 1.35); mean and standard deviation where the IQR says little."""
+    if not values.shape[1]:  # a table of categories alone; torch has no quantile of nothing
+        return mean, deviation
+    low, middle, high = _quantiles(values, QUARTILES)
+    spread = (high - low).nan_to_num(0.0)
+    narrow = spread < NARROW_IQR * deviation
+    return torch.where(narrow, mean, middle.nan_to_num(0.0)), torch.where(narrow, deviation, spread / NORMAL_IQR)
+
+
+def _quantiles(values: Tensor, wanted: tuple[float, ...]) -> Tensor:
+    """Return quantiles of every column ``[len(wanted), w·d_num]`` over observed cells; not for a table without numbers."""
+    step = max(1, -(-values.shape[0] // QUANTILE_ROWS))
+    return torch.nanquantile(values[::step], torch.tensor(wanted, dtype=values.dtype, device=values.device), dim=0)
+
+
+def _reduce(values: Tensor, how: str) -> Tensor:
+    fill = -torch.inf if how == "amax" else torch.inf
+    filled = values.masked_fill(values.isnan(), fill)
+    out: Tensor = filled.amax(0) if how == "amax" else filled.amin(0)
+    return out.masked_fill(out.isinf(), 0.0)
+
+
+_VIEWS = {"standard": _standard, "minmax": _minmax, "robust": _robust, "percentile": _percentile}

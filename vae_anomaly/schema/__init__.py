@@ -1,0 +1,1 @@
+"""What a table is: columns and their kinds, parsing, conforming, encoding. Pure."""

@@ -1,0 +1,147 @@
+"""What kind of column a column is: numeric, boolean, category, or none that a model can read.
+
+Judges one column at a time by its type and values. Knows nothing about schemas, configs and files.
+
+A float is numeric always; an integer too, unless its values are exactly 0 and 1; text is a category; a type bool, 0/1, t/f,
+y/n, yes/no and true/false in any case are boolean. Left out with a reason: timestamps, columns without a value, nested ones,
+free text, numbers with text in them, and what looks like an id (text or rising integers that never repeat; never a float).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vae_anomaly import messages
+from vae_anomaly.schema import parsing
+
+ColumnKind = Literal["numeric", "boolean", "category"]
+
+MAX_LEVELS = 255  # levels kept for a category; the rarer ones are 'unseen'
+ID_ROWS = 50  # fewer distinct values may be chance
+NUMBER_LEVELS = 20  # more distinct numbers than this are a measurement, not codes
+WORDS_SHOWN = 5  # texts among numbers that a reason lists
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One input of the model.
+
+    ``levels``: boolean (false text, true text) as in the data; category by falling frequency, ties by text, at most 255.
+    ``nullable``: whether cells were missing at fit. ``temporal``: a time or duration the user included, read as seconds.
+    """
+
+    name: str
+    kind: ColumnKind
+    levels: tuple[str, ...] = ()
+    nullable: bool = False
+    temporal: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """A column that is no input of the model; ``reason`` reads after 'left out: '."""
+
+    name: str
+    reason: str
+
+
+def judge(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
+    """Decide one column; ``included`` overrules every reason but 'nothing to learn from'."""
+    kind = parsing.stored(values.type)
+    if pa.types.is_nested(kind):
+        return Dropped(name=name, reason=f"nested column ({str(kind)[: messages.QUOTED_LENGTH]})")
+    if parsing.is_binary_type(kind):
+        return Dropped(name=name, reason=f"binary column ({kind})")
+    values = parsing.plain_array(values)
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    if values.null_count == len(values):
+        return Dropped(name=name, reason="all values missing")
+    if pa.types.is_temporal(values.type):
+        return _temporal(name, values, included=included)
+    if parsing.is_text_type(values.type) or pa.types.is_boolean(values.type):
+        return _text(name, values, included=included)
+    return _number(name, values, included=included)
+
+
+def _temporal(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
+    if included and not pa.types.is_interval(values.type):  # months are of no length
+        return Column(name=name, kind="numeric", nullable=values.null_count > 0, temporal=True)
+    clock = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
+    return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})")
+
+
+def _number(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
+    nullable = values.null_count > 0
+    if pa.types.is_integer(values.type):
+        low, high = pc.min_max(values).as_py().values()
+        if (low, high) == (0, 1):
+            return Column(name=name, kind="boolean", levels=("0", "1"), nullable=nullable)
+        if not included and _rising(values):
+            return Dropped(name=name, reason="looks like an id (whole numbers that rise or fall and never repeat)")
+    return Column(name=name, kind="numeric", nullable=nullable)
+
+
+def _rising(values: pa.ChunkedArray) -> bool:
+    """Whether there are enough integers to tell, and each is larger (or each smaller) than the one before."""
+    known = pc.drop_null(values).to_numpy()
+    return len(known) >= ID_ROWS and bool(np.all(known[1:] > known[:-1]) or np.all(known[1:] < known[:-1]))
+
+
+def _text(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
+    nullable = values.null_count > 0
+    if pa.types.is_boolean(values.type):
+        return Column(name=name, kind="boolean", levels=("false", "true"), nullable=nullable)
+    counts = _counts(values)
+    pair = _boolean_pair(counts)
+    if pair is not None:
+        return Column(name=name, kind="boolean", levels=pair, nullable=nullable)
+    reason = None if included else _text_reason(counts)
+    if reason is not None:
+        return Dropped(name=name, reason=reason)
+    return Column(name=name, kind="category", levels=_first(counts), nullable=nullable)
+
+
+def _counts(values: pa.ChunkedArray) -> pa.Table:
+    """Return ``values`` (the different texts) and ``counts`` (rows of each), most frequent first, ties by text."""
+    counted = pa.Table.from_struct_array(pc.value_counts(pc.drop_null(values)))
+    return counted.sort_by([("counts", "descending"), ("values", "ascending")])
+
+
+def _first(counts: pa.Table) -> tuple[str, ...]:
+    return tuple(counts["values"].slice(0, MAX_LEVELS).to_pylist())
+
+
+def _boolean_pair(counts: pa.Table) -> tuple[str, str] | None:
+    """Return the most frequent spelling of false and of true, if all texts are spellings of one pair."""
+    first = {text.lower(): text for text in reversed(_first(counts))}
+    for false, true in zip(parsing.FALSE, parsing.TRUE, strict=True):
+        if first.keys() == {false, true}:
+            return first[false], first[true]
+    return None
+
+
+def _text_reason(counts: pa.Table) -> str | None:
+    """Say why a text column is not a category, or None."""
+    rows = pc.sum(counts["counts"]).as_py()
+    reason = _number_reason(counts, rows)
+    if reason is None and len(counts) == rows >= ID_ROWS:
+        return "looks like an id (no value repeats)"
+    if reason is None and len(counts) > MAX_LEVELS and len(counts) > rows / 2:
+        return f"free text ({len(counts):,} different values in {rows:,} rows)"
+    return reason
+
+
+def _number_reason(counts: pa.Table, rows: int) -> str | None:
+    """Say which texts stand among numbers, if most cells are numbers."""
+    words = counts.filter(pc.is_null(parsing.numbers(counts["values"])))
+    if len(counts) - len(words) <= NUMBER_LEVELS or pc.sum(words["counts"], min_count=0).as_py() > rows / 2:
+        return None
+    if len(words) == 0:
+        return "numbers stored as text; write them as numbers"
+    shown = ", ".join(f"{messages.quote(word['values'])} ({word['counts']:,} ×)" for word in words.slice(0, WORDS_SHOWN).to_pylist())
+    more = f" and {len(words) - WORDS_SHOWN:,} more" if len(words) > WORDS_SHOWN else ""
+    return f"numbers with text in them: {shown}{more}; name them in --missing-values"

@@ -1,0 +1,246 @@
+"""What a cell means: text that is a number or a time, spellings of true and false, missing. Vectorised over Arrow arrays.
+
+Knows nothing about files and the columns of a model. All functions take an ``Array`` or a
+``ChunkedArray`` and return the same kind; a null stays a null.
+"""
+
+import contextlib
+import re
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Each spelling of false stands at the place of its true; compared in lower case.
+FALSE = ("0", "0.0", "false", "f", "no", "n")
+TRUE = ("1", "1.0", "true", "t", "yes", "y")
+
+# What Arrow's own conversion reads, with blanks around it and a plus in front allowed.
+_NUMBER = r"(?i)^[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)$"
+
+# Besides ISO 8601. Unambiguous spellings only: a day and a month that can be swapped would be guessed.
+TIME_FORMATS = ("%Y/%m/%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y")
+
+
+def plain_array(values: pa.Array) -> pa.Array:
+    """Return the values without dictionary, run-length, view or extension wrapping; text is ``string``, halves are float32."""
+    kind = values.type
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_array(values.cast(kind.storage_type))
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return plain_array(values.cast(kind.value_type) if pa.types.is_dictionary(kind) else pc.run_end_decode(values))
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return values.cast(pa.string())
+    return values.cast(pa.float32()) if pa.types.is_float16(kind) else values
+
+
+def usual_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which Arrow can do everything with such cells: it lacks functions for views, run lengths and small numbers.
+
+    >>> usual_type(pa.string_view()), usual_type(pa.int8())
+    (DataType(string), DataType(int8))
+    """
+    if pa.types.is_run_end_encoded(kind):
+        return usual_type(kind.value_type)
+    if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary(), pa.float16(): pa.float32()}.get(kind, kind)
+
+
+def usual(values: pa.Array) -> pa.Array:
+    """Return the values in their ``usual_type``."""
+    decoded = pc.run_end_decode(values) if pa.types.is_run_end_encoded(values.type) else values
+    kind = usual_type(decoded.type)
+    return decoded if kind == decoded.type else decoded.cast(kind)
+
+
+def readable(values: pa.Array) -> pa.Array:
+    """Return the values without wrapping, as ``plain_array`` does, and bytes and UUIDs as text.
+
+    >>> readable(pa.array([b"M7", None])).to_pylist()
+    ['M7', None]
+    """
+    if isinstance(values.type, pa.UuidType):
+        return pa.array([None if v is None else str(v) for v in values.to_pylist()], pa.string())
+    values = plain_array(values)
+    if not is_binary_type(values.type):
+        return values
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowException:
+        return pa.array([None if v is None else bytes_text(v) for v in values.to_pylist()], pa.string())
+
+
+def bytes_text(value: bytes) -> str:
+    """Return bytes as text; what is no UTF-8 is written in hexadecimal."""
+    return value.decode("utf-8", "backslashreplace")
+
+
+def stored(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the cells inside a dictionary, run lengths or an extension.
+
+    >>> stored(pa.uuid())
+    FixedSizeBinaryType(fixed_size_binary[16])
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return stored(kind.storage_type)
+    return stored(kind.value_type) if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else kind
+
+
+def is_binary_type(kind: pa.DataType) -> bool:
+    """Whether cells of this type are bytes."""
+    small = pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return bool(small or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def is_number_type(kind: pa.DataType) -> bool:
+    """Whether cells of this type are numbers, booleans not among them."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def is_text_type(kind: pa.DataType) -> bool:
+    """Whether cells of this type are text, before or after ``plain_array``."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def numbers(text: pa.Array) -> pa.Array:
+    """Return float64, null where the text is no number; blanks around it are ignored.
+
+    >>> numbers(pa.array(["1.5", " +2e3 ", "n/a", None])).to_pylist()
+    [1.5, 2000.0, None, None]
+    """
+    try:
+        return text.cast(pa.float64())
+    except pa.ArrowInvalid:
+        trimmed = pc.utf8_trim_whitespace(text)
+        number = pc.match_substring_regex(trimmed, _NUMBER)
+        return pc.utf8_ltrim(pc.if_else(number, trimmed, None), "+").cast(pa.float64())
+
+
+def not_numbers(text: pa.Array) -> pa.Array:
+    """Return boolean: true where a cell holds text that is neither blank nor a number, false where it is null."""
+    filled = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(text)), 0)
+    return pc.fill_null(pc.and_(filled, pc.is_null(numbers(text))), fill_value=False)
+
+
+def times(text: pa.Array) -> pa.Array:
+    """Return timestamps; a time of day falls on 1970-01-01. Raises ArrowInvalid if a cell is neither.
+
+    >>> times(pa.array(["24.12.2017", None])).to_pylist()
+    [datetime.datetime(2017, 12, 24, 0, 0), None]
+    """
+    with contextlib.suppress(pa.ArrowInvalid):
+        return dates(text)
+    return pc.binary_join_element_wise("1970-01-01", text, " ").cast(pa.timestamp("us"))
+
+
+def dates(text: pa.Array) -> pa.Array:
+    """Return timestamps, in UTC where the texts name a zone. Raises ArrowInvalid if a cell has no date or another form than the others."""
+    for form in TIME_FORMATS:
+        with contextlib.suppress(pa.ArrowInvalid):
+            return pc.strptime(text, format=form, unit="us")
+    with contextlib.suppress(pa.ArrowInvalid):
+        return text.cast(pa.timestamp("us", "UTC"))
+    return text.cast(pa.timestamp("us"))
+
+
+def microseconds(text: str | None) -> int | None:
+    """Return a single time since 1970; None where there is none.
+
+    >>> microseconds("1970-01-02"), microseconds("soon")
+    (86400000000, None)
+    """
+    try:
+        return int(times(pa.array([text], pa.string())).cast(pa.int64())[0].as_py())
+    except (pa.ArrowException, TypeError):
+        return None
+
+
+def blanked(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
+    """Return the values with null for each of ``tokens``: in text by spelling, in numbers by value.
+
+    >>> blanked(pa.array([1, -999]), ["?", "-999.0"]).to_pylist()
+    [1, None]
+    """
+    if not tokens:
+        return values
+    values = plain_array(values)
+    if is_text_type(values.type):
+        return pc.if_else(pc.is_in(values, pa.array(tokens, pa.string())), None, values)
+    known = pc.drop_null(numbers(pa.array(tokens, pa.string()))) if is_number_type(values.type) else []
+    if len(known) == 0:
+        return values
+    return pc.if_else(pc.is_in(values.cast(pa.float64(), safe=False), known), None, values)
+
+
+def texts(values: pa.Array) -> pa.Array:
+    """Return the cells as ``string``; whole numbers lose their ``.0``, so that 1, 1.0 and '1' are one level.
+
+    >>> texts(pa.array([1.0, 2.5, None])).to_pylist()
+    ['1', '2.5', None]
+    """
+    values = plain_array(values)
+    if pa.types.is_floating(values.type):
+        # NaN is how pandas writes a missing cell.
+        values = pc.if_else(pc.is_nan(values), None, values)
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
+    return values.cast(pa.string())
+
+
+def boolean_texts(text: pa.Array, levels: tuple[str, ...]) -> pa.Array:
+    """Return ``levels[0]`` or ``levels[1]`` for any spelling of false or true, other text as it is."""
+    if pc.all(pc.is_in(text, pa.array([*levels, None], pa.string()))).as_py() is not False:
+        return text
+    lower = pc.utf8_lower(pc.utf8_trim_whitespace(text))
+    false, true = (pc.is_in(lower, pa.array([*spellings, level.lower()])) for spellings, level in zip((FALSE, TRUE), levels, strict=True))
+    return pc.if_else(false, levels[0], pc.if_else(true, levels[1], text))
+
+
+TEXT_HINTS = ("Declare it in --missing-values", "leave the column out and fit again")
+HEADER = ("It is the header once more: remove that row",)
+_UNITS = ("If that row holds the units, remove it",)
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
+_THREE_BEHIND_A_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+# Points or commas, or blanks and apostrophes as in Switzerland; the same one throughout.
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?P<mark>[ \u00a0\u202f'\u2019.,])\d{3}(?:(?P=mark)\d{3})*(?:(?!(?P=mark))(?P<decimal>[.,])\d+)?")
+# '0xFF' and '5e' are no units.
+_WITH_UNIT = re.compile(
+    r"([+-]?(?:\d+(?:[.,]\d+)?|[.,]\d+))\s*(?![xXeE][0-9A-Fa-f]*$)(?:[^\W\d_]|[°%‰])(?:[^\s\d]|(?<!\d)[234](?!\d)){0,9}"
+)
+_BRACKETED = re.compile(r"\[[^\]\d]{0,12}\d?\]|\([^)\d]{1,12}\d?\)")
+_UNIT_NAMES = re.compile(
+    r"°[CFK]|degC|K|%|‰|m?bar|[kMh]?Pa|psi|(l|m3|m³|kg|t)/(h|s|min)|k?g|[cmk]?m|m?m/s|(rpm|[1U]/min)|[kM]?Hz|[mk]?[VA]|[kM]?Wh?|m?s|min|h|k?Nm?|dB|ppm",
+    re.IGNORECASE,
+)
+
+
+def ways(cell: str, column: str) -> tuple[str, ...]:
+    """Return what can be done about a cell that is no number.
+
+    >>> ways("1,5", "flow"), ways("n/a", "flow")
+    (('Write such numbers with a decimal point (1.5)',), ('Declare it in --missing-values', 'leave the column out and fit again'))
+    """
+    text = cell.strip()
+    if text == column.strip():
+        return HEADER
+    if _UNIT_NAMES.fullmatch(text) or _BRACKETED.fullmatch(text):
+        return _UNITS
+    return _respelled(text) or TEXT_HINTS
+
+
+def _respelled(text: str) -> tuple[str, ...]:
+    """Return how a number would be read; nothing where there is none in the text."""
+    if _THREE_BEHIND_A_COMMA.fullmatch(text):
+        point, none = text.replace(",", "."), text.replace(",", "")
+        return (f"A comma may be a decimal mark or part thousands, so it is read as neither: write {point} or {none}",)
+    if _DECIMAL_COMMA.fullmatch(text):
+        return (f"Write such numbers with a decimal point ({text.replace(',', '.')})",)
+    parted = _THOUSANDS.fullmatch(text)
+    if parted:
+        whole = text.replace(parted["mark"], "")
+        point = whole.replace(",", ".") if parted["decimal"] else whole
+        return (f"Write such numbers without a mark between the thousands ({point})",)
+    unit = _WITH_UNIT.fullmatch(text)
+    return (f"Write the number without its unit ({unit[1].replace(',', '.')})",) if unit else ()

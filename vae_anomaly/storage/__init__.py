@@ -1,0 +1,1 @@
+"""File systems: listing, destinations, atomic writes and locks; knows no tables."""

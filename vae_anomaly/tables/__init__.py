@@ -1,0 +1,1 @@
+"""CSV, Parquet and Arrow files to and from Arrow record batches."""

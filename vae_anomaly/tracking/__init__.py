@@ -1,0 +1,1 @@
+"""MLflow: stores, runs, the model registry and the pyfunc flavor."""

@@ -1,0 +1,262 @@
+"""One fit in MLflow: parameters, learning curve, data lineage, figures, the model, and last of all its registered version.
+
+Knows nothing of how a detector is fitted. ``NoRun`` does nothing in place of ``Run`` and imports no MLflow. A version appears whole
+or not at all: everything is logged first, the version is created with its tags in one request, and the alias moves last. How a store
+is opened: ``edges.store``; how a model is found again: ``edges.registry``.
+"""
+
+import json
+import math
+import os
+import re
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vae_anomaly.config import Config, TrackingConfig, config_to_dict
+from vae_anomaly.detector.detector import Detector
+from vae_anomaly.errors import ConfigError, TrackingError
+from vae_anomaly.model.training import CurvePoint
+from vae_anomaly.redaction import redacted_config
+from vae_anomaly.tracking import recovery, store
+from vae_anomaly.tracking.registry import ModelVersion, register
+
+# MLflow's limits.
+PARAM_LENGTH = 6000
+DIGEST_LENGTH = 36
+METRICS_AT_ONCE = 1000
+# Points of the learning curve that come faster than this travel together.
+SEND_SECONDS = 2.0
+FILES_SHOWN = 100
+PICTURE_DPI = 120
+
+
+class NoRun:
+    """Stands for a run when tracking is off: takes everything, does nothing, imports no MLflow."""
+
+    run_id = ""
+
+    def log_config(self, config: Config) -> None:
+        """Do nothing."""
+
+    def log_block(self, block: CurvePoint) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training") -> None:
+        """Do nothing."""
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Do nothing."""
+
+    def log_figures(self, figures: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Do nothing."""
+
+    def log_file(self, path: Path) -> None:
+        """Do nothing."""
+
+    def log_model(self, folder: Path, detector: Detector) -> None:
+        """Do nothing; there is no version."""
+
+
+class Run:
+    """An MLflow run that is being written. ``start_run`` makes one; every method raises TrackingError."""
+
+    def __init__(self, *, run_id: str, uri: str, tracking: TrackingConfig) -> None:
+        from mlflow import MlflowClient
+
+        self.run_id = run_id
+        self._uri = uri
+        self._tracking = tracking
+        self._client = MlflowClient()
+        self._unsent: list[Any] = []
+        self._sent_at = -math.inf
+        self._server_is_lost = False
+
+    def log_config(self, config: Config) -> None:
+        """Log every value of the configuration as a parameter, ``model.hidden`` and so on."""
+        from mlflow.entities import Param
+
+        params = [Param(key, value) for key, value in _flat(redacted_config(config_to_dict(config)))]
+        with store.errors("log the parameters", self._uri):
+            self._client.log_batch(self.run_id, params=params)
+
+    def log_block(self, block: CurvePoint) -> None:
+        """Log one point of the learning curve.
+
+        A server that is lost does not end a training: the points are kept and sent before the model is logged.
+        """
+        values = {
+            "train/loss": block.train_loss,
+            "val/reconstruction": block.val_reconstruction,
+            "val/kl": block.val_kl,
+            "active_units": block.active_units,
+        }
+        self._keep(values, step=block.step)
+        if not self._server_is_lost and time.monotonic() - self._sent_at > SEND_SECONDS:
+            try:
+                self._send()
+            except TrackingError:
+                self._server_is_lost = True
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log final numbers, such as ``auroc``, with the next points of the curve or the model."""
+        self._keep(metrics, step=0)
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Tag the run, for instance with the model that it is about."""
+        from mlflow.entities import RunTag
+
+        with store.errors("tag the run", self._uri):
+            self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training") -> None:
+        """Record which files the rows came from and what they were for, without copying them."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entry = DatasetInput(Dataset(**_described(names, digest, rows)), [InputTag("mlflow.data.context", context)])
+        with store.errors("log the data set", self._uri):
+            self._client.log_inputs(self.run_id, datasets=[entry])
+
+    def log_figures(self, figures: Mapping[str, Any]) -> None:
+        """Log figures as ``figures/<name>.png``."""
+        with store.errors("log the figures", self._uri), warnings.catch_warnings():
+            # A column name in a script that the font lacks is drawn as boxes; that is no reason to speak.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            for name, figure in figures.items():
+                self._client.log_figure(self.run_id, figure, f"figures/{name}.png", save_kwargs={"dpi": PICTURE_DPI})
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, float | None]]) -> None:
+        """Log rows of equal keys as a table that the MLflow UI shows and compares between runs."""
+        with store.errors("log the table", self._uri):
+            self._client.log_table(self.run_id, {key: [row[key] for row in rows] for key in rows[0]}, name)
+
+    def log_file(self, path: Path) -> None:
+        """Log a file as it is, at the top of the run's artifacts."""
+        with store.errors(f"log {path.name}", self._uri):
+            self._client.log_artifact(self.run_id, str(path))
+
+    def log_model(self, folder: Path, detector: Detector) -> ModelVersion:
+        """Log the artifact in ``folder`` as a plain folder and as an MLflow model; register it last, if the config says so."""
+        from vae_anomaly.tracking import pyfunc
+
+        self._send()
+        with store.errors("log the model", self._uri):
+            self._client.log_artifacts(self.run_id, str(folder), artifact_path=store.DETECTOR_FOLDER)
+            model_id = pyfunc.log_pyfunc(folder, detector)
+        if not self._tracking.register:
+            return ModelVersion(name="", version="", uri=f"runs:/{self.run_id}/{store.LOGGED_NAME}", run_id=self.run_id)
+        return register(self._tracking, detector, model_id=model_id, run_id=self.run_id, uri=self._uri)
+
+    def finish(self) -> None:
+        """Send what is left of the learning curve."""
+        self._send()
+
+    def _keep(self, values: Mapping[str, float], *, step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        # MLflow keeps NaN as a number of its own, which its pictures cannot show.
+        self._unsent.extend(Metric(key, float(value), now, step) for key, value in values.items() if math.isfinite(value))
+
+    def _send(self) -> None:
+        with store.errors("log the learning curve", self._uri):
+            while self._unsent:
+                self._client.log_batch(self.run_id, metrics=self._unsent[:METRICS_AT_ONCE])
+                del self._unsent[:METRICS_AT_ONCE]
+        self._sent_at = time.monotonic()
+
+
+@contextmanager
+def start_run(tracking: TrackingConfig, *, name: str | None = None, job: str = "") -> Iterator[Run | NoRun]:
+    """Open a run for the length of a block, tagged with the ``job`` by which ``edges.jobs`` finds it; ``NoRun`` when tracking is off.
+
+    The run ends as FINISHED, as FAILED after an exception, as KILLED after Ctrl-C. An active run of the caller becomes its parent,
+    and under ``mlflow run`` the run that it made is used. Raises ConfigError for names that MLflow refuses, TrackingError.
+    """
+    if not tracking.enabled:
+        yield NoRun()
+        return
+    check_registry_names(tracking)
+    with store.open_store(tracking.uri) as uri:
+        mlflow = store.import_mlflow()
+        with store.errors("start a run", uri):
+            experiment = _experiment(tracking)
+            tags = {recovery.TAG: job} if job else None
+            active = mlflow.start_run(experiment_id=experiment, run_name=name, nested=mlflow.active_run() is not None, tags=tags)
+        run = Run(run_id=active.info.run_id, uri=uri, tracking=tracking)
+        try:
+            yield run
+        except BaseException as error:
+            with suppress(Exception):
+                mlflow.end_run("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        with store.errors("end the run", uri):
+            run.finish()
+            mlflow.end_run()
+
+
+def check_registry_names(tracking: TrackingConfig) -> None:
+    """Refuse before the training what MLflow would refuse after it."""
+    if not tracking.register:
+        return
+    if not tracking.model_name.strip() or set(tracking.model_name) & set("/:"):
+        raise ConfigError(f"tracking.model_name must be a name without '/' and ':'; got {tracking.model_name!r}.")
+    alias = tracking.alias
+    if not re.fullmatch(r"[\w-]{0,255}", alias) or alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
+        raise ConfigError(f"tracking.alias must be letters, digits, '_' and '-', and not 'latest' or like 'v1'; got {alias!r}.")
+
+
+def _experiment(tracking: TrackingConfig) -> str | None:
+    """Return the id of the experiment, made if it is not there; None where MLflow's own variables choose the run or the experiment."""
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    chosen = {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & os.environ.keys() and tracking.experiment == TrackingConfig().experiment
+    if chosen or "MLFLOW_RUN_ID" in os.environ:
+        return None
+    client = MlflowClient()
+    found = client.get_experiment_by_name(tracking.experiment)
+    if found is None:
+        try:
+            return str(client.create_experiment(tracking.experiment))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(tracking.experiment)
+            if found is None or store.error_code(error) != "RESOURCE_ALREADY_EXISTS":
+                raise
+    return str(found.experiment_id)
+
+
+def _described(names: Sequence[str], digest: str, rows: int) -> dict[str, str]:
+    """Return the fields of an MLflow data set for files that stay where they are."""
+    first = names[0] if names else ""
+    scheme = urlsplit(first).scheme
+    remote = len(scheme) > 1  # one letter is a Windows drive
+    place = first if len(names) == 1 else first.rpartition("/")[0]
+    where = place if remote else str(Path(place).absolute())
+    profile = {"num_rows": rows, "files": len(names), "first_files": list(names[:FILES_SHOWN]), "sha256": digest}
+    return {
+        "name": Path(place).name or "table",
+        "digest": digest[:DIGEST_LENGTH],
+        "source_type": scheme if remote else "local",
+        "source": json.dumps({"uri": where}),
+        "profile": json.dumps(profile),
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{key}", text if len(text) <= PARAM_LENGTH else text[: PARAM_LENGTH - 1] + "…"
