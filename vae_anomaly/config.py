@@ -38,7 +38,6 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"  # rows of a CSV that cannot be read
     time_column: str | None = None
     group_by: str | None = None
-    window: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +118,6 @@ _POSITIVE = (lambda value: 0 < value < math.inf, "> 0")
 _SHARE = (lambda value: 0 < value < 1, "in (0, 1)")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**63, "in [0, 2⁶³)"),  # torch.Generator takes no more
-    "data.window": (lambda value: value == 1, "1, because windows of several rows are not supported yet"),
     "model.views": (lambda value: 0 < len(set(value)) == len(value), "at least one view, each once"),
     "model.members": _at_least(1),
     "model.hidden": (lambda value: all(width >= 1 for width in value), "a list of widths ≥ 1"),
@@ -273,7 +271,7 @@ def _type_problem(problem: dict[str, Any]) -> str:
     return f"{key} must be {problem['ctx']['expected']}; got {got!r}.{_did_you_mean(str(got), choices)}"
 
 
-# Every section and every key, dotted: data, data.window, …, seed.
+# Every section and every key, dotted: data, data.include, …, seed.
 _SECTIONS = {f.name: f.default_factory() for f in fields(Config) if callable(f.default_factory)}
 _KEYS = {f.name for f in fields(Config)} | {f"{name}.{f.name}" for name, section in _SECTIONS.items() for f in fields(section)}
 

@@ -12,10 +12,9 @@ Knows nothing about files, models or the terminal. The tree:
     ├── ArtifactError                    5   model, version or alias not found
     │   ├── UnknownFormat                    written by a newer version
     │   └── DamagedArtifact                  a digest or a field differs from what was saved
-    ├── MissingExtra                     6   pip install 'vae-anomaly[spark]'
+    ├── MissingExtra                     6   pip install 'vae-anomaly[cloud]'
     ├── OutputError                      7   exists, read-only, disk full
     ├── TrackingError                    8   the MLflow server or store refused
-    ├── BudgetExceeded                   9   drift or alarms over the budget, with --fail-on-…
     └── Interrupted                      130 by Ctrl-C or SIGTERM, after what was done was kept
 
 A message is one line: what, expected, got, where, do this.
@@ -100,12 +99,6 @@ class TrackingError(VaeAnomalyError):
     """The MLflow server or store could not be reached or refused the request."""
 
     exit_code = 8
-
-
-class BudgetExceeded(VaeAnomalyError):
-    """Drift or alarms went over the budget given with a ``--fail-on-…`` option."""
-
-    exit_code = 9
 
 
 class Interrupted(VaeAnomalyError):

@@ -45,6 +45,14 @@ def test_a_detector_is_the_same_after_a_trip_through_json_and_tensors() -> None:
     assert torch.equal(again.usual.spread, detector.usual.spread)
 
 
+def test_the_stored_configuration_keeps_the_window_of_format_1() -> None:
+    """There is no such setting any more; the key stays in the artifact, last in its section, and is not needed to load one."""
+    values, tensors = _state()
+    assert list(values["config"]["data"].items())[-1] == ("window", 1)
+    del values["config"]["data"]["window"]
+    assert Detector.from_state(values, tensors).config == tiny.detector(CASE).config
+
+
 def test_a_state_that_does_not_say_what_is_usual_is_whole() -> None:
     values, tensors = _state()
     del tensors["usual.middle"], tensors["usual.spread"]

@@ -77,6 +77,8 @@ def test_a_number_cannot_ask_for_more_than_the_tensors_hold(path: str, value: ob
 
 FIELDS = [
     ("config.calibration.alpha", 5, "ConfigError: calibration.alpha must be in (0, 1); got 5."),
+    ("config.data.window", 2, "ConfigError: data.window is not a known key."),
+    ("config.data", 3, "AttributeError: "),
     ("config.model.activation", "tanh", "ConfigError: model.activation must be 'silu' or 'relu'; got 'tanh'."),
     ("card.rows", "240", "ValueError: rows: input should be a valid integer"),
     ("card.history.blocks.0.step", 2.5, "ValueError: history.blocks.0.step: "),

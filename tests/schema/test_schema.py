@@ -54,12 +54,12 @@ def test_a_table_becomes_a_schema() -> None:
 
 def test_columns_named_in_the_config_are_left_out_with_their_reason() -> None:
     table = pa.table({name: [1.0, 2.0] for name in "abcdef"})
-    data = DataConfig(label_column="a", id_columns=("b",), exclude=("c",), time_column="d", group_by="e", window=3)
+    data = DataConfig(label_column="a", id_columns=("b",), exclude=("c",), time_column="d", group_by="e")
     schema = infer_schema(table, data)
     assert [(d.name, d.reason) for d in schema.dropped] == [
         ("a", "label"), ("b", "id column"), ("c", "excluded"), ("d", "time column"), ("e", "group column"),
     ]  # fmt: skip
-    assert (schema.names, schema.label, schema.time, schema.group, schema.window) == (("f",), "a", "d", "e", 3)
+    assert (schema.names, schema.label, schema.time, schema.group, schema.window) == (("f",), "a", "d", "e", 1)
 
 
 @pytest.mark.parametrize(

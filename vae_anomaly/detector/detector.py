@@ -57,7 +57,7 @@ class Detector:
         """Return JSON-able values and tensors; ``from_state`` is the inverse."""
         e = self.ensemble
         values = {
-            "config": redacted_config(config_to_dict(self.config)),
+            "config": _stored_config(self.config),
             "schema": self.schema.state(),
             "layout": asdict(e.layout),
             "latent": e.vae.latent,
@@ -90,8 +90,22 @@ class Detector:
             raise DamagedArtifact(f"the model's fields do not fit together: {shown}") from error
 
 
+# Format 1 has this key in its configuration, though only windows of one row exist.
+_WINDOW = {"window": 1}
+
+
+def _stored_config(config: Config) -> dict[str, Any]:
+    plain = redacted_config(config_to_dict(config))
+    return plain | {"data": plain["data"] | _WINDOW}
+
+
+def _config_from(stored: Mapping[str, Any]) -> Config:
+    data = {key: value for key, value in stored.get("data", {}).items() if (key, value) not in _WINDOW.items()}
+    return config_from_dict({**stored, "data": data})
+
+
 def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector:
-    config = config_from_dict(values["config"])
+    config = _config_from(values["config"])
     schema, layout, weight = Schema.from_state(values["schema"]), parsed(Layout, values["layout"]), tensors["weight"]
     check_layout(layout, schema, tensors["numeric"], tensors["codes"])
     vae = _vae(config, layout, values["latent"], len(weight), tensors)

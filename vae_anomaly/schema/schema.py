@@ -30,7 +30,7 @@ class Schema:
     time: str | None = None
     group: str | None = None
     label: str | None = None
-    window: int = 1
+    window: int = 1  # stored in format 1; windows of several rows are not supported yet
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,7 +98,6 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
         time=data.time_column,
         group=data.group_by,
         label=data.label_column,
-        window=data.window,
     )
     if not schema.columns:
         reasons = "; ".join(f"{d.name!r}: {d.reason}" for d in schema.dropped[:NAMES_SHOWN])
