@@ -14,7 +14,7 @@ from pathlib import Path
 from vae_anomaly import Config, VaeAnomalyError, load_config
 from vae_anomaly.errors import ArtifactError
 from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
-from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.fit import FitRequest, fit_files
 
 CHALLENGER = "challenger"
 
@@ -44,7 +44,9 @@ def promote(config: Config, version: str) -> None:
 def retrain(normal: list[str], labelled: str, label_column: str, config: Config, *, margin: float = 0.0) -> str:
     """Fit, compare, promote when the challenger loses no more than ``margin``; return what happened in one line."""
     before = champion_quality(config, labelled, label_column)
-    challenger = fit_files(normal, replace(config, tracking=replace(config.tracking, alias=CHALLENGER))).model
+    challenger = fit_files(
+        FitRequest(data=tuple(normal), config=replace(config, tracking=replace(config.tracking, alias=CHALLENGER)))
+    ).model
     after = quality(challenger.uri, labelled, label_column)
     if before is not None and after < before - margin:
         return f"kept the champion (average precision {before:.4f}); version {challenger.version} has {after:.4f}"

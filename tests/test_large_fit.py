@@ -24,7 +24,7 @@ from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.sampling import Weight
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow import memory_plan
-from vae_anomaly.workflow.fit import GoingOn, fit_files
+from vae_anomaly.workflow.fit import FitRequest, fit_files
 from vae_anomaly.workflow.memory_plan import most_rows
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +163,7 @@ def test_a_cell_that_no_fit_can_use_is_named_with_its_file_row_and_line(number: 
     Path("x.csv").write_text("\n".join([*lines[:9], "1,2", *lines[9:]]), encoding="utf-8")
     settings = replace(config(), data=replace(config().data, on_error="skip"))
     with pytest.raises(SchemaMismatch) as error:
-        fit_files(["empty.parquet", "x.csv"], settings, output=Path("m"))
+        fit_files(FitRequest(data=("empty.parquet", "x.csv"), config=settings, output=Path("m")))
     assert str(error.value) == (
         f"column 'a' must be finite but is inf in {place}. "
         "Declare it in --missing-values if it stands for a missing value, or correct the row."
@@ -174,7 +174,7 @@ def test_a_text_that_is_no_time_is_named_with_its_file_row_and_line() -> None:
     table = rows(300).append_column("t", pa.array([f"2025-01-01 00:{i % 60:02}:00" if i != 77 else "noon" for i in range(300)]))
     as_text(table, "x.csv")
     with pytest.raises(DataError) as error:
-        fit_files(["x.csv"], replace(config(), data=replace(config().data, time_column="t")), output=Path("m"))
+        fit_files(FitRequest(data=("x.csv",), config=replace(config(), data=replace(config().data, time_column="t")), output=Path("m")))
     assert str(error.value) == (
         "time column 't' must hold times such as 2025-03-03 12:00:00, all of one form, but is 'noon' in x.csv row 78 (line 79). "
         "Correct it, or leave --time-column out."
@@ -260,8 +260,10 @@ def test_a_fit_of_a_part_is_the_fit_of_a_file_of_that_part(monkeypatch: pytest.M
     told: list[tuple[str, int]] = []
     with monkeypatch.context() as patch:
         patch.setattr(memory_plan, "most_rows", lambda *_: 700)
-        found = fit_files(["all.parquet"], config(), output=Path("all"), tell=lambda stage, done, _: told.append((stage, done)))
-    part = fit_files(["part.parquet"], config(), output=Path("part"))
+        found = fit_files(
+            FitRequest(data=("all.parquet",), config=config(), output=Path("all")), tell=lambda stage, done, _: told.append((stage, done))
+        )
+    part = fit_files(FitRequest(data=("part.parquet",), config=config(), output=Path("part")))
     note = "learned from 700 of 3,000 rows, drawn at random (seed 0): all of them would be too much for the memory"
     assert (found.rows_read, part.rows_read, found.rows_used) == (3000, 700, part.rows_used)
     assert note in found.notes
@@ -285,9 +287,9 @@ def test_another_number_of_rows_is_another_fit(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(memory_plan, "most_rows", lambda *_: 700)
     for most, resumed in ((700, True), (800, False)):
         with pytest.raises(Killed):
-            fit_files(["all.parquet"], config(), output=Path(f"m{most}"), going_on=GoingOn(checkpoint_every=1), tell=killed)
+            fit_files(FitRequest(data=("all.parquet",), config=config(), output=Path(f"m{most}"), checkpoint_every=1), tell=killed)
         monkeypatch.setattr(memory_plan, "most_rows", lambda *_, most=most: most)
-        found = fit_files(["all.parquet"], config(), output=Path(f"m{most}"))
+        found = fit_files(FitRequest(data=("all.parquet",), config=config(), output=Path(f"m{most}")))
         assert (found.resumed_steps > 0) == resumed
         monkeypatch.setattr(memory_plan, "most_rows", lambda *_: 700)
 

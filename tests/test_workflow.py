@@ -20,7 +20,7 @@ from vae_anomaly.jobs import manifest
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.tracking import runs
 from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
-from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.fit import FitRequest, fit_files
 from vae_anomaly.workflow.models import list_models, model_info, tracking_ui
 from vae_anomaly.workflow.results import FitResult
 from vae_anomaly.workflow.score import score_files
@@ -72,7 +72,7 @@ def fitted(store: Path, uri: str) -> Iterator[FitResult]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(store)
         pq.write_table(table(ROWS, seed=1), store / "normal.parquet")
-        yield fit_files([str(store / "normal.parquet")], config(uri))
+        yield fit_files(FitRequest(data=(str(store / "normal.parquet"),), config=config(uri)))
 
 
 # ── fit and the registry ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -117,7 +117,7 @@ def test_what_is_refused_leaves_no_run_and_no_version(
     experiment = [client.get_run(fitted.model.run_id).info.experiment_id]
     before = len(client.search_runs(experiment)), len(list_models(tracking_uri=uri).versions)
     with pytest.raises(error):
-        fit_files(["normal.parquet"], replace(config(uri), **change))  # type: ignore[arg-type]  # fields of Config
+        fit_files(FitRequest(data=("normal.parquet",), config=replace(config(uri), **change)))  # type: ignore[arg-type]  # fields of Config
     assert (len(client.search_runs(experiment)), len(list_models(tracking_uri=uri).versions)) == before
 
 
@@ -127,7 +127,7 @@ def test_a_lost_server_leaves_the_model_in_a_folder(fitted: FitResult, uri: str,
 
     monkeypatch.setattr(runs.Run, "log_model", lost)
     with pytest.raises(TrackingError) as error:
-        fit_files(["normal.parquet"], config(uri))
+        fit_files(FitRequest(data=("normal.parquet",), config=config(uri)))
     head, kept = "MLflow could not log the model: gone. The model is kept: score with --model ", str(error.value).rpartition(" ")[2]
     assert str(error.value) == f"{head}{kept}, and log it later with: vae-anomaly upload {kept}"
     assert artifact.load(store / kept).card.rows == fitted.rows_used
@@ -143,7 +143,7 @@ def test_a_fault_in_the_normal_file_is_listed_by_its_number_with_its_reasons(met
     pq.write_table(data.set_column(2, "b", pa.array(values)).append_column("label", pa.array(labels)), tmp_path / "normal.parquet")
     settings = replace(config(None), data=DataConfig(id_columns=("id",), label_column="label"))
     settings = replace(settings, calibration=replace(settings.calibration, method=method))
-    found = fit_files([str(tmp_path / "normal.parquet")], settings, output=tmp_path / "model").suspicious
+    found = fit_files(FitRequest(data=(str(tmp_path / "normal.parquet"),), config=settings, output=tmp_path / "model")).suspicious
     assert [(row.row, row.ids) for row in found] == [(150, {"id": "150"})]
     assert (found[0].reasons[0].column, found[0].reasons[0].value) == ("b", "70")
     assert found[0].score > artifact.load(tmp_path / "model").threshold.value
@@ -184,7 +184,7 @@ def test_time_and_group_hold_back_the_last_block(tmp_path: Path) -> None:
     rows = table(ROWS, seed=1).append_column("t", pa.array(np.arange(ROWS)[::-1])).append_column("unit", pa.array(["p", "q"] * 100))
     pq.write_table(rows, tmp_path / "x.parquet")
     data = DataConfig(id_columns=("id",), time_column="t", group_by="unit")
-    found = fit_files([str(tmp_path / "x.parquet")], replace(config(None), data=data), output=tmp_path / "m")
+    found = fit_files(FitRequest(data=(str(tmp_path / "x.parquet"),), config=replace(config(None), data=data), output=tmp_path / "m"))
     assert any("last block of each group" in note for note in found.notes)
     assert model_info(str(tmp_path / "m")).training_rows < ROWS - 60
 
@@ -192,10 +192,10 @@ def test_time_and_group_hold_back_the_last_block(tmp_path: Path) -> None:
 def test_without_tracking_nothing_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pq.write_table(table(ROWS, seed=1), "normal.parquet")
-    found = fit_files(["normal.parquet"], config(None), output=Path("m"))
+    found = fit_files(FitRequest(data=("normal.parquet",), config=config(None), output=Path("m")))
     assert (found.model.folder, found.model.version, found.next_steps[0]) == ("m", "", "vae-anomaly score NEW.csv --model m")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "normal.parquet"]
-    again = fit_files(["normal.parquet"], config(None), output=Path("m"), overwrite=True)
+    again = fit_files(FitRequest(data=("normal.parquet",), config=config(None), output=Path("m"), overwrite=True))
     assert again.promise == found.promise
 
 
@@ -360,14 +360,14 @@ def test_a_file_that_goes_while_it_is_learned_from_costs_nothing(tmp_path: Path)
         if stage != "reading":
             path.unlink(missing_ok=True)
 
-    fit_files([str(path)], config(None), output=tmp_path / "m", tell=gone)
+    fit_files(FitRequest(data=(str(path),), config=config(None), output=tmp_path / "m"), tell=gone)
     assert not path.exists()
     assert artifact.load(tmp_path / "m").card.contents_digest == expected
 
 
 def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_are_gone(tmp_path: Path, labelled: str) -> None:
     pq.write_table(table(ROWS, seed=1), tmp_path / "gone.parquet")
-    fit_files([str(tmp_path / "gone.parquet")], config(None), output=tmp_path / "m")
+    fit_files(FitRequest(data=(str(tmp_path / "gone.parquet"),), config=config(None), output=tmp_path / "m"))
     (tmp_path / "gone.parquet").unlink()
     request = EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")
     found = evaluate_files(request).quality.comparison
@@ -380,7 +380,13 @@ def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_are_gone(
 
 def test_evaluate_on_the_rows_of_the_fit_says_so(tmp_path: Path, labelled: str) -> None:
     data = DataConfig(id_columns=("id",), label_column="fault")
-    fit_files([labelled], replace(config(None), data=data, calibration=CalibrationConfig(alpha=0.1, method="split")), output=tmp_path / "m")
+    fit_files(
+        FitRequest(
+            data=(labelled,),
+            config=replace(config(None), data=data, calibration=CalibrationConfig(alpha=0.1, method="split")),
+            output=tmp_path / "m",
+        )
+    )
     assert evaluate_files(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"))).notes == (
         "the model was fitted on these very files: it has seen their normal rows, and the figures are too good",
     )
@@ -388,7 +394,7 @@ def test_evaluate_on_the_rows_of_the_fit_says_so(tmp_path: Path, labelled: str) 
 
 def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_have_changed(tmp_path: Path, labelled: str) -> None:
     pq.write_table(table(ROWS, seed=1), tmp_path / "normal.parquet")
-    fit_files([str(tmp_path / "normal.parquet")], config(None), output=tmp_path / "m")
+    fit_files(FitRequest(data=(str(tmp_path / "normal.parquet"),), config=config(None), output=tmp_path / "m"))
     pq.write_table(table(ROWS + 1, seed=1), tmp_path / "normal.parquet")
     found = evaluate_files(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")).quality.comparison
     assert found is not None
@@ -399,7 +405,7 @@ def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_have_chan
 def folder(tmp_path: Path) -> str:
     """A model whose data are gone."""
     pq.write_table(table(ROWS, seed=1), tmp_path / "gone.parquet")
-    fit_files([str(tmp_path / "gone.parquet")], config(None), output=tmp_path / "m")
+    fit_files(FitRequest(data=(str(tmp_path / "gone.parquet"),), config=config(None), output=tmp_path / "m"))
     (tmp_path / "gone.parquet").unlink()
     return str(tmp_path / "m")
 
@@ -429,5 +435,5 @@ def test_a_fit_whose_anomalous_rows_are_empty_is_held_against_nothing(tmp_path: 
     rows = [row | {"fault": "normal"} for row in rows] + [{"id": 999, "a": None, "b": None, "mode": None, "fault": "leak"}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     data = DataConfig(id_columns=("id",), label_column="fault")
-    found = fit_files([str(tmp_path / "rows.parquet")], replace(config(None), data=data), output=tmp_path / "m")
+    found = fit_files(FitRequest(data=(str(tmp_path / "rows.parquet"),), config=replace(config(None), data=data), output=tmp_path / "m"))
     assert (found.rows_read, found.rows_used, found.labels_left_out, found.quality) == (ROWS + 1, ROWS, {"leak": 1}, None)

@@ -25,7 +25,7 @@ from vae_anomaly.tracking import runs, store
 from vae_anomaly.workflow.calibrate import calibrate_files
 from vae_anomaly.workflow.calibration_rows import CalibrateRequest
 from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
-from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.fit import FitRequest, fit_files
 from vae_anomaly.workflow.models import list_models, model_info
 from vae_anomaly.workflow.results import FitResult
 from vae_anomaly.workflow.score import score_files
@@ -94,7 +94,7 @@ def _at_the_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def fitted(place: Path, uri: str) -> Iterator[FitResult]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        yield fit_files(["fit.parquet"], config(uri), output=place / "model")
+        yield fit_files(FitRequest(data=("fit.parquet",), config=config(uri), output=place / "model"))
 
 
 @pytest.fixture
@@ -218,14 +218,14 @@ def test_groups_have_thresholds_of_their_own(folder: Path, tmp_path: Path) -> No
 
 def test_a_fit_by_groups_has_a_threshold_for_each(tmp_path: Path) -> None:
     settings = replace(config(None), data=DataConfig(id_columns=("when", "state"), group_by="unit"))
-    done = fit_files(["fit.parquet"], settings, output=tmp_path / "m")
+    done = fit_files(FitRequest(data=("fit.parquet",), config=settings, output=tmp_path / "m"))
     groups = artifact.load(tmp_path / "m").threshold.groups
     assert groups is not None
     assert sorted(groups.names) == ["U0", "U1", "U2"]
     assert groups.rows.sum() == done.promise.calibration_rows == 114
     assert "over all groups" in done.promise.statement
     cross = replace(settings, calibration=CalibrationConfig(alpha=0.05, method="cross"))
-    assert fit_files(["fit.parquet"], cross, output=tmp_path / "c").notes[-1] == (
+    assert fit_files(FitRequest(data=("fit.parquet",), config=cross, output=tmp_path / "c")).notes[-1] == (
         "the threshold is pooled: one for each group needs split calibration, which takes 2,000 rows or --calibration split"
     )
 

@@ -29,13 +29,14 @@ from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfi
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, Interrupted, OutputError, TrackingError
 from vae_anomaly.jobs import fit_workdir, score_workdir, training_state
+from vae_anomaly.messages import Tell, tell_nobody
 from vae_anomaly.model.training import Training
 from vae_anomaly.storage import locks
 from vae_anomaly.tracking import pyfunc
 from vae_anomaly.tracking.registry import resolve_model
 from vae_anomaly.tracking.runs import Run
 from vae_anomaly.workflow import publish
-from vae_anomaly.workflow.fit import GoingOn, fit_files
+from vae_anomaly.workflow.fit import FitRequest, fit_files
 from vae_anomaly.workflow.publish import UploadRequest, upload_folder
 from vae_anomaly.workflow.results import FitResult
 
@@ -91,8 +92,19 @@ def untracked(settings: Config) -> Config:
     return replace(settings, tracking=replace(settings.tracking, enabled=False, uri=None))
 
 
-def run(settings: Config, output: Path | None = None, *, resume: bool | None = None, every: int | None = 1, **more: Any) -> FitResult:
-    return fit_files(["normal.parquet"], settings, output=output, going_on=GoingOn(resume=resume, checkpoint_every=every), **more)
+def run(
+    settings: Config,
+    output: Path | None = None,
+    *,
+    resume: bool | None = None,
+    every: int | None = 1,
+    overwrite: bool = False,
+    tell: Tell = tell_nobody,
+) -> FitResult:
+    request = FitRequest(
+        data=("normal.parquet",), config=settings, output=output, overwrite=overwrite, resume=resume, checkpoint_every=every
+    )
+    return fit_files(request, tell=tell)
 
 
 def kill(patch: pytest.MonkeyPatch, owner: object, name: str, *, call: int = 1, after: bool = False) -> None:
@@ -153,7 +165,7 @@ def whole(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
         key = repr(plain)
         if key not in known:
             output = folder / f"model-{len(known)}"
-            fit_files([str(ground / "normal.parquet")], plain, output=output)
+            fit_files(FitRequest(data=(str(ground / "normal.parquet"),), config=plain, output=output))
             known[key] = content(output)
         return known[key]
 
@@ -245,13 +257,12 @@ def test_a_killed_fit_into_a_folder_goes_on(death: str, here: Path, settings: Co
 
 def test_a_process_that_is_killed_after_its_fit_and_before_its_end_is_run_again_for_the_same_version(here: Path, settings: Config) -> None:
     last: list[Any] = []
-    ending = GoingOn(at_exit=last.append)
-    first = fit_files(["normal.parquet"], settings, going_on=ending)
+    first = fit_files(FitRequest(data=("normal.parquet",), config=settings, at_exit=last.append))
     assert files(here) == {"normal.parquet", "mlflow.db", "mlruns", PLACE}
     # While the process still ends, the same command from somebody else is another fit.
     assert run(settings).model.version == "2"
     os.close(last[0].args[1])  # what the system does with the locks of a process that is killed
-    again = fit_files(["normal.parquet"], settings, going_on=ending)
+    again = fit_files(FitRequest(data=("normal.parquet",), config=settings, at_exit=last.append))
     assert (again.model.version, again.resumed_steps, again.model.run_id) == ("1", STEPS, first.model.run_id)
     assert registry(settings.tracking.uri)[0] == ["FINISHED", "FINISHED"]
     last[1]()

@@ -22,7 +22,7 @@ from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfi
 from vae_anomaly.errors import OutputError, SchemaMismatch
 from vae_anomaly.explain.contributions import explain_rows
 from vae_anomaly.workflow.evaluate import EvaluateRequest, evaluate_files
-from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.fit import FitRequest, fit_files
 from vae_anomaly.workflow.report import ReportRequest, report_files
 from vae_anomaly.workflow.results import FitResult
 from vae_anomaly.workflow.score import score_files
@@ -73,7 +73,7 @@ def fitted(place: Path, uri: str) -> FitResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         pq.write_table(_table(200, seed=1), "normal.parquet")
-        found = fit_files(["normal.parquet"], _config(uri))
+        found = fit_files(FitRequest(data=("normal.parquet",), config=_config(uri)))
         rows = _table(60, seed=2).to_pylist()
         rows[7]["b"] = 50.0
         pq.write_table(pa.Table.from_pylist(rows), "new.parquet")
@@ -197,7 +197,9 @@ def test_nothing_is_logged_when_nobody_wants_it(uri: str, tmp_path: Path, monkey
     before = len(MlflowClient(uri).search_runs(experiment))
     found = evaluate_files(replace(_evaluation(uri), no_tracking=True))
     assert (found.run_id, found.output, len(MlflowClient(uri).search_runs(experiment))) == ("", "", before)
-    fit_files(["normal.parquet"], replace(_config(uri), tracking=TrackingConfig(enabled=False)), output=tmp_path / "m")
+    fit_files(
+        FitRequest(data=("normal.parquet",), config=replace(_config(uri), tracking=TrackingConfig(enabled=False)), output=tmp_path / "m")
+    )
     monkeypatch.chdir(tmp_path)
     data = pq.read_table(Path(uri.removeprefix("sqlite:///")).parent / "labelled.parquet")
     pq.write_table(data, "labelled.parquet")
@@ -218,7 +220,9 @@ def test_an_existing_page_is_refused_before_anything_is_scored(uri: str, tmp_pat
 
 @pytest.mark.usefixtures("fitted")
 def test_what_makes_the_score_of_each_label(uri: str, tmp_path: Path) -> None:
-    fit_files(["normal.parquet"], replace(_config(uri), tracking=TrackingConfig(enabled=False)), output=tmp_path / "m")
+    fit_files(
+        FitRequest(data=("normal.parquet",), config=replace(_config(uri), tracking=TrackingConfig(enabled=False)), output=tmp_path / "m")
+    )
     found = evaluate_files(replace(_evaluation(uri), model=str(tmp_path / "m")))
     detector = artifact.load(tmp_path / "m")
     leaks = encoded(detector.schema, pq.read_table("labelled.parquet").slice(100, 12))

@@ -166,12 +166,21 @@ def fit(
     settings = load_config(config, overrides)
     from vae_anomaly.cli import summaries
     from vae_anomaly.workflow import memory_plan
-    from vae_anomaly.workflow.fit import GoingOn
+    from vae_anomaly.workflow.fit import FitRequest
     from vae_anomaly.workflow.fit import fit_files as run
 
-    going_on, limit = GoingOn(resume=resume, checkpoint_every=checkpoint_every, at_exit=context.obj), memory_plan.size_of(memory_limit)
+    request = FitRequest(
+        data=tuple(data),
+        config=settings,
+        output=output,
+        overwrite=overwrite,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        at_exit=context.obj,
+        memory_limit=memory_plan.size_of(memory_limit),
+    )
     with terminal.progress(quiet=quiet) as tell:
-        result = run(data, settings, output=output, overwrite=overwrite, going_on=going_on, memory_limit=limit, tell=tell)
+        result = run(request, tell=tell)
     terminal.show(result, lambda: "" if quiet else summaries.of_fit(result), as_json=as_json)
 
 

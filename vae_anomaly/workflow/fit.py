@@ -6,7 +6,6 @@ Everything that can be refused is refused before training. Knows nothing about n
 import logging
 import platform
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -86,49 +85,46 @@ class FitJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GoingOn:
-    """Whether a fit that was cut off goes on, and how often to keep states.
+class FitRequest:
+    """Training data, settings and destination of one fit.
 
-    ``resume`` None: if there is one, True: refuse if there is none, False: never. ``checkpoint_every`` in steps, None: some seconds.
-    ``at_exit`` takes what is to be done when the process ends: until then this fit counts as cut off. None: until ``fit_files`` returns.
+    ``output`` None: no model folder besides the MLflow run. ``resume`` None: continue an interrupted fit if there is one; True: require
+    one; False: start anew. ``checkpoint_every`` in optimizer steps; None: by time. ``memory_limit`` in bytes. ``at_exit`` registers a
+    function to call at process exit; the work folder is deleted only then. None: it is deleted when ``fit_files`` returns.
     """
 
+    data: tuple[str, ...]
+    config: Config
+    output: Path | None = None
+    overwrite: bool = False
     resume: bool | None = None
     checkpoint_every: int | None = None
     at_exit: fit_workdir.AtExit | None = None
+    memory_limit: int | None = None
 
 
-def fit_files(
-    data: Sequence[str],
-    config: Config,
-    *,
-    output: Path | None = None,
-    overwrite: bool = False,
-    going_on: GoingOn | None = None,
-    memory_limit: int | None = None,
-    tell: Tell = tell_nobody,
-) -> FitResult:
-    """Fit a detector on the normal rows of ``data``, and log, register or keep it as ``config.tracking`` and ``output`` say.
+def fit_files(request: FitRequest, *, tell: Tell = tell_nobody) -> FitResult:
+    """Fit a detector on the normal rows of ``request.data``, then save, log and register it as the request and its settings ask.
 
-    Of more rows than fit into ``memory_limit`` bytes, or half of the machine's memory, a random part is held and learned from.
-    A fit of the same data and settings that was cut off goes on, and ends with the same model. Raises ConfigError, DataError, TooFewRows
-    and OutputError before training; TrackingError, after which the model is kept in a folder; Interrupted.
+    If the rows exceed ``memory_limit``, or without one half of the machine's memory, the fit uses a random sample that fits. An interrupted
+    fit of the same data and settings is continued and ends with the same model. Raises ConfigError, DataError, TooFewRows and OutputError
+    before training; TrackingError, after saving the model to a folder; Interrupted.
     """
+    config, output = request.config, request.output
     validate(config)
     if not config.tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
     missing, spared = config.data.missing_values, taken_out(config.data)
-    source = open_source(data, missing_values=missing, on_error=config.data.on_error, spared=spared)
-    most = memory_plan.most_rows(source.weight(), len(source.names), memory_limit)
+    source = open_source(request.data, missing_values=missing, on_error=config.data.on_error, spared=spared)
+    most = memory_plan.most_rows(source.weight(), len(source.names), request.memory_limit)
     place, made_from = fit_workdir.workdir_of(output, config.tracking.model_name), fit_resume.made_from(source, config, most)
-    going_on = going_on or GoingOn()
     with (
         signals.heard() as interruption,
-        fit_workdir.claim_fit(place, made_from, interruption, needed=output is not None, at_exit=going_on.at_exit) as kept,
+        fit_workdir.claim_fit(place, made_from, interruption, needed=output is not None, at_exit=request.at_exit) as kept,
     ):
-        kept.every = going_on.checkpoint_every
-        _refuse_output(output, kept, overwrite=overwrite)
-        logged = fit_resume.begin(kept, config.tracking, resume=going_on.resume)
+        kept.every = request.checkpoint_every
+        _refuse_output(output, kept, overwrite=request.overwrite)
+        logged = fit_resume.begin(kept, config.tracking, resume=request.resume)
         return _make(
             FitJob(
                 source=source,
@@ -136,7 +132,7 @@ def fit_files(
                 contents=source.contents(),
                 config=config,
                 output=output,
-                overwrite=overwrite,
+                overwrite=request.overwrite,
                 kept=kept,
                 logged=logged,
                 most=most,
