@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help demo test browser check bench clean
+.PHONY: help demo test browser check docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,11 @@ check: $(READY)  ## ruff (ALL), formatting, mypy (strict)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY)  ## the documentation as a site in site/; a warning, a broken link or a missing anchor is an error
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --clean --strict
+
 bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH=folder of its .npz files, SHARED=folder with mixed/sick.data
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/speed.py
@@ -57,4 +62,4 @@ bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH
 	$(BIN)/python benchmarks/fuzz/run.py --work .fuzz
 
 clean:  ## remove the environment and what a run writes; keeps data/ as it was
-	rm -rf .venv mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json data/.*.resume
+	rm -rf .venv site .cache mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json data/.*.resume
