@@ -128,7 +128,7 @@ def test_a_lost_server_leaves_the_model_in_a_folder(fitted: FitResult, uri: str,
     monkeypatch.setattr(runs.Run, "log_model", lost)
     with pytest.raises(TrackingError) as error:
         fit_files(FitRequest(data=("normal.parquet",), config=config(uri)))
-    head, kept = "MLflow could not log the model: gone. The model is kept: score with --model ", str(error.value).rpartition(" ")[2]
+    head, kept = "MLflow could not log the model: gone. The model is saved: score with --model ", str(error.value).rpartition(" ")[2]
     assert str(error.value) == f"{head}{kept}, and log it later with: vae-anomaly upload {kept}"
     assert artifact.load(store / kept).card.rows == fitted.rows_used
     assert len(list_models("pump", tracking_uri=uri).versions) == 1
