@@ -77,7 +77,6 @@ UNTESTED = {
     "jobs/claim",
     "workflow/score_output",
     "jobs/fit_workdir",
-    "workflow/evaluate",
     "workflow/score_fdr",
     "workflow/score_job",
     "workflow/watch",

@@ -19,10 +19,9 @@ from vae_anomaly.errors import ArtifactError, ConfigError, DataError, OutputErro
 from vae_anomaly.jobs import manifest
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.tracking import runs
-from vae_anomaly.workflow.evaluate import evaluate_files
 from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.models import list_models, model_info, tracking_ui
-from vae_anomaly.workflow.requests import EvaluateRequest, FitRequest, ScoreRequest
+from vae_anomaly.workflow.requests import FitRequest, ScoreRequest
 from vae_anomaly.workflow.results import FitResult
 from vae_anomaly.workflow.score import score_files
 from vae_anomaly.workflow.score_counts import Counting
@@ -128,7 +127,7 @@ def test_a_lost_server_leaves_the_model_in_a_folder(fitted: FitResult, uri: str,
     monkeypatch.setattr(runs.Run, "log_model", lost)
     with pytest.raises(TrackingError) as error:
         fit_files(FitRequest(data=("normal.parquet",), config=config(uri)))
-    head, kept = "MLflow could not log the model: gone. The model is kept: score with --model ", str(error.value).rpartition(" ")[2]
+    head, kept = "MLflow could not log the model: gone. The model is saved: score with --model ", str(error.value).rpartition(" ")[2]
     assert str(error.value) == f"{head}{kept}, and log it later with: vae-anomaly upload {kept}"
     assert artifact.load(store / kept).card.rows == fitted.rows_used
     assert len(list_models("pump", tracking_uri=uri).versions) == 1
@@ -329,24 +328,7 @@ def test_many_more_alarms_than_expected_are_remarked_upon(request_: ScoreRequest
     assert remark in score_files(replace(request_, overwrite=True)).next_steps
 
 
-# ── evaluate ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def labelled(tmp_path: Path) -> str:
-    broken = table(20, seed=4).set_column(2, "b", pa.array([50.0] * 20))
-    rows = pa.concat_tables([table(100, seed=5), broken]).append_column("fault", pa.array(["normal"] * 100 + ["leak"] * 12 + ["wear"] * 8))
-    pq.write_table(rows, tmp_path / "labelled.parquet")
-    return str(tmp_path / "labelled.parquet")
-
-
-@pytest.mark.usefixtures("fitted")
-def test_evaluate_lets_the_peers_learn_from_the_rows_of_the_fit(uri: str, labelled: str) -> None:
-    found = evaluate_files(EvaluateRequest(data=(labelled,), model="models:/pump@live", label_column="fault", tracking_uri=uri)).quality
-    assert (found.auroc, found.recall) == (1.0, 1.0)
-    assert [(f.label, f.flagged) for f in found.by_label] == [("leak", 12), ("wear", 8)]
-    assert found.comparison is not None
-    assert (found.comparison.peer_rows, found.comparison.test_rows) == (ROWS, 120)
+# ── fit ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_file_that_goes_while_it_is_learned_from_costs_nothing(tmp_path: Path) -> None:
@@ -361,71 +343,6 @@ def test_a_file_that_goes_while_it_is_learned_from_costs_nothing(tmp_path: Path)
     fit_files(FitRequest(data=(str(path),), config=config(None), output=tmp_path / "m"), tell=gone)
     assert not path.exists()
     assert artifact.load(tmp_path / "m").card.contents_digest == expected
-
-
-def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_are_gone(tmp_path: Path, labelled: str) -> None:
-    pq.write_table(table(ROWS, seed=1), tmp_path / "gone.parquet")
-    fit_files(FitRequest(data=(str(tmp_path / "gone.parquet"),), config=config(None), output=tmp_path / "m"))
-    (tmp_path / "gone.parquet").unlink()
-    request = EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")
-    found = evaluate_files(request).quality.comparison
-    assert found is not None
-    assert (found.peer_rows, found.test_rows) == (50, 70)
-    again = evaluate_files(replace(request, reference=(labelled,))).quality.comparison
-    assert again is not None
-    assert (again.peer_rows, again.test_rows) == (120, 120)
-
-
-def test_evaluate_on_the_rows_of_the_fit_says_so(tmp_path: Path, labelled: str) -> None:
-    data = DataConfig(id_columns=("id",), label_column="fault")
-    fit_files(
-        FitRequest(
-            data=(labelled,),
-            config=replace(config(None), data=data, calibration=CalibrationConfig(alpha=0.1, method="split")),
-            output=tmp_path / "m",
-        )
-    )
-    assert evaluate_files(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"))).notes == (
-        "the model was fitted on these very files: it has seen their normal rows, and the figures are too good",
-    )
-
-
-def test_evaluate_takes_half_of_the_normal_rows_where_those_of_the_fit_have_changed(tmp_path: Path, labelled: str) -> None:
-    pq.write_table(table(ROWS, seed=1), tmp_path / "normal.parquet")
-    fit_files(FitRequest(data=(str(tmp_path / "normal.parquet"),), config=config(None), output=tmp_path / "m"))
-    pq.write_table(table(ROWS + 1, seed=1), tmp_path / "normal.parquet")
-    found = evaluate_files(EvaluateRequest(data=(labelled,), model=str(tmp_path / "m"), label_column="fault")).quality.comparison
-    assert found is not None
-    assert found.peer_rows == 50
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    """A model whose data are gone."""
-    pq.write_table(table(ROWS, seed=1), tmp_path / "gone.parquet")
-    fit_files(FitRequest(data=(str(tmp_path / "gone.parquet"),), config=config(None), output=tmp_path / "m"))
-    (tmp_path / "gone.parquet").unlink()
-    return str(tmp_path / "m")
-
-
-def test_evaluate_refuses_rows_of_which_nothing_is_known_and_a_column_that_is_not_there(folder: str, labelled: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as absent:
-        evaluate_files(EvaluateRequest(data=(labelled,), model=folder, label_column="faults"))
-    assert str(absent.value) == (
-        "--label-column names a column that is not in the data: 'faults' (did you mean 'fault'?). "
-        "Available columns: 'id', 'a', 'b', 'mode', 'fault'."
-    )
-    nothing = pa.table({"a": [None, None], "b": [None, None], "mode": [None, None], "fault": ["normal", "leak"]})
-    pq.write_table(nothing, tmp_path / "nothing.parquet")
-    with pytest.raises(DataError) as empty:
-        evaluate_files(EvaluateRequest(data=(str(tmp_path / "nothing.parquet"),), model=folder, label_column="fault"))
-    assert str(empty.value) == f"no row of {tmp_path}/nothing.parquet has a value in any column of the model."
-
-
-def test_one_normal_row_is_too_few_for_peers(folder: str, labelled: str, tmp_path: Path) -> None:
-    pq.write_table(pq.read_table(labelled).slice(99), tmp_path / "one.parquet")
-    found = evaluate_files(EvaluateRequest(data=(str(tmp_path / "one.parquet"),), model=folder, label_column="fault"))
-    assert (found.quality.normal_rows, found.quality.anomalous_rows, found.quality.comparison) == (1, 20, None)
 
 
 def test_a_fit_whose_anomalous_rows_are_empty_is_held_against_nothing(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def settings(here: Path) -> Config:
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than all the rest; ``test_workflow`` looks at what is drawn."""
-    monkeypatch.setattr(publish, "_pictures", lambda _: {})
+    monkeypatch.setattr(publish, "_figures", lambda _: {})
 
 
 def untracked(settings: Config) -> Config:
@@ -569,11 +569,11 @@ def test_a_model_that_cannot_be_logged_is_kept_with_the_command_that_logs_it(
             run(settings)
     head = f"MLflow at {settings.tracking.uri} could not log the model: [Errno 28] No space left on device. The model is "
     if disk == "full everywhere":
-        lost = "lost: neither this folder nor the temporary one could be written. Make room and fit again."
+        lost = "lost: neither the current folder nor the temporary one could be written. Make room and fit again."
         assert str(error.value) == head + lost
         return
-    kept = Path(str(error.value).removeprefix(f"{head}kept: score with --model ").partition(",")[0])
-    assert str(error.value) == f"{head}kept: score with --model {kept}, and log it later with: vae-anomaly upload {kept}"
+    kept = Path(str(error.value).removeprefix(f"{head}saved: score with --model ").partition(",")[0])
+    assert str(error.value) == f"{head}saved: score with --model {kept}, and log it later with: vae-anomaly upload {kept}"
     assert kept.parent == (Path() if disk == "room" else temporary)
     assert same(content(kept), whole(settings))
     result = upload_folder(UploadRequest(folder=kept))

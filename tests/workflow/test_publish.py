@@ -3,6 +3,8 @@
 import json
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ from tests.tiny import normal_rows
 from vae_anomaly import artifact
 from vae_anomaly.cli.app import app
 from vae_anomaly.detector.detector import Detector
+from vae_anomaly.errors import OutputError
+from vae_anomaly.tables.source import open_source
 from vae_anomaly.tracking import registry
+from vae_anomaly.tracking.registry import ModelVersion
 from vae_anomaly.tracking.runs import Run
-from vae_anomaly.workflow.publish import upload_folder
+from vae_anomaly.workflow.publish import alias_or_uri, check_model_folder, model_name, upload_folder, with_provenance
 from vae_anomaly.workflow.requests import UploadRequest
 
 
@@ -105,3 +110,61 @@ def test_a_server_that_is_lost_while_a_fit_is_logged(own_folder: Path, monkeypat
         assert sorted(r.info.status for r in runs) == ["FINISHED", "FINISHED", "KILLED"]
         assert str(client.get_model_version_by_alias("vae-anomaly", "champion").version) == "2"
     assert sorted(path.name for path in Path().iterdir()) == ["normal.parquet", "tiny.toml", command[1]]
+
+
+class Interrupted:
+    """The work folder of an interrupted fit that had saved a model to ``saved``."""
+
+    def __init__(self, saved: Path | None) -> None:
+        self.saved = saved
+
+    def state(self) -> str:
+        return "fresh" if self.saved is None else "done"
+
+    def is_finished_model(self, folder: Path) -> bool:
+        return folder == self.saved
+
+
+def check(output: Path | None, *, saved: Path | None = None, overwrite: bool = False) -> None:
+    check_model_folder(output, Interrupted(saved), overwrite=overwrite)  # type: ignore[arg-type]  # of which this is what it asks
+
+
+def test_a_new_or_empty_folder_is_written_to(own_folder: Path) -> None:
+    (own_folder / "empty").mkdir()
+    for output in (None, own_folder / "new", own_folder / "empty"):
+        check(output)
+
+
+def test_a_model_is_replaced_only_on_request(folder: Path) -> None:
+    with pytest.raises(OutputError) as error:
+        check(folder)
+    assert str(error.value) == f"{folder} exists. Name another folder with --output, or give --overwrite to replace the model in it."
+    check(folder, overwrite=True)
+    check(folder, saved=folder)  # of the same fit, which continues
+
+
+def test_what_is_no_model_is_never_replaced(own_folder: Path) -> None:
+    (own_folder / "photos").mkdir()
+    (own_folder / "photos" / "cat.png").write_bytes(b"")
+    with pytest.raises(OutputError) as error:
+        check(own_folder / "photos", overwrite=True)
+    text = f"{own_folder / 'photos'} exists and holds no model, so it is not replaced. Name another folder with --output."
+    assert str(error.value) == text
+
+
+def test_the_model_card_says_where_a_model_is_from(own_folder: Path, tiny_detector: Detector) -> None:
+    (own_folder / "x.csv").write_text("a\n1\n", encoding="utf-8")
+    source = open_source([str(own_folder / "x.csv")])
+    card = with_provenance(tiny_detector, source, "abc", seconds=2.5, notes=("a sample",)).card
+    assert (card.source, card.data_digest, card.contents_digest) == ((str(own_folder / "x.csv"),), source.digest(), "abc")
+    assert (card.seconds, card.notes[-1], card.rows) == (2.5, "a sample", tiny_detector.card.rows)
+    assert datetime.now(UTC) - datetime.fromisoformat(card.created) < timedelta(minutes=5)
+    assert {"vae-anomaly", "python", "torch", "numpy", "pyarrow"} == set(dict(card.versions))
+
+
+def test_an_alias_is_preferred_to_a_version() -> None:
+    version = ModelVersion(name="pump", version="3", uri="models:/pump/3", run_id="r", alias="live")
+    assert alias_or_uri(model_name(version, None)) == "models:/pump@live"
+    assert alias_or_uri(model_name(replace(version, alias=""), None)) == "models:/pump/3"
+    assert alias_or_uri(model_name(None, Path("m"))) == "m"
+    assert model_name(version, Path("m")).folder == "m"

@@ -40,7 +40,7 @@ def find_counterfactual(ensemble: Ensemble, row: Batch, limit: float) -> Counter
     """Search for a small change of one row, a batch of length 1, that brings its score to ``limit`` or below."""
     now, changed, score = row, list[int](), _score(ensemble, row)
     while score > limit and len(changed) < MAX_CHANGED_COLUMNS:
-        trials, tried = _replacements(ensemble, now, changed)
+        trials, tried = _replacement_trials(ensemble, now, changed)
         if not tried:
             break
         scores = score_rows(ensemble, trials).total
@@ -61,7 +61,7 @@ def _score(ensemble: Ensemble, row: Batch) -> float:
     return float(score_rows(ensemble, row).total[0])
 
 
-def _replacements(ensemble: Ensemble, row: Batch, done: list[int]) -> tuple[Batch, list[int]]:
+def _replacement_trials(ensemble: Ensemble, row: Batch, done: list[int]) -> tuple[Batch, list[int]]:
     """Return one trial row per column that may still change, with its expected value there, and the indices of these columns."""
     explanation = explain_rows(ensemble, row)
     order = explanation.contribution[0].argsort(descending=True, stable=True).tolist()

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vae_anomaly.calibration.groups import calibrate_groups
 from vae_anomaly.calibration.threshold import Threshold, calibrate
 from vae_anomaly.config import Config, TrainConfig
 from vae_anomaly.detector.card import Card
@@ -263,3 +264,17 @@ def _card(split: RowSplit, config: Config, history: History, constants: Constant
         history=history,
         notes=tuple(notes),
     )
+
+
+def with_group_thresholds(record: FitRecord, table: pa.Table, column: str) -> FitRecord:
+    """Return the record of a fit of ``table`` with one threshold per group; calibration rows are scored again to pair them with groups."""
+    detector, split = record.detector, record.split
+    if split.method != "split":
+        note = "the threshold is pooled: one for each group needs split calibration, which takes 2,000 rows or --calibration split"
+        return replace(record, detector=replace(detector, card=replace(detector.card, notes=(*detector.card.notes, note))))
+    held_out = table.take(pa.array(split.calibration))
+    batches = [encode(detector.schema, conform(detector.schema, batch, where="the training rows")) for batch in held_out.to_batches()]
+    scores = np.concatenate([detector.scores(batch).total.numpy() for batch in batches])
+    has_score, alpha = ~np.isnan(scores), detector.threshold.alpha
+    groups = calibrate_groups(column, held_out[column].filter(pa.array(has_score)), scores[has_score], alpha)
+    return replace(record, detector=detector.recalibrated(replace(calibrate(scores[has_score], alpha), groups=groups)))

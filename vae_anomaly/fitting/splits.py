@@ -1,17 +1,20 @@
-"""Split of the rows into calibration rows and training folds, and assignment of networks to views and folds."""
+"""Split of the rows by label, into calibration rows and training folds, and assignment of networks to views and folds."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.calibration.conformal import calibration_rows_needed, finest_text
 from vae_anomaly.calibration.threshold import FEW_FOLDS, FEW_FOLDS_FROM_ROWS, Method
-from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, ViewName
-from vae_anomaly.errors import TooFewRows
+from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, ViewName
+from vae_anomaly.errors import ConfigError, TooFewRows
+from vae_anomaly.messages import absent_text
+from vae_anomaly.schema.keys import Labels, check_normal_rows, read_labels
 
 # Rows from which on ``auto`` means ``split``: a fifth of fewer rows is too few to calibrate on and too many to lose for training.
 SPLIT_FROM_ROWS = 2000
@@ -23,6 +26,39 @@ LARGEST_SHARE = 0.5
 GAP_SHARE = 0.01
 # Folds of the first pass of a robust fit, and its fewest networks for each view.
 ROBUST_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledRows:
+    """Rows of a fit: those labelled normal, or all, are for training and calibration, the others for evaluation.
+
+    The numbers, int64, are those of the rows in the input, from 0. ``labels`` are those of the anomalous rows; None: no label column.
+    """
+
+    normal: pa.Table
+    normal_numbers: NDArray[np.int64]
+    anomalous: pa.Table
+    anomalous_numbers: NDArray[np.int64]
+    labels: Labels | None
+
+
+def split_by_label(table: pa.Table, numbers: NDArray[np.int64], data: DataConfig) -> LabelledRows:
+    """Split a table, whose rows have ``numbers`` ``[n]``, by its label column. Raises ConfigError, DataError without normal rows."""
+    name = data.label_column
+    if name is None:
+        return LabelledRows(normal=table, normal_numbers=numbers, anomalous=table.slice(0, 0), anomalous_numbers=numbers[:0], labels=None)
+    if name not in table.column_names:
+        raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([name], table.column_names)}")
+    labels = read_labels(table[name], data.normal_labels, name)
+    check_normal_rows(labels, name, data.normal_labels)
+    normal = labels.normal
+    return LabelledRows(
+        normal=table.filter(pa.array(normal)),
+        normal_numbers=numbers[normal],
+        anomalous=table.filter(pa.array(~normal)),
+        anomalous_numbers=numbers[~normal],
+        labels=labels.where(~normal),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

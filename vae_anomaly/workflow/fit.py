@@ -1,39 +1,29 @@
-"""Learn what normal rows look like: read, leave out what is labelled as anomalous, fit, keep, log and register.
+"""``fit``: read normal rows, train and calibrate a detector, evaluate it on labelled anomalies, save, log and register it.
 
-Everything that can be refused is refused before training. Knows nothing about networks, file formats or MLflow.
+All checks come before training. An interrupted fit continues from its work folder (``jobs.fit_workdir``).
 """
 
 import logging
-import platform
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from vae_anomaly import artifact
-from vae_anomaly._version import __version__
-from vae_anomaly.calibration.groups import calibrate_groups
 from vae_anomaly.calibration.guarantee import guarantee_of
-from vae_anomaly.calibration.threshold import calibrate
-from vae_anomaly.config import Config, validate
+from vae_anomaly.config import validate
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.errors import ConfigError, OutputError
+from vae_anomaly.errors import ConfigError
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.fitting.checkpointing import Progress
 from vae_anomaly.fitting.diagnostics import active_units, cautions
-from vae_anomaly.fitting.fit import fit_rows
+from vae_anomaly.fitting.fit import fit_rows, with_group_thresholds
 from vae_anomaly.fitting.held_out import FitRecord
 from vae_anomaly.fitting.outliers import suspicious_rows
-from vae_anomaly.fitting.splits import RowSplit, calibration_size
+from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size, split_by_label
 from vae_anomaly.jobs import fit_workdir, memory, signals
-from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
-from vae_anomaly.schema.encoding import encode
-from vae_anomaly.schema.keys import Labels, check_normal_rows, group_codes, read_labels, time_order
+from vae_anomaly.messages import OnProgress, ignore_progress
+from vae_anomaly.schema.keys import group_codes, time_order
 from vae_anomaly.schema.schema import Schema, conform, excluded_columns, infer_schema
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.error_location import located
@@ -48,214 +38,137 @@ from vae_anomaly.workflow.score_counts import rejected_notes
 
 _logger = logging.getLogger(__name__)
 STAGES = {"first pass": "first pass", "train": "training", "calibrate": "calibrating"}
-# Packages whose version can change a score.
-VERSIONED = ("torch", "numpy", "pyarrow")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FitRows:
-    """The rows of a fit: what is learned from and what its labels call anomalous, with their ``numbers`` and those of the ``others``.
-
-    ``seen`` rows were read; more than there are here where all would have been too much for the memory.
-    """
-
-    seen: int
-    normal: pa.Table
-    numbers: NDArray[np.int64]
-    anomalous: pa.Table
-    others: NDArray[np.int64]
-    labels: Labels | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FitJob:
-    """A fit with its source opened and its folder claimed; ``logged`` is what it had logged whole before it was cut off.
+    """A fit with its source opened and its work folder locked.
 
-    ``most`` rows fit into memory; None: as many as there are. ``contents`` is what the source held before anything was learned.
+    ``contents`` is the digest of the source before training: hours later a file may have changed. ``max_rows`` fit into memory; None: all.
+    ``logged`` is the version that an interrupted run of the same fit registered.
     """
 
+    request: FitRequest
     source: Source
     contents: str
-    config: Config
-    output: Path | None
-    overwrite: bool
-    kept: fit_workdir.Checkpoint
+    max_rows: int | None
+    checkpoint: fit_workdir.Checkpoint
     logged: ModelVersion | None
-    most: int | None
     tell: OnProgress
 
 
 def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> FitResult:
-    """Fit a detector on the normal rows of ``request.data``, then save, log and register it as the request and its settings ask.
+    """Fit a detector on the normal rows of ``request.data``, then save, log and register it as the request and its settings say.
 
     If the rows exceed ``memory_limit``, or without one half of the machine's memory, the fit uses a random sample that fits. An interrupted
     fit of the same data and settings is continued and ends with the same model. Raises ConfigError, DataError, TooFewRows and OutputError
     before training; TrackingError, after saving the model to a folder; Interrupted.
     """
     config, output = request.config, request.output
+    data, tracking = config.data, config.tracking
     validate(config)
-    if not config.tracking.enabled and output is None:
+    if not tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
-    missing, unused = config.data.missing_values, excluded_columns(config.data)
-    source = open_source(request.data, missing_values=missing, on_error=config.data.on_error, unused=unused)
-    most = memory.max_fit_rows(source.estimated_size(), len(source.names), request.memory_limit)
-    place, made_from = fit_workdir.workdir_of(output, config.tracking.model_name), fit_resume.made_from(source, config, most)
+    source = open_source(request.data, missing_values=data.missing_values, on_error=data.on_error, unused=excluded_columns(data))
+    max_rows = memory.max_fit_rows(source.estimated_size(), len(source.names), request.memory_limit)
+    folder, made_from = fit_workdir.workdir_of(output, tracking.model_name), fit_resume.made_from(source, config, max_rows)
     with (
         signals.heard() as interruption,
-        fit_workdir.claim_fit(place, made_from, interruption, needed=output is not None, at_exit=request.at_exit) as kept,
+        fit_workdir.claim_fit(folder, made_from, interruption, needed=output is not None, at_exit=request.at_exit) as checkpoint,
     ):
-        kept.every = request.checkpoint_every
-        _refuse_output(output, kept, overwrite=request.overwrite)
-        logged = fit_resume.begin(kept, config.tracking, resume=request.resume)
-        return _make(
-            FitJob(
-                source=source,
-                # Before the training: hours later a file may be gone or another.
-                contents=source.contents(),
-                config=config,
-                output=output,
-                overwrite=request.overwrite,
-                kept=kept,
-                logged=logged,
-                most=most,
-                tell=tell,
-            )
+        checkpoint.every = request.checkpoint_every
+        publish.check_model_folder(output, checkpoint, overwrite=request.overwrite)
+        logged = fit_resume.begin(checkpoint, tracking, resume=request.resume)
+        job = FitJob(
+            request=request,
+            source=source,
+            contents=source.contents(),
+            max_rows=max_rows,
+            checkpoint=checkpoint,
+            logged=logged,
+            tell=tell,
         )
+        return _fit_and_publish(job)
 
 
-def _make(job: FitJob) -> FitResult:
-    """Read, fit unless that was done, and put the model where it belongs."""
-    began, rejects, source, config = time.monotonic(), Rejects(), job.source, job.config
-    rows = _read(job, rejects)
-    notes = (*rejected_notes(rejects), *memory.sampling_notes(len(rows.numbers) + len(rows.others), rows.seen, config.seed))
+def _fit_and_publish(job: FitJob) -> FitResult:
+    """Read the rows, train unless an interrupted run finished that, and publish the model."""
+    began, rejects, request, source = time.monotonic(), Rejects(), job.request, job.source
+    config, output = request.config, request.output
+    rows, rows_read = _read(job, rejects)
+    rows_used = rows.normal.num_rows
+    notes = (*rejected_notes(rejects), *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed))
     schema = infer_schema(rows.normal, config.data)
-    calibration_size(config.calibration, rows.normal.num_rows)
-    _logger.info("read %s normal rows of %s columns from %s files", rows.normal.num_rows, len(schema.columns), len(source.files))
-    with start_run(replace(config.tracking, enabled=config.tracking.enabled and job.logged is None), job=job.kept.job) as run:
-        job.kept.run_open = True
+    calibration_size(config.calibration, rows_used)
+    _logger.info("read %s normal rows of %s columns from %s files", rows_used, len(schema.columns), len(source.files))
+    tracking = replace(config.tracking, enabled=config.tracking.enabled and job.logged is None)
+    with start_run(tracking, job=job.checkpoint.job) as run:
+        job.checkpoint.run_open = True
         run.log_config(config)
-        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows.normal.num_rows)
-        outcome = fit_resume.outcome(job.kept) or _fit_rows(rows, schema, job, began, notes)
-        model = publish.keep(run, outcome, job.kept, job.logged, output=job.output, overwrite=job.overwrite)
-    return _result(rows, outcome, model, job.kept.resumed_steps)
+        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows_used)
+        outcome = fit_resume.outcome(job.checkpoint) or _train(rows, schema, job, began, notes)
+        model = publish.publish_fit(run, outcome, job.checkpoint, job.logged, output=output, overwrite=request.overwrite)
+    return _result(rows, rows_read, outcome, model, job.checkpoint.resumed_steps)
 
 
-def _fit_rows(rows: FitRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
-    with located(job.source.readers, rows.others):
-        _refuse_bad_cells(rows.anomalous, schema)
-    with located(job.source.readers, rows.numbers):
-        fitted = _fitted(rows.normal, schema, job)
-    odd = suspicious_rows(fitted, rows.normal, rows.numbers, job.config.data.id_columns)
-    detector = _with_provenance(fitted.detector, job, began, notes)
-    outcome = Outcome(detector=detector, quality=_held_against(detector, fitted.split, rows), suspicious=odd)
-    return fit_resume.keep_outcome(job.kept, outcome)
+def _read(job: FitJob, rejects: Rejects) -> tuple[LabelledRows, int]:
+    """Read all rows, or a random sample that fits into memory, and split them by label; return also how many were read."""
+    source, config, tell = job.source, job.request.config, job.tell
+    tell("reading", 0, source.rows)
+    if job.max_rows is None:
+        table = source.read_table(rejects)
+        return split_by_label(table, np.arange(table.num_rows), config.data), table.num_rows
+    sample = source.sample(job.max_rows, config.seed, rejects, lambda done: tell("reading", done, source.rows))
+    memory.give_back()
+    return split_by_label(sample.table, sample.numbers, config.data), sample.seen
 
 
-def _refuse_bad_cells(anomalous: pa.Table, schema: Schema) -> None:
-    """Refuse what the detector could not be held against; after the training would be late."""
+def _train(rows: LabelledRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
+    """Train, calibrate and evaluate; the outcome is stored in the work folder."""
+    source, id_columns = job.source, job.request.config.data.id_columns
+    with located(source.readers, rows.anomalous_numbers):
+        _check_cells(rows.anomalous, schema)
+    with located(source.readers, rows.normal_numbers):
+        record = _fitted(rows.normal, schema, job)
+    suspicious = suspicious_rows(record, rows.normal, rows.normal_numbers, id_columns)
+    seconds = time.monotonic() - began
+    detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes)
+    outcome = Outcome(detector=detector, quality=_quality(detector, record.split, rows), suspicious=suspicious)
+    return fit_resume.keep_outcome(job.checkpoint, outcome)
+
+
+def _check_cells(anomalous: pa.Table, schema: Schema) -> None:
+    """Raise SchemaMismatch before training for cells that the evaluation after it could not read."""
     for batch in anomalous.combine_chunks().to_batches():
         conform(schema, batch, where="the labelled rows")
 
 
-def _refuse_output(output: Path | None, kept: fit_workdir.Checkpoint, *, overwrite: bool) -> None:
-    """Refuse to write where that must not be; what the same fit had written before it was cut off is no obstacle."""
-    if output is None or not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if kept.state() != "fresh" and kept.is_finished_model(output):
-        return
-    if not overwrite:
-        raise OutputError(f"{output} exists. Name another folder with --output, or give --overwrite to replace the model in it.")
-    if not artifact.is_artifact(output):
-        raise OutputError(f"{output} exists and holds no model, so it is not replaced. Name another folder with --output.")
-
-
-def _read(job: FitJob, rejects: Rejects) -> FitRows:
-    """Read all rows, or a random part that fits into memory, and part them by their labels."""
-    source, data = job.source, job.config.data
-    job.tell("reading", 0, source.rows)
-    if job.most is None:
-        table = source.read_table(rejects)
-        numbers, seen = np.arange(table.num_rows), table.num_rows
-    else:
-        sample = source.sample(job.most, job.config.seed, rejects, lambda done: job.tell("reading", done, source.rows))
-        table, numbers, seen = sample.table, sample.numbers, sample.seen
-        memory.give_back()
-    name = data.label_column
-    if name is None:
-        return FitRows(seen=seen, normal=table, numbers=numbers, anomalous=table.slice(0, 0), others=numbers[:0], labels=None)
-    if name not in table.column_names:
-        raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([name], table.column_names)}")
-    labels = read_labels(table[name], data.normal_labels, name)
-    check_normal_rows(labels, name, data.normal_labels)
-    return FitRows(
-        seen=seen,
-        normal=table.filter(pa.array(labels.normal)),
-        numbers=numbers[labels.normal],
-        anomalous=table.filter(pa.array(~labels.normal)),
-        others=numbers[~labels.normal],
-        labels=labels.where(~labels.normal),
-    )
-
-
 def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> FitRecord:
-    """Fit, and set a threshold for each group where there are groups."""
     order = time_order(table[schema.time], schema.time) if schema.time else None
     group = group_codes(table[schema.group], schema.group) if schema.group else None
 
     def on_progress(progress: Progress) -> None:
         job.tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
 
-    fitted = fit_rows(table, schema, job.config, time=order, group=group, on_progress=on_progress, checkpoint=job.kept)
-    return replace(fitted, detector=_grouped(fitted.detector, table, fitted.split, schema.group)) if schema.group else fitted
+    config = job.request.config
+    record = fit_rows(table, schema, config, time=order, group=group, on_progress=on_progress, checkpoint=job.checkpoint)
+    return with_group_thresholds(record, table, schema.group) if schema.group else record
 
 
-def _grouped(detector: Detector, table: pa.Table, plan: RowSplit, column: str) -> Detector:
-    """Return the detector with a threshold for each group of its calibration rows, which are scored again to know whose score is whose."""
-    if plan.method != "split":
-        note = "the threshold is pooled: one for each group needs split calibration, which takes 2,000 rows or --calibration split"
-        return replace(detector, card=replace(detector.card, notes=(*detector.card.notes, note)))
-    held = table.take(pa.array(plan.calibration))
-    batches = [encode(detector.schema, conform(detector.schema, batch, where="the training rows")) for batch in held.to_batches()]
-    scores = np.concatenate([detector.scores(batch).total.numpy() for batch in batches])
-    there = ~np.isnan(scores)
-    alpha = detector.threshold.alpha
-    groups = calibrate_groups(column, held[column].filter(pa.array(there)), scores[there], alpha)
-    return detector.recalibrated(replace(calibrate(scores[there], alpha), groups=groups))
-
-
-def _with_provenance(detector: Detector, job: FitJob, began: float, notes: tuple[str, ...]) -> Detector:
-    """Add to the card what only the outside world knows."""
-    versions = {"vae-anomaly": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
-    card = replace(
-        detector.card,
-        notes=(*detector.card.notes, *notes),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=time.monotonic() - began,
-        versions=tuple(versions.items()),
-        source=tuple(file.path for file in job.source.files),
-        data_digest=job.source.digest(),
-        contents_digest=job.contents,
-    )
-    return replace(detector, card=card)
-
-
-def _held_against(detector: Detector, plan: RowSplit, rows: FitRows) -> Quality | None:
-    """Hold the detector against the rows that the fit left out because of their labels."""
+def _quality(detector: Detector, split: RowSplit, rows: LabelledRows) -> Quality | None:
+    """Evaluate on the anomalous rows, which the fit left out; None without any."""
     if rows.labels is None or not rows.anomalous.num_rows:
         return None
-    from vae_anomaly.evaluation.comparison import (
-        encode_batches,  # scikit-learn is needed with labels only
-        evaluate_fit,
-    )
+    from vae_anomaly.evaluation.comparison import encode_batches, evaluate_fit  # imports scikit-learn, which only labels need
 
-    normal = encode_batches(detector.schema, rows.normal.to_batches())
-    return evaluate_fit(detector, plan, normal, encode_batches(detector.schema, rows.anomalous.to_batches()), rows.labels)
+    normal, anomalous = (encode_batches(detector.schema, table.to_batches()) for table in (rows.normal, rows.anomalous))
+    return evaluate_fit(detector, split, normal, anomalous, rows.labels)
 
 
-def _result(rows: FitRows, outcome: Outcome, model: ModelName, resumed_steps: int) -> FitResult:
+def _result(rows: LabelledRows, rows_read: int, outcome: Outcome, model: ModelName, resumed_steps: int) -> FitResult:
     detector, card = outcome.detector, outcome.detector.card
     return FitResult(
-        rows_read=rows.seen,
+        rows_read=rows_read,
         rows_used=rows.normal.num_rows,
         labels_left_out=rows.labels.counts() if rows.labels else {},
         columns=detector.quality,

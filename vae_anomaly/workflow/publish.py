@@ -1,52 +1,84 @@
-"""A fitted detector goes where it belongs: into its folder, into a run, into the registry; what cannot be logged is kept all the same.
+"""Publish a fitted detector: save its folder, log it to an MLflow run and register it. A model that cannot be logged is saved locally."""
 
-Knows nothing of how it was fitted.
-"""
-
+import platform
 import re
 import shlex
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from vae_anomaly import artifact
+from vae_anomaly._version import __version__
 from vae_anomaly.config import DEFAULT_MODEL, TrackingConfig, validate
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import OutputError, TrackingError
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.jobs.fit_workdir import Checkpoint
+from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking.registry import ModelVersion
 from vae_anomaly.tracking.runs import NoRun, Run, start_run
 from vae_anomaly.workflow.fit_resume import Outcome
-from vae_anomaly.workflow.report import fit_report as report_of_fit
-from vae_anomaly.workflow.report import log_report
+from vae_anomaly.workflow.report import fit_report, log_report
 from vae_anomaly.workflow.requests import UploadRequest
 from vae_anomaly.workflow.results import ModelName
 
+# Packages whose version can change a score.
+VERSIONED = ("torch", "numpy", "pyarrow")
 
-def keep(
-    run: Run | NoRun, outcome: Outcome, kept: Checkpoint, logged: ModelVersion | None, *, output: Path | None, overwrite: bool
+
+def check_model_folder(output: Path | None, checkpoint: Checkpoint, *, overwrite: bool) -> None:
+    """Raise OutputError if the folder must not be written; the model of the same, interrupted fit may be there."""
+    if output is None or not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if checkpoint.state() != "fresh" and checkpoint.is_finished_model(output):
+        return
+    if not overwrite:
+        raise OutputError(f"{output} exists. Name another folder with --output, or give --overwrite to replace the model in it.")
+    if not artifact.is_artifact(output):
+        raise OutputError(f"{output} exists and holds no model, so it is not replaced. Name another folder with --output.")
+
+
+def with_provenance(detector: Detector, source: Source, contents: str, *, seconds: float, notes: tuple[str, ...]) -> Detector:
+    """Return the detector with date, duration, package versions and data of its fit in the model card."""
+    versions = {"vae-anomaly": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
+    card = replace(
+        detector.card,
+        notes=(*detector.card.notes, *notes),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+        versions=tuple(versions.items()),
+        source=tuple(file.path for file in source.files),
+        data_digest=source.digest(),
+        contents_digest=contents,
+    )
+    return replace(detector, card=card)
+
+
+def publish_fit(
+    run: Run | NoRun, outcome: Outcome, checkpoint: Checkpoint, logged: ModelVersion | None, *, output: Path | None, overwrite: bool
 ) -> ModelName:
-    """Write the folder that was asked for, then log and register unless that was done.
+    """Save the model folder if requested, then log and register the model unless an interrupted run of the fit ``logged`` it.
 
-    Raises OutputError, and TrackingError, which says where the model is kept that could not be logged.
+    Raises OutputError, and TrackingError, which names the folder of a model that could not be logged.
     """
     detector = outcome.detector
-    if output is not None and not kept.is_finished_model(output):
+    if output is not None and not checkpoint.is_finished_model(output):
         artifact.save(detector, output, replace=overwrite)
-    folder = output or kept.finished_folder()
+    folder = output or checkpoint.finished_folder()
     try:
         version = logged or log_fit(run, detector, outcome.quality, folder)
     except TrackingError as error:
-        where = output or _rescued(detector, kept)
-        raise TrackingError(f"{str(error).rstrip('.')}. {_advice(where, detector)}") from error
+        saved = output or _saved_locally(detector, checkpoint)
+        raise TrackingError(f"{str(error).rstrip('.')}. {_recovery_text(saved, detector)}") from error
     return model_name(version, output)
 
 
 def model_name(version: ModelVersion | None, output: Path | None) -> ModelName:
-    """Return where a model can be found again."""
+    """Return name and location of a model, given its version and its folder, if any."""
     folder = "" if output is None else str(output)
     if version is None:
         return ModelName(folder=folder, uri=folder)
@@ -67,12 +99,12 @@ def fit_next_steps(model: ModelName) -> tuple[str, ...]:
 
 
 def log_fit(run: Run | NoRun, detector: Detector, quality: Quality | None, folder: Path | None) -> ModelVersion | None:
-    """Log curve, numbers, pictures and report, then the model from its folder, or from a temporary one; register it last."""
+    """Log learning curve, metrics, figures and report, then the model from its folder or a temporary one; registration comes last."""
     if isinstance(run, NoRun):
         return None
-    _log_numbers(run, detector, quality)
-    run.log_figures(_pictures(detector))
-    log_report(run, report_of_fit(detector, quality))
+    _log_metrics(run, detector, quality)
+    run.log_figures(_figures(detector))
+    log_report(run, fit_report(detector, quality))
     if folder is not None:
         return run.log_model(folder, detector)
     with tempfile.TemporaryDirectory(prefix="vae-anomaly-") as temporary:
@@ -81,7 +113,7 @@ def log_fit(run: Run | NoRun, detector: Detector, quality: Quality | None, folde
         return run.log_model(folder, detector)
 
 
-def _log_numbers(run: Run, detector: Detector, quality: Quality | None) -> None:
+def _log_metrics(run: Run, detector: Detector, quality: Quality | None) -> None:
     for block in detector.card.history.blocks:
         run.log_block(block)
     run.log_metrics({"fit_seconds": detector.card.seconds, "threshold": detector.threshold.value, "alpha": detector.threshold.alpha})
@@ -91,8 +123,8 @@ def _log_numbers(run: Run, detector: Detector, quality: Quality | None) -> None:
         )
 
 
-def _pictures(detector: Detector) -> dict[str, Any]:
-    from vae_anomaly.report import figures  # --no-tracking draws nothing and needs no matplotlib
+def _figures(detector: Detector) -> dict[str, Any]:
+    from vae_anomaly.report import figures  # matplotlib is not needed with --no-tracking
 
     return {
         "learning_curve": figures.learning_curve(detector.card.history),
@@ -102,38 +134,38 @@ def _pictures(detector: Detector) -> dict[str, Any]:
     }
 
 
-def _rescued(detector: Detector, kept: Checkpoint) -> Path | None:
-    """Keep a model under a name that says when it was fitted, in the current folder or, if that is full or closed, in the temporary one."""
+def _saved_locally(detector: Detector, checkpoint: Checkpoint) -> Path | None:
+    """Save a model as ``NAME-TIME`` in the current folder, or if that is full or read-only in the temporary one; None if both fail."""
     created = re.sub(r"\D", "", detector.card.created.partition("+")[0])
     folder = Path(f"{detector.config.tracking.model_name}-{created}")
-    if kept.is_finished_model(folder) or kept.move_finished(folder):
+    if checkpoint.is_finished_model(folder) or checkpoint.move_finished(folder):
         return folder
-    for place in (folder, Path(tempfile.gettempdir(), folder.name)):
+    for path in (folder, Path(tempfile.gettempdir(), folder.name)):
         with suppress(OutputError):
-            artifact.save(detector, place)
-            return place
+            artifact.save(detector, path)
+            return path
     return None
 
 
-def _advice(folder: Path | None, detector: Detector) -> str:
-    """Say where the model is and how it gets from there to where it belongs."""
+def _recovery_text(folder: Path | None, detector: Detector) -> str:
+    """Return where the model was saved and the command that logs it later."""
     if folder is None:
-        return "The model is lost: neither this folder nor the temporary one could be written. Make room and fit again."
+        return "The model is lost: neither the current folder nor the temporary one could be written. Make room and fit again."
     option = "" if detector.config.tracking.register else " --no-register"
     name = shlex.quote(str(folder))
-    return f"The model is kept: score with --model {name}, and log it later with: vae-anomaly upload {name}{option}"
+    return f"The model is saved: score with --model {name}, and log it later with: vae-anomaly upload {name}{option}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadResult:
-    """Where a model folder was logged."""
+    """Result of ``upload``."""
 
     model: ModelName
     next_steps: tuple[str, ...]
 
 
 def upload_folder(request: UploadRequest) -> UploadResult:
-    """Log the model in a folder to a run of its own, and register it. Raises ArtifactError and its kinds, ConfigError, TrackingError."""
+    """Log a model folder to a new run and register it. Raises ArtifactError, its subclasses, ConfigError and TrackingError."""
     detector = artifact.load(request.folder)
     tracking = _tracking(request, detector.config.tracking)
     validate(replace(detector.config, tracking=tracking))
@@ -145,11 +177,13 @@ def upload_folder(request: UploadRequest) -> UploadResult:
     return UploadResult(model=model, next_steps=fit_next_steps(model))
 
 
-def _tracking(request: UploadRequest, of_fit: TrackingConfig) -> TrackingConfig:
-    asked = {
+def _tracking(request: UploadRequest, fitted: TrackingConfig) -> TrackingConfig:
+    overrides = {
         "model_name": request.model_name,
         "alias": request.alias,
         "experiment": request.experiment,
         "uri": request.tracking_uri,
     }
-    return replace(of_fit, enabled=True, register=request.register, **{name: value for name, value in asked.items() if value is not None})
+    return replace(
+        fitted, enabled=True, register=request.register, **{name: value for name, value in overrides.items() if value is not None}
+    )
