@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.calibration.conformal import calibration_rows_needed
-from vae_anomaly.calibration.threshold import FEW_FOLDS
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config
 from vae_anomaly.errors import TooFewRows
 from vae_anomaly.fitting.splits import (
+    FEW_FOLDS,
     GAP_SHARE,
     MANY_FOLDS,
     SPLIT_FROM_ROWS,

@@ -28,8 +28,6 @@ from vae_anomaly.errors import NotCalibrated
 
 Method = Literal["split", "cross"]
 ThresholdKind = Literal["split", "cross", "gpd"]
-FEW_FOLDS = 5
-FEW_FOLDS_FROM_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.calibration.conformal import calibration_rows_needed, finest_text
-from vae_anomaly.calibration.threshold import FEW_FOLDS, FEW_FOLDS_FROM_ROWS, Method
+from vae_anomaly.calibration.threshold import Method
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, ViewName
 from vae_anomaly.errors import ConfigError, TooFewRows
 from vae_anomaly.messages import absent_text
@@ -20,6 +20,9 @@ from vae_anomaly.schema.keys import Labels, check_normal_rows, read_labels
 SPLIT_FROM_ROWS = 2000
 # Folds of small tables: each network learns from more rows than with five, which are half the work and enough from 500 rows on.
 MANY_FOLDS = 10
+# Folds of ``cross`` on this many rows or more: fewer models to train, and each still learns from four fifths of the rows.
+FEW_FOLDS = 5
+FEW_FOLDS_FROM_ROWS = 500
 # Largest share of the rows held out for calibration.
 LARGEST_SHARE = 0.5
 # Gap between the training rows and the calibration rows of a time series, as a share of the group.
