@@ -233,7 +233,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
 
 def test_output_columns_are_those_of_score() -> None:
     from vae_anomaly.detector.stream import RESULT_FIELDS
-    from vae_anomaly.explain.top_features import FEATURE
+    from vae_anomaly.explain.contributions import FEATURE
 
     page = DOCS / "reference" / "output-columns.md"
     kinds = [(name, kind) for name, kind, _ in rows(page, "Output columns")]

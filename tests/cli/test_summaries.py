@@ -9,7 +9,7 @@ from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.cli import summaries, summaries_scoring
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Interval, Intervals, LabelFound, MissingChange, Quality, Ranking
-from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.tracking.registry import RegisteredVersion
 from vae_anomaly.workflow.results import Counts, EvaluateResult, FitResult, ModelName, ModelsResult, ScoreResult, UiResult

@@ -10,7 +10,7 @@ from tests.tiny import Case
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import GATHER_ROWS, RESULT_FIELDS, ScoreOptions, Tally, result_schema, score_batches
 from vae_anomaly.errors import ConfigError, NotCalibrated, SchemaMismatch
-from vae_anomaly.explain.top_features import REST
+from vae_anomaly.explain.contributions import REST
 
 CASE = Case(kind="mixed", size="one", method="split", prior="exemplar")
 ALL = ScoreOptions(explain="all", top=None)

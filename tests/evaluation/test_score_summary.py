@@ -4,7 +4,7 @@ import pytest
 from vae_anomaly.calibration.conformal import conformal_quantile
 from vae_anomaly.calibration.threshold import Threshold, calibrate
 from vae_anomaly.evaluation.score_summary import ScoreSummary, alpha_grid
-from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.explain.contributions import Alarm
 
 
 def _threshold(n: int = 999) -> Threshold:

@@ -7,7 +7,7 @@ from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.score_summary import ScoreSummary
-from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.report.content import model_facts, overview, reasons_in_context
 from vae_anomaly.schema.inference import Dropped
 

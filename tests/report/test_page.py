@@ -20,7 +20,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Comparison, Ranking
 from vae_anomaly.evaluation.score_summary import ScoreSummary
-from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.explain.contributions import Alarm
 from vae_anomaly.report.content import Curves, ReasonInContext, Report, overview
 from vae_anomaly.report.page import render
 from vae_anomaly.schema.inference import Dropped

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vae_anomaly.cli.terminal import jsonable
-from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.tracking.registry import RegisteredVersion
 from vae_anomaly.workflow import results
 from vae_anomaly.workflow.results import ColumnReason, ExplainResult, ModelName, ModelsResult, RowExplained

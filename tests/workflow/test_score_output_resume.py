@@ -22,7 +22,7 @@ from tests.tiny import Case, detector, table
 from vae_anomaly import artifact
 from vae_anomaly.detector.stream import ScoredBatch, Tally, scored_batches
 from vae_anomaly.errors import DataError, OutputError, SchemaMismatch
-from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.jobs import claim, manifest, score_workdir
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import ScoreResult

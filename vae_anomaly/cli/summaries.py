@@ -9,7 +9,7 @@ from vae_anomaly.calibration.guarantee import Guarantee
 from vae_anomaly.cli.text import fact_lines, join_lines, plural, short, step_lines, table_lines
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Intervals, Quality
-from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.fitting.diagnostics import WEAK
 from vae_anomaly.messages import NAMES_SHOWN, percent, shorten_list
 from vae_anomaly.schema.inference import Dropped

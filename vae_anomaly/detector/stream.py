@@ -20,7 +20,7 @@ from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import ExplainedRows
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, SchemaMismatch
-from vae_anomaly.explain.top_features import FEATURE, top_features
+from vae_anomaly.explain.contributions import FEATURE, top_features
 from vae_anomaly.messages import absent_text
 from vae_anomaly.schema.encoding import Batch, encode, model_order
 from vae_anomaly.schema.schema import conform

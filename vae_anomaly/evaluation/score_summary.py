@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.conformal import conformal_quantile, finest_alpha
 from vae_anomaly.calibration.threshold import Threshold
-from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.explain.contributions import Alarm
 
 _Scores = NDArray[np.float64]
 _Flags = NDArray[np.bool_]

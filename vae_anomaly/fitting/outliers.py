@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly.explain.contributions import explain_rows
-from vae_anomaly.explain.top_features import Alarm, Reason, expected_texts, value_texts
+from vae_anomaly.explain.contributions import Alarm, Reason, expected_texts, explain_rows, value_texts
 from vae_anomaly.fitting.held_out import FitRecord
 from vae_anomaly.fitting.robust import fold_normalized, outlier_limit
 from vae_anomaly.schema.encoding import model_order

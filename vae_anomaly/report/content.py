@@ -11,7 +11,7 @@ from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import Histogram, ScoreSummary, Step, TimeLine
-from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.messages import shorten_list
 from vae_anomaly.model.training import History

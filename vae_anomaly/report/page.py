@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from vae_anomaly.calibration.conformal import finest_text
 from vae_anomaly.evaluation.results import Interval, Quality
 from vae_anomaly.evaluation.score_summary import Step
-from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.explain.contributions import Alarm
 from vae_anomaly.messages import percent, shorten
 from vae_anomaly.report import figures, figures_evaluation, figures_page
 from vae_anomaly.report.content import ReasonInContext, Report

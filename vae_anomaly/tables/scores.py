@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_anomaly.errors import DataError, SchemaMismatch
-from vae_anomaly.explain.top_features import REST
+from vae_anomaly.explain.contributions import REST
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.tables.source import Source
 

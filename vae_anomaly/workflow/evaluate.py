@@ -21,8 +21,7 @@ from vae_anomaly.evaluation.comparison import BaselineSplit, compare_with_baseli
 from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import ScoreSummary
-from vae_anomaly.explain.contributions import explain_rows
-from vae_anomaly.explain.top_features import Alarm, reasons_of, top_features
+from vae_anomaly.explain.contributions import Alarm, explain_rows, reasons_of, top_features
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order

@@ -13,9 +13,8 @@ from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import ColumnOrder
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError
-from vae_anomaly.explain.contributions import explain_rows
+from vae_anomaly.explain.contributions import expected_texts, explain_rows, value_texts
 from vae_anomaly.explain.counterfactual import find_counterfactual
-from vae_anomaly.explain.top_features import expected_texts, value_texts
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.schema.encoding import Batch, model_order
 from vae_anomaly.schema.keys import key_text

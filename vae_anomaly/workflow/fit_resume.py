@@ -17,7 +17,7 @@ from vae_anomaly.config import Config, TrackingConfig, config_to_dict
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, TrackingError
 from vae_anomaly.evaluation.results import Quality
-from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.explain.contributions import Alarm
 from vae_anomaly.jobs.claim import install
 from vae_anomaly.jobs.fit_workdir import Checkpoint
 from vae_anomaly.model.training import device_of

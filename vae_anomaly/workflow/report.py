@@ -9,7 +9,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, OutputError
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import ScoreSummary
-from vae_anomaly.explain.top_features import Alarm, reasons_of
+from vae_anomaly.explain.contributions import Alarm, reasons_of
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, Report, overview
 from vae_anomaly.storage import atomic

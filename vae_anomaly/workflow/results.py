@@ -10,7 +10,7 @@ from vae_anomaly.calibration.guarantee import Guarantee
 from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import MissingChange, Quality
-from vae_anomaly.explain.top_features import Alarm, Reason
+from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.tables.csv_rejects import RejectedRows
 from vae_anomaly.tracking.registry import RegisteredVersion

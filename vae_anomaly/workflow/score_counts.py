@@ -22,7 +22,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import Rejections, ScoredBatch, Tally
 from vae_anomaly.errors import OutputError
 from vae_anomaly.evaluation.results import MissingChange
-from vae_anomaly.explain.top_features import REST, Alarm, Reason
+from vae_anomaly.explain.contributions import REST, Alarm, Reason
 from vae_anomaly.jobs import manifest
 from vae_anomaly.jobs.score_workdir import Unfinished
 from vae_anomaly.schema.keys import key_text

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pydantic import TypeAdapter
 
 from vae_anomaly.errors import OutputError
-from vae_anomaly.explain.top_features import Alarm
+from vae_anomaly.explain.contributions import Alarm
 from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.jobs.manifest import Dataset, Entry, Manifest
 from vae_anomaly.storage import atomic, listing

@@ -8,8 +8,7 @@ import torch
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.explain.contributions import explain_rows
-from vae_anomaly.explain.top_features import FEATURE, REST, Reason, expected_texts, reasons_of, top_features, value_texts
+from vae_anomaly.explain.contributions import FEATURE, REST, Reason, expected_texts, explain_rows, reasons_of, top_features, value_texts
 from vae_anomaly.schema.encoding import Batch, model_order
 
 MIXED = Case(kind="mixed", size="several", method="split", prior="exemplar")
