@@ -78,7 +78,6 @@ UNTESTED = {
     "jobs/fit_workdir",
     "workflow/score_fdr",
     "workflow/score_job",
-    "workflow/watch",
 }
 # Names that several modules may define: none but Python's own.
 FORBIDDEN_NAMES = ("utils", "util", "helpers", "common", "base", "manager", "factory")

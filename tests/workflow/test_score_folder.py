@@ -1,12 +1,8 @@
-"""Many inputs into an output folder: one whole part each, one manifest, and nothing twice; a watched folder too."""
+"""Many inputs into an output folder: one whole part each, one manifest, and nothing twice."""
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +21,7 @@ from vae_anomaly.storage.destinations import destination_of
 from vae_anomaly.workflow import score_folder
 from vae_anomaly.workflow import score_folder as output_folder
 from vae_anomaly.workflow.requests import ScoreRequest
-from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score import score_files
-from vae_anomaly.workflow.watch import watch
 
 BATCH = 512
 
@@ -344,138 +338,6 @@ def test_options_that_do_not_go_together(request_: ScoreRequest, tmp_path: Path)
     assert refused(replace(request_, output=f"{tmp_path}/x.csv", format="parquet"), ConfigError) == (
         f"--format parquet is for the parts in an output folder; {tmp_path}/x.csv is a csv file."
     )
-
-
-# ── watched ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Enough(Exception):
-    """Ends a watch from outside."""
-
-
-def end() -> None:
-    """Come from outside and end it."""
-    raise Enough
-
-
-def watched(request: ScoreRequest, *between: Callable[[], object]) -> list[tuple[str, int]]:
-    """Watch, do something after each look, and return what was scored."""
-    scored: list[tuple[str, int]] = []
-    steps = iter([*between, end])
-
-    def on_part(name: str, counts: Counts) -> None:
-        scored.append((Path(name).name, counts.rows))
-
-    def pause(_: float) -> None:
-        next(steps)()
-
-    with pytest.raises(Enough):
-        watch(request, interval=0.0, on_part=on_part, pause=pause)
-    return scored
-
-
-def nothing() -> None:
-    """Let one interval pass."""
-
-
-def test_a_file_is_scored_when_two_looks_find_it_the_same(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
-    assert watched(request_) == []
-    assert watched(request_, nothing) == [("b.csv", 1200), ("a.parquet", 2000), ("a.parquet", 2000)]
-    assert watched(request_, nothing, nothing) == []
-    assert files(tmp_path / "out") == [*PARTS, "manifest.json"]
-    assert score_files(request_).unchanged
-    half = (inputs / "b.csv").read_bytes()
-
-    def write(upto: int) -> Callable[[], object]:
-        return lambda: (inputs / "grows.csv").write_bytes(half[:upto])
-
-    assert watched(request_, write(500), write(5000), write(len(half)), nothing) == [("grows.csv", 1200)]
-
-
-def test_a_truncated_file_is_left_until_it_is_whole(request_: ScoreRequest, inputs: Path, caplog: pytest.LogCaptureFixture) -> None:
-    whole = (inputs / "day=1" / "a.parquet").read_bytes()
-    late = inputs / "late.parquet"
-    score_files(request_)
-    cut = [lambda: late.write_bytes(whole[:-100]), nothing, nothing, nothing]
-    assert watched(request_, *cut) == []
-    assert [message for message in caplog.messages if "late.parquet" in message] == [
-        message for message in caplog.messages if message.startswith(f"{late} is damaged or was not copied whole:")
-    ][:1]
-    assert caplog.messages[-1].endswith("Write or copy it again. It is left until it changes.")
-    assert watched(request_, *cut, lambda: late.write_bytes(whole), nothing) == [("late.parquet", 2000)]
-
-
-def test_what_cannot_be_read_is_said_once_and_stops_nothing(request_: ScoreRequest, inputs: Path, caplog: pytest.LogCaptureFixture) -> None:
-    score_files(request_)
-    caplog.clear()
-    (inputs / "empty.csv").touch()
-    (inputs / "other.csv").write_text("x\n1\n", encoding="utf-8")
-    pyarrow.csv.write_csv(rows(600, seed=9), inputs / "z.csv")
-    assert watched(request_, nothing, nothing, nothing) == [("z.csv", 600)]
-    assert [message.split(" ")[0] for message in caplog.messages] == [f"{inputs}/empty.csv", f"{inputs}/other.csv"]
-    assert caplog.messages[0] == f"{inputs}/empty.csv is empty (0 bytes). It is left until it changes."
-    assert caplog.messages[1].endswith(" is it the right file? It is left until it changes.")
-
-
-def test_a_file_that_changed_after_all_is_scored_again(
-    request_: ScoreRequest, inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    score_files(request_)
-    caplog.clear()
-    pyarrow.csv.write_csv(rows(600, seed=9), inputs / "b.csv")
-    assert watched(request_, nothing) == [("b.csv", 600)]
-    assert caplog.messages == [f"{inputs}/b.csv has changed since it was scored, and is scored again"]
-    assert score_files(request_).unchanged
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["total"]["rows"] == 4600
-
-
-def test_an_empty_folder_may_be_watched_and_vanish(request_: ScoreRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    place = tmp_path / "later"
-    place.mkdir()
-    asked = replace(request_, data=(str(place),))
-    again = [nothing, nothing, place.mkdir, lambda: pyarrow.csv.write_csv(rows(600, seed=9), place / "z.csv"), nothing]
-    assert watched(asked, place.rmdir, *again) == [("z.csv", 600)]
-    assert caplog.messages == [f"{place} does not exist. It is looked for again."]
-
-
-def test_a_watch_that_cannot_be(request_: ScoreRequest, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as error:
-        watch(replace(request_, fdr=0.1), interval=1.0)
-    assert str(error.value) == "--watch scores files as they come, and --fdr needs all rows of a batch at once; flag with --alpha instead."
-    with pytest.raises(ConfigError) as error:
-        watch(replace(request_, output=f"{tmp_path}/x.csv"), interval=1.0)
-    assert str(error.value) == "--watch writes one part for each file: name an output folder with -o, with a / at its end."
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
-def test_an_interrupt_ends_a_watch_cleanly(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
-    """A real process, while a writer hands a file over piece by piece."""
-    pieces = (inputs / "b.csv").read_bytes()
-    words = ["score", str(inputs), "-m", request_.model, "-o", f"{tmp_path}/out/", "--watch", "--watch-interval", "0.5", "--threads", "1"]
-    with subprocess.Popen([sys.executable, "-m", "vae_anomaly", *words], stderr=subprocess.PIPE, text=True) as process:
-        until((tmp_path / "out" / "manifest.json").exists)
-        with (inputs / "grows.csv").open("wb") as file:
-            for start in range(0, len(pieces), 1 + len(pieces) // 12):
-                file.write(pieces[start : start + 1 + len(pieces) // 12])
-                file.flush()
-                time.sleep(0.1)
-        until((tmp_path / "out" / "grows.csv").exists)
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert f"{inputs}/grows.csv: 1,200 rows, " in said
-    assert said.endswith("error: interrupted; no partial output was written. Run the same command again to resume\n")
-    assert files(tmp_path / "out") == ["b.csv", *PARTS[1:], "grows.csv", "manifest.json"]
-    assert (tmp_path / "out" / "grows.csv").read_bytes() == (tmp_path / "out" / "b.csv").read_bytes()
-    assert score_files(request_).unchanged
-
-
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
 
 
 def test_a_name_in_a_manifest_cannot_leave_its_folder(tmp_path: Path, request_: ScoreRequest) -> None:

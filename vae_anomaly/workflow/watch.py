@@ -1,7 +1,7 @@
-"""Watch folders: what appears in them is scored into an output folder as soon as it is whole.
+"""``score --watch``: scan input folders at an interval and score new files into an output folder.
 
-A file is taken for whole when two looks at it, one interval apart, find the same size and time of change. One that then cannot be read is
-reported once and left until it changes; one that changes after it was scored is scored again. Knows nothing about rows.
+A file counts as complete when two consecutive scans find the same size and modification time. An unreadable file is reported once and
+skipped until it changes; a file that changes after it was scored is scored again.
 """
 
 import logging
@@ -35,10 +35,10 @@ def watch(
     tell: OnProgress = ignore_progress,
     pause: Callable[[float], None] = time.sleep,
 ) -> NoReturn:
-    """Look every ``interval`` seconds, score what is new and whole, and tell ``on_part``; ends by an interrupt or an error alone.
+    """Scan every ``interval`` seconds and call ``on_part`` for each scored file; only an interrupt or an error ends it.
 
-    Raises ConfigError for a false-discovery rate, which is one of a finished batch, and for an output that is no folder, OutputError, and
-    DataError only for inputs that cannot even be named.
+    Raises ConfigError with ``fdr``, which needs a complete batch, and for an output that is not a folder, OutputError, and DataError only
+    for invalid input names.
     """
     if request.fdr is not None:
         raise ConfigError("--watch scores files as they come, and --fdr needs all rows of a batch at once; flag with --alpha instead.")
@@ -47,41 +47,41 @@ def watch(
     job = score_job.open_job(request, tell)
     root = manifest.common_root(listing.root_folders(request.data))
     with claim_folder(job) as folder:
-        looking = Looking(job=job, folder=folder, root=root, on_part=on_part)
+        folder_watch = FolderWatch(job=job, folder=folder, root=root, on_part=on_part)
         while True:
-            looking.once()
+            folder_watch.scan()
             pause(interval)
 
 
 @dataclass(kw_only=True, eq=False)
-class Looking:
-    """What was seen at the last look, and what was complained about, by location: size and time of change."""
+class FolderWatch:
+    """Size and modification time, by location, of the files at the last scan and of the files reported as unreadable."""
 
     job: ScoreJob
     folder: Folder
     root: str
     on_part: OnPart
-    seen: dict[str, _Version] = field(default_factory=dict)
-    refused: dict[str, _Version] = field(default_factory=dict)
-    unreachable: str = ""
+    last_scan: dict[str, _Version] = field(default_factory=dict)
+    unreadable: dict[str, _Version] = field(default_factory=dict)
+    list_error: str = ""  # message of the last scan, if the inputs could not be listed
 
-    def once(self) -> None:
-        """Look, and score what is new and as it was at the last look."""
+    def scan(self) -> None:
+        """List the inputs and score the files that are new and unchanged since the last scan."""
         try:
             listed = listing.list_files(self.job.request.data, none_yet=True)
         except DataError as error:
-            if str(error) != self.unreachable:
-                _logger.warning("%s It is looked for again.", error)
-            self.unreachable = str(error)
+            if str(error) != self.list_error:
+                _logger.warning("%s The next scan looks for it again.", error)
+            self.list_error = str(error)
             return
-        self.unreachable = ""
+        self.list_error = ""
         score_folder.refuse_nested(self.job, listed)
-        ready = [file for file in listed if self.seen.get(file.location) == _state(file) != self.refused.get(file.location)]
-        self.seen = {file.location: _state(file) for file in listed}
+        ready = [file for file in listed if self.last_scan.get(file.location) == _version(file) != self.unreadable.get(file.location)]
+        self.last_scan = {file.location: _version(file) for file in listed}
         for file in ready:
-            known = file.identity in self.folder.dataset.entries
+            scored_before = file.identity in self.folder.dataset.entries
             if not self.folder.holds(file, again=True):
-                if known:
+                if scored_before:
                     _logger.warning("%s has changed since it was scored, and is scored again", file.path)
                 self._score(file)
         self.folder.fold()
@@ -94,10 +94,10 @@ class Looking:
                 self.on_part(file.path, counts)
                 return
         except DataError as error:
-            said = str(error)
-            _logger.warning("%s It is left until it changes.", said if said.endswith((".", "?")) else f"{said}.")
-        self.refused[file.location] = _state(file)
+            message = str(error)
+            _logger.warning("%s It is skipped until it changes.", message if message.endswith((".", "?")) else f"{message}.")
+        self.unreadable[file.location] = _version(file)
 
 
-def _state(file: Listed) -> _Version:
+def _version(file: Listed) -> _Version:
     return file.size, file.modified
