@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from pyarrow import csv
 from scipy import stats
 
-from vae_anomaly.calibration.conformal import calibration_rows_needed, quantile_rank
-from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, conditional_p_values, marginal_p_values, rank_counts
+from vae_anomaly.calibration.conformal import calibration_rows_needed, conditional_p_values, marginal_p_values, quantile_rank
+from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, rank_counts
 from vae_anomaly.calibration.groups import calibrate_groups
 from vae_anomaly.calibration.operating_point import Costs, budget_alpha, choose_alpha, objective_name, objective_value
 from vae_anomaly.calibration.tail import fit_tail

@@ -61,7 +61,6 @@ OWNERS = {
 MOST_LINES, FEWEST_LINES, MOST_MODULES = 400, 60, 20
 # Modules shorter than that, and why each is one idea all the same.
 SHORT = {
-    "cli/text.py": "plain text: lines, counts, tables",
     "__main__.py": "python -m vae_anomaly",
     "choices.py": "literals that several packages and --help share",
     "_version.py": "one number that packages below the public face need",
@@ -69,6 +68,7 @@ SHORT = {
     "model/exemplars.py": "choosing exemplars needs the imputation, which needs the prior: in prior.py it would be a cycle",
     "pyfunc.py": "the address in logged models, never moved",
     "redaction.py": "secrets in texts",
+    "cli/text.py": "plain text: lines, counts, tables",
     "calibration/fdr.py": "Benjamini-Hochberg",
     "strict_json.py": "JSON to values, nothing else",
 }

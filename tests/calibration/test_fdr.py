@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control
 
-from vae_anomaly.calibration.fdr import CONDITIONAL_DELTA, benjamini_hochberg_cutoff, conditional_p_values, marginal_p_values, rank_counts
+from vae_anomaly.calibration.conformal import CONDITIONAL_DELTA, conditional_p_values, marginal_p_values
+from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, rank_counts
 from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.errors import NotCalibrated
 

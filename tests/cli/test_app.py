@@ -503,7 +503,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     words = [
         sys.executable,
         "-c",
-        "from vae_anomaly.cli import streams, terminal; streams.protect_standard_streams(); terminal.show({'a': 1}, str, as_json=True)",
+        "from vae_anomaly.cli import terminal; terminal.protect_standard_streams(); terminal.show({'a': 1}, str, as_json=True)",
     ]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as running:
         assert running.stdout is not None

@@ -12,6 +12,8 @@ from scipy.special import betaincinv, betaln, gammaln
 
 from vae_anomaly.errors import ConfigError
 
+CONDITIONAL_DELTA = 0.1  # probability that conditional p-values are invalid for a calibration, as in Bates et al. 2023
+
 MOST_CALIBRATION_ROWS = 1e18  # 1/alpha of a subnormal alpha overflows to infinity
 CONFIDENCE = 0.95  # of the upper limit of the rate and of the interval of the number of alarms
 MOST_TERMS = 1_000_000  # beyond, binomial noise is negligible beside the uncertainty of the rate
@@ -117,3 +119,24 @@ def conformal_law(n: int, alpha: float) -> RateLaw:
     """
     j = quantile_rank(n, alpha)
     return RateLaw(a=float(j), b=float(n + 1 - j))
+
+
+def marginal_p_values(n: int) -> NDArray[np.float64]:
+    """Return the p-value i/(n + 1) of every rank, float64 ``[n + 1]``: valid on average over calibrations (Vovk et al. 2005)."""
+    return np.arange(1, n + 2) / (n + 1.0)
+
+
+def conditional_p_values(n: int, delta: float = CONDITIONAL_DELTA) -> NDArray[np.float64]:
+    """Return the p-value b_i of every rank, float64 ``[n + 1]``: valid at all levels at once with probability 1 − delta.
+
+    Simes' adjustment: b_(n+1−i) = 1 − delta^(1/k) [i (i−1) … (i−k+1) / (n (n−1) … (n−k+1))]^(1/k) with k = ⌈n/2⌉, b_(n+1) = 1 (Bates,
+    Candès, Lei, Romano & Sesia 2023, section 3.2). The probability is over calibrations; given the calibration, the p-values of new
+    rows are independent, so Benjamini-Hochberg controls the false-discovery rate of this model.
+    """
+    k = -(-n // 2)
+    i = np.arange(n, 0, -1, dtype=np.float64)
+    # Factorials overflow: log of i!/(i−k)! over n!/(n−k)!, −inf where the product has a factor 0.
+    log_ratio = np.full(n, -np.inf)
+    inside = i >= k
+    log_ratio[inside] = gammaln(i[inside] + 1) - gammaln(i[inside] - k + 1) - gammaln(n + 1.0) + gammaln(n - k + 1.0)
+    return np.append(-np.expm1((np.log(delta) + log_ratio) / k), 1.0)

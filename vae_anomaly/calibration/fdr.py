@@ -6,31 +6,8 @@ represented by n + 1 counts.
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 _Floats = NDArray[np.float64]
-CONDITIONAL_DELTA = 0.1  # probability that conditional p-values are invalid for a calibration, as in Bates et al. 2023
-
-
-def marginal_p_values(n: int) -> _Floats:
-    """Return the p-value i/(n + 1) of every rank, float64 ``[n + 1]``: valid on average over calibrations (Vovk et al. 2005)."""
-    return np.arange(1, n + 2) / (n + 1.0)
-
-
-def conditional_p_values(n: int, delta: float = CONDITIONAL_DELTA) -> _Floats:
-    """Return the p-value b_i of every rank, float64 ``[n + 1]``: valid at all levels at once with probability 1 − delta.
-
-    Simes' adjustment: b_(n+1−i) = 1 − delta^(1/k) [i (i−1) … (i−k+1) / (n (n−1) … (n−k+1))]^(1/k) with k = ⌈n/2⌉, b_(n+1) = 1 (Bates,
-    Candès, Lei, Romano & Sesia 2023, section 3.2). The probability is over calibrations; given the calibration, the p-values of new
-    rows are independent, so Benjamini-Hochberg controls the false-discovery rate of this model.
-    """
-    k = -(-n // 2)
-    i = np.arange(n, 0, -1, dtype=np.float64)
-    # Factorials overflow: log of i!/(i−k)! over n!/(n−k)!, −inf where the product has a factor 0.
-    log_ratio = np.full(n, -np.inf)
-    inside = i >= k
-    log_ratio[inside] = gammaln(i[inside] + 1) - gammaln(i[inside] - k + 1) - gammaln(n + 1.0) + gammaln(n - k + 1.0)
-    return np.append(-np.expm1((np.log(delta) + log_ratio) / k), 1.0)
 
 
 def rank_counts(p_values: _Floats, n: int) -> NDArray[np.int64]:

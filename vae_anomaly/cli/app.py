@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vae_anomaly.cli import commands, streams, terminal
+from vae_anomaly.cli import commands, terminal
 
 _EPILOG = """\b
 Examples:
@@ -57,7 +57,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of ``vae-anomaly`` and ``python -m vae_anomaly``."""
-    streams.protect_standard_streams()
+    terminal.protect_standard_streams()
     actions: list[Callable[[], None]] = []
     # Registered first, called last: after the exit handlers of MLflow and others. Tests do not exit, and their commands get no obj.
     atexit.register(lambda: [action() for action in actions])

@@ -4,19 +4,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from vae_anomaly.calibration.conformal import rounded_up
-from vae_anomaly.calibration.guarantee import Guarantee
+from vae_anomaly.cli.summaries_scoring import (
+    ALARM_REASONS_SHOWN,
+    location_facts,
+    malformed_rows,
+    model_text,
+    suspicious_lines,
+    threshold_facts,
+)
 from vae_anomaly.cli.text import fact_lines, join_lines, plural, short, step_lines, table_lines
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Intervals, Quality
-from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.fitting.diagnostics import WEAK
 from vae_anomaly.messages import NAMES_SHOWN, percent, shorten_list
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.workflow.results import (
-    CalibrateResult,
     ColumnReason,
-    Counts,
     EvaluateResult,
     ExplainResult,
     FitResult,
@@ -30,8 +33,6 @@ from vae_anomaly.workflow.results import (
 )
 
 LOWEST_R2_SHOWN = 3  # columns; --json has them all
-ALARM_REASONS_SHOWN = 3  # columns of an alarm
-ALARM_REASON_SHARE = 0.05  # of the score; a column below it is no reason
 COLUMNS_SHOWN = 5 * NAMES_SHOWN  # rows of a table of columns
 
 
@@ -177,44 +178,6 @@ def _labels(left_out: Mapping[str, int]) -> str:
     return "not used for the fit: " + shorten_list(f"{short(label)!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
-def threshold_facts(promise: Guarantee) -> list[tuple[str, str]]:
-    """Return the threshold and its guarantee as facts."""
-    method = {"split": "split, exact", "cross": "cross-fitted, approximate", "gpd": "fitted tail, estimated"}[promise.method]
-    return [
-        (
-            "threshold",
-            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; smallest possible alpha {rounded_up(promise.finest_alpha)})",
-        ),
-        ("guarantee", promise.words),
-        ("limit", promise.statement if promise.limit is not None else ""),
-    ]
-
-
-def malformed_rows(result: Counts | CalibrateResult | ExplainResult) -> str:
-    """Return the number of malformed rows, where they were written, and the first of them; empty if there are none."""
-    rows = result.rejected
-    if rows is None:
-        return ""
-    where = f", written to {rows.quarantine}" if rows.quarantine else ""
-    return f"{plural(rows.rows, 'malformed row')}{where}; the first, counted from 1: {rows.first}"
-
-
-def location_facts(name: ModelName) -> list[tuple[str, str]]:
-    """Return the locations of a model as facts."""
-    alias = f", alias {name.alias}" if name.alias else ""
-    is_registered = name.uri.startswith("models:/")  # the version of a folder is its digest
-    return [
-        ("registered", f"{name.name} version {name.version}{alias}" if is_registered else ""),
-        ("run", name.run_id),
-        ("folder", name.folder),
-    ]
-
-
-def model_text(model: ModelName) -> str:
-    """Return the name and version of a model, or its location."""
-    return f"{model.name} version {model.version}" if model.version else model.uri or model.folder
-
-
 def _quality(quality: Quality) -> list[str]:
     facts = [
         ("rows", f"{quality.normal_rows:,} normal, {quality.anomalous_rows:,} anomalous"),
@@ -274,35 +237,6 @@ def _column_table(columns: Sequence[ColumnQuality]) -> list[str]:
     ]
     more = len(columns) - len(rows)
     return [*table_lines(("column", "kind", "R²", "missing", "usual range"), rows), *([f"  … {more:,} more"] if more else [])]
-
-
-def alarm_lines(rows: Sequence[Alarm]) -> list[str]:
-    """Return the rows with the highest scores and their reasons."""
-    return ["", "Worst rows (the first row is 0):", *_with_reasons(rows)] if rows else []
-
-
-def suspicious_lines(rows: Sequence[Alarm]) -> list[str]:
-    """Return normal rows of the fit with unusual scores, and advice."""
-    if not rows:
-        return []
-    advice = "  If they are faults, exclude them and fit again; if there may be more, fit with --contamination-robust."
-    return ["", "Suspicious rows among the normal rows (the first row is 0):", *_with_reasons(rows), advice]
-
-
-def _with_reasons(rows: Sequence[Alarm]) -> list[str]:
-    lines = []
-    for alarm in rows:
-        ids = "".join(f", {short(name)} {short(str(value))}" for name, value in alarm.ids.items())
-        part = f" of {alarm.part}" if alarm.part else ""
-        lines.append(f"  row {alarm.row:,}{part}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
-        lines += [f"    {short(r.column)}: {short(r.value or 'missing')}, expected {short(str(r.expected))}" for r in _main_reasons(alarm)]
-    return lines
-
-
-def _main_reasons(alarm: Alarm) -> Sequence[Reason]:
-    """Return one to three reasons; those after the first have at least ALARM_REASON_SHARE of the score."""
-    least = ALARM_REASON_SHARE * alarm.score
-    return [r for i, r in enumerate(alarm.reasons[:ALARM_REASONS_SHOWN]) if i == 0 or r.contribution >= least]
 
 
 def row_lines(row: RowExplained) -> list[str]:

@@ -1,13 +1,27 @@
-"""Results of score and calibrate as text: alarms, skipped and changed rows; the new threshold and its alternatives."""
+"""Text of scorings and calibrations, and of what all summaries share: alarms with reasons, models, thresholds, malformed rows."""
 
 from collections.abc import Sequence
 
+from vae_anomaly.calibration.conformal import rounded_up
+from vae_anomaly.calibration.guarantee import Guarantee
 from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
-from vae_anomaly.cli import summaries, text
-from vae_anomaly.cli.summaries import alarm_lines
+from vae_anomaly.cli import text
 from vae_anomaly.cli.text import fact_lines, join_lines, plural, short, step_lines
+from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.messages import percent, shorten_list
-from vae_anomaly.workflow.results import CalibrateResult, Counts, Discovery, GroupRow, ScoreResult, Untypical
+from vae_anomaly.workflow.results import (
+    CalibrateResult,
+    Counts,
+    Discovery,
+    ExplainResult,
+    GroupRow,
+    ModelName,
+    ScoreResult,
+    Untypical,
+)
+
+ALARM_REASONS_SHOWN = 3  # columns of an alarm
+ALARM_REASON_SHARE = 0.05  # of the score; a column below it is no reason
 
 
 def scoring_summary(result: ScoreResult) -> str:
@@ -23,12 +37,12 @@ def scoring_summary(result: ScoreResult) -> str:
         ("flagged by", _discovery(counts.discovery) if counts.discovery else ""),
         ("groups", _pooled(counts)),
         ("typicality", _untypical(counts.typicality, result.alpha) if counts.typicality else ""),
-        ("skipped", summaries.malformed_rows(counts)),
+        ("skipped", malformed_rows(counts)),
         ("no score", f"{plural(counts.null_scores, 'row')} without observed values" if counts.null_scores else ""),
         ("new values", shorten_list(f"{short(name)} ({count:,})" for name, count in counts.unseen.items())),
         ("missing", shorten_list(f"{short(m.column)} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
         ("ignored", shorten_list(map(short, result.ignored_columns))),
-        ("model", summaries.model_text(result.model)),
+        ("model", model_text(result.model)),
         ("parts", _parts(result)),
         ("written", result.output),
     ]
@@ -76,17 +90,17 @@ def calibrate_summary(result: CalibrateResult) -> str:
     anomalous = f"; {result.anomalous_rows:,} anomalous rows not used" if result.anomalous_rows else ""
     facts = [
         ("rows", f"{result.calibration_rows:,} of {result.rows:,} used for calibration{anomalous}"),
-        ("skipped", summaries.malformed_rows(result)),
+        ("skipped", malformed_rows(result)),
         ("no score", f"{result.null_scores:,} rows without observed values" if result.null_scores else ""),
         ("per day", f"{result.rows_per_day:,.6g} rows" if result.rows_per_day else ""),
         ("previous", f"{result.threshold_before:.6g} at alpha {result.alpha_before:g}"),
-        *summaries.threshold_facts(result.promise),
+        *threshold_facts(result.promise),
         ("tail", f"Anderson-Darling p = {result.fit_p_value:.2g}" if result.fit_p_value is not None else ""),
         *(_choice(result.choice) if result.choice else []),
         ("groups", shorten_list((_group(row) for row in result.groups), "; ")),
-        *summaries.location_facts(result.model),
+        *location_facts(result.model),
     ]
-    head = f"Calibrated {summaries.model_text(result.model)} on {result.calibration_rows:,} rows."
+    head = f"Calibrated {model_text(result.model)} on {result.calibration_rows:,} rows."
     return text.join_lines([head, *text.fact_lines(facts), "", *_budget(result.table), *text.step_lines(result.next_steps)])
 
 
@@ -130,3 +144,70 @@ def _budget(table: Sequence[BudgetRow]) -> list[str]:
     ]
     filled = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return ["Alternatives:", *text.table_lines([head[i] for i in filled], [[row[i] for i in filled] for row in rows])]
+
+
+def threshold_facts(promise: Guarantee) -> list[tuple[str, str]]:
+    """Return the threshold and its guarantee as facts."""
+    method = {"split": "split, exact", "cross": "cross-fitted, approximate", "gpd": "fitted tail, estimated"}[promise.method]
+    return [
+        (
+            "threshold",
+            f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; smallest possible alpha {rounded_up(promise.finest_alpha)})",
+        ),
+        ("guarantee", promise.words),
+        ("limit", promise.statement if promise.limit is not None else ""),
+    ]
+
+
+def malformed_rows(result: Counts | CalibrateResult | ExplainResult) -> str:
+    """Return the number of malformed rows, where they were written, and the first of them; empty if there are none."""
+    rows = result.rejected
+    if rows is None:
+        return ""
+    where = f", written to {rows.quarantine}" if rows.quarantine else ""
+    return f"{plural(rows.rows, 'malformed row')}{where}; the first, counted from 1: {rows.first}"
+
+
+def location_facts(name: ModelName) -> list[tuple[str, str]]:
+    """Return the locations of a model as facts."""
+    alias = f", alias {name.alias}" if name.alias else ""
+    is_registered = name.uri.startswith("models:/")  # the version of a folder is its digest
+    return [
+        ("registered", f"{name.name} version {name.version}{alias}" if is_registered else ""),
+        ("run", name.run_id),
+        ("folder", name.folder),
+    ]
+
+
+def model_text(model: ModelName) -> str:
+    """Return the name and version of a model, or its location."""
+    return f"{model.name} version {model.version}" if model.version else model.uri or model.folder
+
+
+def alarm_lines(rows: Sequence[Alarm]) -> list[str]:
+    """Return the rows with the highest scores and their reasons."""
+    return ["", "Worst rows (the first row is 0):", *_with_reasons(rows)] if rows else []
+
+
+def suspicious_lines(rows: Sequence[Alarm]) -> list[str]:
+    """Return normal rows of the fit with unusual scores, and advice."""
+    if not rows:
+        return []
+    advice = "  If they are faults, exclude them and fit again; if there may be more, fit with --contamination-robust."
+    return ["", "Suspicious rows among the normal rows (the first row is 0):", *_with_reasons(rows), advice]
+
+
+def _with_reasons(rows: Sequence[Alarm]) -> list[str]:
+    lines = []
+    for alarm in rows:
+        ids = "".join(f", {short(name)} {short(str(value))}" for name, value in alarm.ids.items())
+        part = f" of {alarm.part}" if alarm.part else ""
+        lines.append(f"  row {alarm.row:,}{part}{ids}: score {alarm.score:.4g}, p-value {alarm.p_value:.2g}")
+        lines += [f"    {short(r.column)}: {short(r.value or 'missing')}, expected {short(str(r.expected))}" for r in _main_reasons(alarm)]
+    return lines
+
+
+def _main_reasons(alarm: Alarm) -> Sequence[Reason]:
+    """Return one to three reasons; those after the first have at least ALARM_REASON_SHARE of the score."""
+    least = ALARM_REASON_SHARE * alarm.score
+    return [r for i, r in enumerate(alarm.reasons[:ALARM_REASONS_SHOWN]) if i == 0 or r.contribution >= least]

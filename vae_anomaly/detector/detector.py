@@ -12,7 +12,8 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from vae_anomaly.calibration.threshold import Threshold, threshold_from, threshold_tensors, threshold_values
+from vae_anomaly.calibration.serialization import threshold_from, threshold_tensors, threshold_values
+from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.config import Config, ModelConfig, Prior, config_from_dict, config_to_dict
 from vae_anomaly.detector.card import Blocks, Card, ColumnQuality
 from vae_anomaly.errors import ConfigError, DamagedArtifact

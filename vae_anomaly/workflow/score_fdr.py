@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, marginal_p_values, rank_counts
+from vae_anomaly.calibration.conformal import marginal_p_values
+from vae_anomaly.calibration.fdr import benjamini_hochberg_cutoff, rank_counts
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.stream import Rejections, prefetch, scored_batches
 from vae_anomaly.jobs.score_workdir import Pace, Unfinished

@@ -9,8 +9,9 @@ import torch
 
 from vae_anomaly.calibration.groups import calibrate_groups
 from vae_anomaly.calibration.guarantee import guarantee_statement
+from vae_anomaly.calibration.serialization import threshold_from, threshold_tensors, threshold_values
 from vae_anomaly.calibration.tail import fit_tail
-from vae_anomaly.calibration.threshold import Threshold, calibrate, threshold_from, threshold_tensors, threshold_values
+from vae_anomaly.calibration.threshold import Threshold, calibrate
 
 
 def _with_tail() -> Threshold:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vae_anomaly.cli import streams
+from vae_anomaly.cli import terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ class Failing(io.RawIOBase):
 )
 def test_after_a_failed_write_bytes_are_dropped_and_the_reason_is_known(error: OSError | None, lost: str) -> None:
     raw = Failing(error)
-    stream = streams.FailSafeStream(raw)
+    stream = terminal.FailSafeStream(raw)
     assert [stream.write(b"a"), stream.write(b"bc"), stream.write(b"d")] == [1, 2, 1]
     assert (raw.taken, stream.lost) == (b"a", lost)
 
@@ -82,8 +82,8 @@ def test_characters_that_stdout_cannot_encode_are_escaped(as_json: str, said: st
 
 def _command(action: str, to: str) -> list[str]:
     code = (
-        "import sys; from vae_anomaly.cli import streams, terminal; from vae_anomaly.errors import DataError\n"
-        "streams.protect_standard_streams()\n"
+        "import sys; from vae_anomaly.cli import terminal; from vae_anomaly.errors import DataError\n"
+        "terminal.protect_standard_streams()\n"
         f"with terminal.exit_codes(as_json=False): {action}"
     )
     return ["sh", "-c", f'exec "$0" -c "$1" {to}', sys.executable, code]
@@ -98,9 +98,9 @@ def test_stdout_that_lost_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with (tmp_path / "out.txt").open("w", encoding="utf-8") as out, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", out)
-        streams.protect_standard_streams()
+        terminal.protect_standard_streams()
         sys.stdout.write("written\n")
         sys.stdout.flush()
-        assert (streams.stdout_loss(), sys.stdout.isatty(), sys.stdout.fileno()) == ("", False, out.fileno())
-    assert streams.stdout_loss() == ""  # a stream that is not protected records nothing
+        assert (terminal.stdout_loss(), sys.stdout.isatty(), sys.stdout.fileno()) == ("", False, out.fileno())
+    assert terminal.stdout_loss() == ""  # a stream that is not protected records nothing
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "written\n"
