@@ -1,4 +1,4 @@
-# Each target works alone in a fresh clone: it makes .venv first where that is missing or out of date.
+# Every target works in a fresh clone: it creates .venv first if that is missing or out of date.
 # `make` or `make help` lists them.
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-# torch goes first and alone, because it is the largest download and everything else is checked against it.
+# torch is installed first: it is the largest download, and pip resolves the other packages against it.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "vae-anomaly needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
@@ -24,9 +24,9 @@ demo: $(READY)  ## install, fit on data/, register, score, evaluate: a few minut
 	$(BIN)/vae-anomaly score data/new.csv --id-columns timestamp,machine_id --overwrite
 	$(BIN)/vae-anomaly evaluate data/labelled.parquet --label-column fault
 	@echo
-	@echo "Look further: the scores in data/new.scores.csv, the pictures of the fit in $(BIN)/vae-anomaly ui, the columns in $(BIN)/vae-anomaly info"
+	@echo "Next: scores in data/new.scores.csv, figures of the fit with $(BIN)/vae-anomaly ui, columns with $(BIN)/vae-anomaly info"
 
-# The tests of the report look at it in a headless browser, and skip where there is none and none can be installed.
+# Tests of the report need a headless browser; they are skipped if there is none and none can be installed.
 test: $(READY) browser  ## the whole suite on two processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
@@ -47,7 +47,7 @@ docs: $(READY)  ## the documentation as a site in site/; a warning, a broken lin
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --clean --strict
 
-bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH=folder of its .npz files, SHARED=folder with mixed/sick.data
+bench: $(READY)  ## all measurements, with the peers in the same run: hours; ADBENCH=folder of its .npz files, SHARED=folder with mixed/sick.data
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/acceptance.py $(if $(SHARED),--shared $(SHARED))
@@ -61,5 +61,5 @@ bench: $(READY)  ## every figure, with the peers in the same run: hours; ADBENCH
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python benchmarks/fuzz/run.py --work .fuzz
 
-clean:  ## remove the environment and what a run writes; keeps data/ as it was
+clean:  ## remove the environment and all generated files
 	rm -rf .venv site .cache mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json data/.*.resume

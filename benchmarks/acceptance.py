@@ -4,7 +4,7 @@
 
     2   Shuttle: AUROC, and false alarms inside their exact band
     3   a mixed CSV with missing cells and an empty column (DIR/mixed/sick.data)
-    5   a score is the sum of its parts for every row; the column of a planted fault is named, and what should stand there
+    5   a score is the sum of its parts for every row; the column of a planted fault is named, and its expected value is given
     11  40 x 500 with alpha 0.05 and refused without; the time of 300,000 x 10
     12  realised false alarms of cross-fitting on noise
 
@@ -192,7 +192,7 @@ def _sum_of(name: str, detector: Detector, table: pa.Table) -> Check:
 
 
 def faults(detector: Detector) -> Iterator[Check]:
-    """Plant a fault in one cell of normal rows that the fit has not seen; ask which column it is and what should stand there."""
+    """Plant a fault in one cell of normal rows that the fit has not seen; check the first reason and its expected value."""
     table = pq.read_table(ROOT / "data" / "labelled.parquet")
     table = table.filter(pc.equal(table["fault"], "normal")).select(list(detector.schema.names))
     rows = table.to_pylist()

@@ -73,7 +73,7 @@ def numbers(rows: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def letters(rows: int, width: int, generator: np.random.Generator) -> pa.Array:
-    """Return random keys of so many letters."""
+    """Return random keys of ``width`` letters."""
     text = generator.integers(ord("a"), ord("z") + 1, size=rows * width, dtype=np.uint8)
     offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
     return pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(text))

@@ -1,12 +1,12 @@
-"""Kill ``score`` at random moments, run it again until it is done, and compare every byte with a run left alone; then do so with ``fit``.
+"""Kill ``score`` at random times, repeat it until it finishes, and compare every byte with an undisturbed scoring; the same for ``fit``.
 
     python benchmarks/kill.py [--score 100] [--rows 200000] [--fit 50] [--seed 0]
 
-Fits a small model in a temporary folder. Each case (CSV, Parquet, Parquet under a false-discovery rate) is scored once undisturbed,
-which gives the bytes to compare with and the usual duration. Each trial then starts ``score`` in a process of its own, sends SIGKILL
-at a moment drawn uniformly over that duration, kills the next run too with probability one half, and lets the last one end. Output
-and manifest must be equal byte by byte, and nothing else may lie in the folder. Writes ``kill.md`` and ``kill.json`` to
-``benchmarks/results``. The half about ``fit`` is ``kill_fit.py``. 0 leaves a half out. Exits with 1 if anything failed.
+Fits a small model in a temporary folder. Each case (CSV, Parquet, Parquet with a false-discovery rate) is scored once undisturbed,
+which gives the reference bytes and the duration. Each trial starts ``score`` in a new process, sends SIGKILL at a time drawn uniformly
+over that duration, kills the next process too with probability 0.5, and lets the last one finish. Output and manifest must be equal
+byte for byte, and the folder must contain no other file. Writes ``kill.md`` and ``kill.json`` to ``benchmarks/results``. The part about
+``fit`` is ``kill_fit.py``; 0 trials skip a part. Exits with 1 if anything failed.
 """
 
 import argparse
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One job: when it was killed (seconds), how far it had come (rows), and whether it ended as it should."""
+    """One job: kill times (seconds), rows done before the last process, and whether the result is correct."""
 
     case: str
     killed_after: tuple[float, ...]
@@ -56,7 +56,7 @@ class Trial:
 
 
 def sample(rows: int, seed: int) -> pa.Table:
-    """Return correlated rows with a category, a key and, in one of 200, a number far off."""
+    """Return correlated rows with a category and a key; one of 200 rows has an outlier."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(rows, COLUMNS)) @ np.random.default_rng(1).normal(size=(COLUMNS, COLUMNS))
     x[::200, 0] += 100.0
@@ -84,7 +84,7 @@ def command(folder: Path, output: Path, options: tuple[str, ...]) -> list[str]:
 
 
 def killed(words: list[str], seconds: float) -> bool:
-    """Start a job and kill it after so many seconds; False: it had ended before."""
+    """Start a job and kill it after ``seconds``; return False if it had finished before."""
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
         try:
             process.wait(timeout=seconds)
@@ -96,10 +96,10 @@ def killed(words: list[str], seconds: float) -> bool:
 
 
 def finished(words: list[str]) -> tuple[int, float]:
-    """Run a job to its end; returns the rows that a killed run had scored (0 if the job was done), and the seconds it took."""
+    """Run a job to its end; return the rows that a killed process had scored (0 if the job was finished), and the duration."""
     start = time.perf_counter()
-    said = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    return said["resumed_rows"], time.perf_counter() - start
+    result = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    return result["resumed_rows"], time.perf_counter() - start
 
 
 def content(output: Path) -> tuple[bytes, bytes]:
@@ -107,13 +107,13 @@ def content(output: Path) -> tuple[bytes, bytes]:
     return output.read_bytes(), output.with_name(f"{output.name}.manifest.json").read_bytes()
 
 
-def trial(case: str, folder: Path, whole: tuple[bytes, bytes], usual: float, draw: random.Random) -> Trial:
-    """Kill a job once or twice, let it end, and compare."""
+def trial(case: str, folder: Path, whole: tuple[bytes, bytes], undisturbed: float, draw: random.Random) -> Trial:
+    """Kill a job once or twice, let it finish, and compare."""
     name, options = CASES[case]
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        output = Path(place) / name
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        output = Path(temporary) / name
         words = command(folder, output, options)
-        moments = [draw.uniform(0, usual) for _ in range(1 + (draw.random() < 0.5))]
+        moments = [draw.uniform(0, undisturbed) for _ in range(1 + (draw.random() < 0.5))]
         hit = tuple(round(seconds, 3) for seconds in moments if killed(words, seconds))
         resumed, _ = finished(words)
         output_bytes, manifest_bytes = content(output)
@@ -128,67 +128,67 @@ def trial(case: str, folder: Path, whole: tuple[bytes, bytes], usual: float, dra
     )
 
 
-def row(case: str, trials: list[Trial], usual: float, rows: int) -> str:
+def row(case: str, trials: list[Trial], undisturbed: float, rows: int) -> str:
     """Return the line of a case."""
     mine = [t for t in trials if t.case == case]
     kills = sum(len(t.killed_after) for t in mine)
-    gone_on = [t.resumed_rows / rows for t in mine if t.resumed_rows]
-    middle = f"{statistics.median(gone_on):.0%}" if gone_on else "–"
+    resumed_shares = [t.resumed_rows / rows for t in mine if t.resumed_rows]
+    middle = f"{statistics.median(resumed_shares):.0%}" if resumed_shares else "–"
     wrong = [sum(not t.same_output for t in mine), sum(not t.same_manifest for t in mine), sum(bool(t.stray) for t in mine)]
-    return f"| {case} | {usual:.1f} | {len(mine)} | {kills} | {len(gone_on)} | {middle} | {' | '.join(map(str, wrong))} |"
+    return f"| {case} | {undisturbed:.1f} | {len(mine)} | {kills} | {len(resumed_shares)} | {middle} | {' | '.join(map(str, wrong))} |"
 
 
-def report(trials: list[Trial], usual: dict[str, float], rows: int, seed: int) -> str:
-    """Return what was found as Markdown."""
+def report(trials: list[Trial], undisturbed: dict[str, float], rows: int, seed: int) -> str:
+    """Return the results as Markdown."""
     head = (
         f"# Killed at random moments\n\n`python benchmarks/kill.py --score {len(trials)} --rows {rows} --seed {seed}`\n\n"
-        f"{rows:,} rows, a part every {PART_ROWS:,}; SIGKILL at a moment drawn uniformly over the usual duration, start of Python\n"
-        "included; one half of the jobs is killed twice, then they run to their end. *went on*: trials whose last run did not begin at\n"
-        "row 0, and the median share of the rows that were there.\n\n"
-        "| case | usual seconds | trials | kills | went on | rows there | other output | other manifest | stray files |\n"
+        f"{rows:,} rows, a checkpoint every {PART_ROWS:,}; SIGKILL at a time drawn uniformly over the undisturbed duration, start of\n"
+        "Python included; half of the jobs are killed twice, then they run to their end. *resumed*: trials whose last process did not\n"
+        "start at row 0, and the median share of the rows that were done.\n\n"
+        "| case | undisturbed seconds | trials | kills | resumed | rows done | other output | other manifest | stray files |\n"
         "|---|---|---|---|---|---|---|---|---|\n"
     )
-    return head + "\n".join(row(case, trials, usual[case], rows) for case in CASES) + "\n"
+    return head + "\n".join(row(case, trials, undisturbed[case], rows) for case in CASES) + "\n"
 
 
 def main() -> None:
-    """Take the options, measure, and leave with 1 if anything failed."""
+    """Parse the options and measure; exit with 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--score", type=int, default=100, help="trials")
     parser.add_argument("--rows", type=int, default=200_000, help="rows to score")
     parser.add_argument("--fit", type=int, default=50, help="jobs of fit")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    well = not asked.score or measure(asked)
-    if asked.fit:
+    options = parser.parse_args()
+    passed = not options.score or measure(options)
+    if options.fit:
         import kill_fit
 
-        well = kill_fit.measure(asked.fit, asked.seed) and well
-    raise SystemExit(0 if well else 1)
+        passed = kill_fit.measure(options.fit, options.seed) and passed
+    raise SystemExit(0 if passed else 1)
 
 
-def measure(asked: argparse.Namespace) -> bool:
-    """Kill scorings and write what was found; returns whether all went well."""
-    draw = random.Random(asked.seed)  # noqa: S311  # moments of a measurement, no secret
+def measure(arguments: argparse.Namespace) -> bool:
+    """Kill scorings and write the results; return whether all are correct."""
+    draw = random.Random(arguments.seed)  # noqa: S311  # moments of a measurement, no secret
     trials: list[Trial] = []
-    whole, usual = {}, {}
+    whole, undisturbed = {}, {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, asked.rows)
+        prepare(folder, arguments.rows)
         for case, (output, options) in CASES.items():
-            place = folder / case
-            place.mkdir()
-            _, usual[case] = finished(command(folder, place / output, options))
-            whole[case] = content(place / output)
-        for i in range(asked.score):
+            workdir = folder / case
+            workdir.mkdir()
+            _, undisturbed[case] = finished(command(folder, workdir / output, options))
+            whole[case] = content(workdir / output)
+        for i in range(arguments.score):
             case = list(CASES)[i % len(CASES)]
-            trials.append(trial(case, folder, whole[case], usual[case], draw))
-            print(f"{i + 1}/{asked.score}", trials[-1], flush=True)
-    text = report(trials, usual, asked.rows, asked.seed)
+            trials.append(trial(case, folder, whole[case], undisturbed[case], draw))
+            print(f"{i + 1}/{arguments.score}", trials[-1], flush=True)
+    text = report(trials, undisturbed, arguments.rows, arguments.seed)
     print(text)
     RESULTS.joinpath("kill.md").write_text(text, encoding="utf-8")
-    found = {"rows": asked.rows, "seed": asked.seed, "usual_seconds": usual, "trials": [asdict(t) for t in trials]}
-    RESULTS.joinpath("kill.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    results = {"rows": arguments.rows, "seed": arguments.seed, "usual_seconds": undisturbed, "trials": [asdict(t) for t in trials]}
+    RESULTS.joinpath("kill.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return all(t.same_output and t.same_manifest and not t.stray for t in trials)
 
 

@@ -4,7 +4,7 @@
 
 Knows nothing about vae_anomaly. Centrifugal pump: head ``H = H0 s² − a Q²`` with ``s = speed / rated speed`` (affinity laws);
 pipe: ``H = Hs + k Q²`` with ``k`` falling as the valve opens; the flow is where both agree. Power is ``ρ g Q H / (η η_motor)``.
-A fault changes the machine, or a sensor, and then the same equations run. Units stand in the column names.
+A fault changes the machine, or a sensor, and then the same equations run. Units are in the column names.
 """
 
 import sys
@@ -88,7 +88,7 @@ def wander(rng: np.random.Generator, minutes: int, hours: float) -> Array:
 
 
 def follow(target: Array, minutes: float, start: float) -> Array:
-    """First-order lag [n] behind ``target`` with the time constant ``minutes``."""
+    """Return a first-order lag ``[n]`` of ``target`` with the time constant ``minutes``."""
     keep, now, out = np.exp(-1.0 / minutes), start, np.empty_like(target)
     for i, goal in enumerate(target):
         now = keep * now + (1 - keep) * goal
@@ -109,7 +109,7 @@ def mode_plan(rng: np.random.Generator, minutes: int) -> list[str]:
 def fault_plan(rng: np.random.Generator, modes: list[str], faults: list[str], stay: int) -> tuple[list[str], Array]:
     """Fault [minutes] and its severity in 0.5…1.2: each fault once, in its own stretch of the time.
 
-    A sensor gets stuck where the mode changes, for otherwise nobody could see it; it is freed before the next change.
+    A sensor gets stuck where the mode changes, because a constant mode would hide the fault; it recovers before the next change.
     """
     plan, severity = ["normal"] * len(modes), np.zeros(len(modes))
     room = len(modes) // max(len(faults), 1)

@@ -29,7 +29,7 @@ TARGETS = {
     "csv": ("ingest_csv.py", "read a delimited file as fit and as score do"),
 }
 NICE, TIMEOUT, RSS_MB, LONGEST = shutil.which("nice") or "nice", 10, 3000, 200_000
-# A process keeps some kilobytes of every input; behind so many it begins anew, or its own memory would be what breaks.
+# Inputs per process: each leaves some kilobytes behind, so a longer process would run out of memory by itself.
 RUNS = 100_000
 QUIET = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2", "ARROW_DEFAULT_MEMORY_POOL": "system"}
 
@@ -69,7 +69,7 @@ def fuzzed(name: str, work: Path, end: float) -> dict[str, Any]:
 
 
 def arguments(work: Path, seconds: int) -> list[str]:
-    """Return what libFuzzer is told."""
+    """Return the arguments of libFuzzer."""
     words = [f"-dict={work}/words.dict"] if (work / "words.dict").exists() else []
     limits = [f"-timeout={TIMEOUT}", f"-rss_limit_mb={RSS_MB}", f"-max_len={LONGEST}", f"-max_total_time={seconds}", f"-runs={RUNS}"]
     return [

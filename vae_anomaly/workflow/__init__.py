@@ -1,1 +1,1 @@
-"""One verb a module: fit, score, calibrate, evaluate, explain, report."""
+"""The verbs, one module each: fit, calibrate, score, evaluate, explain, report, publish and models, with their requests and results."""

@@ -171,7 +171,8 @@ def _labels(
 ) -> Labels | None:
     if columns.label is None:
         return None
-    normal_labels = request.normal_labels or detector.config.data.normal_labels
+    data = detector.config.data
+    normal_labels = request.normal_labels or data.normal_labels
     labels = read_labels(values[columns.label], normal_labels, columns.label)
     needs_both = request.maximize is not None or request.cost_miss is not None
     (check_both_classes if needs_both else check_normal_rows)(labels, columns.label, normal_labels)

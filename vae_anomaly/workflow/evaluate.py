@@ -68,10 +68,11 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
         check_report_path(request.output, overwrite=request.overwrite)
     loaded = open_model(request.model, uri=request.tracking_uri)
     detector = loaded.detector
-    column = request.label_column or detector.config.data.label_column
+    data = detector.config.data
+    column = request.label_column or data.label_column
     if column is None:
         raise ConfigError("which column holds the labels? Name it with --label-column.")
-    normal_labels = request.normal_labels or detector.config.data.normal_labels
+    normal_labels = request.normal_labels or data.normal_labels
     source, rejects = open_data(detector, request.data, missing_values=request.missing_values, on_error=request.on_error), Rejects()
     if column not in source.names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([column], source.names)}")

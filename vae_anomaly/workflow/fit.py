@@ -125,12 +125,12 @@ def _read(job: FitJob, rejects: Rejects) -> tuple[LabelledRows, int]:
 
 def _train(rows: LabelledRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
     """Train, calibrate and evaluate; the outcome is stored in the work folder."""
-    source, id_columns = job.source, job.request.config.data.id_columns
+    source, config = job.source, job.request.config
     with located(source.readers, rows.anomalous_numbers):
         _check_cells(rows.anomalous, schema)
     with located(source.readers, rows.normal_numbers):
         record = _fitted(rows.normal, schema, job)
-    suspicious = suspicious_rows(record, rows.normal, rows.normal_numbers, id_columns)
+    suspicious = suspicious_rows(record, rows.normal, rows.normal_numbers, config.data.id_columns)
     seconds = time.monotonic() - began
     detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes)
     outcome = Outcome(detector=detector, quality=_quality(detector, record.split, rows), suspicious=suspicious)

@@ -115,7 +115,8 @@ def cores() -> int:
 
 def open_data(detector: Detector, data: Sequence[str], *, missing_values: Sequence[str] | None, on_error: ReadOnError) -> Source:
     """Open input files for a model; ``missing_values`` None: those of its fit. Raises DataError."""
-    missing = detector.config.data.missing_values if missing_values is None else missing_values
+    fitted = detector.config.data
+    missing = fitted.missing_values if missing_values is None else missing_values
     return open_source(data, missing_values=missing, on_error=on_error)
 
 

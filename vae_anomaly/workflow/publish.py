@@ -114,9 +114,10 @@ def log_fit(run: Run | NoRun, detector: Detector, quality: Quality | None, folde
 
 
 def _log_metrics(run: Run, detector: Detector, quality: Quality | None) -> None:
-    for block in detector.card.history.blocks:
+    card, threshold = detector.card, detector.threshold
+    for block in card.history.blocks:
         run.log_block(block)
-    run.log_metrics({"fit_seconds": detector.card.seconds, "threshold": detector.threshold.value, "alpha": detector.threshold.alpha})
+    run.log_metrics({"fit_seconds": card.seconds, "threshold": threshold.value, "alpha": threshold.alpha})
     if quality:
         run.log_metrics(
             {"auroc": quality.auroc, "average_precision": quality.average_precision, "recall": quality.recall, "f1": quality.f1}
@@ -136,8 +137,9 @@ def _figures(detector: Detector) -> dict[str, Any]:
 
 def _saved_locally(detector: Detector, checkpoint: Checkpoint) -> Path | None:
     """Save a model as ``NAME-TIME`` in the current folder, or if that is full or read-only in the temporary one; None if both fail."""
-    created = re.sub(r"\D", "", detector.card.created.partition("+")[0])
-    folder = Path(f"{detector.config.tracking.model_name}-{created}")
+    card, tracking = detector.card, detector.config.tracking
+    created = re.sub(r"\D", "", card.created.partition("+")[0])
+    folder = Path(f"{tracking.model_name}-{created}")
     if checkpoint.is_finished_model(folder) or checkpoint.move_finished(folder):
         return folder
     for path in (folder, Path(tempfile.gettempdir(), folder.name)):
@@ -151,7 +153,8 @@ def _recovery_text(folder: Path | None, detector: Detector) -> str:
     """Return where the model was saved and the command that logs it later."""
     if folder is None:
         return "The model is lost: neither the current folder nor the temporary one could be written. Make room and fit again."
-    option = "" if detector.config.tracking.register else " --no-register"
+    tracking = detector.config.tracking
+    option = "" if tracking.register else " --no-register"
     name = shlex.quote(str(folder))
     return f"The model is saved: score with --model {name}, and log it later with: vae-anomaly upload {name}{option}"
 
