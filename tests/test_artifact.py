@@ -416,3 +416,8 @@ print(quiet, len(seen))
 def test_loading_and_scoring_unpickle_nothing(folder: Path) -> None:
     heard = subprocess.run([sys.executable, "-c", LISTENING, str(folder)], check=True, capture_output=True, text=True)
     assert heard.stdout.split() == ["0", "1"], "the second number is the control: a pickle that the hook must hear"
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "models:/" + "a" * 5000, "models:/pump@champion"])
+def test_a_name_that_no_file_system_takes_is_no_artifact(name: str) -> None:
+    assert not artifact.is_artifact(Path(name))

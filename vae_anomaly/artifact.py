@@ -86,8 +86,11 @@ def load(folder: Path) -> Detector:
 
 
 def is_artifact(folder: Path) -> bool:
-    """Return whether ``folder`` contains a manifest, intact or damaged."""
-    return (atomic.present(folder) / MANIFEST).is_file()
+    """Return whether ``folder`` contains a manifest, intact or damaged; False for a name that no file system takes."""
+    try:
+        return (atomic.present(folder) / MANIFEST).is_file()
+    except OSError:
+        return False
 
 
 def check_folder(folder: Path) -> None:

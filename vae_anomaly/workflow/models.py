@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from vae_anomaly.schema.encoding import Batch, encode
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source, input_row_numbers, open_source
 from vae_anomaly.tracking import store
-from vae_anomaly.tracking.registry import registered_versions, resolve_model
+from vae_anomaly.tracking.registry import ResolvedModel, registered_versions, resolve_model
 from vae_anomaly.workflow.results import InfoResult, ModelName, ModelsResult, UiResult
 
 _logger = logging.getLogger(__name__)
@@ -95,7 +96,11 @@ class LoadedModel:
 
 def open_model(model: str, *, uri: str | None = None) -> LoadedModel:
     """Resolve and load a model. Raises ArtifactError and its subclasses, TrackingError."""
-    resolved = resolve_model(model, uri=uri)
+    folder = Path(model)
+    if artifact.is_artifact(folder):  # needs no registry
+        resolved = ResolvedModel(folder=folder, name=folder.resolve().name, version=artifact.fingerprint(folder))
+    else:
+        resolved = resolve_model(model, uri=uri)
     detector = artifact.load(resolved.folder)
     _logger.info("loaded %s from %s, fitted %s", model, resolved.folder, detector.card.created)
     name = ModelName(name=resolved.name, version=resolved.version, folder=str(resolved.folder), uri=model)
