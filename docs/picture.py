@@ -24,7 +24,7 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-SIZE = "1100,1180"
+SIZE = "1100,1205"
 
 
 def main() -> int:

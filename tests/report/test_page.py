@@ -144,7 +144,7 @@ def test_the_page_says_what_there_is_to_say() -> None:
     text = re.sub(r"<[^>]+>", " ", _page())
     for words in (
         "at most 10 %".capitalize(),
-        "In 2 consecutive parts of the calibration rows 0 % to 12.5 %",
+        "In 2 consecutive segments of the calibration rows 0 % to 12.5 %",
         "PCA ranks better here: AUROC 0.9000, vae-anomaly 0.8000.",
         "few rows".capitalize(),
         "Highest score and number of alarms per 5 minutes",

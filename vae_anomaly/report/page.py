@@ -152,8 +152,8 @@ def _blocks_words(report: Report) -> str:
     if blocks is None:
         return ""
     return (
-        f"In {len(blocks.rates)} consecutive parts of the calibration rows {percent(min(blocks.rates))} to {percent(max(blocks.rates))} of "
-        f"the rows are above the threshold; if the rows are exchangeable, rates differ this much in {percent(blocks.p_value)} of cases."
+        f"In {len(blocks.rates)} consecutive segments of the calibration rows {percent(min(blocks.rates))} to {percent(max(blocks.rates))} "
+        f"of the rows are above the threshold; if the rows are exchangeable, rates differ this much in {percent(blocks.p_value)} of cases."
     )
 
 
