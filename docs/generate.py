@@ -53,7 +53,8 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield f"\n## {name}\n\n{command.help}\n"
     yield f"```text\n{context.command_path} {' '.join(command.collect_usage_pieces(context)).translate(_NO_BRACES)}\n```\n"
     if command.epilog:
-        yield f"{command.epilog.replace('vae-anomaly', '`vae-anomaly', 1)}`"
+        example = command.epilog.removeprefix("\b\n")  # Click's mark of a paragraph that is not wrapped
+        yield f"{example.strip().replace('vae-anomaly', '`vae-anomaly', 1)}`"
     for title, records in _by_panel(command, context).items():
         yield f"\n**{title}**\n"
         for names, text in records:
@@ -66,13 +67,16 @@ def _by_panel(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:
-            title = "Arguments" if parameter.param_type_name == "argument" else getattr(parameter, "rich_help_panel", None)
-            panels.setdefault(title or "Every command", []).append(record)
+            is_argument = parameter.param_type_name == "argument"
+            title = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None)
+            name = record[0].split(" ")[0] if is_argument else record[0]  # without its type
+            panels.setdefault(title or "Every command", []).append((name, record[1]))
     return panels
 
 
 def _shown_default(text: str) -> str:
-    """`[default: (all cores)]` as `Default: all cores.`."""
+    """`[default: (all cores)]` as `Default: all cores.`, and options in the text as code."""
+    text = re.sub(r"(?<!\S)(--[a-z][a-z-]*)", r"`\1`", text)
     text = re.sub(r"x>=(\S+)(?=[;\]])", r"at least \1", re.sub(r"(\d+)<=x<=(\d+)", r"\1 to \2", text))
     return re.sub(r"  \[(.*)\]$", lambda found: " " + _sentence(re.sub(r"default: \(([^)]*)\)", r"default: \1", found[1])), text)
 
