@@ -214,7 +214,7 @@ class Source:
             if reader.rows is not None and before + reader.rows <= first_row:
                 before += reader.rows
                 continue
-            # Rows before first_row were read by an earlier run, so this file has readable ones.
+            # Rows before first_row were read before the job was killed, so this file has readable ones.
             own, readable, position = Rejects(on_reject=rejects), first_row > before, 0
             for batch in reader.stream(layout.selection(reader), chunk, screened=screened):
                 skipped = min(max(first_row - before - position, 0), batch.num_rows)

@@ -92,7 +92,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
 
 
 def _fit_and_publish(job: FitJob) -> FitResult:
-    """Read the rows, train unless an interrupted run finished that, and publish the model."""
+    """Read the rows, train unless an interrupted attempt finished that, and publish the model."""
     began, rejects, request, source = time.monotonic(), Rejects(), job.request, job.source
     config, output = request.config, request.output
     rows, rows_read = _read(job, rejects)
