@@ -321,7 +321,7 @@ def test_a_manifest_whose_counts_are_of_another_version_is_written_again(request
 
 
 def test_many_more_alarms_than_expected_are_remarked_upon(request_: ScoreRequest) -> None:
-    remark = "many more alarms than alpha stands for: if these rows are normal, fit again with rows like them"
+    remark = "many more alarms than alpha predicts: if these rows are normal, fit again with rows like them"
     pq.write_table(table(200, seed=2), request_.data[0])
     assert remark not in score_files(request_).next_steps
     pq.write_table(table(50, seed=2).set_column(2, "b", pa.array([50.0] * 50)), request_.data[0])

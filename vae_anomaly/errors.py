@@ -100,6 +100,6 @@ class TrackingError(VaeAnomalyError):
 
 
 class Interrupted(VaeAnomalyError):
-    """The process was asked to stop; completed work is kept, and the message says how to resume."""
+    """The process was interrupted; completed work is kept, and the message says how to resume."""
 
     exit_code = 130

@@ -285,10 +285,10 @@ TEXTS = {
     "empty file to fit": (("fit", "empty.csv", *FIT[2:]), 3, "empty.csv is empty (0 bytes)."),
     "header only": (("score", "header.csv", *SCORE[2:]), 3, "header.csv has a header but no rows; expected a header and rows."),
     "scores to nowhere": (
-        (*SCORE, "-o", "-"), 2, "'-' is no name for an output, and scores are not printed; name a file or a folder with -o.",
+        (*SCORE, "-o", "-"), 2, "'-' is not the name of an output, and scores are not printed; name a file or a folder with -o.",
     ),
     "scores to a blank": (
-        (*SCORE, "-o", " "), 2, "' ' is no name for an output, and scores are not printed; name a file or a folder with -o.",
+        (*SCORE, "-o", " "), 2, "' ' is not the name of an output, and scores are not printed; name a file or a folder with -o.",
     ),
     "a model elsewhere": (
         (*SCORE[:3], "s3://key:secret@lake/pump"), 5,
@@ -344,7 +344,7 @@ TEXTS = {
     ),
     "parts among inputs by file URI": (
         ("score", "file://{here}/more", *SCORE[2:], "-o", "file://{here}/more/out/"), 7,
-        "{here}/more/out lies in file://{here}/more, and its parts would be scored with it. Name a folder elsewhere with -o.",
+        "{here}/more/out is inside the input folder file://{here}/more, so its parts would be scored too. Name a folder elsewhere with -o.",
     ),
     "output is the input": ((*SCORE, "-o", "new.csv", "--overwrite"), 7, "new.csv is itself an input; name another output with -o."),
     "an id column like one of the output": (
@@ -353,7 +353,7 @@ TEXTS = {
     ),
     "several inputs": (
         ("score", "new.csv", "lacks.csv", *SCORE[2:]), 2,
-        "2 inputs have no one place for their scores beside them; name it with -o.",
+        "2 inputs have no common default for the output; name it with -o.",
     ),
     "existing output": (
         (*SCORE, "-o", "old.csv"), 7,
@@ -461,7 +461,7 @@ def test_a_second_scoring_at_the_same_time_is_refused(ground: Path, here: Path) 
     with score_workdir.claim(here / "new.scores.csv"):
         shown = run("score", "new.csv", "-m", ground / "model")
     assert (shown.exit_code, shown.stderr) == (7, (
-        f"error: new.scores.csv is being written by another run (process {os.getpid()}). Wait for it, or name another with -o.\n"
+        f"error: new.scores.csv is being written by another process (PID {os.getpid()}). Wait for it, or name another with -o.\n"
     ))  # fmt: skip
     assert files(here) == ["new.csv"]
 

@@ -33,7 +33,7 @@ def test_the_share_explained_is_one_minus_squares_over_squares() -> None:
     complete = batch.observed[rows].flatten(1).all(1)
     rows = rows[complete]
     found = _by_name(column_quality(e, batch, detector.schema, (rows,)))
-    cells = gather_cells(e.views, e.layout, e.reads(batch), rows.unsqueeze(0))
+    cells = gather_cells(e.views, e.layout, e.select_columns(batch), rows.unsqueeze(0))
     decoded = expected_units(e.layout, e.vae.decode(e.vae.encode(cells.units)[0]))[0].numpy()
     units = cells.units[0].numpy()
     for j, name in enumerate(("flow", "pressure", "power", "celsius")):
@@ -47,7 +47,7 @@ def test_a_level_is_explained_as_much_as_its_log_loss_falls_below_that_of_the_fr
     batch = tiny.encoded(detector.schema, tiny.normal_rows("mixed"))
     rows = rows[batch.observed[rows].flatten(1).all(1)]
     found = _by_name(column_quality(e, batch, detector.schema, (rows,)))
-    cells = gather_cells(e.views, e.layout, e.reads(batch), rows.unsqueeze(0))
+    cells = gather_cells(e.views, e.layout, e.select_columns(batch), rows.unsqueeze(0))
     decoded = expected_units(e.layout, e.vae.decode(e.vae.encode(cells.units)[0]))[0].double().numpy()
     frequency = e.views.mean[0].double().numpy()
     first = e.layout.numeric

@@ -34,7 +34,7 @@ def left(output: Path) -> list[str]:
 def leave(output: Path, *parts: tuple[int, int]) -> None:
     """Begin, keep parts of ``rows`` from ``first`` on, and be interrupted."""
     with suppress(KeyboardInterrupt), score_workdir.claim(output) as unfinished:
-        unfinished.begin(MADE_FROM, anew=True)
+        unfinished.begin(MADE_FROM, restart=True)
         for first, rows in parts:
             assert unfinished.keep(first, [batch(first, rows - 1), batch(first + rows - 1, 1)], {"rows": first + rows})
         raise KeyboardInterrupt
@@ -43,7 +43,7 @@ def leave(output: Path, *parts: tuple[int, int]) -> None:
 def test_parts_come_back_as_they_were(output: Path) -> None:
     leave(output, (0, 3), (3, 4))
     with score_workdir.claim(output) as unfinished:
-        parts = unfinished.begin(MADE_FROM, anew=False)
+        parts = unfinished.begin(MADE_FROM, restart=False)
         assert [(part.first, part.rows, part.counted) for part in parts] == [(0, 3, {"rows": 3}), (3, 4, {"rows": 7})]
         rows = pa.Table.from_batches([b for part in parts for b in part.batches()])
         assert rows.schema.equals(batch(0).schema, check_metadata=True)
@@ -57,13 +57,13 @@ def test_parts_beyond_a_gap_or_half_written_are_removed(output: Path) -> None:
     (folder / "000000000000007.arrow").write_bytes((folder / "000000000000007.arrow").read_bytes()[:-20])
     (folder / "000000000000011.part").write_bytes(b"half")
     with suppress(KeyboardInterrupt), score_workdir.claim(output) as unfinished:
-        assert [part.first for part in unfinished.begin(MADE_FROM, anew=False)] == [0, 3]
+        assert [part.first for part in unfinished.begin(MADE_FROM, restart=False)] == [0, 3]
         raise KeyboardInterrupt
     assert sorted(path.name for path in folder.iterdir()) == ["000000000000000.arrow", "000000000000003.arrow", "lock", "request.json"]
 
 
 @pytest.mark.parametrize(
-    ("made_from", "anew", "why"),
+    ("made_from", "restart", "why"),
     [
         ({**MADE_FROM, "options": {"top": 4}}, False, "another request (other options)"),
         ({"inputs": {"a.csv": [1, 3]}, "options": {}}, False, "another request (other inputs and options)"),
@@ -71,29 +71,29 @@ def test_parts_beyond_a_gap_or_half_written_are_removed(output: Path) -> None:
     ],
 )
 def test_parts_of_something_else_are_removed(
-    output: Path, made_from: dict[str, object], why: str, caplog: pytest.LogCaptureFixture, *, anew: bool
+    output: Path, made_from: dict[str, object], why: str, caplog: pytest.LogCaptureFixture, *, restart: bool
 ) -> None:
     leave(output, (0, 3))
     with caplog.at_level(logging.INFO), score_workdir.claim(output) as unfinished:
-        assert unfinished.begin(made_from, anew=anew) == ()
+        assert unfinished.begin(made_from, restart=restart) == ()
         assert left(output)[1:] == [".x.csv.resume/lock", ".x.csv.resume/request.json"]
-    assert caplog.messages == [f"not going on with what a killed run left of {output}: {why}; starting anew"]
+    assert caplog.messages == [f"not resuming the interrupted job of {output}: {why}; starting over"]
 
 
 def test_parts_of_another_format_are_removed(output: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     leave(output, (0, 3))
     monkeypatch.setattr(score_workdir, "WORKDIR_FORMAT", 2)
     with caplog.at_level(logging.INFO), score_workdir.claim(output) as unfinished:
-        assert unfinished.begin(MADE_FROM, anew=False) == ()
-    assert caplog.messages == [f"not going on with what a killed run left of {output}: another request (other version); starting anew"]
+        assert unfinished.begin(MADE_FROM, restart=False) == ()
+    assert caplog.messages == [f"not resuming the interrupted job of {output}: another request (other version); starting over"]
 
 
 def test_without_a_readable_request_nothing_counts(output: Path) -> None:
     leave(output, (0, 3))
     (claim.folder_of(output) / "request.json").write_text("[", encoding="utf-8")
     with score_workdir.claim(output) as unfinished:
-        assert unfinished.begin(MADE_FROM, anew=False) == ()
-        assert not unfinished.holds_something()
+        assert unfinished.begin(MADE_FROM, restart=False) == ()
+        assert not unfinished.has_progress()
 
 
 def test_notes_are_read_back_and_replaced(output: Path) -> None:
@@ -107,11 +107,11 @@ def test_notes_are_read_back_and_replaced(output: Path) -> None:
 def test_a_part_that_was_changed_in_between(output: Path) -> None:
     leave(output, (0, 300))
     with score_workdir.claim(output) as unfinished:
-        (part,) = unfinished.begin(MADE_FROM, anew=False)
+        (part,) = unfinished.begin(MADE_FROM, restart=False)
         part.path.write_bytes(b"nothing")
         with pytest.raises(OutputError) as error:
             list(part.batches())
-    assert str(error.value) == f"{part.path} was changed while it waited for its job to go on. Run the job again: it starts anew."
+    assert str(error.value) == f"{part.path} was changed after it was written. Run the job again: it starts over."
 
 
 # ── one process at a time ────────────────────────────────────────────────────────────────────────────────────────────
@@ -125,7 +125,7 @@ def test_the_second_claim_is_refused_and_harms_nothing(output: Path) -> None:
         with pytest.raises(OutputError) as error, score_workdir.claim(output):
             pytest.fail("two at once")
         assert (
-            str(error.value) == f"{output} is being written by another run (process {os.getpid()}). Wait for it, or name another with -o."
+            str(error.value) == f"{output} is being written by another process (PID {os.getpid()}). Wait for it, or name another with -o."
         )
         score_workdir.remove_leftovers(output)
         assert left(output) == before
@@ -139,7 +139,7 @@ def test_an_owner_that_has_not_said_yet_who_it_is(output: Path) -> None:
         (claim.folder_of(output) / "lock").write_bytes(b"")
         with pytest.raises(OutputError) as error, score_workdir.claim(output):
             pytest.fail("two at once")
-    assert str(error.value) == f"{output} is being written by another run (process unknown). Wait for it, or name another with -o."
+    assert str(error.value) == f"{output} is being written by another process (PID unknown). Wait for it, or name another with -o."
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
@@ -205,7 +205,7 @@ def test_until_the_end_a_folder_that_is_removed_says_whose_it_is(output: Path, m
 @pytest.mark.parametrize(("error", "stays"), [(OutputError, False), (DataError, False), (KeyboardInterrupt, True), (ValueError, True)])
 def test_what_stays_after_an_error(output: Path, error: type[BaseException], *, stays: bool) -> None:
     with suppress(error), score_workdir.claim(output) as unfinished:
-        unfinished.begin(MADE_FROM, anew=False)
+        unfinished.begin(MADE_FROM, restart=False)
         unfinished.keep(0, [batch(0)], {})
         raise error("an error")
     assert bool(left(output)) == stays
@@ -213,7 +213,7 @@ def test_what_stays_after_an_error(output: Path, error: type[BaseException], *, 
 
 def test_what_was_finished_stays_where_an_input_could_not_be_read(output: Path) -> None:
     with suppress(DataError), score_workdir.claim(output) as unfinished:
-        unfinished.begin(MADE_FROM, anew=False)
+        unfinished.begin(MADE_FROM, restart=False)
         unfinished.keep(0, [batch(0)], {})
         raise DataError("the server does not answer") from OSError()
     assert left(output) != []

@@ -15,7 +15,7 @@ ONE = Case(kind="mixed", size="one", method="split", prior="exemplar")
 def _nets(case: Case) -> tuple[NetworkAssignment, Batch]:
     detector = tiny.detector(case)
     plan = split_rows(tiny.config(case).calibration, tiny.NORMAL_ROWS, 0)
-    read = detector.ensemble.reads(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
+    read = detector.ensemble.select_columns(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
     return assign_networks(plan, detector.config), read
 
 

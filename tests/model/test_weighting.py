@@ -31,7 +31,7 @@ def _fresh(case: Case) -> tuple[Ensemble, Batch, Tensor, ModelConfig]:
     detector = tiny.detector(case)
     e, model = detector.ensemble, detector.config.model
     nets = assign_networks(split_rows(tiny.config(case).calibration, tiny.NORMAL_ROWS, 0), detector.config)
-    read = e.reads(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
+    read = e.select_columns(tiny.encoded(detector.schema, tiny.normal_rows(case.kind)))
     exemplars, own = choose_exemplars(e.vae, e.views, read, nets.exemplars, model.exemplars, torch.Generator().manual_seed(0))
     ones = torch.ones_like(e.weight)
     return replace(e, exemplars=exemplars, weight=ones, beta=ones), read, own, model

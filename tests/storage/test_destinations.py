@@ -56,7 +56,7 @@ def test_what_does_not_arrive_whole_is_an_error(far: Remote, monkeypatch: pytest
     monkeypatch.setattr(Remote, "size", lambda _: 3)
     with pytest.raises(OutputError) as error:
         far.write(b"four")
-    assert str(error.value) == "s3://b/x.csv did not arrive whole. Run the job again."
+    assert str(error.value) == "s3://b/x.csv was not uploaded completely. Run the job again."
 
 
 def test_a_place_on_this_machine_is_where_it_is(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_web_is_refused_before_anything_is_made(uri: str, tmp_path: Path, mo
     with pytest.raises(OutputError) as error:
         destination_of(uri)
     shown = uri.replace("user:secret@", "")
-    assert str(error.value) == f"{shown} cannot be written to: pages of the web can only be read. Write elsewhere with -o."
+    assert str(error.value) == f"{shown} cannot be written to: web pages are read-only. Write elsewhere with -o."
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,7 +109,7 @@ def test_so_is_what_fsspec_can_only_read() -> None:
 
     with pytest.raises(OutputError) as error:
         Remote(filesystem=Readable(), location="b/x.csv", shown="s3://b/x.csv").write(b"four")
-    assert str(error.value) == "s3://b/x.csv cannot be written to: what is there can only be read. Write elsewhere with -o."
+    assert str(error.value) == "s3://b/x.csv cannot be written to: this file system is read-only. Write elsewhere with -o."
 
 
 def test_a_name_that_no_file_system_takes_is_refused_as_an_output() -> None:

@@ -240,7 +240,7 @@ def test_a_record_that_never_ends_is_refused(write: Write, monkeypatch: pytest.M
     [
         ('a,b\n1,2\n"63"5,2\n', """row 2: text follows a closing quote: '"63"5,2'. Double the quotes inside a cell, or"""),
         ('a,b\n1,"2\n3,"4"\n', """row 1: a quote is opened and never closed: '1,"2'. Close it, or"""),
-        ("a,b\n1,2\n1\0,2\n", r"row 2: it holds a zero byte: '1\x00,2'. Was the file cut off? Correct that row, or"),
+        ("a,b\n1,2\n1\0,2\n", r"row 2: it holds a zero byte: '1\x00,2'. Was the file truncated? Correct that row, or"),
     ],
     ids=["after a quote", "a lost quote", "a zero"],
 )

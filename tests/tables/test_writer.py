@@ -177,7 +177,7 @@ def test_paths_where_no_file_can_be_written(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path} cannot be written: {said}"
     with pytest.raises(OutputError) as caught, writing(tmp_path / "file"):
         (tmp_path / "file").mkdir()
-    assert str(caught.value) == f"{tmp_path}/file cannot be written: what is there is no folder. Write elsewhere with -o."
+    assert str(caught.value) == f"{tmp_path}/file cannot be written: it exists and is not a folder. Write elsewhere with -o."
     with pytest.raises(OutputError) as caught, writing(tmp_path / "s.csv"):  # as /proc says of every new name
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     assert str(caught.value) == f"{tmp_path}/s.csv cannot be written: no file can be made in its folder. Write elsewhere with -o."

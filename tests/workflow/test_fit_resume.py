@@ -208,8 +208,8 @@ DEATHS: dict[str, tuple[object, str, dict[str, Any]]] = {
     "before a step": (fit_workdir.Checkpoint, "after_step", {"call": 1}),
     "in the middle of the training": (fit_workdir.Checkpoint, "after_step", {"call": 6}),
     "at the end of the training": (fit_workdir.Checkpoint, "after_step", {"call": STEPS, "after": True}),
-    "when fitted": (fit_workdir.Checkpoint, "keep_finished", {}),
-    "when the model is kept": (fit_workdir.Checkpoint, "keep_finished", {"after": True}),
+    "when fitted": (fit_workdir.Checkpoint, "save_finished", {}),
+    "when the model is kept": (fit_workdir.Checkpoint, "save_finished", {"after": True}),
     "before the parameters": (Run, "log_config", {}),
     "in the pictures": (Run, "log_figures", {"after": True}),
     "before the model": (pyfunc, "log_pyfunc", {}),
@@ -338,13 +338,13 @@ def cut_off(here: Path, settings: Config) -> Path:
 def test_resume_insists(here: Path, settings: Config) -> None:
     other = replace(untracked(settings), seed=1)
     for place, config, why in (
-        (here / "model", other, f"what lies in {here}/.model.resume is of other data or settings"),
-        (here / "other", other, f"there is no {here}/.other.resume"),
+        (here / "model", other, f"{here}/.model.resume is of other data or settings"),
+        (here / "other", other, f"{here}/.other.resume does not exist"),
     ):
         with pytest.raises(ConfigError) as error:
             run(config, place, resume=True)
-        text = "--resume finds no fit of these data and settings that was cut off: "
-        assert str(error.value) == f"{text}{why}. Leave it out to fit anew."
+        text = "--resume finds no interrupted fit of these data and settings: "
+        assert str(error.value) == f"{text}{why}. Leave it out to start over."
     assert run(untracked(settings), here / "model", resume=True).resumed_steps == 5, "a refusal has removed nothing"
 
 
@@ -358,7 +358,7 @@ def test_no_resume_begins_anew(here: Path, settings: Config, whole: Whole) -> No
 def test_another_fit_starts_anew_and_says_so(cut_off: Path, here: Path, settings: Config, caplog: pytest.LogCaptureFixture) -> None:
     os.utime(here / "normal.parquet", (0, 0))
     assert run(replace(untracked(settings), seed=1), here / "model").resumed_steps == 0
-    text = f"{cut_off} holds another fit that was cut off (other inputs and settings): this one starts anew"
+    text = f"{cut_off} is of another interrupted fit (other inputs and settings): starting over"
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [text]
 
 
@@ -379,7 +379,7 @@ def test_a_damaged_state_is_removed_and_the_fit_starts_anew(
     state.write_bytes(changed)
     assert run(untracked(settings), here / "model").resumed_steps == 0
     assert same(content(here / "model"), whole(settings))
-    assert caplog.messages[-1] == f"{state} is damaged (it differs from its digest): what it held is done anew"
+    assert caplog.messages[-1] == f"{state} is damaged (it differs from its digest): its steps are repeated"
 
 
 def test_a_robust_fit_goes_on_after_its_first_pass(here: Path, settings: Config, whole: Whole) -> None:
@@ -410,7 +410,7 @@ def test_states_are_kept_after_so_many_steps_and_at_the_end(
 
 def test_a_state_is_kept_when_some_seconds_are_over(here: Path, settings: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(fit_workdir, "SECONDS", 0.0)
+    monkeypatch.setattr(fit_workdir, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(training_state, "write_training", lambda _, training: seen.append(training.step))
     run(untracked(settings), here / "model", every=None)
     assert seen == list(range(1, STEPS + 1))
@@ -465,7 +465,7 @@ def test_a_signal_ends_the_fit_after_the_step_that_is_kept(settings: Config, who
 
     with pytest.raises(Interrupted) as error:
         run(settings, every=None, tell=at_four)
-    assert str(error.value) == f"interrupted; what was done is kept in {PLACE}. Run the same command again to go on."
+    assert str(error.value) == f"interrupted; completed work is kept in {PLACE}. Run the same command again to resume."
     assert error.value.exit_code == 130
     assert registry(settings.tracking.uri) == ([], {}, ["KILLED"])
     assert run(settings).resumed_steps == 4
@@ -487,7 +487,7 @@ def test_a_scheduler_that_ends_the_command_is_told_how_to_go_on(here: Path) -> N
             time.sleep(0.05)
         process.terminate()
         out, err = process.communicate(timeout=60)
-    text = "interrupted; what was done is kept in .model.resume. Run the same command again to go on."
+    text = "interrupted; completed work is kept in .model.resume. Run the same command again to resume."
     assert (process.returncode, json.loads(out)) == (130, {"error": text, "exit_code": 130})
     assert err.splitlines()[-1] == f"error: {text}"
     assert files(here) == {"normal.parquet", "mlflow.db", ".model.resume"}
@@ -527,7 +527,7 @@ def test_on_a_full_disk_the_fit_goes_on_and_keeps_nothing(
 ) -> None:
     monkeypatch.setattr(training_state, "write_training", refuse(errno.ENOSPC))
     run(settings)
-    text = "what this fit has done is not kept any more, so that it starts anew if it is cut off: no space left on device"
+    text = "no more checkpoints are written, and an interrupted fit starts over: no space left on device"
     assert [record.message for record in caplog.records if record.name.startswith("vae_anomaly")] == [text]
     assert same(content(registered(settings.tracking.uri)), whole(settings))
     assert registry(settings.tracking.uri) == (["FINISHED"], {"live": "1"}, ["FINISHED"])
@@ -539,7 +539,9 @@ def test_in_a_folder_that_cannot_be_written_a_fit_keeps_nothing(
 ) -> None:
     monkeypatch.setattr(claim, "lock", refuse(errno.EROFS))
     run(settings)
-    text = f"this fit cannot go on if it is cut off: {PLACE} cannot be written: the file system is read-only. Write elsewhere with -o"
+    text = (
+        f"this fit cannot be resumed if it is interrupted: {PLACE} cannot be written: the file system is read-only. Write elsewhere with -o"
+    )
     assert [record.message for record in caplog.records if record.name.startswith("vae_anomaly")] == [text]
     assert registry(settings.tracking.uri) == (["FINISHED"], {"live": "1"}, ["FINISHED"])
 

@@ -180,7 +180,7 @@ def test_a_changed_part_is_refused(request_: ScoreRequest, tmp_path: Path) -> No
     score_files(request_)
     (tmp_path / "out" / "b.csv").write_text("mine", encoding="utf-8")
     assert refused(request_) == (
-        f"{tmp_path}/out/b.csv was changed after it was written. Remove it to have it made again, or give --overwrite."
+        f"{tmp_path}/out/b.csv was changed after it was written. Remove it to have the input scored again, or give --overwrite."
     )
 
 
@@ -286,7 +286,7 @@ def test_manifests_are_taken_in_now_and_then(request_: ScoreRequest, tmp_path: P
 def test_two_runs_at_once_are_refused(request_: ScoreRequest, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with score_workdir.claim(tmp_path / "out" / manifest.FOLDER_MANIFEST):
-        assert refused(request_).startswith(f"{tmp_path}/out/manifest.json is being written by another run (process {os.getpid()}).")
+        assert refused(request_).startswith(f"{tmp_path}/out/manifest.json is being written by another process (PID {os.getpid()}).")
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -315,17 +315,17 @@ def test_parts_without_rows_are_passed_over(request_: ScoreRequest, inputs: Path
 
 def test_an_output_among_the_inputs_is_refused(request_: ScoreRequest, inputs: Path) -> None:
     assert refused(replace(request_, output=f"{inputs}/out/")) == (
-        f"{inputs}/out lies in {inputs}, and its parts would be scored with it. Name a folder elsewhere with -o."
+        f"{inputs}/out is inside the input folder {inputs}, so its parts would be scored too. Name a folder elsewhere with -o."
     )
     assert refused(replace(request_, data=(f"{inputs}/*/a.parquet",), output=f"{inputs}/day=1/")) == (
-        f"{inputs}/day=1/a.parquet lies in {inputs}/day=1, where the scores are to go. Name another folder with -o."
+        f"{inputs}/day=1/a.parquet is inside the output folder {inputs}/day=1. Name another folder with -o."
     )
 
 
 def test_two_inputs_with_one_part(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
     pq.write_table(rows(600, seed=9), inputs / "b.csv.parquet")
     assert refused(replace(request_, format="parquet")) == (
-        f"{tmp_path}/out/b.csv.parquet holds the scores of {inputs}/b.csv, and those of {inputs}/b.csv.parquet would go there too. "
+        f"{tmp_path}/out/b.csv.parquet holds the scores of {inputs}/b.csv; those of {inputs}/b.csv.parquet would have the same name. "
         "Name another folder with -o."
     )
 

@@ -234,7 +234,7 @@ def test_another_request_starts_anew(request_: ScoreRequest, ground: Path, what:
         found = score_files(asked)
     assert found.resumed_rows == 0
     assert (
-        f"not going on with what a killed run left of {request_.output}: another request (other {what.partition(',')[0]}); starting anew"
+        f"not resuming the interrupted job of {request_.output}: another request (other {what.partition(',')[0]}); starting over"
         in caplog.messages
     )
     assert content(asked) == uninterrupted(asked)
@@ -254,16 +254,14 @@ def test_another_install_starts_anew(request_: ScoreRequest, monkeypatch: pytest
     monkeypatch.setattr(pa, "__version__", "0.0")
     with caplog.at_level(logging.INFO, logger="vae_anomaly"):
         assert score_files(request_).resumed_rows == 0
-    assert (
-        f"not going on with what a killed run left of {request_.output}: another request (other install); starting anew" in caplog.messages
-    )
+    assert f"not resuming the interrupted job of {request_.output}: another request (other install); starting over" in caplog.messages
 
 
 def test_overwrite_starts_anew(request_: ScoreRequest, caplog: pytest.LogCaptureFixture) -> None:
     killed(request_, 5)
     with caplog.at_level(logging.INFO, logger="vae_anomaly"):
         assert score_files(replace(request_, overwrite=True)).resumed_rows == 0
-    assert f"not going on with what a killed run left of {request_.output}: --overwrite; starting anew" in caplog.messages
+    assert f"not resuming the interrupted job of {request_.output}: --overwrite; starting over" in caplog.messages
     assert content(request_) == uninterrupted(request_)
 
 
@@ -271,7 +269,7 @@ def test_going_on_is_said(request_: ScoreRequest, caplog: pytest.LogCaptureFixtu
     killed(request_, 5)
     with caplog.at_level(logging.INFO, logger="vae_anomaly"):
         score_files(request_)
-    assert f"going on with {request_.output} after 4,548 rows that a killed run had scored" in caplog.messages
+    assert f"resuming {request_.output} after 4,548 rows scored by an interrupted job" in caplog.messages
 
 
 def test_the_same_request_again_is_nothing_to_do(request_: ScoreRequest) -> None:
@@ -305,7 +303,7 @@ def test_a_second_run_into_the_same_output_is_refused(request_: ScoreRequest) ->
             score_files(request_)
         assert files(request_.output.parent) == [f".{request_.output.name}.resume/lock"]
     assert str(error.value) == (
-        f"{request_.output} is being written by another run (process {os.getpid()}). Wait for it, or name another with -o."
+        f"{request_.output} is being written by another process (PID {os.getpid()}). Wait for it, or name another with -o."
     )
     score_files(request_)
 
@@ -349,7 +347,7 @@ def test_on_a_tight_disk_parts_make_way(request_: ScoreRequest, monkeypatch: pyt
     killed(request_, 3)
     monkeypatch.setattr(score_workdir, "SPARE_BYTES", 2**62)
     killed(request_, 4)
-    assert caplog.messages[-1] == "the disk is nearly full: nothing is kept to go on from if this run is killed"
+    assert caplog.messages[-1] == "the disk is nearly full: no more checkpoints are written, and an interrupted job starts over"
     assert score_files(request_).resumed_rows == 0
     assert content(request_) == whole
     assert only_the_output_is_there(request_)

@@ -182,9 +182,9 @@ def _quality(quality: Quality) -> list[str]:
     facts = [
         ("rows", f"{quality.normal_rows:,} normal, {quality.anomalous_rows:,} anomalous"),
         ("ranking", f"AUROC {quality.auroc:.4f}, average precision {quality.average_precision:.4f}"),
-        ("detection", f"recall {percent(quality.recall)}, {_precision(quality)}, F1 {quality.f1:.4f}"),
+        ("detection", f"recall {percent(quality.recall)}, {_precision_text(quality)}, F1 {quality.f1:.4f}"),
         ("intervals", _intervals(quality.intervals) if quality.intervals else ""),
-        ("false alarms", _false_alarms(quality.false_alarms) if quality.false_alarms else ""),
+        ("false alarms", _false_alarm_text(quality.false_alarms) if quality.false_alarms else ""),
         ("by label", shorten_list(f"{short(label.label)} {label.flagged:,} of {label.rows:,}" for label in quality.by_label)),
     ]
     comparison = ["", *_comparison(quality.comparison)] if quality.comparison else []
@@ -200,7 +200,7 @@ def _by_label(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
     return ["", "Mean contributions to the score:", *table_lines(("label", "columns"), rows)] if rows else []
 
 
-def _precision(quality: Quality) -> str:
+def _precision_text(quality: Quality) -> str:
     return "no row flagged" if quality.precision is None else f"precision {percent(quality.precision)}"
 
 
@@ -214,7 +214,7 @@ def _intervals(intervals: Intervals) -> str:
     return f"{', '.join([*numbers, *shares])} (95 %, bootstrap)"
 
 
-def _false_alarms(alarms: FalseAlarms) -> str:
+def _false_alarm_text(alarms: FalseAlarms) -> str:
     return f"{alarms.rows:,}, a rate of {percent(alarms.rate)} (exact 95 % interval {percent(alarms.low)} to {percent(alarms.high)})"
 
 

@@ -21,7 +21,7 @@ from vae_anomaly.workflow.results import (
 )
 
 ALARM_REASONS_SHOWN = 3  # columns of an alarm
-ALARM_REASON_SHARE = 0.05  # of the score; a column below it is no reason
+ALARM_REASON_SHARE = 0.05  # of the score; columns below it are not shown as reasons
 
 
 def scoring_summary(result: ScoreResult) -> str:
@@ -35,7 +35,7 @@ def scoring_summary(result: ScoreResult) -> str:
     facts = [
         ("alarms", _counted(result)),
         ("flagged by", _discovery(counts.discovery) if counts.discovery else ""),
-        ("groups", _pooled(counts)),
+        ("groups", _pooled_text(counts)),
         ("typicality", _untypical(counts.typicality, result.alpha) if counts.typicality else ""),
         ("skipped", malformed_rows(counts)),
         ("no score", f"{plural(counts.null_scores, 'row')} without observed values" if counts.null_scores else ""),
@@ -73,7 +73,7 @@ def _discovery(discovery: Discovery) -> str:
     return discovery.statement + ("" if discovery.cutoff is not None else "; no row flagged")
 
 
-def _pooled(counts: Counts) -> str:
+def _pooled_text(counts: Counts) -> str:
     """Return the number of rows without a threshold of their group, and these groups; the pooled threshold applied."""
     if counts.unseen_groups is None or not counts.pooled_rows:
         return ""

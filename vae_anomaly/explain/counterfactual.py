@@ -15,7 +15,7 @@ from vae_anomaly.explain.contributions import Explanation, explain_rows
 from vae_anomaly.model.ensemble import SCORE_BLOCK_ROWS, Ensemble, score_rows
 from vae_anomaly.schema.encoding import Batch
 
-MAX_CHANGED_COLUMNS = 10  # more columns are no useful explanation
+MAX_CHANGED_COLUMNS = 10  # more columns do not make a useful explanation
 CANDIDATES_PER_STEP = 32  # columns tried in a step, by falling contribution
 GRID_POINTS = SCORE_BLOCK_ROWS["exemplar"]  # trial values at a time: one block of the score
 GRID_ROUNDS = 3  # refinements of the grid: the change is minimal to one part in 128³

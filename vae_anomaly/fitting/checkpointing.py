@@ -1,4 +1,4 @@
-"""Progress and checkpoints of a fit, so that a killed fit can resume.
+"""Progress and checkpoints of a fit, so that an interrupted fit can resume.
 
 Protocols only: the caller passes a ``TrainingCheckpoint`` that stores states, or none.
 """

@@ -39,7 +39,7 @@ def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, validation:
     ``validation[g]``: rows of ``batch`` that network ``g`` did not learn from.
     """
     count = min(QUALITY_ROWS, *(len(v) for v in validation))
-    read = ensemble.reads(batch)
+    read = ensemble.select_columns(batch)
     cells = gather_cells(ensemble.views, ensemble.layout, read, torch.stack([v[:count] for v in validation]))
     explained = _explained(ensemble, impute_by_decoding(ensemble.vae, ensemble.views, cells))
     read_columns = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes]).tolist()

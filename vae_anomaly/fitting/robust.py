@@ -74,7 +74,7 @@ def first_pass_scores(
 ) -> FirstPassScores:
     """Score the training rows by the ensemble of a first pass, and by the same networks with few exemplars and weights of their own."""
     generator = torch.Generator().manual_seed(seed)
-    read = ensemble.reads(batch)
+    read = ensemble.select_columns(batch)
     chosen, own = choose_exemplars(ensemble.vae, ensemble.views, read, networks.exemplars, FEW_EXEMPLARS, generator, widen=False)
     equal = unit_weights(len(networks.held_out_fold), config.sigma)
     thin = replace(ensemble, exemplars=chosen, weight=equal["weight"], beta=equal["beta"], noise=equal["noise"])

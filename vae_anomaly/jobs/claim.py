@@ -2,12 +2,12 @@
 
 A job claims its work folder, alone, and is then in one of three states:
 
-    claim ──► done        the result is there and was made from the same request: nothing to do
+    claim ──► done        the result of the same request is complete: nothing to do
           ├─► resumable   checkpoints of the same request: the job continues after them
           └─► fresh       nothing, or what another request left, which is removed
     the job ends          the result is whole, then the folder is removed
     the job raises        the folder stays if the same command can continue from it, else it is removed
-    the process is killed the lock is free again and the folder is as it was
+    the process is killed the lock is released and the folder is unchanged
 
 Fits, scorings and output folders follow it (``fit_workdir``, ``score_workdir``, ``workflow.score_folder``). Requests, counts and notes are
 plain JSON values here; every file is whole or absent.

@@ -1,9 +1,9 @@
-"""Work folder of a fit: the training state, the finished model and the request, kept until the model is saved, logged and registered.
+"""Work folder of a fit: request, training checkpoints and finished model, kept until the model is saved, logged and registered.
 
-``.<model>.fit.resume/`` or ``.<output>.resume/`` holds the lock; ``request.json``, digests of what the fit is made from and the name of
-its job; the latest state of each training stage and what the robust first pass found; and, once fitted, the model in ``detector/`` with
-``finished.json``. Nothing here ends a fit: a checkpoint that cannot be written is skipped, a damaged one is removed, both with a warning.
-Knows no tables and no MLflow.
+``.<model>.fit.resume/`` or ``.<output>.resume/`` contains the lock; ``request.json``, digests of data and settings and the name of the
+job; the latest state of each training stage; the result of the first pass of a robust fit; and, once fitted, the model in ``detector/``
+with ``finished.json``. No error here aborts a fit: a checkpoint that cannot be written is skipped, a damaged one is removed, both with a
+warning.
 """
 
 import glob
@@ -35,14 +35,15 @@ from vae_anomaly.storage.atomic import writing
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 CHECKPOINT_FORMAT = 1
-# Where nothing else is asked for. A state takes some hundredths of a second to keep; this is what is done twice at most.
-SECONDS = 5.0
-NO_STEP = {LOCK_FILE, REQUEST_FILE}
+# Training time between two checkpoints, which is also the most that is repeated after a kill. Writing one takes about 0.05 s.
+CHECKPOINT_SECONDS = 5.0
+# Files without which a work folder has nothing to resume from.
+BOOKKEEPING = {LOCK_FILE, REQUEST_FILE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What lies in a folder: digests of what it was made from, the ``job`` that its runs are tagged with, and where they are logged."""
+    """Request of a work folder: digests of data and settings, the ``job`` that tags its MLflow runs, and the store of these runs."""
 
     digests: Mapping[str, str]
     job: str
@@ -51,21 +52,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Finished:
-    """A model that is fitted and not yet where it belongs: its ``folder``, and what else its fit ``found`` (plain JSON values)."""
+    """A fitted model that is not published yet: its ``folder``, and the other ``results`` of the fit (plain JSON values)."""
 
     detector: Detector
     folder: Path
-    found: Mapping[str, Any]
+    results: Mapping[str, Any]
 
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """The claimed folder of a fit, None where nothing can be kept; a ``fitting.checkpointing.TrainingCheckpoint``.
+    """Claimed work ``folder`` of a fit, None if none can be written; implements ``fitting.checkpointing.TrainingCheckpoint``.
 
-    A state is kept after ``every`` steps, or else some seconds, when a training ends, and when somebody asks to stop.
+    ``workdir`` is the folder of the first fit of that name; concurrent ones have a number appended. A checkpoint is written every ``every``
+    steps (None: every ``CHECKPOINT_SECONDS``), at the end of a training stage, and when an interruption is requested.
     """
 
-    place: Path
+    workdir: Path
     folder: Path | None
     digests: Mapping[str, str]
     interruption: Interruption
@@ -77,206 +79,206 @@ class Checkpoint:
     since: float = field(default_factory=time.monotonic)
 
     def earlier(self) -> Request | None:
-        """Return what a fit has left here; None: nothing."""
+        """Return the request of an earlier fit in this folder, None if there is none."""
         return None if self.folder is None else request_in(self.folder)
 
     def state(self) -> State:
-        """Whether the same fit was interrupted here, and then whether its model was finished."""
+        """Return *done* if an interrupted fit of the same request had finished its model, *resumable* if not, else *fresh*."""
         earlier = self.earlier()
         if earlier is None or earlier.digests != self.digests:
             return "fresh"
         return "resumable" if self.finished_folder() is None else "done"
 
-    def begin(self, tracking: TrackingConfig, *, anew: bool) -> None:
-        """Make the folder that of this fit: what the same one had done stays unless it is to begin ``anew``, anything else is removed."""
+    def begin(self, tracking: TrackingConfig, *, restart: bool) -> None:
+        """Take over the folder: keep checkpoints of the same request unless ``restart``, remove everything else."""
         earlier, self.begun = self.earlier(), True
-        if earlier is not None and self.state() != "fresh" and not anew:
+        if earlier is not None and self.state() != "fresh" and not restart:
             self.job = earlier.job
-            _logger.info("going on with the fit that was cut off in %s", self.folder)
+            _logger.info("resuming the interrupted fit in %s", self.folder)
             return
         if earlier is not None and self.state() == "fresh":
             other = " and ".join(differences(self.digests, earlier.digests))
-            _logger.warning("%s holds another fit that was cut off (other %s): this one starts anew", self.folder, other)
+            _logger.warning("%s is of another interrupted fit (other %s): starting over", self.folder, other)
         job = secrets.token_hex(8)
         content = {"format": CHECKPOINT_FORMAT, "digests": dict(self.digests), "job": job, "tracking": asdict(tracking)}
 
-        def make(folder: Path) -> str:
+        def write_request(folder: Path) -> str:
             claim.clear(folder)
             self._note(folder, "request", content)
             return job
 
-        self.job = self._kept(make) or ""
+        self.job = self._try_write(write_request) or ""
 
-    # What fitting.checkpointing.TrainingCheckpoint asks for
+    # Methods of fitting.checkpointing.TrainingCheckpoint
 
     def load_training(self, stage: str) -> TrainingState | None:
-        """Return the state that the training of a stage was cut off in."""
-        found = self._read(_name(stage), training_state.read_training)
-        if found is not None:
-            self.resumed_steps += found.step
-        return found
+        """Return the last checkpoint of a training stage, None if there is none."""
+        state = self._read(_file_name(stage), training_state.read_training)
+        if state is not None:
+            self.resumed_steps += state.step
+        return state
 
     def after_step(self, stage: str, done: int, total: int, training: Callable[[], TrainingState]) -> None:
-        """Keep the state if it is time. Raises KeyboardInterrupt when somebody has asked to stop, and then it is kept."""
+        """Write a checkpoint if one is due. Raises KeyboardInterrupt, after writing one, if an interruption was requested."""
         if self.folder is None:
             return
-        asked, self.interruption.waits = self.interruption.asked, done < total and not self.interruption.asked
-        if asked or done == total or self._due(done):
-            self._kept(lambda folder: training_state.write_training(folder / _name(stage), training()))
+        stop, self.interruption.deferred = self.interruption.requested, done < total and not self.interruption.requested
+        if stop or done == total or self._due(done):
+            self._try_write(lambda folder: training_state.write_training(folder / _file_name(stage), training()))
             self.since = time.monotonic()
-        if asked:
+        if stop:
             raise KeyboardInterrupt
 
     def load_trimmed_rows(self) -> TrimmedRows | None:
-        """Return what the first pass had found."""
-        return self._read(_name("doubts"), training_state.read_trimmed_rows)
+        """Return the result of the first pass of a robust fit, None if it is not stored."""
+        return self._read(_file_name("doubts"), training_state.read_trimmed_rows)
 
     def save_trimmed_rows(self, trimmed: TrimmedRows) -> None:
-        """Keep what the first pass has found."""
-        self._kept(lambda folder: training_state.write_trimmed_rows(folder / _name("doubts"), trimmed))
+        """Store the result of the first pass of a robust fit."""
+        self._try_write(lambda folder: training_state.write_trimmed_rows(folder / _file_name("doubts"), trimmed))
 
     # The finished model
 
-    def keep_finished(self, detector: Detector, found: Mapping[str, Any]) -> None:
-        """Keep a finished model until it is where it belongs."""
+    def save_finished(self, detector: Detector, results: Mapping[str, Any]) -> None:
+        """Store a finished model and the other results of its fit until they are published."""
 
-        def make(folder: Path) -> None:
+        def write_model(folder: Path) -> None:
             detector_folder = folder / "detector"
             artifact.save(detector, detector_folder, replace=True)
             fingerprint = artifact.fingerprint(detector_folder)
-            self._note(folder, "finished", {"folder": str(detector_folder.absolute()), "fingerprint": fingerprint, "found": found})
+            self._note(folder, "finished", {"folder": str(detector_folder.absolute()), "fingerprint": fingerprint, "found": results})
 
-        self._kept(make)
+        self._try_write(write_model)
 
     def finished(self) -> Finished | None:
-        """Return the finished model of the fit that was cut off here, wherever it was moved to; None: there is none, or not any more."""
-        said = self._noted("finished")
+        """Return the finished model of an interrupted fit, also after ``move_finished``; None if it is missing or was changed."""
+        note = self._noted("finished")
         try:
-            folder = Path(said["folder"])
-            if artifact.fingerprint(folder) == said["fingerprint"]:
-                return Finished(detector=artifact.load(folder), folder=folder, found=dict(said["found"]))
+            folder = Path(note["folder"])
+            if artifact.fingerprint(folder) == note["fingerprint"]:
+                return Finished(detector=artifact.load(folder), folder=folder, results=dict(note["found"]))
         except (ArtifactError, KeyError, TypeError, ValueError):
             _logger.debug("no finished model in %s", self.folder)
         return None
 
     def is_finished_model(self, folder: Path) -> bool:
-        """Whether a folder holds the very model that the fit here had finished."""
-        said = self._noted("finished")
+        """Whether a folder contains exactly the model that this fit finished."""
+        note = self._noted("finished")
         try:
-            return artifact.is_artifact(folder) and artifact.fingerprint(folder) == said["fingerprint"]
+            return artifact.is_artifact(folder) and artifact.fingerprint(folder) == note["fingerprint"]
         except (ArtifactError, KeyError):
             return False
 
     def finished_folder(self) -> Path | None:
-        """Return where the finished model lies; None: it is not kept."""
-        said = self._noted("finished")
-        return Path(said["folder"]) if said else None
+        """Return the folder of the finished model, None if none was stored."""
+        note = self._noted("finished")
+        return Path(note["folder"]) if note else None
 
     def move_finished(self, to: Path) -> bool:
-        """Give the finished model a name of its own, which needs no room on a full disk; False: it could not be done."""
-        said = self._noted("finished")
+        """Rename the folder of the finished model, which also works on a full disk; False if that failed."""
+        note = self._noted("finished")
         try:
-            Path(said["folder"]).rename(to)
+            Path(note["folder"]).rename(to)
         except (OSError, KeyError):
             return False
-        self._kept(lambda folder: self._note(folder, "finished", {**said, "folder": str(to.absolute())}))
+        self._try_write(lambda folder: self._note(folder, "finished", {**note, "folder": str(to.absolute())}))
         return True
 
-    def holds_something(self) -> bool:
-        """Whether there is a step to go on from."""
-        return self.folder is not None and WorkFolder(output=self.place, folder=self.folder).holds_other_than(*NO_STEP)
+    def has_progress(self) -> bool:
+        """Whether there is a checkpoint or a finished model to resume from."""
+        return self.folder is not None and WorkFolder(output=self.workdir, folder=self.folder).holds_other_than(*BOOKKEEPING)
 
-    # How it lies there
+    # Files of the folder
 
     def _due(self, done: int) -> bool:
-        return time.monotonic() - self.since >= SECONDS if self.every is None else done % self.every == 0
+        return time.monotonic() - self.since >= CHECKPOINT_SECONDS if self.every is None else done % self.every == 0
 
     def _noted(self, name: str) -> dict[str, Any]:
-        return {} if self.folder is None else WorkFolder(output=self.place, folder=self.folder).noted(name) or {}
+        return {} if self.folder is None else WorkFolder(output=self.workdir, folder=self.folder).noted(name) or {}
 
     def _note(self, folder: Path, name: str, value: Mapping[str, Any]) -> None:
-        WorkFolder(output=self.place, folder=folder).note(name, value)
+        WorkFolder(output=self.workdir, folder=folder).note(name, value)
 
     def _read(self, name: str, read: Callable[[Path], _T]) -> _T | None:
-        """Read a state; None where there is none, or none that is whole, and then it is removed."""
+        """Read a checkpoint file; None if it is missing, or damaged and therefore removed."""
         if self.folder is None or not (self.folder / name).exists():
             return None
         try:
             return read(self.folder / name)
         except training_state.DAMAGE as error:
-            _logger.warning("%s is damaged (%s): what it held is done anew", self.folder / name, " ".join(str(error).split()))
+            _logger.warning("%s is damaged (%s): its steps are repeated", self.folder / name, " ".join(str(error).split()))
             with suppress(OSError):
                 (self.folder / name).unlink()
             return None
 
-    def _kept(self, keep: Callable[[Path], _T]) -> _T | None:
-        """Keep something; where that fails the fit goes on and keeps nothing any more, so that what little room there is remains."""
+    def _try_write(self, write: Callable[[Path], _T]) -> _T | None:
+        """Write to the folder; after a failure the fit continues without checkpoints, and those written are removed to free the disk."""
         if self.folder is None:
             return None
         try:
-            return keep(self.folder)
+            return write(self.folder)
         except (OSError, OutputError) as error:
             why = str(error) if isinstance(error, OutputError) else (error.strerror or str(error)).lower()
-            _logger.warning("what this fit has done is not kept any more, so that it starts anew if it is cut off: %s", why.rstrip("."))
+            _logger.warning("no more checkpoints are written, and an interrupted fit starts over: %s", why.rstrip("."))
             for path in self.folder.iterdir():
                 with suppress(OSError):
-                    if path.name not in NO_STEP:
+                    if path.name not in BOOKKEEPING:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             self.folder = None
             return None
 
 
 def workdir_of(output: Path | None, model_name: str) -> Path:
-    """Return where a fit keeps what it has done: beside its output, or in the current folder under the name of its model."""
+    """Return the work folder of a fit: next to its output folder, or in the current folder and named after the model."""
     return Path(f".{model_name}.fit.resume") if output is None else folder_of(output)
 
 
 def request_in(folder: Path) -> Request | None:
-    """Return what lies in a folder; None: nothing, or nothing that can be read."""
-    found = WorkFolder(output=folder, folder=folder).noted("request")
+    """Return the request of a work folder, None if it is missing or invalid."""
+    note = WorkFolder(output=folder, folder=folder).noted("request")
     try:
-        if found and found["format"] == CHECKPOINT_FORMAT:
-            return Request(digests=dict(found["digests"]), job=str(found["job"]), tracking=TrackingConfig(**found["tracking"]))
+        if note and note["format"] == CHECKPOINT_FORMAT:
+            return Request(digests=dict(note["digests"]), job=str(note["job"]), tracking=TrackingConfig(**note["tracking"]))
     except (KeyError, TypeError, ValueError):
         pass
     return None
 
 
-def _name(stage: str) -> str:
+def _file_name(stage: str) -> str:
     return f"{stage.replace(' ', '-')}.safetensors"
 
 
-# Takes what is to be done when the process ends.
+# Registers a function to call at process exit, like ``atexit.register``.
 AtExit = Callable[[Callable[[], None]], object]
-# Kinds of errors that the same command may not meet again.
-PASSING = (DataError, OutputError, TrackingError)
+# Errors that the same command may not meet again, exactly of these classes.
+TRANSIENT_ERRORS = (DataError, OutputError, TrackingError)
 
 
 @contextmanager
 def claim_fit(
-    place: Path, made_from: Mapping[str, Any], interruption: Interruption, *, needed: bool, at_exit: AtExit | None = None
+    workdir: Path, made_from: Mapping[str, Any], interruption: Interruption, *, needed: bool, at_exit: AtExit | None = None
 ) -> Iterator[Checkpoint]:
-    """Claim a folder for one process: that of the same fit if it was cut off here, or else one that nobody has.
+    """Claim a work folder for this process: the one with checkpoints of the same request, or else one that is not locked.
 
-    While others fit under the same name, numbered ones lie beside ``place``. The folder is removed when the block ends, and also after an
-    error if there is nothing in it to go on from, or if the same command would meet the error again. With ``at_exit`` it is removed then:
-    a process that is killed after its fit has ended and before it could say so has not ended for whoever started it, and will be run
-    again. Where no folder can be made, nothing is kept or, if it is ``needed``, that is an OutputError.
+    Concurrent fits of one name use ``workdir`` with numbers appended. The folder is removed when the block ends, and after an error that
+    leaves nothing to resume from or that the same command would meet again. With ``at_exit`` it is removed at process exit: a process
+    killed between the end of its fit and its last output counts as failed for its scheduler and is started again. If no folder can be
+    created, the fit has no checkpoints, or with ``needed`` OutputError is raised.
     """
     digests = digests_of(made_from)
-    folder, handle = _found(place, digests, needed=needed)
-    kept = Checkpoint(place=place, folder=folder, digests=digests, interruption=interruption)
+    folder, handle = _claim_or_warn(workdir, digests, needed=needed)
+    checkpoint = Checkpoint(workdir=workdir, folder=folder, digests=digests, interruption=interruption)
     try:
-        yield kept
+        yield checkpoint
     except BaseException as error:
-        if folder is not None and not _stays(kept, error):
+        if folder is not None and not _is_needed_after(error, checkpoint):
             claim.remove(folder)
-        elif isinstance(error, KeyboardInterrupt) and kept.begun:
-            raise Interrupted(f"interrupted; what was done is kept in {folder}. Run the same command again to go on.") from None
+        elif isinstance(error, KeyboardInterrupt) and checkpoint.begun:
+            raise Interrupted(f"interrupted; completed work is kept in {folder}. Run the same command again to resume.") from None
         raise
     else:
         if folder is not None and at_exit is not None:
-            at_exit(partial(_leave, folder, handle))
+            at_exit(partial(_remove_and_unlock, folder, handle))
             handle = None
         elif folder is not None:
             claim.remove(folder)
@@ -285,40 +287,39 @@ def claim_fit(
             os.close(handle)
 
 
-def _leave(folder: Path, handle: int | None) -> None:
-    """Remove a folder and let go of its lock."""
+def _remove_and_unlock(folder: Path, handle: int | None) -> None:
     claim.remove(folder)
     if handle is not None:
         os.close(handle)
 
 
-def _stays(kept: Checkpoint, error: BaseException) -> bool:
-    """Whether the folder is of use to another run: it is that of another fit, has steps to go on from, or names an open run."""
-    if not kept.begun:
-        return kept.earlier() is not None
-    passing = not isinstance(error, VaeAnomalyError) or type(error) in PASSING
-    return passing and (kept.holds_something() or (kept.run_open and isinstance(error, TrackingError)))
+def _is_needed_after(error: BaseException, checkpoint: Checkpoint) -> bool:
+    """Whether the folder is needed after an error: it belongs to another fit, has progress to resume from, or names an open MLflow run."""
+    if not checkpoint.begun:
+        return checkpoint.earlier() is not None
+    transient = not isinstance(error, VaeAnomalyError) or type(error) in TRANSIENT_ERRORS
+    return transient and (checkpoint.has_progress() or (checkpoint.run_open and isinstance(error, TrackingError)))
 
 
-def _found(place: Path, digests: Mapping[str, str], *, needed: bool) -> tuple[Path | None, int | None]:
-    """Return the folder to work in and its lock."""
+def _claim_or_warn(workdir: Path, digests: Mapping[str, str], *, needed: bool) -> tuple[Path | None, int | None]:
+    """Return a claimed folder and its lock."""
     try:
-        with writing(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            return _claim(place, digests)
+        with writing(workdir):
+            workdir.parent.mkdir(parents=True, exist_ok=True)
+            return _claim(workdir, digests)
     except OutputError as error:
         if needed:
             raise
-        _logger.warning("this fit cannot go on if it is cut off: %s", str(error).rstrip("."))
+        _logger.warning("this fit cannot be resumed if it is interrupted: %s", str(error).rstrip("."))
         return None, None
 
 
-def _claim(place: Path, digests: Mapping[str, str]) -> tuple[Path, int]:
-    """Lock the folder that holds the same fit, or a folder that is free, or a new one."""
-    numbered = re.compile(rf"{re.escape(place.name)}-\d+")
-    beside = [path for path in sorted(place.parent.glob(f"{glob.escape(place.name)}-*")) if numbered.fullmatch(path.name)]
+def _claim(workdir: Path, digests: Mapping[str, str]) -> tuple[Path, int]:
+    """Lock the folder of the same request, else an unlocked folder, else a new one."""
+    pattern = re.compile(rf"{re.escape(workdir.name)}-\d+")
+    numbered = [path for path in sorted(workdir.parent.glob(f"{glob.escape(workdir.name)}-*")) if pattern.fullmatch(path.name)]
     free: tuple[Path, int] | None = None
-    for folder in [place, *beside]:
+    for folder in [workdir, *numbered]:
         handle = _lock(folder) if folder.is_dir() else None
         if handle is None:
             continue
@@ -331,21 +332,16 @@ def _claim(place: Path, digests: Mapping[str, str]) -> tuple[Path, int]:
             free = folder, handle
         else:
             os.close(handle)
-    return free or next(found for found in map(_locked, _names(place)) if found is not None)
+    return free or next((folder, handle) for folder in _names(workdir) if (handle := _lock(folder)) is not None)
 
 
-def _names(place: Path) -> Iterator[Path]:
-    yield place
-    yield from (place.with_name(f"{place.name}-{number}") for number in count(2))
-
-
-def _locked(folder: Path) -> tuple[Path, int] | None:
-    handle = _lock(folder)
-    return None if handle is None else (folder, handle)
+def _names(workdir: Path) -> Iterator[Path]:
+    yield workdir
+    yield from (workdir.with_name(f"{workdir.name}-{number}") for number in count(2))
 
 
 def _lock(folder: Path) -> int | None:
-    """Return the lock of a folder; None: another process has it."""
+    """Lock a folder; None if another process holds the lock."""
     try:
         return claim.lock(folder)
     except claim.Taken:

@@ -1,7 +1,7 @@
-"""``<output>.manifest.json``: what an output was made from, so that the same job again is known to be done.
+"""Manifests: ``<output>.manifest.json`` records the request that made an output, ``manifest.json`` the parts of an output folder.
 
-Knows no models and no scores: ``made_from`` and ``counts`` are plain JSON values that the caller compares. A job first writes a
-manifest with the state *started*, then the output, then the state *complete*; killed in between it may simply run again.
+A job writes a manifest with the state *started*, then the output, then the state *complete*. The same request finds a complete output and
+does nothing; after an interruption in between it runs again. ``made_from`` and ``counts`` are plain JSON values that the caller compares.
 """
 
 import json
@@ -22,29 +22,28 @@ from vae_anomaly.storage.listing import Listed
 
 MANIFEST_FORMAT = 1
 SUFFIX = ".manifest.json"
-# A manifest lists its inputs; 100,000 files are about 20 MB. What is larger is not ours.
+# A manifest lists its inputs: about 20 MB for 100,000 files. A larger file is not a manifest.
 MAX_MANIFEST_BYTES = 128 * 2**20
 
 
 def complete(output: Path, made_from: Mapping[str, Any], counts: Mapping[str, Any], counted: Mapping[str, Any] | None = None) -> None:
-    """Say that an output is whole, and what was counted on the way."""
-    size = output.stat().st_size
-    found = {
+    """Write the manifest of a finished output, with its counts. Raises OutputError."""
+    content = {
         "format": MANIFEST_FORMAT,
         "state": "complete",
         "made_from": made_from,
-        "bytes": size,
+        "bytes": output.stat().st_size,
         "counts": counts,
         "counted": counted or {},
     }
-    _write(output, found)
+    _write(output, content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A manifest that was read: ``made_from`` inputs, model and options; ``bytes`` of the output and ``counts`` once complete.
+    """Manifest of one output: ``made_from`` inputs, model and options; ``bytes`` of the output and ``counts`` once complete.
 
-    ``counted`` is what the counts came from, so that those of several outputs can be put together.
+    ``counted`` are the additive counts, from which the totals over several outputs are computed.
     """
 
     complete: bool
@@ -55,12 +54,12 @@ class Manifest:
 
 
 def manifest_path(output: Path) -> Path:
-    """Return where the manifest of an output lies."""
+    """Return the path of the manifest of an output."""
     return output.with_name(f"{output.name}{SUFFIX}")
 
 
 def read_manifest(output: Path) -> Manifest | None:
-    """Return the manifest of an output; None where there is none, or none that can be read."""
+    """Return the manifest of a local output; None if it is missing or invalid."""
     path = manifest_path(output)
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -71,24 +70,24 @@ def read_manifest(output: Path) -> Manifest | None:
 
 
 def parse_manifest(content: bytes) -> Manifest | None:
-    """Return the manifest in a text; None where it is none."""
+    """Parse a manifest; None if it is invalid."""
     try:
-        found = json.loads(content)
-        if found["format"] != MANIFEST_FORMAT:
+        values = json.loads(content)
+        if values["format"] != MANIFEST_FORMAT:
             return None
         return Manifest(
-            complete=found["state"] == "complete",
-            made_from=dict(found["made_from"]),
-            bytes=int(found["bytes"]),
-            counts=dict(found["counts"]),
-            counted=dict(found.get("counted") or {}),
+            complete=values["state"] == "complete",
+            made_from=dict(values["made_from"]),
+            bytes=int(values["bytes"]),
+            counts=dict(values["counts"]),
+            counted=dict(values.get("counted") or {}),
         )
     except (ValueError, KeyError, TypeError):
         return None
 
 
 def manifest_of(output: Destination) -> Manifest | None:
-    """Return the manifest of an output, wherever the output is; None where there is none, or none that can be read."""
+    """Return the manifest of a local or remote output; None if it is missing or invalid. Raises OutputError."""
     if output.remote is None:
         return read_manifest(output.path)
     content = output.remote.beside(f"{output.path.name}{SUFFIX}").read(MAX_MANIFEST_BYTES)
@@ -98,32 +97,32 @@ def manifest_of(output: Destination) -> Manifest | None:
 def deliver(output: Destination, sides: Sequence[str] = ()) -> None:
     """Upload a finished output with its manifest and its side files, then remove the local copies; no-op for a local output.
 
-    ``sides`` are names of files beside it; one that was not made is removed at the destination. The manifest there says *started*
-    until the upload is complete. Raises OutputError, and then the local copies stay to be sent.
+    ``sides`` are names of files in the same folder; one that does not exist locally is removed at the destination. The manifest there has
+    the state *started* until the upload is complete. Raises OutputError and then keeps the local copies for another attempt.
     """
     if output.remote is None:
         return
-    made = manifest_path(output.path)
-    beside = output.remote.beside(made.name)
-    beside.write(as_started(made.read_bytes()))
+    local_manifest = manifest_path(output.path)
+    remote_manifest = output.remote.beside(local_manifest.name)
+    remote_manifest.write(as_started(local_manifest.read_bytes()))
     output.remote.send(output.path)
-    local = [output.path.with_name(name) for name in sides]
-    for path in local:
+    local_sides = [output.path.with_name(name) for name in sides]
+    for path in local_sides:
         output.remote.beside(path.name).send(path) if path.exists() else output.remote.beside(path.name).remove()
-    beside.write(made.read_bytes())
+    remote_manifest.write(local_manifest.read_bytes())
     with writing(output.path):
-        for path in (output.path, *local, made):
+        for path in (output.path, *local_sides, local_manifest):
             path.unlink(missing_ok=True)
 
 
 def as_started(content: bytes) -> bytes:
-    """Return the manifest of an output that is on its way, from that of the whole one."""
+    """Return the content of a complete manifest with the state *started*, without counts."""
     return _text({**json.loads(content), "state": "started", "bytes": 0, "counts": {}, "counted": {}}).encode()
 
 
 @contextmanager
 def started(output: Path, made_from: Mapping[str, Any]) -> Iterator[None]:
-    """Say that an output is being made; whatever the block raises, the manifest is then what it was before."""
+    """Write a manifest with the state *started*; if the block raises, restore the previous manifest. Raises OutputError."""
     path = manifest_path(output)
     before = path.read_bytes() if path.is_file() else None
     _write(output, {"format": MANIFEST_FORMAT, "state": "started", "made_from": made_from, "bytes": 0, "counts": {}, "counted": {}})
@@ -136,7 +135,7 @@ def started(output: Path, made_from: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _write(output: Path, content: Mapping[str, Any]) -> None:
-    """Replace the manifest in one step. Raises OutputError."""
+    """Replace the manifest atomically. Raises OutputError."""
     with writing(output), replacing(manifest_path(output)) as temporary:
         temporary.write_bytes(_text(content).encode())
 
@@ -147,13 +146,13 @@ def _text(content: Mapping[str, Any]) -> str:
 
 FOLDER_MANIFEST = "manifest.json"
 FOLDER_FORMAT = 1
-# 100,000 parts with what was counted in each are about 60 MB. What is larger is not ours.
+# About 60 MB for 100,000 parts with their counts. A larger file is not a manifest.
 MAX_FOLDER_MANIFEST_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One part: ``rows`` [first, end) of its input that are in it, ``bytes`` of the part, sizes in bytes, ``modified`` in ns since 1970."""
+    """One part and its ``bytes``, with ``rows`` [first, end), ``size`` in bytes and ``modified`` (ns since 1970) of its input."""
 
     part: str
     input: str
@@ -164,15 +163,15 @@ class Entry:
     counted: Mapping[str, Any]
 
     def of(self, file: Listed) -> bool:
-        """Whether the input is as it was when the part was made."""
+        """Whether size and modification time of the input are those recorded with the part."""
         return (self.size, self.modified) == (file.size, file.modified)
 
 
 @dataclass(slots=True, kw_only=True)
 class Dataset:
-    """What lies in an output folder: ``made_from`` model and options, ``entries`` by input, ``worst`` alarms of all.
+    """Content of an output folder: ``made_from`` model and options, ``entries`` by input, ``worst`` alarms over all parts.
 
-    ``replaces`` are parts of another request that ``--overwrite`` gave up and that are still there.
+    ``replaces`` are parts of another request that ``--overwrite`` invalidated and that are not replaced or removed yet.
     """
 
     made_from: Mapping[str, Any]
@@ -181,17 +180,17 @@ class Dataset:
     worst: list[Mapping[str, Any]] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
-        """Take in a part that was made."""
+        """Add a finished part."""
         self.entries[entry.input] = entry
         self.replaces = [name for name in self.replaces if name != entry.part]
 
     def forget(self, location: str) -> None:
-        """Give up a part; it stays until it is replaced."""
+        """Remove the entry of an input; the file of its part is left until it is replaced."""
         entry = self.entries.pop(location)
         self.worst = [alarm for alarm in self.worst if alarm["part"] != entry.part]
 
     def text(self) -> str:
-        """Return it as JSON, one part a line, the same whatever the order in which the parts were made."""
+        """Return JSON text with one part per line, independent of the order in which the parts were written."""
         parts = sorted(self.entries.values(), key=lambda entry: entry.part)
         lines = [json.dumps(asdict(entry), ensure_ascii=False, allow_nan=False) for entry in parts]
         total = {
@@ -205,61 +204,61 @@ class Dataset:
 
 
 def read_folder_manifest(folder: Destination) -> Dataset | None:
-    """Return what an output folder holds; None where there is no manifest. Raises OutputError for one that cannot be read."""
-    place = folder.below(FOLDER_MANIFEST)
-    size = place.size()
+    """Return the content of an output folder, None if it has no manifest. Raises OutputError for an invalid manifest."""
+    file = folder.below(FOLDER_MANIFEST)
+    size = file.size()
     if size is None:
         return None
     if size > MAX_FOLDER_MANIFEST_BYTES:
-        raise OutputError(f"{place} has {size:,} bytes, at most {MAX_FOLDER_MANIFEST_BYTES:,} are read. Name another folder with -o.")
-    with writing(place.path):
-        content = place.remote.read(MAX_FOLDER_MANIFEST_BYTES) if place.remote else place.path.read_bytes()
+        raise OutputError(f"{file} has {size:,} bytes, at most {MAX_FOLDER_MANIFEST_BYTES:,} are read. Name another folder with -o.")
+    with writing(file.path):
+        content = file.remote.read(MAX_FOLDER_MANIFEST_BYTES) if file.remote else file.path.read_bytes()
     dataset = _parsed(content or b"")
     if dataset is None:
-        raise OutputError(f"{place} is not the manifest of an output folder. Name another folder with -o.")
+        raise OutputError(f"{file} is not the manifest of an output folder. Name another folder with -o.")
     return dataset
 
 
 def _parsed(content: bytes) -> Dataset | None:
     try:
-        found = json.loads(content)
-        parts = [Entry(**{**entry, "rows": tuple(entry["rows"])}) for entry in found["parts"]]
+        values = json.loads(content)
+        parts = [Entry(**{**entry, "rows": tuple(entry["rows"])}) for entry in values["parts"]]
         dataset = Dataset(
-            made_from={"model": found["model"], "options": found["options"]},
+            made_from={"model": values["model"], "options": values["options"]},
             entries={entry.input: entry for entry in parts},
-            replaces=[str(name) for name in found["replaces"]],
-            worst=list(found["worst"]),
+            replaces=[str(name) for name in values["replaces"]],
+            worst=list(values["worst"]),
         )
     except (ValueError, KeyError, TypeError):
         return None
     names = [*dataset.replaces, *(entry.part for entry in parts)]
-    return dataset if found["format"] == FOLDER_FORMAT and all(map(_inside, names)) else None
+    return dataset if values["format"] == FOLDER_FORMAT and all(map(_inside, names)) else None
 
 
 def _inside(name: str) -> bool:
-    """Whether a name stays in the folder: parts are replaced and removed by it."""
+    """Whether a part name cannot leave the folder: files are replaced and removed by these names."""
     return bool(name) and not name.startswith("/") and ".." not in Path(name).parts
 
 
 def write_folder_manifest(folder: Destination, dataset: Dataset) -> None:
-    """Replace the manifest of an output folder in one step. Raises OutputError."""
-    place = folder.below(FOLDER_MANIFEST)
-    if place.remote:
-        place.remote.write(dataset.text().encode())
+    """Replace the manifest of an output folder atomically. Raises OutputError."""
+    file = folder.below(FOLDER_MANIFEST)
+    if file.remote:
+        file.remote.write(dataset.text().encode())
     else:
-        write_text(place.path, dataset.text())
+        write_text(file.path, dataset.text())
 
 
 def sizes(folder: Destination) -> dict[str, int]:
-    """Return the bytes of the files in and below an output folder, by their names in it. Raises OutputError."""
+    """Return the sizes in bytes of all files of an output folder, by their path relative to it. Raises OutputError."""
     filesystem = folder.remote.filesystem if folder.remote else pafs.LocalFileSystem()
     root = folder.remote.location if folder.remote else str(folder.path.absolute())
     if not is_unicode(root):
         raise OutputError(not_unicode_error(root))
     try:
         with as_os_errors():
-            files = files_below(filesystem, root, is_unicode)  # no part has a name that is none
-    except DataError as error:  # of a folder in it, which it names
+            files = files_below(filesystem, root, is_unicode)  # names of parts are valid Unicode
+    except DataError as error:  # about a subfolder, named in the error
         raise OutputError(str(error)) from error
     except OSError as error:
         raise OutputError(f"{folder} cannot be listed: {os_error_text(error)}.") from error
@@ -267,28 +266,28 @@ def sizes(folder: Destination) -> dict[str, int]:
 
 
 def drop(folder: Destination, names: Iterable[str]) -> None:
-    """Remove files of an output folder, and folders in it that are then empty. Raises OutputError."""
+    """Remove files of an output folder and the subfolders that become empty. Raises OutputError."""
     for name in names:
-        place = folder.below(name)
-        if place.remote:
-            place.remote.remove()
+        file = folder.below(name)
+        if file.remote:
+            file.remote.remove()
             continue
-        with writing(place.path):
-            place.path.unlink(missing_ok=True)
+        with writing(file.path):
+            file.path.unlink(missing_ok=True)
         with suppress(OSError):
-            for above in list(Path(name).parents)[:-1]:
-                (folder.path / above).rmdir()
+            for parent in list(Path(name).parents)[:-1]:
+                (folder.path / parent).rmdir()
 
 
 def side_manifest(part: str) -> str:
-    """Return the name of the manifest that a part has of its own until it is taken in."""
+    """Return the name of the manifest of a part, used until the manifest of the folder lists the part."""
     return f"{part}{SUFFIX}"
 
 
 def part_name(file: Listed, root: str, ending: str) -> str:
-    """Return the name of the part of an input: its own below ``root``, and the ending of the format if it has another.
+    """Return the name of the part of an input: its path relative to ``root``, plus the suffix of the format if it has another one.
 
-    It depends on nothing but the input, so that a killed job finds its parts again.
+    Depends on the input alone, so that a resumed job finds its parts.
     """
     name = file.identity.removeprefix(f"{root.rstrip('/')}/").lstrip("/")
     same = name.lower().endswith((".parquet", ".pq")) if ending == "parquet" else name.lower().endswith(".csv")
@@ -296,7 +295,7 @@ def part_name(file: Listed, root: str, ending: str) -> str:
 
 
 def common_root(roots: Iterable[str]) -> str:
-    """Return the folder that all folders that were named have in common, empty where there is none."""
+    """Return the longest common parent of these folders, empty if there is none."""
     try:
         return os.path.commonpath(set(roots))
     except ValueError:

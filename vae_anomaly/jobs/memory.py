@@ -174,7 +174,7 @@ def group_limits(controllers: str, group: str, root: Path = Path("/sys/fs/cgroup
 
 
 def space_left() -> float:
-    """Return the bytes of address space that this process may still take (``ulimit -v``); infinite where there is no such limit."""
+    """Return the bytes of address space that this process may still reserve (``ulimit -v``); infinite without such a limit."""
     try:
         import resource
 

@@ -24,7 +24,7 @@ from vae_anomaly.tables.quarantine import QUARANTINE
 
 _logger = logging.getLogger(__name__)
 WORKDIR_FORMAT = 1
-# Checkpoints are given up before the output itself runs out of disk: free bytes that must remain beside four times the checkpoint.
+# Checkpoints are removed before the output itself runs out of disk: free bytes that must remain besides four times the checkpoint.
 SPARE_BYTES = 64 * 2**20
 
 # A checkpoint is written at the latest after this time, and before it holds more memory than that.
@@ -45,41 +45,39 @@ class FinishedRows:
     counted: Mapping[str, Any]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the rows as they were written. Raises OutputError if the file was changed since."""
+        """Yield the rows as they were written. Raises OutputError if the file was changed afterwards."""
         try:
             with self.path.open("rb") as file, pa.ipc.open_file(file) as reader:
                 for i in range(reader.num_record_batches):
                     yield reader.get_batch(i).replace_schema_metadata(None)
         except (OSError, pa.ArrowException) as error:
-            raise OutputError(
-                f"{self.path} was changed while it waited for its job to go on. Run the job again: it starts anew."
-            ) from error
+            raise OutputError(f"{self.path} was changed after it was written. Run the job again: it starts over.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished(WorkFolder):
     """The claimed work folder of an output that is being written."""
 
-    def begin(self, made_from: Mapping[str, Any], *, anew: bool) -> tuple[FinishedRows, ...]:
-        """Return the checkpoints of a killed job of the same request; without any the folder is empty then.
+    def begin(self, made_from: Mapping[str, Any], *, restart: bool) -> tuple[FinishedRows, ...]:
+        """Return the checkpoints of an interrupted job of the same request; if there are none, the folder is emptied.
 
-        Checkpoints of another request, and with ``anew`` all of them, are removed.
+        Checkpoints of another request, and with ``restart`` all of them, are removed.
         """
         digests, found = digests_of(made_from), self.noted("request")
         other = [name for name, digest in digests.items() if found and found.get(name) != digest]
         same = found is not None and not other and found.get("format") == WORKDIR_FORMAT
-        if same and not anew:
+        if same and not restart:
             return self._contiguous()
         if found is not None:
-            why = "--overwrite" if anew else f"another request (other {' and '.join(other) or 'version'})"
-            _logger.info("not going on with what a killed run left of %s: %s; starting anew", self.output, why)
+            why = "--overwrite" if restart else f"another request (other {' and '.join(other) or 'version'})"
+            _logger.info("not resuming the interrupted job of %s: %s; starting over", self.output, why)
         with writing(self.output):
             clear(self.folder)
         self.note("request", {"format": WORKDIR_FORMAT, **digests})
         return ()
 
     def keep(self, first: int, batches: Sequence[pa.RecordBatch], counted: Mapping[str, Any]) -> bool:
-        """Write a checkpoint; False: the disk has no room to spare, and all checkpoints were removed to make room for the output."""
+        """Write a checkpoint; False if the disk is nearly full, and all checkpoints were removed to make room for the output."""
         path = self._path(first)
         text = json.dumps({"rows": sum(b.num_rows for b in batches), "counted": counted})
         schema = batches[0].schema.with_metadata({_KEY: text})
@@ -94,8 +92,8 @@ class Unfinished(WorkFolder):
                 return False
         return True
 
-    def holds_something(self) -> bool:
-        """Whether there is anything to continue from."""
+    def has_progress(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
         return self.holds_other_than(LOCK_FILE, REQUEST_FILE, QUARANTINE)
 
     def _contiguous(self) -> tuple[FinishedRows, ...]:
@@ -141,10 +139,10 @@ class Pace:
 
 @contextmanager
 def claim(output: Path) -> Iterator[Unfinished]:
-    """Claim the work folder of an output for this process; a killed process gives it up.
+    """Claim the work folder of an output for this process; the claim of a killed process is released.
 
-    The folder is removed when the block ends, and when it raises an error that running again does not mend, a malformed row for instance;
-    after an interrupt or a store that did not answer, checkpoints stay. Raises OutputError if another process has the claim.
+    The folder is removed when the block ends, and after an error that the same command would meet again, such as a malformed row; after an
+    interrupt or a network error, checkpoints are kept. Raises OutputError if another process has the claim.
     """
     unfinished = Unfinished(output=output, folder=folder_of(output))
     with writing(output):
@@ -152,7 +150,7 @@ def claim(output: Path) -> Iterator[Unfinished]:
             handle = lock(unfinished.folder)
         except Taken as taken:
             raise OutputError(
-                f"{output} is being written by another run (process {taken}). Wait for it, or name another with -o."
+                f"{output} is being written by another process (PID {taken}). Wait for it, or name another with -o."
             ) from None
     try:
         for path in (output, output.with_name(f"{output.name}.manifest.json")):
@@ -161,7 +159,7 @@ def claim(output: Path) -> Iterator[Unfinished]:
     except BaseException as error:
         unread = type(error) is DataError and isinstance(error.__cause__, OSError)
         refused = isinstance(error, VaeAnomalyError) and not unread
-        if refused or not unfinished.holds_something():
+        if refused or not unfinished.has_progress():
             remove(unfinished.folder)
         raise
     else:
@@ -171,7 +169,7 @@ def claim(output: Path) -> Iterator[Unfinished]:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove the work folder of a job that was killed after its output was whole."""
+    """Remove the work folder of a job that was killed after its output was complete."""
     if folder_of(output).is_dir():
         with suppress(OutputError), claim(output):
             pass

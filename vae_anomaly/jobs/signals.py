@@ -1,7 +1,4 @@
-"""Ctrl-C, and the SIGTERM of a scheduler: both are a KeyboardInterrupt, at once or, where that is wanted, at the next good moment.
-
-Knows nothing of what is interrupted.
-"""
+"""Turn SIGINT (Ctrl-C) and SIGTERM (a scheduler) into a KeyboardInterrupt, at once or at the next step of a training loop."""
 
 import signal
 import threading
@@ -13,28 +10,31 @@ from types import FrameType
 
 @dataclass(kw_only=True)
 class Interruption:
-    """Whether somebody has ``asked`` to stop; while the work ``waits`` for a good moment itself, the first signal does no more than ask."""
+    """``requested``: a stop was requested. While ``deferred`` is set, the first signal only sets ``requested``, for the loop to check."""
 
-    asked: bool = False
-    waits: bool = False
+    requested: bool = False
+    deferred: bool = False
 
-    def hear(self, _number: int, _frame: FrameType | None) -> None:
-        """Take a signal. Raises KeyboardInterrupt unless the work waits; the second signal does not wait."""
-        if self.asked or not self.waits:
-            self.waits = False
+    def handle(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle a signal. Raises KeyboardInterrupt unless interruption is deferred; a second signal is never deferred."""
+        if self.requested or not self.deferred:
+            self.deferred = False
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
 
 @contextmanager
-def heard() -> Iterator[Interruption]:
-    """Hear signals for the length of a block; in a thread, where Python hears none, and where one is ignored, nothing changes."""
+def catch_signals() -> Iterator[Interruption]:
+    """Handle SIGINT and SIGTERM within a block.
+
+    Changes nothing outside the main thread, where Python cannot set handlers, nor for a signal that is ignored, as under ``nohup``.
+    """
     interruption = Interruption()
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) in {signal.default_int_handler, signal.SIG_DFL}:
-                before[number] = signal.signal(number, interruption.hear)
+                before[number] = signal.signal(number, interruption.handle)
     try:
         yield interruption
     finally:

@@ -119,13 +119,13 @@ class Ensemble:
             noise=self.noise[index],
         )
 
-    def reads(self, batch: Batch) -> Batch:
+    def select_columns(self, batch: Batch) -> Batch:
         """Return the columns of a batch that the networks read."""
         return batch.columns(self.numeric, self.codes)
 
     def cells(self, batch: Batch) -> Cells:
         """Return the input units of every row for each network, missing cells imputed from the exemplars given the observed cells."""
-        cells = to_cells(self.views, self.layout, self.reads(batch))
+        cells = to_cells(self.views, self.layout, self.select_columns(batch))
         return cells if cells.complete else fill_missing(cells, self.layout, self.bank)
 
 

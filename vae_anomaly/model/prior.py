@@ -15,7 +15,7 @@ from torch import Tensor
 # Terms 60 nats below the largest add less than 1e-22 of a sum; they are cut there because exponentials that underflow take ten times as
 # long as others.
 NEGLIGIBLE_NATS = -60.0
-# Costs computed at once, as many networks as fit: 2 MB stay in the cache and are not allocated anew for every call.
+# Costs computed at once, as many networks as fit: 2 MB stay in the cache and are not reallocated for every call.
 COSTS_AT_ONCE = 500_000
 # Adaptive bandwidth: nearest neighbours whose mean distance counts.
 BANDWIDTH_NEIGHBOURS = 5

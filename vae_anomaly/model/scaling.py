@@ -16,7 +16,7 @@ from vae_anomaly.config import ViewName
 from vae_anomaly.model.vae import Cells, Layout
 from vae_anomaly.schema.encoding import Batch
 
-# Largest absolute scaled value: beyond it a larger deviation is no more anomalous, and float32 squares stay accurate.
+# Largest absolute scaled value: beyond it a larger deviation is not more anomalous, and float32 squares stay accurate.
 CLIP = 50.0
 # An interquartile range below this share of the standard deviation does not measure the spread.
 NARROW_IQR = 0.1

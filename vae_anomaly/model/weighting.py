@@ -19,7 +19,7 @@ from vae_anomaly.schema.encoding import Batch
 
 # Exemplars whose leave-one-out scores set the weights.
 WEIGHING_ROWS = 2000
-# Quantile of these scores that stands for the level of a term.
+# Quantile of these scores that measures the level of a term.
 HIGH = 0.9
 # Least decoder scale in units of the view: a smaller error means that the network memorized its rows.
 LEAST_NOISE = 0.05

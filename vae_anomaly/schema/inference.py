@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A column that is no input of the model; ``reason`` continues the text 'left out: '."""
+    """A column that is not a model input; ``reason`` continues the text 'left out: '."""
 
     name: str
     reason: str
@@ -123,7 +123,7 @@ def _boolean_pair(counts: pa.Table) -> tuple[str, str] | None:
 
 
 def _text_reason(counts: pa.Table) -> str | None:
-    """Return why a text column is no category, None if it is one."""
+    """Return why a text column is not categorical, None if it is."""
     rows = pc.sum(counts["counts"]).as_py()
     reason = _number_reason(counts, rows)
     if reason is None and len(counts) == rows >= ID_ROWS:

@@ -1,4 +1,4 @@
-"""Columns that are no model input: id and group keys, times and labels, of any Arrow type.
+"""Columns that are not model inputs: id and group keys, times and labels, of any Arrow type.
 
 Errors name the row of the column; the caller that knows the files replaces ``where``.
 """
@@ -17,7 +17,7 @@ from vae_anomaly.schema import parsing
 
 # Errors raised here know the row but not the file.
 _WHERE = "the data"
-LABELS_SHOWN = 8  # of an error; a column that is no label column can have thousands
+LABELS_SHOWN = 8  # of an error; a column chosen by mistake can have thousands
 
 
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -86,7 +86,7 @@ def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
 
 
 def as_times(values: pa.Array, name: str) -> pa.Array:
-    """Return the column unwrapped, with text parsed as times. Raises BadCell for text that is no time."""
+    """Return the column unwrapped, with text parsed as times. Raises BadCell for text that is not a time."""
     values = parsing.plain_array(values)
     if not parsing.is_text_type(values.type):
         return values

@@ -103,7 +103,7 @@ def is_text_type(kind: pa.DataType) -> bool:
 
 
 def numbers(text: pa.Array) -> pa.Array:
-    """Parse text as float64, null for text that is no number; surrounding blanks are ignored.
+    """Parse text as float64, null for text that is not a number; surrounding blanks are ignored.
 
     >>> numbers(pa.array(["1.5", " +2e3 ", "n/a", None])).to_pylist()
     [1.5, 2000.0, None, None]
@@ -144,7 +144,7 @@ def dates(text: pa.Array) -> pa.Array:
 
 
 def parse_microseconds(text: str | None) -> int | None:
-    """Parse one text as a time in microseconds since 1970; None if it is no time.
+    """Parse one text as a time in microseconds since 1970; None if it is not a time.
 
     >>> parse_microseconds("1970-01-02"), parse_microseconds("soon")
     (86400000000, None)
@@ -216,7 +216,7 @@ _UNIT_NAMES = re.compile(
 
 
 def cell_remedies(cell: str, column: str) -> tuple[str, ...]:
-    """Return what the user can do about a cell that is no number, as the remedies of an error.
+    """Return what the user can do about a cell that is not a number, as the remedies of an error.
 
     >>> cell_remedies("1,5", "flow"), cell_remedies("n/a", "flow")
     (('Write such numbers with a decimal point (1.5)',), ('Declare it in --missing-values', 'leave the column out and fit again'))

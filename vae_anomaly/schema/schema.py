@@ -158,7 +158,7 @@ def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int
     SchemaMismatch
         A column is missing or of a type that cannot be converted.
     BadCell
-        A numeric column has text that is no number, or an infinity.
+        A numeric column has text that is not a number, or an infinity.
     """
     check_duplicates(batch.schema.names, where)
     check_columns_present(schema, batch.schema.names, where)
@@ -191,7 +191,7 @@ class RowOrigin:
 def conform_numeric(column: Column, values: pa.Array, origin: RowOrigin) -> pa.Array:
     """Return the column as float64, null for missing cells and NaN.
 
-    Raises BadCell for text that is no number and for infinity, SchemaMismatch for a type that cannot be numeric.
+    Raises BadCell for text that is not a number and for infinity, SchemaMismatch for a type that cannot be numeric.
     """
     values = parsing.plain_array(values)
     if column.temporal:

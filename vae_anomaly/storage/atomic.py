@@ -26,7 +26,7 @@ _REASONS = {
     errno.EPERM: "permission denied. Write elsewhere with -o",
     errno.ENOENT: "its folder does not exist. Make the folder or write elsewhere with -o",
     errno.ENOTDIR: "its folder is a file. Write elsewhere with -o",
-    errno.EEXIST: "what is there is no folder. Write elsewhere with -o",
+    errno.EEXIST: "it exists and is not a folder. Write elsewhere with -o",
     errno.EISDIR: "it is a folder. Name a file with -o",
     errno.ENAMETOOLONG: "its name is too long. Give it a shorter one with -o",
     errno.EFBIG: "the file would be larger than this file system allows. Write elsewhere with -o",

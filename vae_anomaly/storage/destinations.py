@@ -1,7 +1,6 @@
-"""Where outputs go: a file on this machine, or one at a URI that is made here and then sent there.
+"""Output destinations: a local path, or a URI whose output is written locally first and uploaded when complete.
 
-Knows nothing about what is in them. What is at a URI is whole or absent: an object store shows an upload when it has all of it, and
-what an upload that failed may have left is removed.
+A remote output is whole or absent: an object store shows an upload only once it is complete, and the remains of a failed one are removed.
 """
 
 import hashlib
@@ -19,8 +18,8 @@ from vae_anomaly.errors import OutputError
 from vae_anomaly.storage import atomic
 from vae_anomaly.storage.filesystems import as_os_errors, expand_home, is_uri, os_error_text, resolve_uri, shown_path
 
-_PIECE = 8 << 20  # bytes read at a time while sending: more than the smallest part of a multipart upload
-# In these stores a folder is the beginning of a name, and need not be made.
+_PIECE = 8 << 20  # bytes per write of an upload: above the minimum size of a part of a multipart upload (5 MiB)
+# Object stores: a folder is a prefix of a name and need not be created.
 _WITHOUT_FOLDERS = {"s3", "gcs", "abfs"}
 
 
@@ -42,17 +41,17 @@ class Remote:
         return Remote(filesystem=self.filesystem, location=f"{location}/{name}", shown=f"{shown}/{name}")
 
     def size(self) -> int | None:
-        """Return the bytes of the file, None where there is none. Raises OutputError."""
-        with _sending(self.shown):
+        """Return the size in bytes, None if the file does not exist. Raises OutputError."""
+        with _output_errors(self.shown):
             info = self.filesystem.get_file_info(self.location)
         return int(info.size) if info.type == pafs.FileType.File else None
 
     def read(self, most: int) -> bytes | None:
-        """Return what is in a file of at most so many bytes; None where there is none, or a larger one. Raises OutputError."""
+        """Return the content; None if the file is missing or has more than ``most`` bytes. Raises OutputError."""
         size = self.size()
         if size is None or size > most:
             return None
-        with _sending(self.shown), self.filesystem.open_input_stream(self.location) as stream:
+        with _output_errors(self.shown), self.filesystem.open_input_stream(self.location) as stream:
             return bytes(stream.read())
 
     def write(self, content: bytes) -> None:
@@ -60,17 +59,17 @@ class Remote:
         self._replace(iter([content]), len(content))
 
     def send(self, path: Path) -> None:
-        """Replace the file by one of this machine. Raises OutputError."""
+        """Replace the file with a local one. Raises OutputError."""
         with path.open("rb") as file:
             self._replace(iter(lambda: file.read(_PIECE), b""), path.stat().st_size)
 
     def remove(self) -> None:
-        """Remove the file if it is there. Raises OutputError."""
-        with _sending(self.shown), suppress(FileNotFoundError):
+        """Remove the file if it exists. Raises OutputError."""
+        with _output_errors(self.shown), suppress(FileNotFoundError):
             self.filesystem.delete_file(self.location)
 
     def _replace(self, pieces: Iterator[bytes], size: int) -> None:
-        with _sending(self.shown):
+        with _output_errors(self.shown):
             folder = self.location.rpartition("/")[0]
             if self.filesystem.type_name not in _WITHOUT_FOLDERS:
                 self.filesystem.create_dir(folder)
@@ -80,75 +79,75 @@ class Remote:
                     stream.write(piece)
                 stream.close()
             except BaseException:
-                # To let go of the stream would complete the upload of half a file.
+                # Garbage collection of the open stream would complete the upload of half a file.
                 with suppress(OSError):
                     stream.close()
                 with suppress(OSError):
                     self.filesystem.delete_file(self.location)
                 raise
         if self.size() != size:
-            raise OutputError(f"{self.shown} did not arrive whole. Run the job again.")
+            raise OutputError(f"{self.shown} was not uploaded completely. Run the job again.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """An output: made at ``path``; where it has a ``remote``, that is the output and ``path`` only where it is made."""
+    """Destination of an output. With a ``remote``, the output is written at ``path`` and then uploaded; else ``path`` is the output."""
 
     path: Path
     remote: Remote | None = None
 
     def __str__(self) -> str:
-        """The output as texts name it."""
+        """Return the destination as shown in messages, without secrets."""
         return self.remote.shown if self.remote else str(self.path)
 
     def size(self) -> int | None:
-        """Return the bytes of the output, None where there is none."""
+        """Return the size in bytes, None if the output does not exist. Raises OutputError."""
         if self.remote:
             return self.remote.size()
         with atomic.writing(self.path):
             return self.path.stat().st_size if self.path.exists() else None
 
     def is_at(self, filesystem: pafs.FileSystem, location: str) -> bool:
-        """Whether this is that file."""
+        """Whether this destination is the given file."""
         if self.remote:
             return self.remote.location == location and self.remote.filesystem.type_name == filesystem.type_name
         return str(self.path.absolute()) == location
 
     def holds(self, filesystem: pafs.FileSystem, location: str) -> bool:
-        """Whether a file lies in or below this folder."""
+        """Whether the given file is in this folder or a subfolder of it."""
         if self.remote:
             return location.startswith(f"{self.remote.location}/") and self.remote.filesystem.type_name == filesystem.type_name
         return location.startswith(f"{self.path.absolute()}/")
 
     def beside(self, name: str) -> "Destination":
-        """Return the place of another file in the same folder."""
+        """Return the destination ``name`` in the same folder."""
         return Destination(path=self.path.with_name(name), remote=self.remote.beside(name) if self.remote else None)
 
     def tidy(self) -> None:
-        """Remove the empty folders where an output was made that is elsewhere."""
+        """Remove the empty local folders in which a remote output was written."""
         if self.remote:
             for folder in [*(Path(name) for name, _, _ in os.walk(self.path, topdown=False)), self.path, self.path.parent]:
                 with suppress(OSError):
                     folder.rmdir()
 
     def below(self, name: str) -> "Destination":
-        """Return the place of a file in this folder."""
+        """Return the destination ``name`` in this folder."""
         return Destination(path=self.path / name, remote=self.remote.below(name) if self.remote else None)
 
 
 def destination_of(destination: str | Path) -> Destination:
-    """Return the place of an output that is named by a path or a URI.
+    """Resolve a path or URI to a destination.
 
-    What goes to a URI is made in a folder of the user's cache that belongs to that URI alone, so that a killed job finds it again.
+    Output for a URI is written to a folder of the user's cache, one for each URI, so that a resumed job finds its checkpoints.
     Raises OutputError and MissingExtra.
     """
     text = str(destination)
-    here = local_path(text)
-    if here is not None:
-        return Destination(path=here)
+    local = local_path(text)
+    if local is not None:
+        return Destination(path=local)
     shown = shown_path(text).rstrip("/")
-    if shown.lower().startswith(("http://", "https://")):  # before hours of work, of which nothing could be sent
-        raise OutputError(f"{shown} cannot be written to: pages of the web can only be read. Write elsewhere with -o.")
+    if shown.lower().startswith(("http://", "https://")):  # refused before hours of scoring that could not be uploaded
+        raise OutputError(f"{shown} cannot be written to: web pages are read-only. Write elsewhere with -o.")
     filesystem, location = resolve_uri(text, failure=OutputError)
     name = PurePosixPath(location.rstrip("/")).name
     path = staging() / hashlib.sha256(shown.encode()).hexdigest()[:16] / name
@@ -158,38 +157,38 @@ def destination_of(destination: str | Path) -> Destination:
 
 
 def staging() -> Path:
-    """Return where outputs are made that go elsewhere: ``$XDG_CACHE_HOME/vae-anomaly/outgoing``."""
+    """Return the folder in which remote outputs are written first: ``$XDG_CACHE_HOME/vae-anomaly/outgoing``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae-anomaly" / "outgoing"
 
 
 def is_folder(destination: str | Path) -> bool:
-    """Whether a destination is a folder: it ends with a slash, exists as one here, or its name has no ending."""
+    """Whether a destination is a folder: it ends with a slash, is an existing local folder, or its name has no suffix."""
     text = str(destination)
     name = shown_path(text).rpartition("/")[2]
-    here = local_path(text)
-    # Path.is_dir raises for a name that no file system takes.
-    return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (here is not None and os.path.isdir(here))  # noqa: PTH112
+    local = local_path(text)
+    # Path.is_dir raises for names that are invalid on every file system.
+    return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (local is not None and os.path.isdir(local))  # noqa: PTH112
 
 
 def local_path(text: str) -> Path | None:
-    """Return the path on this machine that a text names, be it as a file:// URI; None where it names a place elsewhere.
+    """Return the local path given as a path or a file:// URI, None for any other URI.
 
     >>> local_path("file:///tmp/a%20b.csv"), local_path("s3://bucket/a.csv")
     (PosixPath('/tmp/a b.csv'), None)
     """
-    here = re.fullmatch(r"(?i:file://(?:localhost)?)(/[^?]*)", text)
-    if here:
-        return Path(unquote(here[1]))
+    file_uri = re.fullmatch(r"(?i:file://(?:localhost)?)(/[^?]*)", text)
+    if file_uri:
+        return Path(unquote(file_uri[1]))
     return None if is_uri(text) else expand_home(text)
 
 
 @contextmanager
-def _sending(shown: str) -> Iterator[None]:
-    """Turn what a store says into one line."""
+def _output_errors(shown: str) -> Iterator[None]:
+    """Turn errors of a file system into OutputError with one line."""
     try:
         with as_os_errors():
             yield
-    except NotImplementedError as error:  # fsspec says it of the web and of archives
-        raise OutputError(f"{shown} cannot be written to: what is there can only be read. Write elsewhere with -o.") from error
+    except NotImplementedError as error:  # raised by fsspec for web pages and archives
+        raise OutputError(f"{shown} cannot be written to: this file system is read-only. Write elsewhere with -o.") from error
     except OSError as error:
         raise OutputError(f"{shown} cannot be written: {os_error_text(error)}. Correct that or write elsewhere with -o.") from error

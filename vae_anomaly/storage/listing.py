@@ -132,7 +132,7 @@ def _folder(filesystem: pafs.FileSystem, location: str, display: str) -> tuple[l
 
 
 def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> tuple[list[Listed], str | None]:
-    """Match ``*``, ``?`` and ``[…]`` within a path segment and ``**`` across segments; a matched folder stands for its files."""
+    """Match ``*``, ``?`` and ``[…]`` within a path segment and ``**`` across segments; a matched folder gives its files."""
     pattern = re.compile(_glob_pattern(location))
 
     def wanted(path: str) -> bool:
@@ -173,7 +173,7 @@ def is_hidden(path: str, root: str) -> bool:
 
 
 def format_of_name(path: str) -> Format | None:
-    """Return the format that the suffix of a file name stands for, if any; suffixes of compressions do not count."""
+    """Return the format given by the suffix of a file name, if any; suffixes of compressions do not count."""
     suffixes = [s for s in PurePosixPath(path.lower()).suffixes if s not in COMPRESSED]
     return _SUFFIXES.get(suffixes[-1]) if suffixes else None
 
@@ -207,7 +207,7 @@ _SELF_COMPRESSED = re.compile(r"\.(parquet|pq|arrows?|feather|ipc)$", re.IGNOREC
 
 
 def compression_error(head: bytes, location: str) -> str:
-    """Return the end of an error text if the first bytes of a file contradict the compression that its name stands for.
+    """Return the end of an error text if the first bytes of a file contradict the compression given by its suffix.
 
     >>> compression_error(b"a,b", "x.csv.gz")
     'is not compressed with gzip as its name says. Name it x.csv, or copy it again'

@@ -84,7 +84,7 @@ class ColumnarTable:
         return pa.Table.from_arrays(columns, names=list(self.names))
 
     def stream(self, columns: ColumnSelection, chunk: Chunk, *, screened: bool = False) -> Iterator[pa.RecordBatch]:
-        """Yield batches of the selected columns in file order; ``screened`` changes nothing, as there are no malformed rows."""
+        """Yield batches of the selected columns in file order; ``screened`` has no effect, since Arrow files have no malformed rows."""
         del screened
         raw = set(columns.raw)
         with _reading_arrow(self.file.path):
@@ -130,7 +130,7 @@ def _checked_counts(
 ) -> Iterator[pa.RecordBatch]:
     """Pass batches on while the cell counts in the footer agree with the row counts; Arrow checks that only when it reads a whole file.
 
-    A row group is checked once rows of it have been read: by then Arrow has refused a damaged one. Its metadata, asked for earlier, can
+    A row group is checked once rows of it have been read: by then Arrow has refused a damaged one. Its metadata, read earlier, can
     abort the process.
     """
     indices = [j for j in _column_indices(parquet, names) if parquet.metadata.schema.column(j).max_repetition_level == 0]

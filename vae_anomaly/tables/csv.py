@@ -226,13 +226,13 @@ class DelimitedTable:
         return pacsv.ParseOptions(delimiter=self.dialect.delimiter, newlines_in_values=True)
 
 
-# A part of a reason, and how the error goes on after the number of the row; the first match counts.
+# A part of a reason, and the text of the error after the row number; the first match counts.
 _REFUSALS = (
     ("thousands or decimals, where", ": {reason}. Write it without the point"),
     ("column ", ": {reason}. Save the file as UTF-8"),
     ("cells", " has {reason}: {record!r}. Correct that row"),
     (AFTER_QUOTE, ": {reason}: {record!r}. Double the quotes inside a cell"),
-    (ZERO, ": {reason}: {record!r}. Was the file cut off? Correct that row"),
+    (ZERO, ": {reason}: {record!r}. Was the file truncated? Correct that row"),
     ("quote", ": {reason}: {record!r}. Close it"),
     ("text", ": {reason}. Save the file as UTF-8"),
     ("", " is {reason}. Is a quote left open? Correct that row"),

@@ -78,7 +78,7 @@ def sniff(file: TableFile) -> Dialect:
     # Undecodable bytes may be in malformed rows, which the reader will report.
     content = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
     if not whole and content.count("\n") > 2:  # noqa: PLR2004
-        # The last line may be cut off, and would have too few cells.
+        # The last line of the sample may be truncated, and would have too few cells.
         content = content[: content.rfind("\n") + 1] or content
     skip = _blank_lines(content)
     content = "".join(content.splitlines(keepends=True)[skip:])

@@ -59,7 +59,7 @@ class _Piece(Generic[_T]):
 
 @dataclass(kw_only=True, eq=False)
 class Subset(Generic[_T]):
-    """Uniform sample without replacement of ``most`` rows of a stream, in order; all rows if there are no more than that.
+    """Uniform sample without replacement of ``most`` rows of a stream, in order; all rows of a shorter stream.
 
     Every row draws a random key; the rows with the ``most`` smallest keys are kept, so how the stream is cut changes nothing. ``pick``
     returns the rows of a piece of a group at indices int64 ``[n]``. ``seen`` counts the rows of the stream, ``held`` those in memory: at

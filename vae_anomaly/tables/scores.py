@@ -20,7 +20,7 @@ from vae_anomaly.schema.keys import key_text
 from vae_anomaly.tables.source import Source
 
 SCORE_COLUMNS = ("anomaly_score", "p_value", "is_anomaly", "top_features")
-# Stands for a missing time among int64 seconds.
+# Missing time among int64 seconds.
 NO_TIME = int(np.iinfo(np.int64).min)
 
 

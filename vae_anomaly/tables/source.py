@@ -229,7 +229,7 @@ class Source:
             before += position
 
     def _checked(self, batches: Iterator[pa.RecordBatch], first_row: int, rejects: Rejects) -> Iterator[pa.RecordBatch]:
-        """Pass batches on; raise if there are no rows, or too many malformed ones before the first; add the line to a BadCell."""
+        """Pass batches on; raise without any row, or with too many malformed ones before the first; add the line to a BadCell."""
         any_row = first_row > 0
         try:
             for batch in batches:
@@ -243,7 +243,7 @@ class Source:
             raise self._no_rows(rejects)
 
     def _raw_types(self, names: Sequence[str]) -> pa.Schema:
-        """Return one type for each column over all files; strings where there is no common one."""
+        """Return one type for each column over all files; strings if they have no common type."""
         kinds = {n: files.common_type([column_type(reader, n) for reader in self.readers]) for n in names}
         return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 

@@ -73,7 +73,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
     max_rows = memory.max_fit_rows(source.estimated_size(), len(source.names), request.memory_limit)
     folder, made_from = fit_workdir.workdir_of(output, tracking.model_name), fit_resume.made_from(source, config, max_rows)
     with (
-        signals.heard() as interruption,
+        signals.catch_signals() as interruption,
         fit_workdir.claim_fit(folder, made_from, interruption, needed=output is not None, at_exit=request.at_exit) as checkpoint,
     ):
         checkpoint.every = request.checkpoint_every

@@ -1,6 +1,6 @@
-"""Resuming a fit: what it is made from, what an interrupted run of it had logged, and the outcome it had reached.
+"""Resuming a fit: its request, the model version that an interrupted job already logged, and the outcome it had reached.
 
-Knows neither rows nor training; ``jobs.fit_workdir`` holds the files.
+The files are those of ``jobs.fit_workdir``.
 """
 
 import logging
@@ -38,7 +38,7 @@ class Outcome:
 
 
 def made_from(source: Source, config: Config, most: int | None) -> dict[str, Any]:
-    """Return everything that the bytes of a model, and where it is logged, depend on; at most ``most`` rows are held, None: all."""
+    """Return everything that determines the bytes of a model and where it is logged; ``most``: rows of the sample, None: all rows."""
     device = _hardware(device_of(config.train.device))
     return {
         "inputs": source.made_of(),
@@ -54,54 +54,55 @@ def made_from(source: Source, config: Config, most: int | None) -> dict[str, Any
 
 
 def _hardware(device: torch.device) -> str:
-    there = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
-    return torch.cuda.get_device_name(device) if there else str(device)
+    is_present = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+    return torch.cuda.get_device_name(device) if is_present else str(device)
 
 
-def begin(kept: Checkpoint, tracking: TrackingConfig, *, resume: bool | None) -> ModelVersion | None:
-    """Take over a claimed work folder. Return the model version that an interrupted run of the same fit already logged, if any.
+def begin(checkpoint: Checkpoint, tracking: TrackingConfig, *, resume: bool | None) -> ModelVersion | None:
+    """Take over a claimed work folder. Return the model version that an interrupted fit of the same request already logged, if any.
 
-    Runs that another interrupted fit left open in the store are settled too, as far as the store can be reached. Raises ConfigError for
-    ``resume`` without an interrupted fit, TrackingError.
+    MLflow runs that another interrupted fit left open are closed as well, if the store is reachable. Raises ConfigError for ``resume``
+    without an interrupted fit, TrackingError.
     """
-    earlier, same = kept.earlier(), kept.state() != "fresh"
+    earlier, same = checkpoint.earlier(), checkpoint.state() != "fresh"
     if resume and not same:
-        where = f"what lies in {kept.place} is of other data or settings" if earlier else f"there is no {kept.place}"
-        raise ConfigError(f"--resume finds no fit of these data and settings that was cut off: {where}. Leave it out to fit anew.")
-    goes_on, logged = same and resume is not False, None
+        workdir = checkpoint.workdir
+        why = f"{workdir} is of other data or settings" if earlier else f"{workdir} does not exist"
+        raise ConfigError(f"--resume finds no interrupted fit of these data and settings: {why}. Leave it out to start over.")
+    continues, logged = same and resume is not False, None
     if earlier is not None and earlier.tracking.enabled:
-        if goes_on:
+        if continues:
             logged = recovery.recover_runs(earlier.job, earlier.tracking)
-        elif earlier.digests.get("store") == kept.digests["store"]:
+        elif earlier.digests.get("store") == checkpoint.digests["store"]:
             with suppress(TrackingError):
                 recovery.recover_runs(earlier.job, earlier.tracking)
-    kept.begin(tracking, anew=resume is False)
+    checkpoint.begin(tracking, restart=resume is False)
     return logged
 
 
-def keep_outcome(kept: Checkpoint, outcome: Outcome) -> Outcome:
+def keep_outcome(checkpoint: Checkpoint, outcome: Outcome) -> Outcome:
     """Write the outcome to the work folder until the model is saved and registered; return it."""
     quality = None if outcome.quality is None else asdict(outcome.quality)
-    kept.keep_finished(outcome.detector, {"quality": quality, "suspicious": [asdict(row) for row in outcome.suspicious]})
+    checkpoint.save_finished(outcome.detector, {"quality": quality, "suspicious": [asdict(row) for row in outcome.suspicious]})
     return outcome
 
 
-def outcome(kept: Checkpoint) -> Outcome | None:
-    """Return the outcome that an interrupted fit had reached; None: it was still training."""
-    finished = kept.finished()
+def outcome(checkpoint: Checkpoint) -> Outcome | None:
+    """Return the outcome of an interrupted fit, None if its training had not finished."""
+    finished = checkpoint.finished()
     if finished is None:
         return None
     try:
-        found = Outcome(detector=finished.detector, **_read(finished.found))
+        restored = Outcome(detector=finished.detector, **_parsed(finished.results))
     except (ValidationError, KeyError):
         return None
-    kept.resumed_steps = finished.detector.card.history.steps
-    return found
+    checkpoint.resumed_steps = finished.detector.card.history.steps
+    return restored
 
 
-def _read(found: Mapping[str, Any]) -> dict[str, Any]:
+def _parsed(results: Mapping[str, Any]) -> dict[str, Any]:
     quality: TypeAdapter[Quality | None] = TypeAdapter(Quality | None)
     return {
-        "quality": quality.validate_python(found["quality"]),
-        "suspicious": TypeAdapter(tuple[Alarm, ...]).validate_python(found["suspicious"]),
+        "quality": quality.validate_python(results["quality"]),
+        "suspicious": TypeAdapter(tuple[Alarm, ...]).validate_python(results["suspicious"]),
     }

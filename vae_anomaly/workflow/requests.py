@@ -17,7 +17,7 @@ class FitRequest:
     """Training data, settings and destination of one fit.
 
     ``output`` None: no model folder besides the MLflow run. ``resume`` None: continue an interrupted fit if there is one; True: require
-    one; False: start anew. ``checkpoint_every`` in optimizer steps; None: by time. ``at_exit`` registers a function to call at process
+    one; False: start over. ``checkpoint_every`` in optimizer steps; None: by time. ``at_exit`` registers a function to call at process
     exit; the work folder is deleted only then. None: it is deleted when ``fit_files`` returns.
     """
 

@@ -1,7 +1,7 @@
 """Score the rows of files with a model, one output row per input row.
 
-The output is whole or absent, and its manifest says what it was made from: the same inputs, model and options again are a no-op, and a
-killed job resumes. Several inputs become one file or, in an output folder, one part each.
+The output is whole or absent, and its manifest records inputs, model and options: the same request again is a no-op, and an
+interrupted job resumes. Several inputs become one file or, in an output folder, one part each.
 """
 
 import math
@@ -18,7 +18,7 @@ from vae_anomaly.workflow.score_fdr import at_cutoff
 from vae_anomaly.workflow.score_job import ScoreJob
 from vae_anomaly.workflow.score_output import Done, counts_before, score_output
 
-# More than this multiple of the expected alarms is no accident of a small batch.
+# Multiple of the expected alarms that chance in a small batch does not explain.
 MANY_TIMES = 3.0
 
 
@@ -72,5 +72,5 @@ def _result(job: ScoreJob, done: Done, seconds: float) -> ScoreResult:
 def _next_steps(counts: Counts, output: Destination) -> tuple[str, ...]:
     steps = [f"look at the rows of {output} where is_anomaly is true"] if counts.alarms else []
     if counts.discovery is None and counts.alarms > MANY_TIMES * max(counts.expected_alarms, 1.0):
-        steps.append("many more alarms than alpha stands for: if these rows are normal, fit again with rows like them")
+        steps.append("many more alarms than alpha predicts: if these rows are normal, fit again with rows like them")
     return tuple(steps)

@@ -32,16 +32,16 @@ class Ranks:
 
 
 def discovery(job: ScoreJob, source: Source, unfinished: Unfinished, rate: float) -> Discovery:
-    """Return the Benjamini-Hochberg cut-off at ``rate`` over all rows, from the work folder if an interrupted job had found it."""
+    """Return the Benjamini-Hochberg cut-off at ``rate`` over all rows, from the work folder if an interrupted job had computed it."""
     noted = unfinished.noted("discovery")
     if noted:
         return TypeAdapter(Discovery).validate_python(noted)
     ranks = _ranks(job, source, unfinished)
     n = len(job.threshold.calibration)
     table = marginal_p_values(n) if job.threshold.table is None else job.threshold.table
-    found = Discovery(rate=rate, cutoff=benjamini_hochberg_cutoff(ranks.counts, table, rate), statement=_statement(job.threshold, rate))
-    unfinished.note("discovery", asdict(found))
-    return found
+    result = Discovery(rate=rate, cutoff=benjamini_hochberg_cutoff(ranks.counts, table, rate), statement=_statement(job.threshold, rate))
+    unfinished.note("discovery", asdict(result))
+    return result
 
 
 def at_cutoff(threshold: Threshold, cutoff: float | None) -> Threshold:
@@ -50,7 +50,7 @@ def at_cutoff(threshold: Threshold, cutoff: float | None) -> Threshold:
 
 
 def _ranks(job: ScoreJob, source: Source, unfinished: Unfinished) -> Ranks:
-    """Score all rows and count their ranks, from where an interrupted pass had come."""
+    """Score all rows and count their ranks, after those counted by an interrupted pass."""
     n, noted = len(job.threshold.calibration), unfinished.noted("ranks")
     counts = np.array(noted["counts"], dtype=np.int64) if noted else np.zeros(n + 1, dtype=np.int64)
     ranks = Ranks(rows=noted["rows"] if noted else 0, counts=counts)

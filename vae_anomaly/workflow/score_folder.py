@@ -1,6 +1,6 @@
-"""Many inputs into an output folder: one part per input, and one manifest of them all.
+"""Score inputs into an output folder: one part per input, and one manifest of all parts.
 
-A part that is there is not scored again; the manifest of the folder is the checkpoint of the job.
+An input whose part is complete is not scored again; the manifest of the folder is the checkpoint of the job.
 """
 
 import time
@@ -28,38 +28,38 @@ from vae_anomaly.workflow.score_output import Done, score_output
 def fill(job: ScoreJob) -> Done:
     """Score the inputs that have no part yet; all of them are opened and their columns checked before the first is scored.
 
-    Raises OutputError where a part cannot be replaced or written, and the errors of ``score_output``; parts written before stay.
+    Raises OutputError if a part cannot be replaced or written, and the errors of ``score_output``; finished parts are kept.
     """
     listed = listing.list_files(job.request.data)
     refuse_nested(job, listed)
     root = manifest.common_root(file.root for file in listed)
     with claim_folder(job) as folder:
-        before = {file.identity for file in listed if folder.holds(file)}
-        todo = [file for file in listed if file.identity not in before]
-        sources = open_inputs(job, todo, rows_needed=not before)
-        whole = as_one_table(list(sources.values())) if sources else None
-        ignored = check_input_columns(job, whole) if whole else ()
+        scored_before = {file.identity for file in listed if folder.holds(file)}
+        pending = [file for file in listed if file.identity not in scored_before]
+        sources = open_inputs(job, pending, rows_needed=not scored_before)
+        combined = as_one_table(list(sources.values())) if sources else None
+        ignored = check_input_columns(job, combined) if combined else ()
         new_rows = resumed = 0
-        for file in todo:
+        for file in pending:
             if file in sources:
                 counts, rows_before = folder.add(file, sources[file], root)
                 new_rows += 0 if rows_before is None else counts.rows - rows_before
                 resumed += rows_before or 0
         folder.clear()
-        if whole:
-            warn(ignored, whole)
+        if combined:
+            warn(ignored, combined)
         return Done(
             counts=folder.counts({file.identity for file in listed}),
             ignored=ignored,
             new_rows=new_rows if sources else None,
             resumed_rows=resumed,
             parts_made=len(sources),
-            parts_before=len(before),
+            parts_before=len(scored_before),
         )
 
 
 def open_inputs(job: ScoreJob, listed: Sequence[Listed], *, rows_needed: bool) -> dict[Listed, Source]:
-    """Open the inputs that have rows; with ``rows_needed`` also those without, where there are no others.
+    """Open the inputs that have rows; with ``rows_needed``, and if none has rows, open the empty ones.
 
     Raises DataError and SchemaMismatch.
     """
@@ -75,24 +75,24 @@ def _opened(job: ScoreJob, file: Listed) -> Source:
 
 
 def refuse_nested(job: ScoreJob, listed: Sequence[Listed]) -> None:
-    """Refuse an output folder that lies in an input folder, or has inputs in it: its parts would be scored as inputs."""
+    """Refuse an output folder inside an input folder, or around inputs: its parts would be scored as inputs. Raises OutputError."""
     to = job.destination
     for file in listed:
         if to.holds(file.filesystem, file.location):
-            raise OutputError(f"{file.path} lies in {to}, where the scores are to go. Name another folder with -o.")
+            raise OutputError(f"{file.path} is inside the output folder {to}. Name another folder with -o.")
     for path in job.request.data:
         folder = None if to.remote else local_path(path)
         if folder is not None and folder.is_dir() and to.path.absolute().is_relative_to(folder.absolute()):
-            raise OutputError(f"{to} lies in {path}, and its parts would be scored with it. Name a folder elsewhere with -o.")
+            raise OutputError(f"{to} is inside the input folder {path}, so its parts would be scored too. Name a folder elsewhere with -o.")
 
 
-# Seconds between writes of the folder's manifest; parts written in between have manifests of their own.
+# Between two writes of the folder's manifest; parts finished in between have manifests of their own.
 FOLD_SECONDS = 60.0
 
 
 @dataclass(kw_only=True, eq=False)
 class Folder:
-    """A claimed output folder; ``sizes`` are the bytes of the files in it, ``inputs`` the input of each part."""
+    """A claimed output folder: ``sizes`` of its files in bytes, ``inputs`` by part, ``unfolded`` parts not yet in its manifest."""
 
     job: ScoreJob
     dataset: Dataset
@@ -102,9 +102,9 @@ class Folder:
     folded_at: float = field(default_factory=time.monotonic)
 
     def holds(self, file: Listed, *, again: bool = False) -> bool:
-        """Whether the part of an input is there; a changed input is an error, or with ``again`` means that it is not there.
+        """Whether the part of an input is complete; False for an input without one, and with ``again`` for a changed input.
 
-        Raises OutputError.
+        Raises OutputError for a changed input without ``again``, and for a changed part.
         """
         entry = self.dataset.entries.get(file.identity)
         if entry is None:
@@ -121,24 +121,24 @@ class Folder:
             self.dataset.replaces += [] if size is None else [entry.part]
             return False
         if size != entry.bytes:
-            raise OutputError(f"{part} was changed after it was written. Remove it to have it made again, or give --overwrite.")
+            raise OutputError(f"{part} was changed after it was written. Remove it to have the input scored again, or give --overwrite.")
         return True
 
     def add(self, file: Listed, source: Source, root: str) -> tuple[Counts, int | None]:
-        """Score an input into its part. Raises the errors of ``score_output``."""
+        """Score an input into its part; return what ``score_output`` returns and raise what it raises."""
         part = self._name(file, source, root)
         to = self.job.destination.below(part)
         with atomic.writing(to.path):
             to.path.parent.mkdir(parents=True, exist_ok=True)
         overwrite = self.job.overwrite or part in self.dataset.replaces
         scored = score_output(replace(self.job, destination=to, overwrite=overwrite), source)
-        self._take(part, manifest.manifest_of(to))
+        self._add_entry(part, manifest.manifest_of(to))
         if time.monotonic() - self.folded_at > FOLD_SECONDS:
             self.fold()
         return scored
 
     def fold(self) -> None:
-        """Write the manifest of the folder, and remove those of its parts."""
+        """Write the manifest of the folder and remove the manifests of the parts that it now lists. Raises OutputError."""
         if not self.unfolded:
             return
         manifest.write_folder_manifest(self.job.destination, self.dataset)
@@ -146,7 +146,7 @@ class Folder:
         self.unfolded, self.folded_at = [], time.monotonic()
 
     def counts(self, locations: Collection[str]) -> Counts:
-        """Return the counts over the parts of these inputs."""
+        """Return the total counts of the parts of these inputs."""
         entries = sorted((self.dataset.entries[name] for name in locations if name in self.dataset.entries), key=lambda e: e.part)
         counting, parts = Counting(ids=self.job.request.id_columns), {entry.part for entry in entries}
         for entry in entries:
@@ -155,48 +155,48 @@ class Folder:
         worst = TypeAdapter(tuple[Alarm, ...]).validate_python([a for a in self.dataset.worst if a["part"] in parts])
         return replace(total, top_alarms=worst)
 
-    def take_in(self) -> None:
-        """Add the parts that a killed job had finished to the manifest."""
-        ours = [name.removesuffix(manifest.SUFFIX) for name in self.sizes if name.endswith(manifest.SUFFIX)]
-        for part in sorted(ours):
-            found = manifest.manifest_of(self.job.destination.below(part))
-            if part in self.sizes and found is not None and found.complete and found.bytes == self.sizes[part]:
-                self._take(part, found)
+    def recover(self) -> None:
+        """Add the parts that an interrupted job finished after its last ``fold``."""
+        unlisted = [name.removesuffix(manifest.SUFFIX) for name in self.sizes if name.endswith(manifest.SUFFIX)]
+        for part in sorted(unlisted):
+            of_part = manifest.manifest_of(self.job.destination.below(part))
+            if part in self.sizes and of_part is not None and of_part.complete and of_part.bytes == self.sizes[part]:
+                self._add_entry(part, of_part)
 
-    def give_up(self) -> None:
-        """Mark all parts as to be replaced."""
+    def invalidate(self) -> None:
+        """Mark all parts for replacement."""
         self.dataset.replaces = sorted({*self.dataset.replaces, *(entry.part for entry in self.dataset.entries.values())})
         self.dataset.entries, self.dataset.worst, self.inputs = {}, [], {}
 
     def clear(self) -> None:
-        """Remove the parts of another request that nothing has replaced."""
+        """Remove the parts of another request that were not replaced. Raises OutputError."""
         if self.dataset.replaces:
-            left, self.dataset.replaces = self.dataset.replaces, []
+            outdated, self.dataset.replaces = self.dataset.replaces, []
             manifest.write_folder_manifest(self.job.destination, self.dataset)
-            manifest.drop(self.job.destination, left)
+            manifest.drop(self.job.destination, outdated)
 
-    def _take(self, part: str, found: Manifest | None) -> None:
-        """Add an entry for a part, from its own manifest."""
+    def _add_entry(self, part: str, of_part: Manifest | None) -> None:
+        """Add the entry of a part, from its own manifest."""
         made_from = self.job.settings()
-        if found is None or any(found.made_from.get(name) != value for name, value in made_from.items()):
+        if of_part is None or any(of_part.made_from.get(name) != value for name, value in made_from.items()):
             return
-        (location, (size, modified)) = next(iter(found.made_from["inputs"].items()))
-        rows, counted = (0, int(found.counts["rows"])), dict(found.counted)
-        entry = Entry(part=part, input=location, size=size, modified=modified, rows=rows, bytes=found.bytes, counted=counted)
+        (location, (size, modified)) = next(iter(of_part.made_from["inputs"].items()))
+        rows, counted = (0, int(of_part.counts["rows"])), dict(of_part.counted)
+        entry = Entry(part=part, input=location, size=size, modified=modified, rows=rows, bytes=of_part.bytes, counted=counted)
         self.dataset.add(entry)
-        self.sizes[part], self.inputs[part] = found.bytes, location
-        alarms = [{**alarm, "part": part} for alarm in found.counts["top_alarms"]]
-        kept = [alarm for alarm in self.dataset.worst if alarm["part"] != part]
-        self.dataset.worst = sorted([*kept, *alarms], key=lambda a: (-a["score"], a["part"], a["row"]))[:WORST_ALARMS]
+        self.sizes[part], self.inputs[part] = of_part.bytes, location
+        alarms = [{**alarm, "part": part} for alarm in of_part.counts["top_alarms"]]
+        others = [alarm for alarm in self.dataset.worst if alarm["part"] != part]
+        self.dataset.worst = sorted([*others, *alarms], key=lambda a: (-a["score"], a["part"], a["row"]))[:WORST_ALARMS]
         self.unfolded.append(part)
 
     def _name(self, file: Listed, source: Source, root: str) -> str:
-        ending = self.job.request.format or ("csv" if source.format == "delimited" else "parquet")
-        part = manifest.part_name(file, root, ending)
+        fmt = self.job.request.format or ("csv" if source.format == "delimited" else "parquet")
+        part = manifest.part_name(file, root, fmt)
         other = self.inputs.get(part, file.identity)
         if other != file.identity:
             raise OutputError(
-                f"{self.job.destination.below(part)} holds the scores of {other}, and those of {file.path} would go there too. "
+                f"{self.job.destination.below(part)} holds the scores of {other}; those of {file.path} would have the same name. "
                 "Name another folder with -o."
             )
         return part
@@ -204,10 +204,10 @@ class Folder:
 
 @contextmanager
 def claim_folder(job: ScoreJob) -> Iterator[Folder]:
-    """Claim the output folder of a job for this process; however the block ends, its manifest then says what is in it.
+    """Claim the output folder of a job for this process; when the block ends or raises, its manifest is written.
 
-    The folder is ``done`` for the inputs that it ``holds``; for the others, each part is claimed when it is scored. Raises OutputError when
-    it holds the parts of another request, or another process is filling it.
+    The folder is *done* for the inputs that it ``holds``; for the others, each part is claimed when it is scored. Raises OutputError if it
+    holds the parts of another request, or another process is writing to it.
     """
     to = job.destination
     with atomic.writing(to.path):
@@ -215,7 +215,7 @@ def claim_folder(job: ScoreJob) -> Iterator[Folder]:
         to.path.mkdir(parents=True, exist_ok=True)
     try:
         with score_workdir.claim(to.path / manifest.FOLDER_MANIFEST):
-            folder = _begun(job)
+            folder = _open_folder(job)
             try:
                 yield folder
             except BaseException:
@@ -230,28 +230,28 @@ def claim_folder(job: ScoreJob) -> Iterator[Folder]:
                 to.path.rmdir()
 
 
-def _found(job: ScoreJob) -> Dataset | None:
-    """Return the manifest of the output folder; None where there is none. Raises OutputError where it is that of another request."""
-    there = manifest.read_folder_manifest(job.destination)
-    if there is None or job.overwrite:
-        return there
-    other = [name for name, value in job.settings().items() if there.made_from.get(name) != value]
+def _read_manifest(job: ScoreJob) -> Dataset | None:
+    """Return the manifest of the output folder, None if there is none. Raises OutputError if it is that of another request."""
+    dataset = manifest.read_folder_manifest(job.destination)
+    if dataset is None or job.overwrite:
+        return dataset
+    other = [name for name, value in job.settings().items() if dataset.made_from.get(name) != value]
     if other:
         raise OutputError(
             f"{job.destination} holds the scores of another request (other {' and '.join(other)}). "
             "Name another folder with -o, or give --overwrite to replace what is in it."
         )
-    return there
+    return dataset
 
 
-def _begun(job: ScoreJob) -> Folder:
-    there = _found(job) or Dataset(made_from=job.settings())
-    inputs = {entry.part: entry.input for entry in there.entries.values()}
-    folder = Folder(job=job, dataset=there, sizes=manifest.sizes(job.destination), inputs=inputs)
+def _open_folder(job: ScoreJob) -> Folder:
+    dataset = _read_manifest(job) or Dataset(made_from=job.settings())
+    inputs = {entry.part: entry.input for entry in dataset.entries.values()}
+    folder = Folder(job=job, dataset=dataset, sizes=manifest.sizes(job.destination), inputs=inputs)
     if job.overwrite:
-        folder.give_up()
+        folder.invalidate()
         folder.dataset = replace(folder.dataset, made_from=job.settings())
         manifest.write_folder_manifest(job.destination, folder.dataset)
     else:
-        folder.take_in()
+        folder.recover()
     return folder

@@ -1,7 +1,4 @@
-"""A scoring, checked and resolved: the request, the loaded detector, the threshold, and where the output goes.
-
-Reads no rows and writes nothing.
-"""
+"""A scoring job: checked request, loaded detector, threshold and destination. Reads no rows and writes nothing."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -31,7 +28,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoreJob:
-    """Everything that a scoring needs but its rows; for an output folder, each part is this job with a destination of its own.
+    """Everything that a scoring needs except its rows; in an output folder, each part is this job with its own destination.
 
     ``digest`` changes with any byte of the model; ``overwrite`` replaces whatever is at the destination.
     """
@@ -127,14 +124,14 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
 
 
 def destination(request: ScoreRequest) -> tuple[Destination, bool]:
-    """Return where the scores go, and whether that is a folder. Raises ConfigError for a destination that is not clear, OutputError."""
+    """Return where the scores go, and whether that is a folder. Raises ConfigError for an ambiguous destination, OutputError."""
     to = request.output
     if to is None:
         if len(request.data) > 1:
-            raise ConfigError(f"{len(request.data)} inputs have no one place for their scores beside them; name it with -o.")
+            raise ConfigError(f"{len(request.data)} inputs have no common default for the output; name it with -o.")
         to = writer.default_output(request.data[0])
     if str(to).strip() in {"", "-"}:
-        raise ConfigError(f"{str(to)!r} is no name for an output, and scores are not printed; name a file or a folder with -o.")
+        raise ConfigError(f"{str(to)!r} is not the name of an output, and scores are not printed; name a file or a folder with -o.")
     folder = request.output is not None and destinations.is_folder(request.output)
     if not folder:
         fmt = writer.output_format(shown_path(str(to)))
@@ -169,7 +166,7 @@ def check_input_columns(job: ScoreJob, source: Source) -> tuple[str, ...]:
 
 
 def warn(ignored: Sequence[str], source: Source) -> None:
-    """Log how the input was read; only after it was, so that an error is the only line."""
+    """Log how the input was read. Called after reading, so that an error is the only line."""
     if ignored:
         _logger.warning("ignored, because the model does not know them: %s", listed(ignored))
     for note in source.notes:
@@ -191,7 +188,7 @@ def _refuse_rates(request: ScoreRequest) -> None:
 
 
 def _threshold_for(threshold: Threshold, request: ScoreRequest) -> Threshold:
-    """Return the threshold to score with. Raises NotCalibrated where the calibration cannot give what is asked for."""
+    """Return the threshold to score with. Raises NotCalibrated where the calibration does not support the request."""
     alpha, fdr = request.alpha, request.fdr
     if fdr is not None:
         threshold.refuse_unless_exact("--fdr")

@@ -1,7 +1,7 @@
 """One output of a scoring: claim it, resume from checkpoints, read, score, write, and complete its manifest.
 
-Output rows go to the output and, gathered, into checkpoints. To resume is to send the rows of the checkpoints to the output once more and
-to read the input from the row after them.
+Output rows go to the output and, in groups, into checkpoints. A resumed job writes the rows of the checkpoints to the output again and
+reads the input from the row after them.
 """
 
 import logging
@@ -35,8 +35,8 @@ _logger = logging.getLogger(__name__)
 class Slot:
     """A claimed output and its ``state`` (``jobs.claim``).
 
-    ``done``: ``counts`` are those of the whole output, of which ``new_rows`` were scored by this job before and are delivered only now;
-    None: another process wrote it. ``resumable``: ``checkpoints`` of a killed run. ``finish`` completes the manifest of a new output.
+    ``done``: ``counts`` of the whole output; its ``resumed_rows`` were scored by an interrupted job and are delivered only now, None:
+    another process delivered it. ``resumable``: ``checkpoints`` of an interrupted job. ``finish`` completes the manifest of a new output.
     """
 
     job: ScoreJob
@@ -82,7 +82,7 @@ def claim_output(job: ScoreJob, source: Source) -> Iterator[Slot]:
             yield slot
             return
         refuse_existing(path, job.request.on_error, overwrite=job.overwrite)
-        slot.checkpoints = unfinished.begin({**made_from, "install": install()}, anew=job.overwrite)
+        slot.checkpoints = unfinished.begin({**made_from, "install": install()}, restart=job.overwrite)
         slot.state = "resumable" if slot.checkpoints else "fresh"
         with manifest.started(path, made_from):
             yield slot
@@ -142,7 +142,7 @@ def checkpointed(
         if pace is not None and pace.due(scored.rows.num_rows, scored.rows.nbytes):
             rejects.sync()
             if not slot.unfinished.keep(first, held, counting.state()):
-                _logger.warning("the disk is nearly full: nothing is kept to go on from if this run is killed")
+                _logger.warning("the disk is nearly full: no more checkpoints are written, and an interrupted job starts over")
                 pace = None
             first, held = counting.rows, []
         yield scored.rows
@@ -151,7 +151,7 @@ def checkpointed(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """Result of a scoring: ``new_rows`` scored by this job, None for a no-op; ``resumed_rows`` by a killed one before."""
+    """Result of a scoring: ``new_rows`` scored by this job, None for a no-op; ``resumed_rows`` by an interrupted one."""
 
     counts: Counts
     ignored: tuple[str, ...] = ()
@@ -164,8 +164,8 @@ class Done:
 def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
     """Write one output, a file or a part, and its manifest.
 
-    Returns the counts, and how many rows a killed job had scored before; None: another process has just written it. Raises OutputError
-    when another process is writing the same output, or has just written something else there.
+    Returns the counts, and the number of rows scored by an interrupted job; None: another process has just written the output. Raises
+    OutputError when another process is writing the same output, or has just written something else there.
     """
     request, threshold, discovery = job.request, job.threshold, None
     with claim_output(job, source) as slot:
@@ -177,13 +177,13 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
         counting = slot.counting()
         resumed, position = counting.rows, counting.position
         if resumed:
-            _logger.info("going on with %s after %s rows that a killed run had scored", job.destination, f"{resumed:,}")
+            _logger.info("resuming %s after %s rows scored by an interrupted job", job.destination, f"{resumed:,}")
         with reject_log(request.on_error, counting, slot.unfinished, escape=request.escape) as rejects:
             with closing(prefetch(job.inputs(source, position, rejects))) as inputs:
                 scored = scored_batches(job.detector, inputs, job.options(source, position), threshold=threshold)
                 with closing(prefetch(checkpointed(scored, counting, slot, rejects, source.rows))) as fresh:
                     rows = chain(slot.rows(), fresh)
-                    first = next(rows)  # a source without rows has raised; the keys have the types of the input
+                    first = next(rows)  # a source without rows has raised; id columns have the types of the input
                     fmt = output_format(job.destination.path)
                     write_batches(job.destination.path, chain([first], rows), first.schema, fmt=fmt, escape=request.escape)
             rejected = rejects.finish(job.destination)
