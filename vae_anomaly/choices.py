@@ -14,3 +14,5 @@ OutputFormat = Literal["csv", "parquet"]
 ExplainedRows = Literal["flagged", "all", "none"]
 # Columns of an explanation by their contribution to the score, or by how unusual it is for the column.
 ColumnOrder = Literal["contribution", "z"]
+# Name of the threads that read and score ahead.
+PREFETCH_THREADS = "prefetch"

@@ -216,3 +216,13 @@ def test_the_states_of_an_output_folder(request_: ScoreRequest, tmp_path: Path, 
     assert held(request) == [True, True], "done"
     assert held(replace(request, overwrite=True)) == [False, False], "fresh"
     assert sorted(path.name for path in out.iterdir()) == ["a.parquet", "b.parquet", manifest.FOLDER_MANIFEST]
+
+
+def test_what_killed_writers_left_in_a_work_folder_goes_with_the_next_claim(tmp_path: Path) -> None:
+    folder = tmp_path / ".x.resume"
+    folder.mkdir()
+    for process in (999_999_001, 999_999_002):  # two processes that died between the write and the rename
+        (folder / f".training.safetensors.{process}.part").write_bytes(b"half")
+    (folder / "training.safetensors").write_bytes(b"whole")
+    os.close(claim.lock(folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["lock", "training.safetensors"]

@@ -9,8 +9,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from vae_anomaly.storage.listing import Listed
-from vae_anomaly.tables.files import TableFile
-from vae_anomaly.tables.reader import ColumnSelection, Reader, column_names, column_type, partitions_typed, with_partition
+from vae_anomaly.tables.files import TableFile, column_names, with_partition
+from vae_anomaly.tables.reader import ColumnSelection, Reader, column_type, partitions_typed
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def opened(*partition: tuple[str, str | None]) -> Reader:
 
 
 def test_partition_columns_follow_those_of_the_file_which_win() -> None:
-    assert column_names(opened(("day", "1"), ("x", "2"))) == ("x", "k", "day")
+    assert column_names((reader := opened(("day", "1"), ("x", "2"))).file, reader.names) == ("x", "k", "day")
 
 
 def test_a_column_type_is_that_of_its_values() -> None:

@@ -84,7 +84,7 @@ def settings(here: Path) -> Config:
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all the rest; ``test_workflow`` looks at what is drawn."""
+    """Drawing takes longer than all the rest; ``test_score`` looks at what is drawn."""
     monkeypatch.setattr(publish, "_figures", lambda _: {})
 
 

@@ -61,7 +61,10 @@ def main() -> None:
     actions: list[Callable[[], None]] = []
     # Registered first, called last: after the exit handlers of MLflow and others. Tests do not exit, and their commands get no obj.
     atexit.register(lambda: [action() for action in actions])
-    app(obj=actions.append)
+    try:
+        app(obj=actions.append)
+    finally:
+        terminal.abandon_workers()
 
 
 def _show_version(wanted: bool) -> None:

@@ -53,6 +53,7 @@ def run_verb(
 
 
 def _imported(path: str) -> Any:
+    """Return a verb or a summary by its dotted name: what it imports must not be loaded for --help, so a command only names it."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(f"vae_anomaly.{module}"), name)
 

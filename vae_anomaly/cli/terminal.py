@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import Any, NoReturn, TextIO
 
 import typer
 
+from vae_anomaly.choices import PREFETCH_THREADS
 from vae_anomaly.cli.text import escape_controls
 from vae_anomaly.errors import OutputError, VaeAnomalyError
 from vae_anomaly.messages import OnProgress, ignore_progress
@@ -53,6 +55,15 @@ def exit_codes(*, as_json: bool) -> Iterator[None]:
         if _is_of_memory(error):
             text = f"not enough memory ({str(error) or 'allocation failed'}); set --memory-limit, or give the process more memory"
         _leave(text, BUG, as_json=as_json)
+
+
+def abandon_workers() -> None:
+    """End the process if a prefetch worker still runs: a second Ctrl-C interrupted the wait for it, and Python would wait again at exit."""
+    if any(thread.name.startswith(PREFETCH_THREADS) for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(INTERRUPTED)
 
 
 def _is_of_memory(error: Exception) -> bool:

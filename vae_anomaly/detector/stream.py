@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.groups import group_names
 from vae_anomaly.calibration.threshold import Threshold
-from vae_anomaly.choices import ExplainedRows
+from vae_anomaly.choices import PREFETCH_THREADS, ExplainedRows
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
@@ -254,11 +254,11 @@ def _tally(detector: Detector, batch: Batch, total: NDArray[np.float64], flags: 
 
 
 def prefetch(items: Iterator[_T], *, depth: int = 1) -> Generator[_T, None, None]:
-    """Yield the items of an iterator that is at most ``depth`` finished items ahead; what it raises is raised here, in its place.
+    """Yield the items of a generator that is at most ``depth`` finished items ahead; an exception of it is raised in the place of its item.
 
-    Exhaust or close the generator: its thread has then ended, and items that were not computed yet never are.
+    Exhaust or close the result: its thread has then ended, and the generator is not advanced any more.
     """
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as worker:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix=PREFETCH_THREADS) as worker:
         # One future more than ``depth``: the item that is being computed while the finished ones wait.
         pending: deque[Future[_T | object]] = deque()
         try:

@@ -116,6 +116,9 @@ def lock(folder: Path) -> int:
         os.close(handle)  # that was the lock of a folder that is gone
     os.ftruncate(handle, 0)
     os.write(handle, str(os.getpid()).encode())
+    for temporary in folder.glob(".*.part"):  # of writers that were killed: this process alone writes here now
+        with suppress(OSError):
+            temporary.unlink()
     return handle
 
 

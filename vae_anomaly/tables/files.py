@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ from vae_anomaly.messages import absent_text
 from vae_anomaly.schema.schema import Schema, check_columns_present
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import Format, Listed, compression_error, format_of_name, list_files
+
+_Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
 # The last one is the continuation marker of an Arrow IPC stream.
 _MAGIC: dict[bytes, Format] = {b"PAR1": "parquet", b"ARROW1": "arrow", b"\xff\xff\xff\xff": "arrow"}
@@ -200,3 +203,16 @@ def common_type(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
         return pa.unify_schemas([pa.schema([("column", kind)]) for kind in distinct], promote_options="permissive").field(0).type
     except pa.ArrowException:
         return None
+
+
+def column_names(file: TableFile, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the column ``names`` of a file, followed by those of its partition folders."""
+    return (*names, *(name for name, _ in file.partition if name not in names))
+
+
+def with_partition(rows: _Rows, file: TableFile) -> _Rows:
+    """Append the values of the partition folders of a file as string columns of a table or batch."""
+    for name, value in file.partition:
+        if name not in rows.schema.names:
+            rows = rows.append_column(name, pa.repeat(pa.scalar(value, pa.string()), rows.num_rows))
+    return rows

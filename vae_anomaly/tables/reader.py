@@ -6,15 +6,13 @@
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from vae_anomaly.tables.csv_rejects import OnBad
 from vae_anomaly.tables.files import TableFile
-
-_Rows = TypeVar("_Rows", pa.Table, pa.RecordBatch)
 
 # Rows read at a time: 10 MB for 20 numbers, enough for Arrow's full speed and small beside a model.
 BATCH_ROWS = 65_536
@@ -96,23 +94,10 @@ class Reader(Protocol):
         """
 
 
-def column_names(reader: Reader) -> tuple[str, ...]:
-    """Return the column names of a file, those of its partition folders last."""
-    return (*reader.names, *(name for name, _ in reader.file.partition if name not in reader.names))
-
-
 def column_type(reader: Reader, name: str) -> pa.DataType:
     """Return the type of a column; a dictionary counts as its values, because dictionaries differ from batch to batch."""
     kind = reader.schema.field(name).type if name in reader.names else pa.string()
     return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def with_partition(rows: _Rows, file: TableFile) -> _Rows:
-    """Append the values of the partition folders of a file as string columns of a table or batch."""
-    for name, value in file.partition:
-        if name not in rows.schema.names:
-            rows = rows.append_column(name, pa.repeat(pa.scalar(value, pa.string()), rows.num_rows))
-    return rows
 
 
 def partitions_typed(table: pa.Table, reader: Reader) -> pa.Table:

@@ -23,16 +23,14 @@ from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import sniff
 from vae_anomaly.tables.csv_rejects import TEXT_COLUMN, OnReject, Rejects, faults_of, ignore_reject, rejected_text
 from vae_anomaly.tables.error_location import with_line
-from vae_anomaly.tables.files import TableFile, contents_digest, find_files, metadata_digest
+from vae_anomaly.tables.files import TableFile, column_names, contents_digest, find_files, metadata_digest, with_partition
 from vae_anomaly.tables.reader import (
     Chunk,
     ColumnSelection,
     Reader,
     SizeEstimate,
-    column_names,
     column_type,
     partitions_typed,
-    with_partition,
 )
 from vae_anomaly.tables.sampling import OnRows, Sample, ignore_rows
 
@@ -68,12 +66,12 @@ class Source:
     @property
     def names(self) -> tuple[str, ...]:
         """Column names of the first file, those of its partition folders last."""
-        return column_names(self.readers[0])
+        return column_names(self.readers[0].file, self.readers[0].names)
 
     @property
     def all_names(self) -> tuple[str, ...]:
         """Column names of all files, in order of first appearance."""
-        return tuple(dict.fromkeys(name for reader in self.readers for name in column_names(reader)))
+        return tuple(dict.fromkeys(name for reader in self.readers for name in column_names(reader.file, reader.names)))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -195,7 +193,7 @@ class Source:
         model = set(schema.names) if schema is not None else set()
         wanted = [n for n in dict.fromkeys(extra) if n not in model]
         for reader in self.readers:
-            names = column_names(reader)
+            names = column_names(reader.file, reader.names)
             if schema is not None:
                 files.check_header(schema, names, reader.file)
             absent = [n for n in wanted if n not in names]
@@ -259,7 +257,7 @@ class Source:
         files.check_header(schema, self.names, self.readers[0].file)
 
     def _check_same_names(self) -> None:
-        files.check_same_names([(reader.file, column_names(reader)) for reader in self.readers])
+        files.check_same_names([(reader.file, column_names(reader.file, reader.names)) for reader in self.readers])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

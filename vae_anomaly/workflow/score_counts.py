@@ -3,7 +3,7 @@
 import heapq
 import logging
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ from vae_anomaly.tables.csv_rejects import Rejected, RejectedRows, Rejects
 from vae_anomaly.tables.quarantine import Quarantine, quarantine_path
 from vae_anomaly.workflow.results import Counts, Discovery, Untypical
 
+_logger = logging.getLogger(__name__)
 # Alarms shown in the summary.
 WORST_ALARMS = 5
 # Names of unseen groups that are counted one by one: a column of keys has millions.
@@ -183,7 +184,7 @@ class RejectLog:
     quarantine: Quarantine | None
     before: Rejections  # up to the end of the rows that were read
     # Streaks of rejected rows beyond that: row number of the last one, and the rejections up to it. A file may hold millions in a row.
-    ahead: list[tuple[int, Rejections]] = field(default_factory=list)
+    ahead: deque[tuple[int, Rejections]] = field(default_factory=deque)
 
     def add(self, rejected: Rejected) -> None:
         """Record a rejected row; rows come in ascending order."""
@@ -198,7 +199,7 @@ class RejectLog:
     def up_to(self, position: float) -> Rejections:
         """Return the rejections among the rows before ``position``."""
         while self.ahead and self.ahead[0][0] < position:
-            self.before = self.ahead.pop(0)[1]
+            self.before = self.ahead.popleft()[1]
         return self.before
 
     def sync(self) -> None:
@@ -223,9 +224,6 @@ def reject_log(on_error: OnError, counting: Counting, unfinished: Unfinished, *,
         return
     with closing(Quarantine(unfinished.output, unfinished.folder, size=before.bytes, escape=escape)) as quarantine:
         yield RejectLog(quarantine=quarantine, before=before)
-
-
-_logger = logging.getLogger(__name__)
 
 
 def refuse_existing(output: Path, on_error: OnError, *, overwrite: bool) -> None:

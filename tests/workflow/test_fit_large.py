@@ -26,7 +26,7 @@ from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.requests import FitRequest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MB = 10**6
 
 
