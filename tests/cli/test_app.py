@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -548,36 +546,3 @@ def test_evaluate_ranks_ours_beside_others(ground: Path, here: Path) -> None:
     shown = run(*words)
     assert "  ranking      AUROC 1.0000, average precision 1.0000\n" in shown.stdout
     assert f"(baselines fitted on {ROWS} normal rows):" in shown.stdout
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-def test_a_second_ctrl_c_does_not_wait_for_the_worker() -> None:
-    code = (
-        "import sys, time\n"
-        "from vae_anomaly.cli import app, commands\n"
-        "from vae_anomaly.detector.stream import prefetch\n"
-        "def blocked():\n"
-        "    print('reading', flush=True)\n"
-        "    time.sleep(60)\n"
-        "    yield 1\n"
-        "def stuck(**_):\n"
-        "    next(prefetch(blocked()))\n"
-        "commands._imported = lambda _: stuck\n"
-        "sys.argv = ['vae-anomaly', 'models']\n"
-        "app.main()\n"
-    )
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_default_interrupt) as process:  # noqa: PLW1509
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"reading\n"
-        began = time.monotonic()
-        for _ in range(2):
-            time.sleep(0.3)
-            process.send_signal(signal.SIGINT)
-        process.wait(30)
-    assert (process.returncode, time.monotonic() - began < 20) == (130, True)
-
-
-def _default_interrupt() -> None:
-    """Undo what a shell does for commands in the background, which ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,13 +2,19 @@
 
 import json
 import logging
+import os
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from vae_anomaly.choices import PREFETCH_THREADS
 from vae_anomaly.cli import terminal
+from vae_anomaly.detector.stream import prefetch
 from vae_anomaly.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -138,3 +144,29 @@ def test_too_little_memory_is_no_bug(error: Exception, text: str, capsys: pytest
     with pytest.raises(SystemExit) as left, terminal.exit_codes(as_json=False):
         raise error
     assert (left.value.code, capsys.readouterr().err) == (1, f"error: {text}\n")
+
+
+def test_a_process_does_not_wait_at_its_exit_for_a_worker_that_an_interrupt_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python joins such threads at exit: a worker that waits for a store would keep the process after a second Ctrl-C."""
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    terminal.abandon_workers()
+    assert codes == []
+    release = threading.Event()
+
+    def blocked() -> Iterator[int]:
+        release.wait(30)
+        yield 1
+
+    ahead = prefetch(blocked())
+    reader = threading.Thread(target=next, args=(ahead,))
+    reader.start()
+    while not any(thread.name.startswith(PREFETCH_THREADS) for thread in threading.enumerate()):
+        time.sleep(0.01)
+    terminal.abandon_workers()
+    release.set()
+    reader.join(30)
+    ahead.close()
+    assert codes == [130]
+    terminal.abandon_workers()
+    assert codes == [130]
