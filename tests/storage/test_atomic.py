@@ -179,3 +179,14 @@ def test_two_writers_of_one_folder_never_mix(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         atomic.publish(tmp_path / "model", write)
     assert content(tmp_path / "model") == {"a": "second", "b": "second"}
+
+
+def test_only_what_dead_processes_left_is_swept(tmp_path: Path) -> None:
+    alive = f".x[1].csv.{os.getppid()}.part"
+    dead = [".x[1].csv.999999001.part", ".other.999999002.part"]
+    for name in (alive, *dead, ".note.part"):
+        (tmp_path / name).write_bytes(b"half")
+    atomic.sweep(tmp_path / "x[1].csv")
+    assert names(tmp_path) == sorted([alive, dead[1], ".note.part"])
+    atomic.sweep_folder(tmp_path)
+    assert names(tmp_path) == sorted([alive, ".note.part"])

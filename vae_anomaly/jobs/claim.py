@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from vae_anomaly.storage.atomic import replacing, writing
+from vae_anomaly.storage.atomic import replacing, sweep_folder, writing
 
 if sys.platform != "win32":
     import fcntl
@@ -116,9 +116,8 @@ def lock(folder: Path) -> int:
         os.close(handle)  # that was the lock of a folder that is gone
     os.ftruncate(handle, 0)
     os.write(handle, str(os.getpid()).encode())
-    for temporary in folder.glob(".*.part"):  # of writers that were killed: this process alone writes here now
-        with suppress(OSError):
-            temporary.unlink()
+    with suppress(OSError):
+        sweep_folder(folder)
     return handle
 
 

@@ -7,6 +7,7 @@ repair what a kill between them leaves. Renames are atomic within one file syste
 """
 
 import errno
+import glob
 import os
 import re
 import secrets
@@ -81,8 +82,17 @@ def sync_folder(folder: Path) -> None:
 
 def sweep(path: Path) -> None:
     """Remove temporary files that killed processes left beside ``path``."""
-    for left in path.parent.glob(f".{path.name}.*.part"):
-        owner = re.fullmatch(r"(\d+)\.part", left.name.removeprefix(f".{path.name}."))
+    _remove_orphans(path.parent, glob.escape(path.name))
+
+
+def sweep_folder(folder: Path) -> None:
+    """Remove temporary files that killed processes left in a folder, whatever file they were for."""
+    _remove_orphans(folder, "*")
+
+
+def _remove_orphans(folder: Path, name: str) -> None:
+    for left in folder.glob(f".{name}.*.part"):
+        owner = re.search(r"\.(\d+)\.part$", left.name)
         if owner and not _alive(int(owner[1])):
             left.unlink(missing_ok=True)
 
