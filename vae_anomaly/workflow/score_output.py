@@ -42,10 +42,16 @@ class Slot:
     job: ScoreJob
     made_from: Mapping[str, Any]
     unfinished: Unfinished
-    state: State
     counts: Counts | None = None
     resumed_rows: int | None = None
     checkpoints: tuple[FinishedRows, ...] = ()
+
+    @property
+    def state(self) -> State:
+        """The state of the claim."""
+        if self.counts is not None:
+            return "done"
+        return "resumable" if self.checkpoints else "fresh"
 
     def counting(self) -> Counting:
         """Return the counts up to the end of the checkpoints."""
@@ -70,7 +76,7 @@ def claim_output(job: ScoreJob, source: Source) -> Iterator[Slot]:
     path, made_from = job.destination.path, job.made_from(source)
     sides = [quarantine_path(path).name] if job.request.on_error == "quarantine" else []
     with score_workdir.claim(path) as unfinished:
-        slot = Slot(job=job, made_from=made_from, unfinished=unfinished, state="done")
+        slot = Slot(job=job, made_from=made_from, unfinished=unfinished)
         slot.counts = counts_before(job.destination, made_from, overwrite=job.overwrite)
         if slot.counts is not None:
             yield slot
@@ -83,7 +89,6 @@ def claim_output(job: ScoreJob, source: Source) -> Iterator[Slot]:
             return
         refuse_existing(path, job.request.on_error, overwrite=job.overwrite)
         slot.checkpoints = unfinished.begin({**made_from, "install": install()}, restart=job.overwrite)
-        slot.state = "resumable" if slot.checkpoints else "fresh"
         with manifest.started(path, made_from):
             yield slot
         manifest.deliver(job.destination, sides)
