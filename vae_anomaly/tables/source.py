@@ -328,7 +328,7 @@ def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *
 
     def reader_of(file: TableFile) -> Reader:
         if file.format == "delimited":
-            return DelimitedTable(file=file, dialect=sniff(file), unused=frozenset(unused))
+            return DelimitedTable(file=file, dialect=sniff(file, reading), unused=frozenset(unused))
         return open_parquet(file) if file.format == "parquet" else open_arrow(file)
 
     readers = tuple(reader_of(file) for file in files)
