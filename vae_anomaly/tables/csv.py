@@ -20,7 +20,18 @@ from vae_anomaly.schema.parsing import TIME_FORMATS, mask_tokens, not_numbers, n
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import COMPRESSED
 from vae_anomaly.tables.csv_dialect import COMMA_NUMBER, MAX_RECORD_BYTES, Dialect, open_text
-from vae_anomaly.tables.csv_records import AFTER_QUOTE, COMMENT, FOOTER, REPEATED, ZERO, RecordChunk, Utf8Stream, record_chunks
+from vae_anomaly.tables.csv_records import (
+    AFTER_QUOTE,
+    COMMENT,
+    FOOTER,
+    FOREIGN,
+    OTHER_TABLE,
+    REPEATED,
+    ZERO,
+    RecordChunk,
+    Utf8Stream,
+    record_chunks,
+)
 from vae_anomaly.tables.csv_rejects import (
     REASON_COLUMN,
     TEXT_COLUMN,
@@ -233,6 +244,8 @@ _REFUSALS = (
     ("column ", ": {reason}. Save the file as UTF-8"),
     ("cells", " has {reason}: {record!r}. Correct that row"),
     (REPEATED, " {reason}. Remove it"),
+    (OTHER_TABLE, " {reason}: {record!r}. Write one table a file"),
+    (FOREIGN, " {reason}: {record!r}. Write one table a file"),
     (COMMENT, " {reason}: {record!r}. Remove it"),
     (FOOTER, " {reason}: {record!r}. Remove it"),
     (AFTER_QUOTE, ": {reason}: {record!r}. Double the quotes inside a cell"),

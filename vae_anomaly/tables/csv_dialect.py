@@ -18,8 +18,8 @@ from vae_anomaly.errors import DataError
 from vae_anomaly.schema.schema import check_duplicates
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import CODECS
-from vae_anomaly.tables.csv_head import Export, Line, find_head
-from vae_anomaly.tables.csv_records import Head
+from vae_anomaly.tables.csv_head import Export, Line, find_head, kind_of
+from vae_anomaly.tables.csv_records import ONE_HEADER, Head
 from vae_anomaly.tables.files import NO_HEADER, TableFile
 
 # A longer record is malformed; it bounds the memory that an unclosed quote takes.
@@ -68,7 +68,7 @@ class Dialect:
     decimal: str
     encoding: str
     block: int
-    head: Head = Head()
+    head: Head = ONE_HEADER
     unread: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
@@ -109,6 +109,8 @@ def sniff(file: TableFile, reading: Reading = DEFAULT_READING) -> Dialect:
         raise DataError(f"{file.path} has {'a header but no rows' if lines else 'nothing but blank lines'}; expected a header and rows.")
     found = find_head(lines, reading, file.path, export and export.with_names(delimiter))
     _check_header(found.names, file.path)
+    if reading.no_header and above:
+        _check_skipped(content[: content.index(sample[:_LAST_TEXT])] if sample else "", delimiter, lines[0].cells, file.path)
     return Dialect(
         names=found.names,
         delimiter=delimiter,
@@ -122,9 +124,17 @@ def sniff(file: TableFile, reading: Reading = DEFAULT_READING) -> Dialect:
 
 
 def _known_export(content: str, path: str) -> Export | None:
-    from vae_anomaly.tables.csv_exports import known_export  # noqa: PLC0415  # few files have a signature
+    from vae_anomaly.tables.csv_exports import known_export  # few files have a signature
 
     return known_export(content, path)
+
+
+def _check_skipped(text: str, delimiter: str, row: list[str], path: str) -> None:
+    """Raise DataError if one of the lines above the first row is a row too."""
+    kinds = [kind_of(cell) for cell in row]
+    for line, cells in _records(text, delimiter, _DECIMAL_RECORDS):
+        if [kind_of(cell) for cell in cells] == kinds and not {"text", "missing"} >= set(kinds):
+            raise DataError(f"{path} line {line:,} holds data and is among the lines to skip: give --skip-rows {line - 1} for this file.")
 
 
 def _lines_above(reading: Reading, export: Export | None, *, excel: bool) -> int:

@@ -18,14 +18,16 @@ _END_OF_HEADER = "***End_of_Header***"
 
 # Units by their atoms, after prefixes and before exponents: bar, m3/h, kJ/(kg K), °C. Compared as written, then in small letters.
 _ATOMS = frozenset({
-    "%", "‰", "°", "°C", "°F", "°K", "ºC", "ºF", "℃", "℉", "C", "F", "K", "A", "V", "W", "J", "N", "T", "H", "S", "Ω", "l", "L", "m", "g", "s", "h", "d",
-    "a", "t", "u", "B", "Pa", "bar", "barg", "bara", "barü", "psi", "psia", "psig", "atm", "torr", "Hz", "min", "mol", "eq", "cal", "Wh", "VA", "var",
-    "Ah", "Nm", "ohm", "lx", "lm", "cd", "dB", "rad", "sr", "Bq", "Gy", "Sv", "eV", "ppm", "ppb", "pH", "NTU", "rpm", "in", "ft", "yd", "mi", "lb", "lbs",
-    "oz", "gal", "bbl", "BTU", "MMBTU", "hp", "cfm", "scfm", "gpm", "inHg", "inH2O", "mmHg", "mmWC", "mH2O", "rel", "vol", "wt", "hr", "hrs", "sec", "secs",
-    "mins", "hour", "hours", "minute", "minutes", "second", "seconds", "day", "days", "ms", "year", "deg", "degree", "degrees", "degC", "degF", "degK", "deg_C",
-    "deg_F", "celsius", "fahrenheit", "kelvin", "pascal", "volt", "volts", "ampere", "amps", "amp", "watt", "watts", "meter", "meters", "metre", "percent", "pct",
-    "count", "counts", "cnt", "pcs", "stk", "st", "units", "unit", "unitless", "dimensionless", "none", "x", "Nm3", "Sm3", "Nl", "rev", "u/min", "upm", "cp",
-    "cst", "ts", "rn", "utc", "mat", "knots", "kn", "kt", "kts", "kph", "mph", "mwh", "kwh", "mv", "mbar", "hpa", "kpa", "mpa", "rh", "%rh", "kw", "mw",
+    "%", "‰", "°", "°C", "°F", "°K", "ºC", "ºF", "℃", "℉", "C", "F", "K", "A", "V", "W", "J", "N", "T", "H", "S", "Ω", "l", "L", "m",
+    "g", "s", "h", "d", "a", "t", "u", "B", "Pa", "bar", "barg", "bara", "barü", "psi", "psia", "psig", "atm", "torr", "Hz", "min",
+    "mol", "eq", "cal", "Wh", "VA", "var", "Ah", "Nm", "ohm", "lx", "lm", "cd", "dB", "rad", "sr", "Bq", "Gy", "Sv", "eV", "ppm", "ppb",
+    "pH", "NTU", "rpm", "in", "ft", "yd", "mi", "lb", "lbs", "oz", "gal", "bbl", "BTU", "MMBTU", "hp", "cfm", "scfm", "gpm", "inHg",
+    "inH2O", "mmHg", "mmWC", "mH2O", "rel", "vol", "wt", "hr", "hrs", "sec", "secs", "mins", "hour", "hours", "minute", "minutes",
+    "second", "seconds", "day", "days", "ms", "year", "deg", "degree", "degrees", "degC", "degF", "degK", "deg_C", "deg_F", "celsius",
+    "fahrenheit", "kelvin", "pascal", "volt", "volts", "ampere", "amps", "amp", "watt", "watts", "meter", "meters", "metre", "percent",
+    "pct", "count", "counts", "cnt", "pcs", "stk", "st", "units", "unit", "unitless", "dimensionless", "none", "x", "Nm3", "Sm3", "Nl",
+    "rev", "u/min", "upm", "cp", "cst", "ts", "rn", "utc", "mat", "knots", "kn", "kt", "kts", "kph", "mph", "mwh", "kwh", "mv", "mbar",
+    "hpa", "kpa", "mpa", "rh", "%rh", "kw", "mw",
 })  # fmt: skip
 _PREFIXES = ("", "k", "M", "G", "T", "m", "µ", "μ", "u", "n", "p", "h", "c", "d", "da")
 _LOWER_ATOMS = frozenset(atom.lower() for atom in _ATOMS)
@@ -34,10 +36,10 @@ _BETWEEN = re.compile(r"[*/·.×^ ()²³⁻¹⁰⁴-]|(?<=[A-Za-z])[+-]?\d+|\bpe
 _BRACKETS = re.compile(r"[\[(<{].{0,20}[\])>}]")
 # Types and other remarks that stand below names: of databases, of loggers, and patterns of dates.
 _TYPES = frozenset({
-    "string", "str", "text", "char", "varchar", "double", "float", "float32", "float64", "real", "decimal", "numeric", "number", "int", "int16", "int32",
-    "int64", "integer", "long", "short", "bigint", "smallint", "uint16", "uint32", "word", "dword", "bool", "boolean", "date", "datetime", "timestamp", "time",
-    "date/time", "avg", "average", "mean", "smp", "sample", "tot", "total", "max", "min", "std", "med", "wvc", "unit", "units", "type", "value", "raw",
-    "analog", "digital", "category", "dimension",
+    "string", "str", "text", "char", "varchar", "double", "float", "float32", "float64", "real", "decimal", "numeric", "number", "int",
+    "int16", "int32", "int64", "integer", "long", "short", "bigint", "smallint", "uint16", "uint32", "word", "dword", "bool", "boolean",
+    "date", "datetime", "timestamp", "time", "date/time", "avg", "average", "mean", "smp", "sample", "tot", "total", "max", "min", "std",
+    "med", "wvc", "unit", "units", "type", "value", "raw", "analog", "digital", "category", "dimension",
 })  # fmt: skip
 _PATTERN = re.compile(r"[yYMdDhHmsSTZfaAp%:./, '_\-\[\]]{4,}")
 
@@ -49,7 +51,9 @@ def are_units(cells: Sequence[str], above_numbers: Sequence[str]) -> bool:
     (True, False)
     """
     texts = [cell.strip() for cell in cells if cell.strip()]
-    return any(cell.strip() and not _is_empty(cell) for cell in above_numbers) and all(_is_empty(text) or _is_unit(text) for text in texts)
+    units = [cell.strip() for cell in above_numbers if not _is_empty(cell)]
+    # One letter alone may be a level of a category.
+    return (len(units) > 1 or any(len(unit) > 1 for unit in units)) and all(_is_empty(text) or _is_unit(text) for text in texts)
 
 
 def _is_empty(text: str) -> bool:

@@ -20,6 +20,8 @@ from vae_anomaly.tables.csv_records import Head
 _BODY_ROWS = 50
 # Records at the end of the sample whose widths may be that of the table.
 _LAST = 10
+# Fewer rows than these do not show that text above them is none of them.
+_FEW = 5
 # Share of the records, from the first one of this width on, that have the width of the table.
 _SAME_WIDTH = 0.9
 # Share of numbers and times in a column of them; the others are texts such as 'Bad'.
@@ -79,7 +81,8 @@ class Line:
 class Export:
     """What the first lines of a file say about it: which ``program`` wrote it, ``line`` of the header and rows ``below`` it without data.
 
-    ``comment``: text of the last of the ``comments``, in ``line``, and its cells as ``names``. ``unread``: columns that are no measurements. ``annotated``: see ``Head``.
+    ``comment``: text of the last of the ``comments``, in ``line``, and its cells as ``names``. ``unread``: columns that are no
+    measurements. ``annotated``: see ``Head``.
     """
 
     program: str = ""
@@ -109,7 +112,7 @@ class Heading:
 
 
 class Records:
-    """The first records of a file, and what the rows among them have in common: ``width`` and the columns ``counted`` of numbers or times."""
+    """The first records of a file, and what its rows have in common: their ``width``, and the columns ``counted`` of numbers or times."""
 
     def __init__(self, lines: Sequence[Line], reading: Reading) -> None:
         self.lines, self.missing = lines, frozenset(reading.missing_values)
@@ -137,7 +140,7 @@ class Records:
             first, count = widths.index(width), widths.count(width)
             below = [line.cells for line in self.lines[first + 1 : first + 1 + _LAST] if len(line.cells) == width]
             numbers = any(kind_of(cell, self.missing) in {"number", "time"} for row in below for cell in row)
-            return count >= _SAME_WIDTH * (len(widths) - first), numbers and self.has_names(first), count
+            return numbers and self.has_names(first), count >= _SAME_WIDTH * (len(widths) - first), count
 
         return max(dict.fromkeys(widths[-_LAST:]), key=fit)
 
@@ -183,7 +186,9 @@ class Records:
         # Rows in which a logger has written texts or nothing, and malformed ones, may stand above the first complete one.
         while data > 1 and (self.kind(data - 1) in {"mixed", "silent"} or (headed and self._is_malformed(data - 1))):
             data -= 1
-        return data
+        # A few rows of texts that may be numbers look like that too: then only units do not count.
+        few = len(self.lines) - data < _FEW and self.may_be_header(0)
+        return 1 if few and not all(_holds_units(self, i) for i in range(1, data)) else data
 
     def _is_malformed(self, i: int) -> bool:
         cells = self.lines[i].cells
@@ -194,7 +199,7 @@ class Records:
         cells = self.lines[i].cells
         filled = len("\0".join(cell.strip() for cell in cells).rstrip("\0").split("\0"))
         if len(cells) == self.width:
-            return filled <= max(1, min(2, self.width - 2))
+            return self.width > 1 and filled <= max(1, min(2, self.width - 2))
         return filled <= max(1, min(self.width - 1, max(2, self.width // 2)))
 
 
@@ -209,7 +214,7 @@ def find_head(lines: Sequence[Line], reading: Reading, path: str, export: Export
     records = Records(lines, reading)
     end = records.end_of_head()
     if reading.no_header:
-        return _without_names(records, end, reading, path)
+        return _without_names(records, end, path)
     if export is not None and not export.comments:
         return _of_export(records, export, path)
     if export is not None and (end == 0 or (not records.counted and len(export.names) == records.width > 1)):
@@ -261,18 +266,21 @@ def _header(records: Records, end: int, reading: Reading, path: str) -> tuple[in
         below = len(rows)
         what = "row 1 holds units or types and is" if below == 1 else f"rows 1 to {below} hold units or types and are"
         notes.append(f"{path}: {what} left out: {_shown(records.lines[at + 1].cells)}")
+    names = records.lines[at].cells
     if at:
-        notes.append(
-            f"{path}: the header is in line {records.lines[at].number:,}, the lines above it are left out: {_shown(records.lines[at].cells)}"
-        )
+        notes.append(f"{path}: the header is in line {records.lines[at].number:,}, the lines above it are left out: {_shown(names)}")
+    elif reading.header_row is None and 2 * sum(bool(_DECIMAL.fullmatch(name.strip()) or kind_of(name) == "time") for name in names) > len(
+        names
+    ):
+        notes.append(_doubt(path, names))
     return at, below, tuple(notes)
 
 
-def _heading(
-    records: Records, at: int, below: int, path: str, notes: tuple[str, ...], spare: Collection[str] = ("",)
-) -> Heading:
-    """Return the heading once the header is found; delimiters at the end of all rows belong to no column, nor do ``spare`` names that no row
-    has a cell for."""
+def _heading(records: Records, at: int, below: int, path: str, notes: tuple[str, ...], spare: Collection[str] = ("",)) -> Heading:
+    """Return the heading once the header is found.
+
+    Delimiters at the end of all rows belong to no column, nor do ``spare`` names at the end that no row has a cell for.
+    """
     line, width = records.lines[at], records.width
     names = [cell.strip() for cell in line.cells]
     while len(names) > width and names[-1] in spare:
@@ -280,7 +288,7 @@ def _heading(
     rows = [row.cells for row in records.lines[at + 1 + below :]]
     filled = max((i + 1 for row in rows if len(row) == width for i, cell in enumerate(row) if cell.strip()), default=0)
     trailing = width - len(names) if max(filled, 1) <= len(names) < width else 0
-    if len(names) != width and not trailing and 2 * sum(len(row) == len(names) for row in rows) < len(rows):
+    if len(names) != width and not trailing and len(rows) > 1 < width and 2 * sum(len(row) == len(names) for row in rows) < len(rows):
         raise DataError(
             f"{path}: the header in line {line.number:,} has {len(names):,} cells and most rows have {width:,}. Name every column there, "
             "or say where the names are with --header-row, or that there are none with --no-header."
@@ -293,7 +301,7 @@ def _heading(
     return Heading(names=tuple(names), head=head, unread=frozenset(unread.values()), notes=notes)
 
 
-def _without_names(records: Records, end: int, reading: Reading, path: str) -> Heading:
+def _without_names(records: Records, end: int, path: str) -> Heading:
     """Return numbered names for a file that has none. Raises DataError if there are names all the same, or rows are to be skipped."""
     if end > 0 and records.first_data() is not None and records.kind(0) in {"text", "other"}:
         last = records.lines[end - 1]
@@ -322,8 +330,11 @@ def _numbers_as_names(records: Records, path: str) -> Heading:
             f"{path} has no header: line {line:,} is data like the rows below it ({_shown(cells)}). "
             f"Give --no-header, or --header-row {line} if these are the names."
         )
-    doubt = f"{path}: the first line is taken for the header but may be data: {_shown(cells)}; give --no-header if it is"
-    return _heading(records, 0, 0, path, () if even or index else (doubt,))
+    return _heading(records, 0, 0, path, () if even or index else (_doubt(path, cells),))
+
+
+def _doubt(path: str, cells: Sequence[str]) -> str:
+    return f"{path}: the first line is taken for the header but may be data: {_shown(cells)}; give --no-header if it is"
 
 
 def _steps(numbers: Sequence[str]) -> list[float]:
@@ -335,7 +346,7 @@ def _steps(numbers: Sequence[str]) -> list[float]:
 
 
 def _holds_units(records: Records, i: int) -> bool:
-    from vae_anomaly.tables.csv_exports import are_units  # noqa: PLC0415  # few files have such a row
+    from vae_anomaly.tables.csv_exports import are_units  # few files have such a row
 
     cells = records.lines[i].cells
     return len(cells) <= records.width and are_units(cells, [cells[j] for j in records.counted if j < len(cells)])
@@ -360,7 +371,8 @@ def _texts_below(records: Records, at: int, end: int, path: str) -> DataError:
     which = f"row 1 (line {line.number:,}) holds" if rows == 1 else f"rows 1 to {rows} (up to line {line.number:,}) hold"
     named = f", or --header-row {line.number} if line {line.number} has the column names" if records.has_names(end - 1) else ""
     return DataError(
-        f"{path} {which} text where the rows below have numbers: {_shown(line.cells)}. Give --skip-rows {rows} if it is units or types{named}."
+        f"{path} {which} text where the rows below have numbers: {_shown(line.cells)}. "
+        f"Give --skip-rows {rows} if it is units or types{named}."
     )
 
 

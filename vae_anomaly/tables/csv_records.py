@@ -22,12 +22,15 @@ AFTER_QUOTE = "text follows a closing quote"
 ZERO = "it holds a zero byte"
 REPEATED = "repeats the header"
 COMMENT = "begins with #, as the comments above the header do"
+OTHER_TABLE = "begins another table, with other columns"
+FOREIGN = "belongs to another table, with other columns"
 FOOTER = "looks like a total or a remark below the table"
 _MOST_FOOTERS = 10
 # First cells: of a row of numbers or times, of a total, and of a remark.
 _COUNTED = re.compile(rb'[" ]*[+-]?\d')
 _TOTAL = re.compile(
-    rb'[" ]*(?:grand |sub-? ?)?(?:totals?|sums?|summe|gesamt|averages?|avg|mean|mittelwert|minimum|min|maximum|max|count|std\.?(?: ?dev\.?)?)[: "]*',
+    rb'[" ]*(?:grand |sub-? ?)?(?:totals?|sums?|summe|gesamt|averages?|avg|mean|mittelwert|min(?:imum)?|max(?:imum)?|count'
+    rb'|std\.?(?: ?dev\.?)?)[: "]*',
     re.IGNORECASE,
 )
 _REMARK = re.compile(rb'[" ]*(?:[A-Za-z]{3,}[^",;\t|]* [^",;\t|]*|[-=*]{2,}.*|end)[" ]*$', re.IGNORECASE)
@@ -64,6 +67,9 @@ class Head:
     comments: bool = False
 
 
+ONE_HEADER = Head()
+
+
 def record_chunks(stream: BinaryStream, delimiter: str, head: Head, *, longest: int) -> Iterator[RecordChunk]:
     """Yield the rows of a file as records, about a megabyte at a time.
 
@@ -71,8 +77,9 @@ def record_chunks(stream: BinaryStream, delimiter: str, head: Head, *, longest: 
     are totals and remarks below the last row.
     """
     rows, held = _Rows(head, delimiter), None
-    for records, broken in _split(_Below(stream, head.lines), Patterns.of(delimiter), longest):
+    for records, unclosed in _split(_Below(stream, head.lines), Patterns.of(delimiter), longest):
         kept = rows.among(records)
+        broken = rows.faults | unclosed
         new_index = {old: new for new, old in enumerate(kept)} if broken else {}
         if kept:
             reasons = {new_index[i]: reason for i, reason in broken.items() if i in new_index}
@@ -242,8 +249,14 @@ class _Rows:
 
     def __init__(self, head: Head, delimiter: str) -> None:
         self._head, self._left, self._header = head, head.records, b""
+        self._annotated, self._foreign, self._faults = False, False, dict[int, str]()
         self._delimiter = delimiter.encode()
         self._trailing = self._delimiter * head.trailing
+
+    @property
+    def faults(self) -> dict[int, str]:
+        """Reasons of malformed rows among the last records."""
+        return self._faults
 
     def among(self, records: list[bytes]) -> list[int]:
         """Return the indices of the rows, given all records one after the other."""
@@ -252,10 +265,21 @@ class _Rows:
             self._header = self._header or (records[filled[0]] if filled else b"")
             above = min(self._left, len(filled))
             filled, self._left = filled[above:], self._left - above
-        return [i for i in filled if not self._is_annotation(records[i])] if self._head.annotated else filled
+        self._faults = {}
+        return [i for i in filled if self._is_row(records[i], i)] if self._head.annotated else filled
 
-    def _is_annotation(self, record: bytes) -> bool:
-        return record.startswith(b"#") or record.rstrip(b"\r\n") == self._header.rstrip(b"\r\n")
+    def _is_row(self, record: bytes, i: int) -> bool:
+        """Whether a record of an annotated file is a row; those of a table with another header are, but malformed."""
+        header = record.rstrip(b"\r\n") == self._header.rstrip(b"\r\n")
+        annotation, above = record.startswith(b"#"), self._annotated
+        self._annotated = annotation
+        if annotation or header:
+            self._foreign = self._foreign and not header
+            return False
+        if above or self._foreign:
+            self._faults[i] = FOREIGN if self._foreign and not above else OTHER_TABLE
+            self._foreign = True
+        return True
 
     def checked(self, chunk: RecordChunk) -> RecordChunk:
         """Add the reasons of repeated headers and comments, and cut what stands behind the last column."""

@@ -127,11 +127,9 @@ def _size_and_ends(file: Listed) -> str:
 
 # A name that looks like a number, a date, or a missing value.
 _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?|\d{1,4}[-./:]\d{1,2}[-./:]\d{1,4}(?:[T ].*)?|[Nn][Aa][Nn]|\?|")
-NO_HEADER = "Its first line does not look like a header; put column names there."
+NO_HEADER = "Its first line does not look like a header: put column names there, or give --no-header."
 # Beginnings of a first line that is not a header, and the hint to give.
 _NOT_HEADERS = {
-    "sep=": "Its first line is for Excel only ('sep='): remove it.",
-    "#": "Its first line is a comment: remove the lines above the header.",
     "<": "It is a web page or XML, perhaps a login page: download or export the table itself, as CSV.",
 }
 

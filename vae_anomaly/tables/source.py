@@ -39,6 +39,8 @@ ROW_NUMBERS = "\0number"
 
 # More malformed rows than this before the first good one mean that it is the wrong file.
 _MAX_LEADING_REJECTS = 100_000
+# Remarks on files that are shown: a folder may hold thousands.
+_NOTES = 10
 _CSV_ONLY = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
 
 
@@ -71,8 +73,10 @@ class Source:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks for the user on how the files are read."""
-        return tuple(note for reader in self.readers for note in reader.notes)
+        """Remarks for the user on how the files are read, the first ones where they are many."""
+        notes = [note for reader in self.readers for note in reader.notes]
+        more = len(notes) - _NOTES
+        return (*notes[:_NOTES], *([f"{more:,} more such remarks on other files"] if more > 0 else ()))
 
     @property
     def where(self) -> str:
@@ -113,7 +117,9 @@ class Source:
             No rows, a damaged file, or files whose columns differ.
         """
         rejects = Rejects(on_reject=on_reject)
-        return self._table(lambda i, text: list(self._pieces(self.readers[i], Rejects() if text else rejects)), rejects)
+        table = self._table(lambda i, text: list(self._pieces(self.readers[i], Rejects() if text else rejects)), rejects)
+        rejects.check(table.num_rows)
+        return table
 
     def sample(self, most: int, seed: int, on_reject: OnReject = ignore_reject, on_rows: OnRows = ignore_rows) -> Sample:
         """Return a uniform sample of ``most`` rows in file order, as ``read_table`` would read a file of these rows.
@@ -123,6 +129,7 @@ class Source:
         self._check_same_names()
         rejects = Rejects(on_reject=on_reject)
         subset = sampling.sample_files(self.readers, most, seed, lambda reader: self._pieces(reader, rejects), on_rows)
+        rejects.check(subset.seen)
         table = self._table(lambda i, _: subset.pieces(i), rejects)
         return Sample(table=table, numbers=subset.numbers(), seen=subset.seen)
 
@@ -226,10 +233,10 @@ class Source:
 
     def _checked(self, batches: Iterator[pa.RecordBatch], first_row: int, rejects: Rejects) -> Iterator[pa.RecordBatch]:
         """Pass batches on; raise without any row, or with too many malformed ones before the first; add the line to a BadCell."""
-        any_row = first_row > 0
+        any_row, rows = first_row > 0, 0
         try:
             for batch in batches:
-                any_row = any_row or batch.num_rows > 0
+                any_row, rows = any_row or batch.num_rows > 0, rows + batch.num_rows
                 if not any_row and rejects.count >= _MAX_LEADING_REJECTS:
                     raise self._no_rows(rejects)
                 yield batch
@@ -237,6 +244,8 @@ class Source:
             raise with_line(error, self.readers) from None
         if not any_row:
             raise self._no_rows(rejects)
+        if first_row == 0:  # else the rows before are not known here
+            rejects.check(rows)
 
     def _raw_types(self, names: Sequence[str]) -> pa.Schema:
         """Return one type for each column over all files; strings if they have no common type."""

@@ -97,7 +97,7 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     config, output = request.config, request.output
     rows, rows_read = _read(job, rejects)
     rows_used = rows.normal.num_rows
-    notes = (*rejected_notes(rejects), *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed))
+    notes = (*source.notes, *rejected_notes(rejects), *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed))
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows_used)
     _logger.info("read %s normal rows of %s columns from %s files", rows_used, len(schema.columns), len(source.files))
