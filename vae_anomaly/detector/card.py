@@ -31,7 +31,8 @@ class ColumnQuality:
 class Card:
     """Provenance of a detector. Fields with a default are filled in by the workflow, since a fit knows neither clock nor files.
 
-    ``calibrated`` (ISO 8601), ``calibration_source`` and ``calibration_digest`` describe a later calibration; empty if there was none.
+    ``source_versions`` are those of the lakehouse tables in ``source``, empty texts for files; empty if there are none. ``calibrated``
+    (ISO 8601), ``calibration_source`` with its versions and ``calibration_digest`` describe a later calibration; empty if there was none.
     """
 
     rows: int
@@ -49,6 +50,14 @@ class Card:
     calibrated: str = ""
     calibration_source: tuple[str, ...] = ()
     calibration_digest: str = ""
+    source_versions: tuple[str, ...] = ()
+    calibration_versions: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The files of the fit, tables with their version."""
+        versions = self.source_versions or ("",) * len(self.source)
+        return tuple(f"{path} (version {version})" if version else path for path, version in zip(self.source, versions, strict=True))
 
 
 # Stretches of the calibration rows at most.

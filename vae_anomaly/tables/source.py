@@ -55,6 +55,22 @@ class Source:
         return tuple(reader.file.listed for reader in self.readers)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The names of the data files in messages."""
+        return tuple(file.path for file in self.files)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The version of each lakehouse table, empty for a file; no entries if there is none."""
+        versions = tuple(file.version for file in self.files)
+        return versions if any(versions) else ()
+
+    @property
+    def version_notes(self) -> tuple[str, ...]:
+        """Which version of each lakehouse table is read."""
+        return tuple(note for reader in self.readers if reader.file.listed.lake for note in reader.notes)
+
+    @property
     def format(self) -> Format:
         """The format of the first file."""
         return self.readers[0].file.format
@@ -86,9 +102,9 @@ class Source:
         rows = [reader.rows for reader in self.readers]
         return None if None in rows else sum(r for r in rows if r is not None)
 
-    def made_of(self) -> dict[str, list[int]]:
-        """Return size (bytes) and modification time (ns since 1970) of each file, by its identity."""
-        return {file.identity: [file.size, file.modified] for file in self.files}
+    def made_of(self) -> dict[str, list[int | str]]:
+        """Return size (bytes) and modification time (ns since 1970) of each file, and the version of a table, by its identity."""
+        return {file.identity: [file.size, file.modified, *([file.version] if file.version else [])] for file in self.files}
 
     def digest(self) -> str:
         """Return the sha256 (hex) over names, sizes and modification times of the files."""
@@ -312,7 +328,15 @@ class _Layout:
 
 def open_source(paths: Sequence[str], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
     """Find and open the files behind paths, folders, globs and URIs, see ``open_files``. Raises DataError."""
-    return open_files(find_files(paths), reading, unused=unused)
+    return open_files(find_files(paths, reading.at), reading, unused=unused)
+
+
+def open_versions(paths: Sequence[str], versions: Sequence[str], reading: Reading) -> Source:
+    """Open files and lakehouse tables in the versions that they were read in before, see ``Source.versions``. Raises DataError."""
+    if not versions:
+        return open_source(paths, replace(reading, at=None))
+    pairs = zip(paths, versions, strict=True)
+    return as_one_table([open_source([path], replace(reading, at=version or None)) for path, version in pairs])
 
 
 def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
@@ -329,12 +353,23 @@ def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *
     def reader_of(file: TableFile) -> Reader:
         if file.format == "delimited":
             return DelimitedTable(file=file, dialect=sniff(file), unused=frozenset(unused))
-        return open_parquet(file) if file.format == "parquet" else open_arrow(file)
+        return _open_lake(file) if file.listed.lake else open_parquet(file) if file.format == "parquet" else open_arrow(file)
 
     readers = tuple(reader_of(file) for file in files)
     # Some engines write files without columns or rows beside the others; they say nothing about the table.
     filled = tuple(reader for reader in readers if reader.rows != 0)
     return Source(readers=filled or readers, reading=reading)
+
+
+def _open_lake(file: TableFile) -> Reader:
+    """Open a lakehouse table; its library is imported only here."""
+    if file.format == "delta":
+        from vae_anomaly.tables.delta import open_delta
+
+        return open_delta(file)
+    from vae_anomaly.tables.iceberg import open_iceberg
+
+    return open_iceberg(file)
 
 
 def as_one_table(sources: Sequence[Source]) -> Source:

@@ -39,7 +39,7 @@ def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
     return InfoResult(
         model=loaded.name,
         created=card.created,
-        source=card.source,
+        source=card.data,
         rows=card.rows,
         training_rows=card.training_rows,
         seed=card.seed,
