@@ -18,6 +18,7 @@ from tests.cli.test_app import files, run
 from tests.tiny import Case, detector, table
 from tests.workflow.test_score_output_resume import killed
 from vae_anomaly import artifact
+from vae_anomaly.config import Reading
 from vae_anomaly.errors import DataError, OutputError
 from vae_anomaly.tables.csv_rejects import RejectedRows
 from vae_anomaly.tables.source import Source, open_source
@@ -242,18 +243,18 @@ def test_a_file_of_bad_rows_only_is_refused_among_others(model: Path) -> None:
             assert not Path("o.csv").exists()
     for read in (Source.read_table, lambda source: source.sample(5, 0)):
         with pytest.raises(DataError) as caught:
-            read(open_source(["a.csv", "b.csv"], on_error="skip"))
+            read(open_source(["a.csv", "b.csv"], Reading(on_error="skip")))
         assert str(caught.value) == text
 
 
 def test_a_file_whose_good_rows_a_killed_job_has_scored_is_not_refused_for_the_rest() -> None:
     put("a.csv", [b"a,b", b"1,2"])
     put("b.csv", [b"a,b", b"1,2", b"bad", b"worse"])
-    source = open_source(["a.csv", "b.csv"], on_error="skip")
+    source = open_source(["a.csv", "b.csv"], Reading(on_error="skip"))
     assert sum(batch.num_rows for batch in source.batches(None, first_row=2)) == 0
     put("b.csv", [b"a,b", b"bad", b"worse"])
     with pytest.raises(DataError, match=r"^none of the first 2 rows of b\.csv can be read"):
-        list(open_source(["a.csv", "b.csv"], on_error="skip").batches(None, first_row=1))
+        list(open_source(["a.csv", "b.csv"], Reading(on_error="skip")).batches(None, first_row=1))
 
 
 def test_too_many_bad_rows_before_a_good_one_are_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

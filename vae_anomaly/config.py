@@ -14,7 +14,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
-from vae_anomaly.choices import ReadOnError
+from vae_anomaly.choices import OnError, ReadOnError
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.messages import nearest
 
@@ -26,16 +26,36 @@ CalibrationMethod = Literal["auto", "split", "cross"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
+class Reading:
+    """How tables are read: which cells mean missing, where the header is, how long tables and lakehouse versions become one table."""
+
+    missing_values: tuple[str, ...] = ()  # texts that mean a missing cell, besides the empty one
+    default_missing: bool = True  # the usual texts, such as NA and null, mean a missing cell too
+    on_error: OnError = "stop"  # at a malformed CSV row
+    header_row: int | None = None  # line of the column names, from 1; None: found
+    no_header: bool = False  # the first line is data
+    skip_rows: int = 0  # rows below the header that hold no data, such as units
+    time_format: str | None = None  # of times that are text or numbers
+    pivot: str | None = None  # roles of the columns of a long table, as in tag=TAG,value=VALUE,time=TS
+    quality_column: str | None = None  # cells whose quality is not good are missing
+    good_quality: tuple[str, ...] = ()  # what that column holds for a good cell; empty: the usual codes
+    at: str | None = None  # version, snapshot or time of a lakehouse table; None: the current one
+
+
+DEFAULT_READING = Reading()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig(Reading):
     """Roles of the columns, and how cells and rows are read."""
+
+    on_error: ReadOnError = "stop"  # at a malformed CSV row
 
     label_column: str | None = None  # rows with a label that is not normal are not used for training
     normal_labels: tuple[str, ...] = ("0", "false", "normal", "negative", "")  # in lower case; a missing label counts as normal
     id_columns: tuple[str, ...] = ()  # keys; never inputs of the model
     exclude: tuple[str, ...] = ()  # columns to drop
     include: tuple[str, ...] = ()  # columns to use although they look like ids or timestamps
-    missing_values: tuple[str, ...] = ()  # texts that mean a missing cell, besides the empty one
-    on_error: ReadOnError = "stop"  # at a malformed CSV row
     time_column: str | None = None  # the most recent rows calibrate, because neighbouring rows are correlated
     group_by: str | None = None  # one threshold per value of this column
 
@@ -125,6 +145,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.latent": _at_least(1),
     "model.sigma": _POSITIVE,
     "model.exemplars": _at_least(1),
+    "data.header_row": _at_least(1),
+    "data.skip_rows": _at_least(0),
     "train.steps": _at_least(1),
     "train.batch_rows": _at_least(1),
     "train.learning_rate": _POSITIVE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["vae_anomaly"]):
-    from vae_anomaly.config import DataConfig
+    from vae_anomaly.config import DataConfig, Reading
     from vae_anomaly.errors import DataError
     from vae_anomaly.schema.encoding import encode
     from vae_anomaly.schema.inference import Column
@@ -97,7 +97,7 @@ def one_input(data: bytes) -> None:
     with refusals(DataError):
         source = open_source(
             files(flags, content),
-            missing_values=("?", "-999") if flags & MISSING else (),
+            Reading(missing_values=("?", "-999") if flags & MISSING else ()),
         )
         with refusals(DataError):
             for batch in source.batches(MODEL, extra=("e",) if "e" in source.names else (), chunk_rows=chunk):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_anomaly.choices import OnError
-from vae_anomaly.config import DataConfig
+from vae_anomaly.config import DataConfig, Reading
 from vae_anomaly.schema.schema import infer_schema
 from vae_anomaly.tables import csv_records
 from vae_anomaly.tables.csv import MISSING_TEXT, DelimitedTable
@@ -136,7 +136,7 @@ def opened(folder: Path, made: Made, content: bytes, on_error: OnError) -> Sourc
     path = folder / f"x.csv{made.written.packed}"
     path.write_bytes(content)
     if not made.written.given:
-        return open_source([str(path)], missing_values=DECLARED, on_error=on_error)
+        return open_source([str(path)], Reading(missing_values=DECLARED, on_error=on_error))
     # The encoding cannot be inferred: the reader is opened with the dialect itself.
     dialect = Dialect(
         names=tuple(made.cells),
@@ -147,7 +147,7 @@ def opened(folder: Path, made: Made, content: bytes, on_error: OnError) -> Sourc
         block=1 << 20,
     )
     reader = DelimitedTable(file=find_files([str(path)])[0], dialect=dialect)
-    return Source(readers=(reader,), missing_values=DECLARED, on_error=on_error)
+    return Source(readers=(reader,), reading=Reading(missing_values=DECLARED, on_error=on_error))
 
 
 @pytest.fixture(scope="module")

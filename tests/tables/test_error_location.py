@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from vae_anomaly.config import Reading
 from vae_anomaly.errors import BadCell
 from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.source import Source, open_source
@@ -17,7 +18,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.table({"a": [1.0, 2.0, 3.0], "b": [0, 0, 0]}), "1.parquet")
     Path("2.csv").write_text("a,b\n1,1\n1\n2,2\n\n3,3\n1,2,3\n4,4\n5,5\n", encoding="utf-8")
-    return open_source(["1.parquet", "2.csv"], on_error="skip")
+    return open_source(["1.parquet", "2.csv"], Reading(on_error="skip"))
 
 
 @pytest.mark.parametrize(

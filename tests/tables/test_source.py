@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv as pacsv
 
-from vae_anomaly.config import DataConfig
+from vae_anomaly.config import DataConfig, Reading
 from vae_anomaly.errors import DataError, SchemaMismatch
 from vae_anomaly.schema.schema import Schema, infer_schema
 from vae_anomaly.tables import arrow, csv_dialect
@@ -243,7 +243,7 @@ def test_text_among_numbers_names_column_file_row_and_value(path: str, place: st
     source = spoiled(path, "pressure", "n/a")
     said = refused(lambda: rows(source), SchemaMismatch)
     assert said == f"column 'pressure' is numeric in this model but 'n/a' in b.{path} {place}"
-    declared = open_source([f.path for f in source.files], missing_values=["n/a"])
+    declared = open_source([f.path for f in source.files], Reading(missing_values=("n/a",)))
     assert rows(declared)["pressure"].to_pylist()[12:] == [*PUMP["pressure"].to_pylist()[:8], None, *PUMP["pressure"].to_pylist()[9:]]
 
 

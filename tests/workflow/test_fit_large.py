@@ -17,7 +17,7 @@ import pytest
 from pyarrow import csv as pacsv
 
 from vae_anomaly import artifact
-from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, TrackingConfig, TrainConfig
+from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, Reading, TrackingConfig, TrainConfig
 from vae_anomaly.errors import DataError, SchemaMismatch
 from vae_anomaly.jobs import memory
 from vae_anomaly.tables.csv_rejects import Rejects
@@ -112,13 +112,13 @@ def test_bad_rows_are_left_out_of_a_sample_and_counted_once() -> None:
     lines = [f"{i},x" if i % 50 else "1,2,3" for i in range(1000)]
     Path("x.csv").write_text("a,b\n" + "\n".join(lines), encoding="utf-8")
     rejects, seen = Rejects(), list[int]()
-    sample = open_source(["x.csv"], on_error="skip").sample(100, 0, rejects, seen.append)
+    sample = open_source(["x.csv"], Reading(on_error="skip")).sample(100, 0, rejects, seen.append)
     assert (rejects.count, sample.seen, sample.table.num_rows, seen[-1]) == (20, 980, 100, 980)
     with pytest.raises(DataError, match=re.escape("x.csv row 1 has 3 cells, expected 2")):
         open_source(["x.csv"]).sample(100, 0)
     Path("y.csv").write_text("a,b\n1,2,3\n4,5,6\n", encoding="utf-8")
     with pytest.raises(DataError, match=re.escape("none of the first 2 rows of y.csv can be read; y.csv row 1: 3 cells, expected 2")):
-        open_source(["y.csv"], on_error="skip").sample(100, 0)
+        open_source(["y.csv"], Reading(on_error="skip")).sample(100, 0)
 
 
 def test_files_that_do_not_go_together_are_refused_before_they_are_read() -> None:

@@ -1,12 +1,13 @@
 import subprocess
 import sys
-from dataclasses import MISSING, FrozenInstanceError, fields
+from dataclasses import MISSING, FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
 
+from vae_anomaly.config import DataConfig, Reading
 from vae_anomaly.workflow import requests
-from vae_anomaly.workflow.requests import ScoreRequest
+from vae_anomaly.workflow.requests import ReadRequest, ScoreRequest
 
 REQUESTS: list[Any] = [value for name, value in vars(requests).items() if name.endswith("Request")]
 
@@ -26,3 +27,14 @@ def test_a_request_cannot_be_changed() -> None:
     request: Any = ScoreRequest(data=("a.csv",), model="m")
     with pytest.raises(FrozenInstanceError):
         request.alpha = 0.5
+
+
+def test_tables_are_read_as_the_fit_read_them_unless_the_request_says_otherwise() -> None:
+    fitted = DataConfig(missing_values=("?",), no_header=True, skip_rows=2, at="7", on_error="skip", exclude=("x",))
+    as_fitted = ReadRequest().reading(fitted)
+    assert as_fitted == Reading(missing_values=("?",), no_header=True, skip_rows=2)  # another table has its own versions
+    assert ReadRequest(header_row=3).reading(fitted) == replace(as_fitted, header_row=3, no_header=False)
+    assert ReadRequest(no_header=True).reading(DataConfig(header_row=3)) == Reading(no_header=True)
+    assert ReadRequest(missing_values=(), on_error="quarantine", at="9").reading(fitted) == replace(
+        as_fitted, missing_values=(), on_error="quarantine", at="9"
+    )

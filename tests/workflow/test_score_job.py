@@ -13,6 +13,7 @@ from tests import tiny
 from vae_anomaly import artifact
 from vae_anomaly.calibration.conformal import conditional_p_values
 from vae_anomaly.calibration.groups import Groups
+from vae_anomaly.config import Reading
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import Rejections
 from vae_anomaly.errors import ConfigError, NotCalibrated, OutputError, SchemaMismatch, VaeAnomalyError
@@ -174,7 +175,7 @@ def malformed(own_folder: Path) -> Path:
 def test_each_batch_has_the_rejections_up_to_its_end(model: Path, malformed: Path, first_row: int) -> None:
     job = job_of(model, on_error="skip", chunk_rows=4, id_columns=("key",))
     log = RejectLog(quarantine=None, before=Rejections())
-    source = open_source((str(malformed),), on_error="skip")
+    source = open_source((str(malformed),), Reading(on_error="skip"))
     numbers = list[int]()
     for batch in job.inputs(source, first_row, log):
         numbers += batch.rows.column(ROW_NUMBERS).to_pylist()

@@ -129,6 +129,32 @@ OnErrorRead = Annotated[ReadOnError, _data("--on-error", help=_ON_ERROR)]
 OnErrorScore = Annotated[
     OnError, _data("--on-error", help="What to do with a malformed CSV row: stop, skip it, or also write it to OUTPUT.quarantine.csv.")
 ]
+DefaultMissing = Annotated[
+    bool | None,
+    _data("--default-missing/--no-default-missing", help="Whether the usual texts, such as NA and null, mean a missing value.",
+          show_default="yes, or as in the fit"),
+]  # fmt: skip
+HeaderRow = Annotated[
+    int | None, _data(min=1, help="Line of the column names, from 1; lines above it are ignored.", metavar="N", show_default="found")
+]
+NoHeader = Annotated[bool | None, _data("--no-header", help="The first line is data; the columns become column_1, column_2, …")]
+SkipRows = Annotated[
+    int | None, _data(min=0, help="Rows below the header that hold no data, such as units.", metavar="N", show_default="found")
+]
+TimeFormat = Annotated[
+    str | None,
+    _data(help="Format of times that are text or numbers: day-first, month-first, s, ms, or as in '%d-%b-%y %H:%M'.", metavar="F"),
+]
+Pivot = Annotated[
+    str | None,
+    _data(help="Columns of a long table, one value per row: one column for each tag.", metavar="tag=TAG,value=VALUE,time=TS[,every=1min]"),
+]
+QualityColumn = Annotated[str | None, _column(help="Column with the quality of the values; values that are not good are missing.")]
+GoodQuality = Annotated[Any, _list(help="What the quality column holds for a good value, comma-separated.", metavar="'Good,192'")]
+At = Annotated[
+    str | None,
+    _data("--at", help="Version, snapshot or time of a Delta or Iceberg table.", metavar="VERSION|TIME", show_default="the current one"),
+]
 Reference = Annotated[
     list[str],
     _data(help="Normal rows to fit the baseline detectors on.", metavar="DATA",

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly.choices import OnError
+from vae_anomaly.config import DEFAULT_READING, Reading
 from vae_anomaly.errors import BadCell, DataError, SchemaMismatch
 from vae_anomaly.messages import absent_text
 from vae_anomaly.schema.schema import Schema, conform
@@ -44,14 +44,10 @@ _CSV_ONLY = "(--on-error is for rows of CSV: Parquet and Arrow files are good or
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One table in one or more files.
-
-    ``on_error``: whether a malformed row of a delimited file stops the reading, or is left out and handed to ``on_reject``.
-    """
+    """One table in one or more files; with ``reading.on_error`` a malformed row of a delimited file is left out instead of an error."""
 
     readers: tuple[Reader, ...]
-    missing_values: tuple[str, ...] = ()
-    on_error: OnError = "stop"
+    reading: Reading = DEFAULT_READING
 
     @property
     def files(self) -> tuple[Listed, ...]:
@@ -134,7 +130,9 @@ class Source:
         """Return the table of ``pieces(i, text)`` of every file ``i``; delimited files are parsed twice if ``text`` columns turn up."""
 
         def table_of(i: int, text: Collection[str] = ()) -> pa.Table:
-            return with_partition(self.readers[i].table(pieces(i, text), missing=self.missing_values, text=text), self.readers[i].file)
+            return with_partition(
+                self.readers[i].table(pieces(i, text), missing=self.reading.missing_values, text=text), self.readers[i].file
+            )
 
         self._check_same_names()
         tables = [table_of(i) for i in range(len(self.readers))]
@@ -151,8 +149,8 @@ class Source:
     def _pieces(self, reader: Reader, rejects: Rejects) -> Iterator[Any]:
         """Yield the rows of a file in pieces. Raises DataError if it has rows and none of them is readable."""
         own, rows = Rejects(on_reject=rejects), 0
-        on_bad = None if self.on_error == "stop" else partial(own.add, reader.file.path, 0)
-        for piece in reader.pieces(missing=self.missing_values, on_bad=on_bad):
+        on_bad = None if self.reading.on_error == "stop" else partial(own.add, reader.file.path, 0)
+        for piece in reader.pieces(missing=self.reading.missing_values, on_bad=on_bad):
             rows += reader.count(piece)
             yield piece
         if own.first is not None and not rows:
@@ -183,7 +181,7 @@ class Source:
         raw = self._raw_names(schema, extra)
         if self.rows == 0:
             raise self._no_rows()
-        layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.missing_values)
+        layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values)
         rejects = Rejects(on_reject=on_reject)
         batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)
         return _sliced(batches, chunk_rows)
@@ -207,7 +205,7 @@ class Source:
     def _stream(self, layout: "_Layout", chunk: Chunk, first_row: int, rejects: Rejects) -> Iterator[pa.RecordBatch]:
         """Yield the rows of all files from ``first_row`` on; a batch may be empty where all its rows were malformed."""
         before = 0  # rows of the files before this one
-        screened = self.on_error != "stop"
+        screened = self.reading.on_error != "stop"
         for reader in self.readers:
             if reader.rows is not None and before + reader.rows <= first_row:
                 before += reader.rows
@@ -312,20 +310,15 @@ class _Layout:
         return rows.filter(pa.array([i not in bad for i in range(batch.num_rows)])) if bad else rows
 
 
-def open_source(
-    paths: Sequence[str], *, missing_values: Sequence[str] = (), on_error: OnError = "stop", unused: Collection[str] = ()
-) -> Source:
+def open_source(paths: Sequence[str], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
     """Find and open the files behind paths, folders, globs and URIs, see ``open_files``. Raises DataError."""
-    return open_files(find_files(paths), missing_values=missing_values, on_error=on_error, unused=unused)
+    return open_files(find_files(paths), reading, unused=unused)
 
 
-def open_files(
-    files: Sequence[TableFile], *, missing_values: Sequence[str] = (), on_error: OnError = "stop", unused: Collection[str] = ()
-) -> Source:
+def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
     """Open files as one table; reads headers and footers only.
 
-    ``on_error``: what happens to malformed rows. ``unused``: columns whose numbers are not needed, so that ambiguous ones in them are no
-    error.
+    ``unused``: columns whose numbers are not needed, so that ambiguous ones in them are no error.
 
     Raises
     ------
@@ -341,7 +334,7 @@ def open_files(
     readers = tuple(reader_of(file) for file in files)
     # Some engines write files without columns or rows beside the others; they say nothing about the table.
     filled = tuple(reader for reader in readers if reader.rows != 0)
-    return Source(readers=filled or readers, missing_values=tuple(missing_values), on_error=on_error)
+    return Source(readers=filled or readers, reading=reading)
 
 
 def as_one_table(sources: Sequence[Source]) -> Source:

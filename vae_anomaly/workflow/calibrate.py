@@ -53,7 +53,7 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
     check_calibrate_request(request)
     loaded = open_model(request.model, uri=request.tracking_uri)
     detector = loaded.detector
-    source = open_data(detector, request.data, missing_values=request.missing_values, on_error=request.on_error)
+    source = open_data(detector, request.data, request)
     columns = calibration_columns(request, detector, source)
     check_unseen(source, detector)
     rows = score_calibration_rows(detector, source, columns, request, tell)

@@ -74,7 +74,7 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
         raise ConfigError("which column holds the labels? Name it with --label-column.")
     refuse_learned_label(detector, column)
     normal_labels = request.normal_labels or data.normal_labels
-    source, rejects = open_data(detector, request.data, missing_values=request.missing_values, on_error=request.on_error), Rejects()
+    source, rejects = open_data(detector, request.data, request), Rejects()
     if column not in source.names:
         raise ConfigError(f"--label-column names a column that is not in the data: {absent_text([column], source.names)}")
     scored = _scored(detector, source, rejects, column, normal_labels, request.threads or cores(), tell)
@@ -234,10 +234,10 @@ def _reference(detector: Detector, request: EvaluateRequest, rejects: Rejects) -
     """
     card, data = detector.card, detector.config.data
     if request.reference:
-        source = open_data(detector, request.reference, missing_values=request.missing_values, on_error=request.on_error)
+        source = open_data(detector, request.reference, request)
         return concatenate(encode(detector.schema, chunk) for chunk in source.batches(detector.schema, on_reject=rejects))
     try:
-        source = open_source(card.source, missing_values=data.missing_values, on_error=data.on_error)
+        source = open_source(card.source, data)
     except VaeAnomalyError:
         return None
     if source.digest() != card.data_digest:

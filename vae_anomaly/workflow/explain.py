@@ -48,7 +48,7 @@ def explain_files(request: ExplainRequest, *, tell: OnProgress = ignore_progress
     loaded = open_model(request.model, uri=request.tracking_uri)
     detector = loaded.detector
     threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
-    source = open_data(detector, request.data, missing_values=request.missing_values, on_error=request.on_error)
+    source = open_data(detector, request.data, request)
     rejects = Rejects()
     chosen = (_numbered if request.rows else _worst)(detector, source, request, rejects, tell)
     return ExplainResult(

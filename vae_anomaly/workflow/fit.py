@@ -70,7 +70,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
     validate(config)
     if not tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
-    source = open_source(request.data, missing_values=data.missing_values, on_error=data.on_error, unused=excluded_columns(data))
+    source = open_source(request.data, data, unused=excluded_columns(data))
     max_rows = memory.max_fit_rows(source.estimated_size(), len(source.names), request.memory_limit)
     folder, made_from = fit_workdir.workdir_of(output, tracking.model_name), fit_resume.made_from(source, config, max_rows)
     with (

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from vae_anomaly import artifact
 from vae_anomaly.calibration.guarantee import guarantee_of
-from vae_anomaly.choices import ReadOnError
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, ConfigError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
@@ -28,6 +27,7 @@ from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source, input_row_numbers, open_source
 from vae_anomaly.tracking import store
 from vae_anomaly.tracking.registry import ResolvedModel, registered_versions, resolve_model
+from vae_anomaly.workflow.requests import ReadRequest
 from vae_anomaly.workflow.results import InfoResult, ModelName, ModelsResult, UiResult
 
 _logger = logging.getLogger(__name__)
@@ -128,11 +128,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_data(detector: Detector, data: Sequence[str], *, missing_values: Sequence[str] | None, on_error: ReadOnError) -> Source:
-    """Open input files for a model; ``missing_values`` None: those of its fit. Raises DataError."""
-    fitted = detector.config.data
-    missing = fitted.missing_values if missing_values is None else missing_values
-    return open_source(data, missing_values=missing, on_error=on_error)
+def open_data(detector: Detector, data: Sequence[str], request: ReadRequest) -> Source:
+    """Open input files for a model, read as its fit did unless the request says otherwise. Raises DataError."""
+    return open_source(data, request.reading(detector.config.data))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

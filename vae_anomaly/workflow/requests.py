@@ -5,11 +5,12 @@ bytes. None means that the model, or the settings of its fit, decide. No slots: 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, OutputFormat, PValueKind, ReadOnError
-from vae_anomaly.config import Config
+from vae_anomaly.config import Config, Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,32 @@ class FitRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreRequest:
+class ReadRequest:
+    """How the tables of a verb are read, see ``Reading``; None: as in the fit of the model."""
+
+    missing_values: tuple[str, ...] | None = None
+    default_missing: bool | None = None
+    on_error: OnError = "stop"
+    header_row: int | None = None
+    no_header: bool | None = None
+    skip_rows: int | None = None
+    time_format: str | None = None
+    pivot: str | None = None
+    quality_column: str | None = None
+    good_quality: tuple[str, ...] | None = None
+    at: str | None = None
+
+    def reading(self, fitted: Reading) -> Reading:
+        """Return how to read, given how the fit read; a version of a lakehouse table is never taken from the fit."""
+        names = [field.name for field in fields(Reading)]
+        given: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if "header_row" in given or "no_header" in given:  # each replaces the other of the fit
+            given = {"header_row": None, "no_header": False} | given
+        return Reading(**{name: getattr(fitted, name) for name in names} | {"at": None} | given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest(ReadRequest):
     """Scoring of files into one file or into an output folder.
 
     ``output`` is a file, a folder (it ends with a slash, exists, or has no suffix) or a URI; None: next to the input. ``format`` is the
@@ -45,7 +71,6 @@ class ScoreRequest:
     output: str | Path | None = None
     format: OutputFormat | None = None
     id_columns: tuple[str, ...] = ()
-    missing_values: tuple[str, ...] | None = None
     alpha: float | None = None
     fdr: float | None = None
     p_values: PValueKind = "marginal"
@@ -56,14 +81,13 @@ class ScoreRequest:
     part_rows: int = 262_144
     threads: int | None = None
     memory_limit: int | None = None
-    on_error: OnError = "stop"
     escape: bool = True
     overwrite: bool = False
     tracking_uri: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateRequest:
+class CalibrateRequest(ReadRequest):
     """New threshold for a model, from normal rows that its fit has not seen; exactly one way to choose the rate, or none."""
 
     data: tuple[str, ...]
@@ -80,7 +104,6 @@ class CalibrateRequest:
     time_column: str | None = None
     label_column: str | None = None
     normal_labels: tuple[str, ...] | None = None
-    missing_values: tuple[str, ...] | None = None
     on_error: ReadOnError = "stop"
     alias: str | None = None
     output: Path | None = None
@@ -89,14 +112,13 @@ class CalibrateRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateRequest:
+class EvaluateRequest(ReadRequest):
     """Evaluation of a model on labelled rows; ``reference``: normal rows that the baseline detectors are fitted on."""
 
     data: tuple[str, ...]
     model: str
     label_column: str | None = None
     normal_labels: tuple[str, ...] | None = None
-    missing_values: tuple[str, ...] | None = None
     on_error: ReadOnError = "stop"
     reference: tuple[str, ...] = ()
     output: Path | None = None
@@ -107,7 +129,7 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainRequest:
+class ExplainRequest(ReadRequest):
     """Explanation of single rows: those numbered ``rows``, from 0, or the ``worst`` with the highest scores."""
 
     data: tuple[str, ...]
@@ -115,7 +137,6 @@ class ExplainRequest:
     rows: tuple[int, ...] = ()
     worst: int | None = None
     id_columns: tuple[str, ...] = ()
-    missing_values: tuple[str, ...] | None = None
     on_error: ReadOnError = "stop"
     alpha: float | None = None
     order: ColumnOrder = "contribution"

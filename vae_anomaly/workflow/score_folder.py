@@ -71,7 +71,7 @@ def open_inputs(job: ScoreJob, listed: Sequence[Listed], *, rows_needed: bool) -
 
 
 def _opened(job: ScoreJob, file: Listed) -> Source:
-    return open_files([files.detect_table(file)], missing_values=job.missing_values, on_error=job.request.on_error)
+    return open_files([files.detect_table(file)], job.reading)
 
 
 def refuse_nested(job: ScoreJob, listed: Sequence[Listed]) -> None:

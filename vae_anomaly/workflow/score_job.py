@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vae_anomaly._version import __version__
 from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.config import Reading
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import InputBatch, Rejections, ScoreOptions
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
@@ -40,7 +41,7 @@ class ScoreJob:
     digest: str
     detector: Detector
     threshold: Threshold
-    missing_values: tuple[str, ...]
+    reading: Reading
     memory: MemoryPlan
     overwrite: bool
     tell: OnProgress
@@ -58,8 +59,7 @@ class ScoreJob:
                 "explain": request.explain,
                 "top": request.top,
                 "id_columns": list(request.id_columns),
-                "missing_values": list(self.missing_values),
-                "on_error": request.on_error,
+                **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.reading).items()},
                 "escape": request.escape,
             },
         }
@@ -107,7 +107,6 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
     to, into_folder = destination(request)
     opened = open_model(request.model, uri=request.tracking_uri)
     detector = opened.detector
-    missing = detector.config.data.missing_values if request.missing_values is None else request.missing_values
     return ScoreJob(
         request=request,
         destination=to,
@@ -116,7 +115,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
         digest=opened.digest,
         detector=detector,
         threshold=_threshold_for(detector.threshold, request),
-        missing_values=tuple(missing),
+        reading=request.reading(detector.config.data),
         memory=_memory_plan(request, len(detector.schema.columns)),
         overwrite=request.overwrite,
         tell=tell,
