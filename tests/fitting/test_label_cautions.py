@@ -45,9 +45,10 @@ def test_a_column_that_may_be_a_label_is_kept_with_a_caution() -> None:
             "--label-column 'product class' or --exclude 'product class'; if not, --include 'product class'"
         ),
     )
-    assert "If it is one, give --exclude 'product class'" in cautions(
-        DataConfig(label_column="fault"), **{"product class": classes, "fault": BAD}
-    )[0]
+    assert (
+        "If it is one, give --exclude 'product class'"
+        in cautions(DataConfig(label_column="fault"), **{"product class": classes, "fault": BAD})[0]
+    )
     assert cautions(DataConfig(include=("product class",)), **{"product class": classes}) == ()
     assert cautions(DataConfig(exclude=("product class",)), **{"product class": classes}) == ()
 
