@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -8,7 +10,7 @@ from vae_anomaly.schema.schema import infer_schema
 BAD = np.arange(100) >= 97
 
 
-def cautions(data: DataConfig | None = None, **columns: object) -> tuple[str, ...]:
+def cautions(data: DataConfig | None = None, **columns: Any) -> tuple[str, ...]:
     data = data or DataConfig()
     table = pa.table({"flow": np.random.default_rng(0).normal(size=100), **columns})
     return label_cautions(table, infer_schema(table, data), data)
@@ -39,18 +41,16 @@ def test_other_labels_beside_the_named_one() -> None:
 
 def test_a_column_that_may_be_a_label_is_kept_with_a_caution() -> None:
     classes = list("ABCDE") * 20
-    assert cautions(**{"product class": classes}) == (
+    column: dict[str, Any] = {"product class": classes}
+    assert cautions(**column) == (
         (
             "'product class' ('A' in 20 % of the rows, and 4 other values) may be a label: kept as an input. If it is one, give "
             "--label-column 'product class' or --exclude 'product class'; if not, --include 'product class'"
         ),
     )
-    assert (
-        "If it is one, give --exclude 'product class'"
-        in cautions(DataConfig(label_column="fault"), **{"product class": classes, "fault": BAD})[0]
-    )
-    assert cautions(DataConfig(include=("product class",)), **{"product class": classes}) == ()
-    assert cautions(DataConfig(exclude=("product class",)), **{"product class": classes}) == ()
+    assert "If it is one, give --exclude 'product class'" in cautions(DataConfig(label_column="fault"), **column, fault=BAD)[0]
+    assert cautions(DataConfig(include=("product class",)), **column) == ()
+    assert cautions(DataConfig(exclude=("product class",)), **column) == ()
 
 
 def test_columns_that_change_only_with_the_label() -> None:

@@ -1,4 +1,5 @@
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -165,7 +166,7 @@ def test_any_name_and_any_numbers_are_judged(name: str, values: list[float | Non
     likely_label("fault", pa.chunked_array([pa.array([str(v) for v in values], pa.string())]))
 
 
-def table(**columns: list[object]) -> pa.Table:
+def table(**columns: Any) -> pa.Table:
     return pa.table({"flow": np.random.default_rng(0).normal(size=100), **columns})
 
 
