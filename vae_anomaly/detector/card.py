@@ -33,6 +33,7 @@ class Card:
 
     ``source_versions`` are those of the lakehouse tables in ``source``, empty texts for files; empty if there are none. ``calibrated``
     (ISO 8601), ``calibration_source`` with its versions and ``calibration_digest`` describe a later calibration; empty if there was none.
+    ``cautions`` are those on the table of the fit; those on the model are computed from it (``fitting.diagnostics``).
     """
 
     rows: int
@@ -50,6 +51,7 @@ class Card:
     calibrated: str = ""
     calibration_source: tuple[str, ...] = ()
     calibration_digest: str = ""
+    cautions: tuple[str, ...] = ()
     source_versions: tuple[str, ...] = ()
     calibration_versions: tuple[str, ...] = ()
 
