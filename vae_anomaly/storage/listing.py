@@ -130,10 +130,11 @@ def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
 
 def _file(filesystem: pafs.FileSystem, info: pafs.FileInfo, root: str, display: str) -> Listed:
     listed = _listed(filesystem, info, root=root, display=display)
+    if format_of_name(info.path) not in {"parquet", None}:  # tables hold Parquet; beside their files may be anything
+        return listed
     if lakehouse.is_metadata_file(info.path):
         return replace(listed, lake="iceberg")
-    if format_of_name(info.path) in {"parquet", None}:  # tables hold Parquet; beside their files may be anything
-        _refuse_inside(filesystem, info.path, display)
+    _refuse_inside(filesystem, info.path, display)
     return listed
 
 

@@ -175,10 +175,10 @@ def scalar_of(value: Any, kind: pa.DataType) -> pa.Scalar:
 
 
 # Version number, snapshot or time that ``--at`` names.
-At = int | datetime
+Asked = int | datetime
 
 
-def parse_at(text: str) -> At | None:
+def parse_at(text: str) -> Asked | None:
     """Return the number or the time (of UTC unless it says otherwise) that ``--at`` gives; None if it is neither.
 
     >>> parse_at("12"), parse_at("2026-03-01 12:00")
