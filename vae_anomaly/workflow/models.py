@@ -134,11 +134,7 @@ def rows_of_fit(seen: Sequence[str], files: int) -> str:
     """Return what is told about ``seen`` of a number of files that the fit has read, empty for none."""
     if not seen:
         return ""
-    what = (
-        "these are the rows"
-        if files == len(seen)
-        else f"{shorten_list(map(quote, seen), length=3)} {'has' if len(seen) == 1 else 'have'} rows"
-    )
+    what = "these are the rows" if files == len(seen) else f"{shorten_list(seen, length=3)} {'has' if len(seen) == 1 else 'have'} rows"
     return f"{what} that the model was fitted on: they score lower than new ones, so that alarms and p-values say little"
 
 
