@@ -117,8 +117,8 @@ def test_an_evaluation_on_the_training_rows_is_noted(request_: EvaluateRequest, 
     result = evaluate_files(replace(request_, model=str(tmp_path / "seen"), label_column=None))
     assert result.notes == (
         (
-            "these are the rows that the model was fitted on: they score lower than new ones, so that alarms and p-values say little, and the "
-            "figures are too good"
+            "these are the rows that the model was fitted on: they score lower than new ones, so that alarms and p-values say little, and "
+            "the figures are too good"
         ),
     )
     assert result.quality.comparison is not None
