@@ -3,7 +3,6 @@
 A limit for this very model is stated only where one is known; a rate that holds on average over calibrations is called so.
 """
 
-import math
 from dataclasses import dataclass
 
 from vae_anomaly.calibration.conformal import CONFIDENCE, conformal_law, finest_alpha, rounded_up
@@ -43,22 +42,6 @@ def _of_groups(threshold: Threshold) -> str:
     rest = " and ".join(f"{count:,} {what}" for count, what in others if count)
     return f"; within {exact:,} of {len(groups.names):,} groups it is at most {percent(threshold.alpha)} on average" + (
         f", {rest}, without a guarantee of their own" if rest else ""
-    )
-
-
-AS_FEW = 0.001  # probability below which few alarms are told: of one batch of normal rows in a thousand
-
-
-def too_few_alarms(threshold: Threshold, rows: int, alarms: int) -> str:
-    """Return a caution if so few alarms among ``rows`` scored rows are no chance, empty otherwise.
-
-    The probability is that of independent normal rows like those of the calibration, over calibrations and batches.
-    """
-    if not math.isfinite(threshold.value) or alarms >= threshold.alpha * rows or threshold.law.as_few(rows, alarms) >= AS_FEW:
-        return ""
-    return (
-        f"{alarms:,} alarms are fewer than chance allows: {threshold.alpha * rows:,.1f} are expected of {rows:,} normal rows. Rows that "
-        "repeat, a feed that stands still, rows that vary less than those of the fit, or rows that the fit has seen look like this"
     )
 
 

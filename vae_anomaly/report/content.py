@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.guarantee import Guarantee, guarantee_of, too_few_alarms
+from vae_anomaly.calibration.guarantee import Guarantee, guarantee_of
+from vae_anomaly.calibration.threshold import too_few_alarms
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.results import Quality

@@ -15,8 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from vae_anomaly.calibration.guarantee import too_few_alarms
-from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.calibration.threshold import Threshold, too_few_alarms
 from vae_anomaly.choices import OnError
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
