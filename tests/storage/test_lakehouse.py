@@ -110,7 +110,7 @@ def test_files_and_folders_of_logs_are_known_by_name() -> None:
     assert [log_folder(name) for name in ("t/_delta_log", "t/.hoodie", "t/_other")] == [True, True, False]
 
 
-class Denied(pafs.FileSystemHandler):
+class Denied(pafs.FileSystemHandler):  # type: ignore[misc] # pyarrow has no types
     """A store that lets nobody look above a folder."""
 
     def get_type_name(self) -> str:

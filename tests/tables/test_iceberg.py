@@ -1,5 +1,7 @@
 """Iceberg tables as pyiceberg writes them: exactly the rows that its own reader gives, from the folder alone."""
 
+# ruff: noqa: DTZ001  # times without a zone are what the columns hold
+
 import json
 import shutil
 import sys
@@ -134,7 +136,7 @@ def append_deletes(table: Any, deletes: Any) -> None:
     """Write a manifest of deletes, a manifest list and a metadata file that name them (Iceberg specification, format version 2)."""
     from pyiceberg.manifest import ManifestContent, ManifestEntry, ManifestEntryStatus, ManifestWriterV2, write_manifest_list
 
-    class Deletes(ManifestWriterV2):
+    class Deletes(ManifestWriterV2):  # type: ignore[misc] # followed nowhere, see pyproject.toml
         def content(self) -> ManifestContent:
             return ManifestContent.DELETES
 
@@ -187,7 +189,7 @@ def test_equality_deletes_are_refused(catalog: SqlCatalog) -> None:
     )
     deletes.spec_id = 0
     append_deletes(table, deletes)
-    with pytest.raises(DataError, match="is an Iceberg table with equality deletes, which are not supported. Rewrite"):
+    with pytest.raises(DataError, match=r"is an Iceberg table with equality deletes, which are not supported. Rewrite"):
         open_source([folder(table)])
 
 
@@ -238,7 +240,7 @@ def test_the_metadata_file_is_the_hinted_or_the_newest_one_or_named(catalog: Sql
     assert our_rows(path).num_rows == 5
     (metadata / "version-hint.text").unlink()
     shutil.copy(old, metadata / f"{Path(table.metadata_location).name[:5]}-other.metadata.json")
-    with pytest.raises(DataError, match="2 newest metadata files, of which its catalog knows the right one. Name that one: "):
+    with pytest.raises(DataError, match=r"2 newest metadata files, of which its catalog knows the right one. Name that one: "):
         open_source([path])
 
 
@@ -252,7 +254,7 @@ def test_a_moved_table_is_refused(catalog: SqlCatalog, tmp_path: Path) -> None:
     table = created(catalog, partitioned=False)
     table.append(rows(5))
     shutil.move(folder(table), tmp_path / "moved")
-    with pytest.raises(DataError, match="moved cannot be read as an Iceberg table: .* Its metadata names files by their full paths"):
+    with pytest.raises(DataError, match=r"moved cannot be read as an Iceberg table: .* Its metadata names files by their full paths"):
         open_source([str(tmp_path / "moved")])
 
 

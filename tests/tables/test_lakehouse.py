@@ -1,5 +1,7 @@
 """Columns of live files by name or id, values of other types, and what ``--at`` names."""
 
+# ruff: noqa: DTZ001  # times without a zone are what the columns hold
+
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +30,9 @@ def written(path: Path, table: pa.Table, ids: list[int] | None = None) -> LiveFi
 
 
 def read(folder: Path, columns: list[LakeColumn], *files: LiveFile) -> pa.Table:
-    listed = Listed(path="t", location=str(folder), root=str(folder.parent), size=1, modified=0, filesystem=LOCAL, lake="delta", version="3")
+    listed = Listed(
+        path="t", location=str(folder), root=str(folder.parent), size=1, modified=0, filesystem=LOCAL, lake="delta", version="3"
+    )
     live = LiveTable(called="version 3 of the Delta table", written=None, columns=columns, files=files)
     reader = live_reader(TableFile(listed=listed, format="delta"), live)
     return pa.Table.from_batches(reader.stream(ColumnSelection(raw=reader.names), Chunk()))
@@ -95,7 +99,7 @@ def test_a_file_with_none_of_the_columns_has_its_rows_all_the_same(tmp_path: Pat
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file = written(tmp_path / "a.parquet", pa.table({"x": [1]}))
     Path(file.location).write_bytes(b"PAR1 no")
-    with pytest.raises(DataError, match="t/a.parquet is damaged"):
+    with pytest.raises(DataError, match=r"t/a\.parquet is damaged"):
         read(tmp_path, [LakeColumn(name="x", type=pa.int64(), names=("x",))], file)
 
 

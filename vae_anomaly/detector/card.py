@@ -31,6 +31,7 @@ class ColumnQuality:
 class Card:
     """Provenance of a detector. Fields with a default are filled in by the workflow, since a fit knows neither clock nor files.
 
+    ``data_bytes`` (0: not known) and ``file_digests`` recognise the files of the fit, the latter by name, size and time, 1,000 at most.
     ``source_versions`` are those of the lakehouse tables in ``source``, empty texts for files; empty if there are none. ``calibrated``
     (ISO 8601), ``calibration_source`` with its versions and ``calibration_digest`` describe a later calibration; empty if there was none.
     ``cautions`` are those on the table of the fit; those on the model are computed from it (``fitting.diagnostics``).
@@ -52,6 +53,8 @@ class Card:
     calibration_source: tuple[str, ...] = ()
     calibration_digest: str = ""
     cautions: tuple[str, ...] = ()
+    data_bytes: int = 0
+    file_digests: tuple[str, ...] = ()
     source_versions: tuple[str, ...] = ()
     calibration_versions: tuple[str, ...] = ()
 

@@ -27,6 +27,7 @@ from vae_anomaly.workflow.requests import UploadRequest
 from vae_anomaly.workflow.results import ModelName
 
 # Packages whose version can change a score.
+FILES_REMEMBERED = 1000  # in the model card, so that a scoring of one of them is told
 VERSIONED = ("torch", "numpy", "pyarrow")
 
 
@@ -58,6 +59,8 @@ def with_provenance(
         source_versions=source.versions,
         data_digest=source.digest(),
         contents_digest=contents,
+        data_bytes=source.bytes,
+        file_digests=tuple(file.digest for file in source.files[:FILES_REMEMBERED]),
     )
     return replace(detector, card=card)
 
