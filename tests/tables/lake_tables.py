@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from deltalake import DeltaTable, QueryBuilder
 
 from vae_anomaly.config import Reading
 from vae_anomaly.tables.source import open_source
@@ -33,6 +32,8 @@ def rows(count: int, first: int = 0) -> pa.Table:
 
 def engine_rows(path: Path, version: int | None = None) -> pa.Table:
     """Return the rows that deltalake's own engine gives, by ``id``."""
+    from deltalake import DeltaTable, QueryBuilder
+
     table = DeltaTable(path, version=version)
     found = pa.table(QueryBuilder().register("t", table).execute("select * from t").read_all())
     names = [field.name for field in table.schema().fields]
@@ -52,6 +53,8 @@ def plain(table: pa.Table) -> pa.Table:
 
 def delete_by_vector(path: Path, positions: Sequence[int], file: int = 0) -> None:
     """Delete rows of a file of the current version by an inline deletion vector (Delta protocol, storage type ``i``)."""
+    from deltalake import DeltaTable
+
     version = DeltaTable(path).version()
     log = path / "_delta_log"
     actions = [json.loads(line) for v in range(version + 1) for line in (log / f"{v:020d}.json").read_text().splitlines()]

@@ -87,6 +87,17 @@ class LiveTable:
         return None if None in rows else sum(r for r in rows if r is not None)
 
 
+def open_lake(file: TableFile) -> ColumnarTable:
+    """Open a lakehouse table; its library is imported only here."""
+    if file.format == "delta":
+        from vae_anomaly.tables.delta import open_delta
+
+        return open_delta(file)
+    from vae_anomaly.tables.iceberg import open_iceberg
+
+    return open_iceberg(file)
+
+
 def live_reader(file: TableFile, table: LiveTable) -> ColumnarTable:
     """Return the reader of a table. Raises DataError if two columns have the same name."""
     schema = pa.schema([(column.name, supported_type(column.type)) for column in table.columns])

@@ -358,23 +358,16 @@ def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *
     def reader_of(file: TableFile) -> Reader:
         if file.format == "delimited":
             return DelimitedTable(file=file, dialect=sniff(file), unused=frozenset(unused))
-        return _open_lake(file) if file.listed.lake else open_parquet(file) if file.format == "parquet" else open_arrow(file)
+        if file.listed.lake:
+            from vae_anomaly.tables.lakehouse import open_lake
+
+            return open_lake(file)
+        return open_parquet(file) if file.format == "parquet" else open_arrow(file)
 
     readers = tuple(reader_of(file) for file in files)
     # Some engines write files without columns or rows beside the others; they say nothing about the table.
     filled = tuple(reader for reader in readers if reader.rows != 0)
     return Source(readers=filled or readers, reading=reading)
-
-
-def _open_lake(file: TableFile) -> Reader:
-    """Open a lakehouse table; its library is imported only here."""
-    if file.format == "delta":
-        from vae_anomaly.tables.delta import open_delta
-
-        return open_delta(file)
-    from vae_anomaly.tables.iceberg import open_iceberg
-
-    return open_iceberg(file)
 
 
 def as_one_table(sources: Sequence[Source]) -> Source:
