@@ -33,6 +33,8 @@ class ColumnQuality:
 class Card:
     """Provenance of a detector. Fields with a default are filled in by the workflow, since a fit knows neither clock nor files.
 
+    ``data_bytes`` (0: not known) and ``file_digests`` recognise the files of the fit, the latter by name, size and time, 1,000 at most.
+    ``cautions`` are those on the table of the fit; those on the model are computed from it (``fitting.diagnostics``).
     ``calibrated`` (ISO 8601), ``calibration_source`` and ``calibration_digest`` describe a later calibration; empty if there was none.
     """
 
@@ -51,6 +53,9 @@ class Card:
     calibrated: str = ""
     calibration_source: tuple[str, ...] = ()
     calibration_digest: str = ""
+    cautions: tuple[str, ...] = ()
+    data_bytes: int = 0
+    file_digests: tuple[str, ...] = ()
 
 
 # Stretches of the calibration rows at most.

@@ -118,8 +118,8 @@ def with_doubts(
 
 
 def cautions(detector: Detector) -> tuple[str, ...]:
-    """Return the known weaknesses of a model, one sentence each, the most serious first."""
-    texts = (*_doubtful(detector), _collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
+    """Return the known weaknesses of a model and of the table of its fit, one sentence each, the most serious first."""
+    texts = (*detector.card.cautions, *_doubtful(detector), _collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
     return tuple(text for text in texts if text)
 
 

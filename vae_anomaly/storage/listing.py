@@ -4,6 +4,7 @@ Works on names and sizes; ``compression_error`` also gets the first bytes of a f
 """
 
 import fnmatch
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,11 @@ class Listed:
     def key(self) -> PurePosixPath:
         """The path relative to the folder that the user named."""
         return PurePosixPath(self.location).relative_to(self.root)
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the sha256 over name, size and modification time, by which a later job knows the file again."""
+        return hashlib.sha256(f"{self.key.name}\0{self.size}\0{self.modified}".encode()).hexdigest()[:16]
 
     @property
     def identity(self) -> str:

@@ -86,6 +86,11 @@ class Source:
         rows = [reader.rows for reader in self.readers]
         return None if None in rows else sum(r for r in rows if r is not None)
 
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.size for file in self.files)
+
     def made_of(self) -> dict[str, list[int]]:
         """Return size (bytes) and modification time (ns since 1970) of each file, by its identity."""
         return {file.identity: [file.size, file.modified] for file in self.files}
