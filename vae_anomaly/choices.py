@@ -18,5 +18,5 @@ ColumnOrder = Literal["contribution", "z"]
 PREFETCH_THREADS = "prefetch"
 # How to read a time: the order of day and month in text, or the unit of a number. A format of strptime has a percent sign.
 DAY_FIRST, MONTH_FIRST = "day-first", "month-first"
-TIME_UNITS = ("s", "ms", "us", "ns", "labview", "filetime", "ticks", "excel", "matlab", "julian", "mjd")
+TIME_COUNTS = ("s", "ms", "us", "ns", "labview", "filetime", "ticks", "excel", "matlab", "julian", "mjd")
 TIME_DIRECTIVES = "YymdejbBhaAHIMSfpzZTRFDnt%"

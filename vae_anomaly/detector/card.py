@@ -14,8 +14,8 @@ class ColumnQuality:
     """Reconstruction of a column on validation rows and its cells in the rows of the fit.
 
     ``r2``: 1 − SSE/SST for numbers, 1 − nll/entropy for booleans and categories, 1 = perfect; None for a constant column, whose value is
-    ``constant``. ``missing``: share of missing cells. ``low``, ``middle``, ``high``: 1 %, 50 % and 99 % quantiles of a number. ``doubt``: a sentence on
-    why it may be no measurement, empty if nothing says so.
+    ``constant``. ``missing``: share of missing cells. ``low``, ``middle``, ``high``: 1 %, 50 % and 99 % quantiles of a number.
+    ``doubt``: a sentence on why it may be no measurement, empty if nothing says so.
     """
 
     name: str

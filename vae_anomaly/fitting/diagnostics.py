@@ -110,7 +110,7 @@ def with_doubts(
     quality: tuple[ColumnQuality, ...], schema: Schema, table: pa.Table, data: DataConfig, time: NDArray[np.int64] | None
 ) -> tuple[ColumnQuality, ...]:
     """Add to the description of a column why it may be no measurement, unless the user has included it by name."""
-    from vae_anomaly.schema.doubts import doubts  # only a fit asks for it
+    from vae_anomaly.schema.doubts import doubts  # noqa: PLC0415  # only a fit asks for it
 
     order = None if time is None else np.argsort(time, kind="stable")
     found = doubts((c for c in schema.columns if c.name not in data.include), table, order)
@@ -125,7 +125,9 @@ def cautions(detector: Detector) -> tuple[str, ...]:
 
 def _doubtful(detector: Detector) -> tuple[str, ...]:
     doubts = [q.doubt for q in detector.quality if q.doubt]
-    more = f"{len(doubts) - DOUBTS_SHOWN:,} more columns may be no measurements; info --json names them" if len(doubts) > DOUBTS_SHOWN else ""
+    more = (
+        f"{len(doubts) - DOUBTS_SHOWN:,} more columns may be no measurements; info --json names them" if len(doubts) > DOUBTS_SHOWN else ""
+    )
     return (*doubts[:DOUBTS_SHOWN], more)
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vae_anomaly.choices import TIME_UNITS
+from vae_anomaly.choices import TIME_COUNTS
 from vae_anomaly.schema.time_text import read_times
 
 _Floats = NDArray[np.float64]
@@ -33,7 +33,7 @@ class Unit:
 
     def holds(self, low: float, high: float) -> bool:
         """Whether numbers from ``low`` to ``high`` are times of the years in which machines have written tables."""
-        return _FIRST_US <= (low - self.at_1970) * self.tick and (high - self.at_1970) * self.tick < _LAST_US
+        return (low - self.at_1970) * self.tick >= _FIRST_US and (high - self.at_1970) * self.tick < _LAST_US
 
 
 _FIRST_US, _LAST_US = 25 * 365.25 * _DAY_US, 70 * 365.25 * _DAY_US  # 1995 and 2040
@@ -50,32 +50,50 @@ UNITS = {
     "julian": Unit(words="Julian date", tick=_DAY_US, at_1970=2_440_587.5),
     "mjd": Unit(words="modified Julian date", tick=_DAY_US, at_1970=40_587.0),
 }
-assert tuple(UNITS) == TIME_UNITS
+assert tuple(UNITS) == TIME_COUNTS
 # Counts of these are so large that no measurement has them; days and seconds could be anything.
 _UNMISTAKABLE = ("us", "ns", "filetime", "ticks")
 DAYS = ("excel", "matlab", "julian", "mjd")
 _OVERLAPPED = ("mjd",)  # its years from 1995 are those of an Excel date from 2036; only its name tells
 
 # Formats of dates as digits by their number, with the number of distinct dates from which on chance cannot make them.
-_DIGITS = {8: ("%Y%m%d", 5), 14: ("%Y%m%d%H%M%S", 2), 12: ("%Y%m%d%H%M", 3), 10: ("%Y%m%d%H", 6), 17: ("%Y%m%d%H%M%S%f", 2), 6: ("%Y%m", 12)}
+_DIGITS = {
+    8: ("%Y%m%d", 5),
+    14: ("%Y%m%d%H%M%S", 2),
+    12: ("%Y%m%d%H%M", 3),
+    10: ("%Y%m%d%H", 6),
+    17: ("%Y%m%d%H%M%S%f", 2),
+    6: ("%Y%m", 12),
+}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 # Words of names in the languages of the exports that were met; a name with a word of the second list measures a length of time.
-_TIME_WORDS = frozenset(
-    "time times timestamp timestamps ts datetime date dates epoch unix utc zeit zeitstempel zeitpunkt datum uhrzeit fecha hora heure horodatage "
-    "tiempo tempo tid tidspunkt dato tijd tijdstip datum czas cas aika saat tarih stamp clock created updated modified when dt day julian mjd posix "
-    " время дата 时间 日期 日時 時刻 時間 시간".split()
-)  # fmt: skip
-_LENGTH_WORDS = frozenset("response processing cycle duration latency dead rise fall delay cpu exec execution wait waiting lead run running dauer lifetime "
-                          "remaining setup settling travel transit residence mean max min avg average".split())  # fmt: skip
-_DATE_WORDS = frozenset("date dates datetime timestamp timestamps datum zeitstempel fecha dato dt excel serial julian mjd jd datenum day tarih czas "
-                        "дата 日期 日付".split())  # fmt: skip
-# Names of a clock that runs from the start: the whole name is one of these words, a unit aside.
-_CLOCK_NAMES = frozenset(
-    "time t ts timestamp elapsed uptime clock zeit laufzeit seconds secs sec millis milliseconds ms s minutes tempo tiempo temps tijd tid "
-    "czas timestep tick ticks step reltime relative rel since start run test total from system sys up 时间 時間 время".split()
+_TIME_WORDS = _words(
+    "time times timestamp timestamps ts datetime date dates epoch unix utc zeit zeitstempel zeitpunkt datum uhrzeit fecha hora "
+    "heure horodatage tiempo tempo tid tidspunkt dato tijd tijdstip czas cas aika saat tarih stamp clock created updated modified "
+    "when dt day julian mjd posix время дата 时间 日期 日時 時刻 時間 시간"
 )
-_SURE_CLOCK = frozenset("time t ts timestamp elapsed uptime clock zeit seconds secs sec millis milliseconds tempo tiempo temps tijd tid czas "
-                        "timestep tick ticks reltime 时间 時間 время".split())  # fmt: skip
+_LENGTH_WORDS = _words(
+    "response processing cycle duration latency dead rise fall delay cpu exec execution wait waiting lead run running dauer "
+    "lifetime remaining setup settling travel transit residence mean max min avg average"
+)
+_DATE_WORDS = _words(
+    "date dates datetime timestamp timestamps datum zeitstempel fecha dato dt excel serial julian mjd jd datenum day tarih czas "
+    "дата 日期 日付"
+)
+# Names of a clock that runs from the start: the whole name is one of these words, a unit aside.
+_CLOCK_NAMES = _words(
+    "time t ts timestamp elapsed uptime clock zeit laufzeit seconds secs sec millis milliseconds ms s minutes tempo tiempo temps "
+    "tijd tid czas timestep tick ticks step reltime relative rel since start run test total from system sys up 时间 時間 время"
+)
+_SURE_CLOCK = _words(
+    "time t ts timestamp elapsed uptime clock zeit seconds secs sec millis milliseconds tempo tiempo temps tijd tid czas timestep "
+    "tick ticks reltime 时间 時間 время"
+)
 EVEN = 0.9  # share of steps that are equal within a tenth, from which on they are those of a clock
 COMMON = 0.5  # the same where the range of the numbers already says time
 FEWEST = 20  # rows below which evenness is chance
@@ -109,7 +127,7 @@ def named_as_clock(name: str) -> bool:
 
 
 def kind_of_numbers(name: str, values: _Floats) -> str | None:
-    """Return what kind of time the numbers ``[n]`` of a column are for certain, in row order and none missing; None if they may be no time."""
+    """Return what kind of time the numbers ``[n]`` of a column are for certain, None if they may be no time; in row order, none missing."""
     if not len(values) or not np.isfinite(values).all():
         return None
     named, low, high = named_as_time(name), float(values.min()), float(values.max())

@@ -91,8 +91,8 @@ def _rising(values: _Floats) -> str:
         return ""
     way = "rises" if rank > 0 else "falls"
     return (
-        f"{way} with the row number (rank correlation {rank:.2f}): {leaving:.0%} of the last fifth of the rows lie outside the range of all "
-        "rows before, and later rows will too"
+        f"{way} with the row number (rank correlation {rank:.2f}): {leaving:.0%} of the last fifth of the rows lie outside the range "
+        "of all rows before, and later rows will too"
     )
 
 
@@ -100,7 +100,7 @@ def rank_correlation(values: _Floats) -> float:
     """Return Spearman's rank correlation of ``values`` ``[n]`` with their positions, of some rows of a large table; 0 for a constant.
 
     >>> rank_correlation(np.array([1.0, 2.0, 2.0, 9.0]))
-    0.9486832980505138
+    0.94868...
     """
     some = values[:: max(1, len(values) // ROWS_RANKED)]
     _, inverse, counts = np.unique(some, return_inverse=True, return_counts=True)
@@ -135,4 +135,7 @@ def _new_levels(values: pa.ChunkedArray) -> str:
     new = 1.0 - pc.mean(pc.is_in(values.slice(len(values) - last), value_set=before).cast(pa.float64())).as_py()
     if new < LEAVING or len(before) < FEW_LEVELS:
         return ""
-    return f"changes its levels with the row number: {new:.0%} of the last fifth of the rows have a level that no row before has, and later rows will too"
+    return (
+        f"changes its levels with the row number: {new:.0%} of the last fifth of the rows have a level that no row before has, "
+        "and later rows will too"
+    )

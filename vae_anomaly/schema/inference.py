@@ -1,8 +1,8 @@
 """Inference of the kind of one column from its type and values: numeric, boolean, category, or dropped with a reason.
 
 Floats are numeric; integers too, unless their values are exactly 0 and 1; text is a category; the type bool and 0/1, t/f, y/n, yes/no and
-true/false in any case are boolean. What is no measurement by name and values is in ``roles``. Dropped besides: timestamps, empty and nested columns, free text, numbers mixed with text, and likely ids
-(distinct text, or strictly monotonic integers; never floats).
+true/false in any case are boolean. What is no measurement by name and values is in ``roles``. Dropped besides: timestamps, empty and
+nested columns, free text, numbers mixed with text, and likely ids (distinct text, or strictly monotonic integers; never floats).
 """
 
 from dataclasses import dataclass

@@ -38,8 +38,8 @@ _SYSTEM_COLUMNS = {
 _UNNAMED = re.compile(r"|unnamed:? ?_?\d+(\.\d+)?|\.\.\.1|column_?0|__unnamed__\d*")
 _NUMBERED_LEVEL = re.compile(r"__index_level_\d+__")
 _ROW_NUMBER = re.compile(
-    r"index|idx|level_0|rows?|row[ _]?(num(ber)?|nr|no|id|index|idx)\.?|rownames?|rn|no\.?|nr\.?|#|(lfd|s|sl|sr)[. _]*(no|nr)\.?|record([ _](no|id|number))?"
-    r"|recno|seq(uence)?([ _](no|id|number))?|obs|_?id|zeile|satz|__row_index__|_n_"
+    r"index|idx|level_0|rows?|row[ _]?(num(ber)?|nr|no|id|index|idx)\.?|rownames?|rn|no\.?|nr\.?|#|(lfd|s|sl|sr)[. _]*(no|nr)\.?"
+    r"|record([ _](no|id|number))?|recno|seq(uence)?([ _](no|id|number))?|obs|_?id|zeile|satz|__row_index__|_n_"
 )
 
 # Parts of the calendar by their names in folders, and the numbers they have.
@@ -123,7 +123,11 @@ def role_of(name: str, values: pa.ChunkedArray, origin: Origin, *, years: bool =
     system = next((what for pattern, what in _SYSTEM_COLUMNS.items() if re.fullmatch(pattern, lower)), None)
     if system is not None:
         return Dropped(name=name, reason=system)
-    if pa.types.is_nested(parsing.unwrapped_type(values.type)) or parsing.is_binary_type(parsing.unwrapped_type(values.type)) or values.null_count == len(values):
+    if (
+        pa.types.is_nested(parsing.unwrapped_type(values.type))
+        or parsing.is_binary_type(parsing.unwrapped_type(values.type))
+        or values.null_count == len(values)
+    ):
         return None
     plain = parsing.plain_array(values)
     time = _time(name, plain)
@@ -205,9 +209,7 @@ def _is_calendar(name: str, values: pa.ChunkedArray, *, years: bool) -> bool:
 
 def _row_number(name: str, values: pa.ChunkedArray, *, first: bool) -> Dropped | None:
     """Return why whole numbers only tell rows apart: by their name, or because they never repeat although few are possible."""
-    if not parsing.is_number_type(values.type):
-        return None
-    numbers = _floats(values)
+    numbers = _floats(values) if parsing.is_number_type(values.type) else np.empty(0)
     if not len(numbers) or (numbers != np.floor(numbers)).any() or not np.isfinite(numbers).all():
         return None
     distinct = len(np.unique(numbers))
@@ -217,10 +219,8 @@ def _row_number(name: str, values: pa.ChunkedArray, *, first: bool) -> Dropped |
         return Dropped(name=name, reason="unnamed first column of whole numbers, the index of a data frame")
     if counts and len(numbers) >= _FEWEST_NUMBERED and (_UNNAMED.fullmatch(lower) or _ROW_NUMBER.fullmatch(lower)):
         return Dropped(name=name, reason="number of the row")
-    if not pa.types.is_integer(values.type) or distinct < len(numbers) or distinct < ID_ROWS:
-        return None
     pairs = len(numbers) ** 2 / (2.0 * (float(numbers.max()) - float(numbers.min()) + 1.0))
-    if pairs < _SURE_PAIRS:
+    if not pa.types.is_integer(values.type) or distinct < len(numbers) or distinct < ID_ROWS or pairs < _SURE_PAIRS:
         return None
     return Dropped(name=name, reason=f"looks like an id (whole numbers from {numbers.min():.0f} to {numbers.max():.0f} that never repeat)")
 

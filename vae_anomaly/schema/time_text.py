@@ -31,8 +31,7 @@ _MONTHS = (
     "sep sept september septembre septiembre set settembre setembro zari wrz wrzesien wrzesnia eyl eylul сен сентября",
     "oct october okt oktober octobre octubre ott ottobre out outubro rijen rijna paz pazdziernik pazdziernika eki ekim окт октября",
     "nov november novembre noviembre novembro listopadu lis listopada kas kasim ноя ноября",
-    "dec december dez dezember decembre dic diciembre dicembre dezembro des desember prosinec prosince gru grudzien grudnia ara aralik дек "
-    "декабря",
+    "dec december dez dezember decembre dic diciembre dicembre dezembro des prosinec prosince gru grudzien grudnia ara дек декабря",
 )
 _MONTH_OF = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 # Hours of abbreviated zones; ambiguous ones (IST, AST) are absent: such a text is no time rather than a wrong one.
@@ -97,7 +96,8 @@ _DIRECTIVES = {
     "Y": _YEAR, "y": r"(?P<y>\d{2})", "m": r"(?P<m>\d{1,2})", "d": r"\s?(?P<d>\d{1,2})", "e": r"\s?(?P<d>\d{1,2})", "j": r"(?P<n>\d{1,3})",
     "b": _NAME, "B": _NAME, "h": _NAME, "a": r"\p{L}+\.?", "A": r"\p{L}+\.?", "H": r"(?P<H>\d{1,2})", "I": r"(?P<H>\d{1,2})",
     "M": r"(?P<M>\d{1,2})", "S": r"(?P<S>\d{1,2})", "f": r"(?P<f>\d{1,9})", "p": r"(?P<p>[AaPp]\.?\s?[Mm]\.?)",
-    "z": r"(?P<z>[A-Z]{1,4}|z)?(?P<o>[+-]\d{1,2}(?::?\d{2})?)?", "Z": r"(?P<z>[A-Z]{1,4})", "T": r"(?P<H>\d{1,2}):(?P<M>\d{2}):(?P<S>\d{2})",
+    "z": r"(?P<z>[A-Z]{1,4}|z)?(?P<o>[+-]\d{1,2}(?::?\d{2})?)?", "Z": r"(?P<z>[A-Z]{1,4})",
+    "T": r"(?P<H>\d{1,2}):(?P<M>\d{2}):(?P<S>\d{2})",
     "R": r"(?P<H>\d{1,2}):(?P<M>\d{2})", "F": rf"{_YEAR}-(?P<m>\d{{2}})-(?P<d>\d{{2}})", "D": r"(?P<m>\d{2})/(?P<d>\d{2})/(?P<y>\d{2})",
     "%": "%", "n": r"\s+", "t": r"\s+",
 }  # fmt: skip
@@ -159,17 +159,20 @@ def _most(mask: pa.Array) -> bool:
 
 
 def strptime_pattern(form: str) -> str:
-    """Return a regular expression for a format of ``strptime``; a blank stands for any. Raises KeyError for an unknown directive.
+    r"""Return a regular expression for a format of ``strptime``; a blank stands for any. Raises KeyError for an unknown directive.
 
     >>> strptime_pattern("%d.%m. %Y")
-    '\\\\s?(?P<d>\\\\d{1,2})\\\\.(?P<m>\\\\d{1,2})\\\\.\\\\s+(?P<Y>\\\\d{4})'
+    '\\s?(?P<d>\\d{1,2})\\.(?P<m>\\d{1,2})\\.\\s+(?P<Y>\\d{4})'
     """
     out, i = "", 0
     while i < len(form):
         if form[i] == "%":
             out, i = out + _DIRECTIVES[form[i + 1 : i + 2]], i + 2
         else:
-            out, i = out + (r"\s+" if form[i].isspace() else f"\\{form[i]}" if not form[i].isalnum() and form[i].isascii() else form[i]), i + 1
+            out, i = (
+                out + (r"\s+" if form[i].isspace() else f"\\{form[i]}" if not form[i].isalnum() and form[i].isascii() else form[i]),
+                i + 1,
+            )
     return out
 
 

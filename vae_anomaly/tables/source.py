@@ -133,7 +133,6 @@ class Source:
 
     def _table(self, pieces: Callable[[int, Collection[str]], list[Any]], rejects: Rejects) -> pa.Table:
         """Return the table of ``pieces(i, text)`` of every file ``i``; delimited files are parsed twice if ``text`` columns turn up."""
-
         optional = self._index_names()
 
         def table_of(i: int, text: Collection[str] = ()) -> pa.Table:
