@@ -15,6 +15,7 @@ class ColumnQuality:
 
     ``r2``: 1 − SSE/SST for numbers, 1 − nll/entropy for booleans and categories, 1 = perfect; None for a constant column, whose value is
     ``constant``. ``missing``: share of missing cells. ``low``, ``middle``, ``high``: 1 %, 50 % and 99 % quantiles of a number.
+    ``doubt``: a sentence on why it may be no measurement, empty if nothing says so.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ColumnQuality:
     low: float | None = None
     middle: float | None = None
     high: float | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

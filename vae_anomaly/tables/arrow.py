@@ -226,7 +226,8 @@ def _valid(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _supported_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([(field.name, supported_type(field.type)) for field in schema])
+    """Return the columns in types with compute kernels; the metadata stay, in which pandas names its index."""
+    return pa.schema([(field.name, supported_type(field.type)) for field in schema], metadata=schema.metadata)
 
 
 @contextmanager

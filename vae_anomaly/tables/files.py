@@ -238,6 +238,14 @@ def column_names(file: TableFile, names: Sequence[str]) -> tuple[str, ...]:
     return (*names, *(name for name, _ in file.partition if name not in names))
 
 
+def with_columns(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    """Append the columns that a table lacks, with nothing in them."""
+    for name in names:
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    return table
+
+
 def with_partition(rows: _Rows, file: TableFile) -> _Rows:
     """Append the values of the partition folders of a file as string columns of a table or batch."""
     for name, value in file.partition:

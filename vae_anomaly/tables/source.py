@@ -141,7 +141,7 @@ class Source:
 
         Reads every row in bounded memory. ``on_rows`` gets the number of rows read so far. Raises what ``read_table`` raises.
         """
-        self._check_same_names()
+        self._check_same_names(self._index_names())
         rejects = Rejects(on_reject=on_reject)
         subset = sampling.sample_files(self.readers, most, seed, lambda reader: self._pieces(reader, rejects), on_rows)
         table = self._table(lambda i, _: subset.pieces(i), rejects)
@@ -149,13 +149,13 @@ class Source:
 
     def _table(self, pieces: Callable[[int, Collection[str]], list[Any]], rejects: Rejects) -> pa.Table:
         """Return the table of ``pieces(i, text)`` of every file ``i``; delimited files are parsed twice if ``text`` columns turn up."""
+        optional = self._index_names()
 
         def table_of(i: int, text: Collection[str] = ()) -> pa.Table:
-            return with_partition(
-                self.readers[i].table(pieces(i, text), missing=self.reading.missing_values, text=text), self.readers[i].file
-            )
+            table = self.readers[i].table(pieces(i, text), missing=self.reading.missing_values, text=text)
+            return files.with_columns(with_partition(table, self.readers[i].file), optional)
 
-        self._check_same_names()
+        self._check_same_names(optional)
         tables = [table_of(i) for i in range(len(self.readers))]
         clashing = files.clashing_columns(tables)
         for i, reader in enumerate(self.readers):
@@ -165,7 +165,14 @@ class Source:
         table = partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.readers[0])
         if table.num_rows == 0:
             raise self._no_rows(rejects)
-        return table
+        return self._noted(table)
+
+    def _noted(self, table: pa.Table) -> pa.Table:
+        """Return the table with what the files say of their columns: which are an index, and which come from folders."""
+        from vae_anomaly.schema.roles import index_columns, noted  # only a fit asks for it
+
+        index = [name for reader in self.readers for name in index_columns(reader.schema.metadata)]
+        return noted(table, index=index, folders=[name for reader in self.readers for name, _ in reader.file.partition])
 
     def _pieces(self, reader: Reader, rejects: Rejects) -> Iterator[Any]:
         """Yield the rows of a file in pieces. Raises DataError if it has rows and none of them is readable."""
@@ -275,8 +282,18 @@ class Source:
         """Raise SchemaMismatch if the first file lacks columns of a model."""
         files.check_header(schema, self.names, self.readers[0].file)
 
-    def _check_same_names(self) -> None:
-        files.check_same_names([(reader.file, column_names(reader.file, reader.names)) for reader in self.readers])
+    def _check_same_names(self, optional: Sequence[str] = ()) -> None:
+        """Raise SchemaMismatch if the files differ in other columns than the ``optional`` ones."""
+        names = [(reader.file, column_names(reader.file, reader.names)) for reader in self.readers]
+        files.check_same_names([(file, tuple(dict.fromkeys([*own, *optional]))) for file, own in names])
+
+    def _index_names(self) -> tuple[str, ...]:
+        """Return the index columns of all files; one that was written without its index may lack them."""
+        from vae_anomaly.schema.roles import index_columns, is_unnamed_index  # only a fit asks for it
+
+        named = [name for reader in self.readers for name in index_columns(reader.schema.metadata)]
+        unnamed = [reader.names[0] for reader in self.readers if reader.names and is_unnamed_index(reader.names[0])]
+        return tuple(dict.fromkeys([*named, *unnamed]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

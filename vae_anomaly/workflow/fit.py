@@ -152,7 +152,7 @@ def _check_cells(anomalous: pa.Table, schema: Schema) -> None:
 
 
 def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> FitRecord:
-    order = time_order(table[schema.time], schema.time) if schema.time else None
+    order = time_order(table[schema.time], schema.time, job.request.config.data.time_format) if schema.time else None
     group = group_codes(table[schema.group], schema.group) if schema.group else None
 
     def on_progress(progress: Progress) -> None:
