@@ -80,8 +80,10 @@ def test_files_of_known_programs_are_read(tmp_path: Path, lines: list[str], colu
         ),
         (
             ["# of plant 4", "1.5,2", "2.5,3"],
-            "has comments in its first lines and no header below them: line 2 is data ('1.5', '2'). "
-            "Give --no-header --skip-rows 1, or --header-row with the line of the names.",
+            (
+                "has comments in its first lines and no header below them: line 2 is data ('1.5', '2'). "
+                "Give --no-header --skip-rows 1, or --header-row with the line of the names."
+            ),
         ),
     ],
 )

@@ -73,31 +73,36 @@ def test_notes_say_what_was_left_out(tmp_path: Path) -> None:
 REFUSED = {
     "unknown units": (
         [NAMES, ",Grad C,Umdr,", *ROWS],
-        " row 1 (line 2) holds text where the rows below have numbers: 'Grad C', 'Umdr'. "
-        "Give --skip-rows 1 if it is units or types.",
+        (
+            " row 1 (line 2) holds text where the rows below have numbers: 'Grad C', 'Umdr'. "
+            "Give --skip-rows 1 if it is units or types."
+        ),
     ),
     "two rows of names": (
         [NAMES, "Time,Temperature,Pressure,Mode", ",degC,bar,", *ROWS],
-        " rows 1 to 2 (up to line 3) hold text where the rows below have numbers: 'degC', 'bar'. "
-        "Give --skip-rows 2 if it is units or types.",
+        (" rows 1 to 2 (up to line 3) hold text where the rows below have numbers: 'degC', 'bar'. "
+        "Give --skip-rows 2 if it is units or types."),
     ),
     "a line as wide as the header": (
         ["Serial,4711", "Device,X1", "time,temp", *[row[: row.index(",", 25)] for row in ROWS]],
         ": the header seems to be line 3 ('time', 'temp'). Give --header-row 3 if it is.",
     ),
-    "groups of columns": (["Reactor,,,Pump", NAMES, *ROWS], ": the header seems to be line 2 ('time', 'temp', 'press', …). Give --header-row 2 if it is."),
+    "groups of columns": (
+        ["Reactor,,,Pump", NAMES, *ROWS],
+        ": the header seems to be line 2 ('time', 'temp', 'press', …). Give --header-row 2 if it is.",
+    ),
     "names in two lines": (
-        [",temp,temp", ",mean,std", *[f"{i},{i / 4},{i / 8}" for i in range(20)]],
-        ": none of the lines 1 to 2 above the first row looks like column names. Give --header-row with the line of the names, or "
-        "--no-header --skip-rows 2, or join the names into one line.",
+        [",temp,temp,press", ",mean,std,mean", *[f"{i},{i / 4},{i / 8},1.5" for i in range(20)]],
+        (": none of the lines 1 to 2 above the first row looks like column names. Give --header-row with the line of the names, or "
+        "--no-header --skip-rows 2, or join the names into one line."),
     ),
     "a name too few": (
         ["a,b", *[f"{i},{i / 2},{i / 4}" for i in range(20)]],
-        ": the header in line 1 has 2 cells and most rows have 3. Name every column there, or say where the names are with --header-row, "
-        "or that there are none with --no-header.",
+        (": the header in line 1 has 2 cells and most rows have 3. Name every column there, or say where the names are with --header-row, "
+        "or that there are none with --no-header."),
     ),
-    "no names": (ROWS, " has no header: line 1 is data like the rows below it ('2024-01-01 00:00:00', '20.0', '3.0', …). "
-        "Give --no-header, or --header-row 1 if these are the names."),
+    "no names": (ROWS, (" has no header: line 1 is data like the rows below it ('2024-01-01 00:00:00', '20.0', '3.0', …). "
+        "Give --no-header, or --header-row 1 if these are the names.")),
 }  # fmt: skip
 
 
@@ -117,7 +122,7 @@ def test_data_are_no_names(tmp_path: Path, rows: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", ["2020,2021,2022", "400.0,400.5,401.0,401.5,402.0", ",0,1,2", "name,1,2,3", "time,400,401", ",0", "a,1.5,2.5", "10,8,6"]
+    "names", ["2020,2021,2022", "400.0,400.5,401.0,401.5,402.0", ",0,1,2", "name,1,2,3", "time,400,401", ",0", "10,8,6"]
 )
 def test_names_may_be_numbers(tmp_path: Path, names: str) -> None:
     rows = [",".join(str((i * j) % 7 + 0.5) for j in range(1, names.count(",") + 2)) for i in range(20)]
@@ -180,13 +185,15 @@ def test_few_rows_of_text_and_numbers_are_rows(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(st.sampled_from('ab1.,;#"\t\n =-é'), max_size=12), max_size=12), st.booleans(), st.integers(0, 3))
-def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, lines: list[str], no_header: bool, skip: int) -> None:
+def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, lines: list[str], *, no_header: bool, skip: int) -> None:
     path = tmp_path_factory.mktemp("any") / "x.csv"
     path.write_text("\n".join(["x", *lines]), encoding="utf-8")
+    said = ""
     try:
         open_source([str(path)], Reading(no_header=no_header, skip_rows=skip)).read_table()
     except DataError as error:
-        assert "\n" not in str(error)
+        said = str(error)
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from vae_anomaly.detector.card import Card
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 from vae_anomaly.fitting.checkpointing import NoCheckpoint, Progress, Stage, TrainingCheckpoint
-from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions
+from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions, with_doubts
 from vae_anomaly.fitting.held_out import FitRecord, cross_fit_scores
 from vae_anomaly.fitting.robust import exemplar_limit, first_pass_scores, first_pass_split, robust_note, trim_rows
 from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_networks, split_rows
@@ -92,7 +92,7 @@ def fit_rows(
         config=config,
         ensemble=ensemble,
         threshold=threshold,
-        quality=column_quality(ensemble, batch, schema, learned.networks.validation),
+        quality=with_doubts(column_quality(ensemble, batch, schema, learned.networks.validation), schema, table, config.data, time),
         card=_card(split, config, learned.history, ensemble.constants, schema),
         usual=usual_contributions(ensemble, batch, split, learned.networks.held_out_fold),
         blocks=calibration_stability(ensemble, batch, split, threshold, time),
@@ -142,6 +142,7 @@ def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage:
         unseen=unseen,
         prior=config.model.prior,
         likelihood=config.model.likelihood,
+        always=_never_missing(batch, networks),
     )
     ensemble = with_learned_weights(ensemble, read, exemplar_rows, len(config.model.views), generator)
     return TrainedEnsemble(ensemble=ensemble, networks=networks, exemplar_rows=exemplar_rows, history=history)
@@ -191,6 +192,21 @@ def _constant(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     first = seen.to(torch.uint8).argmax(0)
     value = flat.gather(0, first.unsqueeze(0)).squeeze(0)
     return ((flat == value) | ~seen).all(0), value
+
+
+def _never_missing(batch: Batch, networks: NetworkAssignment) -> Tensor:
+    """Return for each network the columns without a missing cell in its training rows and exemplars, bool ``[g, d]``.
+
+    Rows that calibrate do not count, as for levels, so that the cost of silence does not depend on them.
+    """
+    complete: dict[int, Tensor] = {}
+
+    def columns(rows: Tensor) -> Tensor:
+        if id(rows) not in complete:  # networks share their rows
+            complete[id(rows)] = batch.observed[rows].flatten(0, 1).all(0)
+        return complete[id(rows)]
+
+    return torch.stack([columns(rows) & columns(more) for rows, more in zip(networks.rows, networks.exemplars, strict=True)])
 
 
 def _layout(schema: Schema, numeric: Tensor, codes: Tensor, rows: int) -> Layout:

@@ -1,8 +1,8 @@
 """Inference of the kind of one column from its type and values: numeric, boolean, category, or dropped with a reason.
 
 Floats are numeric; integers too, unless their values are exactly 0 and 1; text is a category; the type bool and 0/1, t/f, y/n, yes/no and
-true/false in any case are boolean. Dropped: timestamps, empty and nested columns, free text, numbers mixed with text, and likely ids
-(distinct text, or strictly monotonic integers; never floats).
+true/false in any case are boolean. What is no measurement by name and values is in ``roles``. Dropped besides: timestamps, empty and
+nested columns, free text, numbers mixed with text, and likely ids (distinct text, or strictly monotonic integers; never floats).
 """
 
 from dataclasses import dataclass
@@ -40,10 +40,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A column that is not a model input; ``reason`` continues the text 'left out: '."""
+    """A column that is not a model input; ``reason`` continues the text 'left out: '. ``time``: ``--time-column`` can name it."""
 
     name: str
     reason: str
+    time: bool = False
 
 
 def infer_column(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
@@ -69,7 +70,7 @@ def _temporal(name: str, values: pa.ChunkedArray, *, included: bool) -> Column |
     if included and not pa.types.is_interval(values.type):  # months have no fixed length
         return Column(name=name, kind="numeric", nullable=values.null_count > 0, temporal=True)
     clock = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
-    return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})")
+    return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})", time=clock)
 
 
 def _number(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:

@@ -148,6 +148,10 @@ class Records:
         """Whether a record is wide enough for a header, and has names."""
         return not self.is_preamble(i) and self.has_names(i)
 
+    def is_full(self, i: int) -> bool:
+        """Whether a record has names for all columns, except an index."""
+        return self.has_names(i) and len(self.lines[i].cells) == self.width and bool(self.lines[i].cells[-1].strip())
+
     def has_names(self, i: int) -> bool:
         """Whether a record has a text of its own in every cell; the first one may be empty, as of an index, and the last ones."""
         cells = [cell.strip() for cell in self.lines[i].cells]
@@ -305,7 +309,7 @@ def _without_names(records: Records, end: int, path: str) -> Heading:
     """Return numbered names for a file that has none. Raises DataError if there are names all the same, or rows are to be skipped."""
     if end > 0 and records.first_data() is not None and records.kind(0) in {"text", "other"}:
         last = records.lines[end - 1]
-        do = f"give --header-row {last.number}" if records.has_names(end - 1) else f"give --skip-rows {last.number}"
+        do = f"give --header-row {last.number}" if records.is_full(end - 1) else f"give --skip-rows {last.number}"
         raise DataError(f"{path} line {last.number:,} holds no data like the rows below it ({_shown(last.cells)}): with --no-header, {do}.")
     names = tuple(f"column_{i + 1}" for i in range(records.width))
     return Heading(names=names, head=Head(lines=records.lines[0].number - 1, records=0))
@@ -369,7 +373,7 @@ def _no_sure_header(records: Records, end: int, path: str) -> DataError:
 def _texts_below(records: Records, at: int, end: int, path: str) -> DataError:
     rows, line = end - at - 1, records.lines[end - 1]
     which = f"row 1 (line {line.number:,}) holds" if rows == 1 else f"rows 1 to {rows} (up to line {line.number:,}) hold"
-    named = f", or --header-row {line.number} if line {line.number} has the column names" if records.has_names(end - 1) else ""
+    named = f", or --header-row {line.number} if line {line.number} has the column names" if records.is_full(end - 1) else ""
     return DataError(
         f"{path} {which} text where the rows below have numbers: {_shown(line.cells)}. "
         f"Give --skip-rows {rows} if it is units or types{named}."

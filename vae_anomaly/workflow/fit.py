@@ -19,6 +19,7 @@ from vae_anomaly.fitting.checkpointing import Progress
 from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.fitting.fit import fit_rows, with_group_thresholds
 from vae_anomaly.fitting.held_out import FitRecord
+from vae_anomaly.fitting.label_cautions import label_cautions
 from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size, split_by_label
 from vae_anomaly.jobs import fit_workdir, memory, signals
@@ -97,7 +98,11 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     config, output = request.config, request.output
     rows, rows_read = _read(job, rejects)
     rows_used = rows.normal.num_rows
-    notes = (*source.notes, *rejected_notes(rejects), *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed))
+    notes = (
+        *dict.fromkeys((*source.version_notes, *source.notes)),
+        *rejected_notes(rejects),
+        *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed),
+    )
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows_used)
     _logger.info("read %s normal rows of %s columns from %s files", rows_used, len(schema.columns), len(source.files))
@@ -105,7 +110,7 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     with start_run(tracking, job=job.checkpoint.job) as run:
         job.checkpoint.run_open = True
         run.log_config(config)
-        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows_used)
+        run.log_dataset(source.paths, digest=source.digest(), rows=rows_used, versions=source.versions)
         outcome = fit_resume.outcome(job.checkpoint) or _train(rows, schema, job, began, notes)
         model = publish.publish_fit(run, outcome, job.checkpoint, job.logged, output=output, overwrite=request.overwrite)
     return _result(rows, rows_read, outcome, model, job.checkpoint.resumed_steps)
@@ -126,13 +131,16 @@ def _read(job: FitJob, rejects: Rejects) -> tuple[LabelledRows, int]:
 def _train(rows: LabelledRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
     """Train, calibrate and evaluate; the outcome is stored in the work folder."""
     source, config = job.source, job.request.config
+    on_labels = label_cautions(rows.normal, schema, config.data)
+    for caution in on_labels:
+        _logger.warning("%s", caution)
     with located(source.readers, rows.anomalous_numbers):
         _check_cells(rows.anomalous, schema)
     with located(source.readers, rows.normal_numbers):
         record = _fitted(rows.normal, schema, job)
     suspicious = suspicious_rows(record, rows.normal, rows.normal_numbers, config.data.id_columns)
     seconds = time.monotonic() - began
-    detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes)
+    detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes, cautions=on_labels)
     outcome = Outcome(detector=detector, quality=_quality(detector, record.split, rows), suspicious=suspicious)
     return fit_resume.keep_outcome(job.checkpoint, outcome)
 
@@ -144,7 +152,7 @@ def _check_cells(anomalous: pa.Table, schema: Schema) -> None:
 
 
 def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> FitRecord:
-    order = time_order(table[schema.time], schema.time) if schema.time else None
+    order = time_order(table[schema.time], schema.time, job.request.config.data.time_format) if schema.time else None
     group = group_codes(table[schema.group], schema.group) if schema.group else None
 
     def on_progress(progress: Progress) -> None:
