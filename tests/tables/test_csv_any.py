@@ -16,7 +16,8 @@ from vae_anomaly.choices import OnError
 from vae_anomaly.config import DataConfig, Reading
 from vae_anomaly.schema.schema import infer_schema
 from vae_anomaly.tables import csv_records
-from vae_anomaly.tables.csv import MISSING_TEXT, DelimitedTable
+from vae_anomaly.schema.parsing import MISSING_TEXT
+from vae_anomaly.tables.csv import DelimitedTable
 from vae_anomaly.tables.csv_dialect import Dialect
 from vae_anomaly.tables.csv_rejects import Rejected
 from vae_anomaly.tables.files import find_files

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+# Texts that mean a missing cell unless the user turns them off. 'None' and 'n/a' are text: they are levels in many tables.
+MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
+
 # Spellings in pairs, false and true at the same index; compared in lower case.
 FALSE = ("0", "0.0", "false", "f", "no", "n")
 TRUE = ("1", "1.0", "true", "t", "yes", "y")

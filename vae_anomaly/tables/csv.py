@@ -16,7 +16,7 @@ from pyarrow import csv as pacsv
 
 from vae_anomaly.errors import DataError
 from vae_anomaly.messages import one_line
-from vae_anomaly.schema.parsing import TIME_FORMATS, mask_tokens, not_numbers, numbers
+from vae_anomaly.schema.parsing import MISSING_TEXT, TIME_FORMATS, mask_tokens, not_numbers, numbers
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import COMPRESSED
 from vae_anomaly.tables.csv_dialect import COMMA_NUMBER, MAX_RECORD_BYTES, Dialect, open_text
@@ -44,8 +44,6 @@ _HEX = r"^\s*0[xX]"
 _RECORD_OVERHEAD = 41
 # Factor on the estimated number of rows: text may be that much shorter below than at the beginning.
 _SHORTER_ROWS = 2.0
-
-MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
