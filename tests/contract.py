@@ -5,6 +5,7 @@ somebody else's, can be held against them. Equality means the same bits; ``tests
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -105,14 +106,15 @@ def check_columns_may_come_in_any_order(detector: Detector, rows: pa.Table) -> N
     assert whole.equals(_table(detector, rows.append_column("another", pa.array(["x"] * rows.num_rows))))
 
 
-def check_missing_cell_adds_nothing(detector: Detector, rows: pa.Table) -> None:
-    """A missing cell contributes 0, and null, NaN and whatever lies under the mask are all the same."""
+def check_missing_cell_costs_only_where_the_fit_had_none(detector: Detector, rows: pa.Table) -> None:
+    """A missing cell costs as an unseen level does if the fit had none there, else 0; null, NaN and whatever lies below are the same."""
     batch = encoded(detector.schema, rows)
     explanation = explain_rows(detector.ensemble, batch)
     missing = ~batch.observed[:, -1]
     assert bool(missing.any()), "the rows have no missing cell to try"
     scored = batch.observed.flatten(1).any(1, keepdim=True) & missing
-    assert explanation.contribution[scored].abs().max() == 0.0
+    expected = missing * silence(detector)
+    torch.testing.assert_close(explanation.contribution[scored], expected[scored], rtol=EXACT, atol=0.0)
     under = Batch(
         numeric=torch.where(batch.observed[..., : batch.numeric.shape[-1]], batch.numeric, 1e6),
         codes=torch.where(batch.observed[..., batch.numeric.shape[-1] :], batch.codes, 1),
@@ -196,7 +198,14 @@ def _defined(detector: Detector, batch: Batch) -> Tensor:
     noise = e.noise.double().view(-1, 1, 1)
     cells_cost = cell_nll(e.layout, out, wide, sigma=noise, unseen=e.unseen, likelihood=e.likelihood).sum(-1)
     cost = cells_cost + e.beta.unsqueeze(1) * _kl(detector, mu, logvar)
-    return (cost * e.weight.unsqueeze(1)).sum(0) + e.constants.cost(batch).sum(-1)
+    return (cost * e.weight.unsqueeze(1)).sum(0) + e.constants.cost(batch).sum(-1) + (~batch.observed[:, -1] * silence(detector)).sum(-1)
+
+
+def silence(detector: Detector) -> Tensor:
+    """Return what a missing cell of each column costs, ``[d]``: weight · log n of n training rows where the fit had none, else nothing."""
+    quality = {q.name: q for q in detector.quality}
+    never = torch.tensor([quality[c.name].missing == 0.0 for c in model_order(detector.schema)])
+    return never.double() * float(detector.ensemble.weight.sum()) * math.log(detector.card.training_rows)
 
 
 def _kl(detector: Detector, mu: Tensor, logvar: Tensor) -> Tensor:

@@ -72,13 +72,28 @@ def test_none_is_found_where_no_change_helps() -> None:
     assert len(change.columns) >= 1  # what lowered it most is still told
 
 
-def test_a_missing_cell_is_never_changed() -> None:
+def test_a_missing_cell_is_changed_only_where_it_costs_something() -> None:
     detector, rows = _odd()
     row = _row(tiny.HOLES, rows)
     change = find_counterfactual(detector.ensemble, row, 0.0)
     holes = {j for j in range(row.observed.shape[-1]) if not bool(row.observed[0, 0, j])}
-    assert holes
-    assert not holes & set(change.columns)
+    rated = [c.name for c in model_order(detector.schema)].index("rated")
+    assert len(holes) > 1
+    assert holes & set(change.columns) == {rated}  # the others were missing now and then in the fit
+
+
+def test_a_sensor_that_went_silent_is_given_its_expected_value() -> None:
+    detector, rows = _odd()
+    row = _row(0, rows)
+    crew = [c.name for c in model_order(detector.schema)].index("crew")
+    silent = Batch(numeric=row.numeric, codes=row.codes.clone(), observed=row.observed.clone())
+    silent.observed[0, 0, crew] = False
+    limit = float(detector.scores(silent).total[0]) - 1.0
+    change = find_counterfactual(detector.ensemble, silent, limit)
+    assert (change.reached, change.columns) == (True, (crew,))
+    assert bool(change.row.observed[0, 0, crew])
+    assert not bool(silent.observed[0, 0, crew])
+    assert float(detector.scores(change.row).total[0]) == change.score <= limit
 
 
 def test_changes_that_later_ones_make_unnecessary_are_reverted() -> None:

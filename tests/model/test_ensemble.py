@@ -1,3 +1,4 @@
+import math
 import threading
 from dataclasses import replace
 from functools import cache
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests import tiny
+from tests.contract import silence
 from tests.tiny import Case
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConfig
 from vae_anomaly.detector.detector import Detector
@@ -112,9 +114,41 @@ def test_the_score_is_the_weighted_sum_over_networks_and_the_cost_of_changed_con
     constants = e.constants.cost(batch).sum(1)
     assert float(constants.sum()) == 2 * e.constants.penalty
     expected = sum(float(e.weight[g]) * nll[g].sum(-1) for g in range(len(e.weight))) + constants
+    expected = expected + (~batch.observed[:, 0] * silence(detector)).sum(1)
     torch.testing.assert_close(scores.reconstruction[there], expected[there], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(scores.kl[there], (e.weight.unsqueeze(1) * kl).sum(0)[there], rtol=1e-5, atol=1e-5)
     assert scores.total.dtype == torch.float64
+
+
+def test_a_missing_cell_costs_as_a_level_that_was_never_met_where_no_cell_was_missing() -> None:
+    detector = tiny.detector(MIXED)
+    e, rows = detector.ensemble, tiny.normal_rows("mixed").slice(0, 40)
+    before = score_rows(e, tiny.encoded(detector.schema, rows)).total
+    crew = rows.column_names.index("crew")  # no column depends on it, so that its own cell costs next to nothing
+    unseen = score_rows(e, tiny.encoded(detector.schema, rows.set_column(crew, "crew", pa.array(["z"] * 40)))).total - before
+    missing = score_rows(e, tiny.encoded(detector.schema, rows.set_column(crew, "crew", pa.nulls(40, pa.string())))).total - before
+    cost = float(e.weight.sum()) * math.log(detector.card.training_rows)
+    assert float(missing.median()) == pytest.approx(cost, rel=0.3)
+    assert float(unseen.median()) == pytest.approx(float(missing.median()), rel=0.5)
+
+
+def test_missing_cells_cost_nothing_to_a_model_that_was_fitted_before_they_did() -> None:
+    detector = tiny.detector(MIXED)
+    e, batch = detector.ensemble, tiny.encoded(detector.schema, tiny.odd_rows("mixed"))
+    now, before = score_rows(e, batch).reconstruction, score_rows(replace(e, always=None), batch).reconstruction
+    changed = (now != before) & ~now.isnan()
+    assert changed.nonzero().flatten().tolist() == [tiny.HOLES]
+
+
+def test_networks_that_met_a_missing_cell_do_not_count_it_as_silence() -> None:
+    detector = tiny.detector(MIXED)
+    e, batch = detector.ensemble, tiny.encoded(detector.schema, tiny.odd_rows("mixed"))
+    assert e.always is not None
+    some = e.always.clone()
+    some[1:] = False
+    row = batch.rows(slice(tiny.HOLES, tiny.HOLES + 1))
+    cost = replace(e, always=some).cell_cost(row).sum()
+    assert float(cost) == pytest.approx(float(e.weight[0]) * math.log(detector.card.training_rows))
 
 
 def test_the_score_of_networks_taken_out_adds_up_to_the_whole() -> None:

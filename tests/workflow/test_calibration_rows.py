@@ -119,6 +119,10 @@ def test_groups_stay_unless_the_request_says_otherwise(tiny_detector: Detector, 
     ("options", "text"),
     [
         ({"label_column": "fault"}, "--label-column names a column that is not in the data: 'fault'"),
+        (
+            {"label_column": "flow"},
+            "the label column 'flow' is an input of this model, which would be judged by what it was told.",
+        ),
         ({"group_by": "units"}, "--group-by names a column that is not in the data: 'units'"),
         ({"maximize": "f1"}, "--maximize needs labels, to measure the recall of a threshold. Name their column with --label-column."),
         ({"anomaly_rate": 0.1}, "--anomaly-rate is for --maximize and --cost-miss; neither is given."),

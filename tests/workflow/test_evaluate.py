@@ -151,6 +151,12 @@ def test_labels_must_be_named_present_and_of_both_classes(request_: EvaluateRequ
     assert str(absent.value).startswith(
         "--label-column names a column that is not in the data: 'faults' (did you mean 'fault'?). Available columns: 'flow', "
     )
+    with pytest.raises(ConfigError) as learned:
+        evaluate_files(replace(request_, label_column="flow"))
+    assert str(learned.value) == (
+        "the label column 'flow' is an input of this model, which would be judged by what it was told. "
+        "Fit again with --label-column flow or --exclude flow."
+    )
     pq.write_table(table.slice(0, NORMAL), tmp_path / "normal.parquet")
     with pytest.raises(DataError, match="no row is anomalous: column 'fault'"):
         evaluate_files(replace(request_, data=(str(tmp_path / "normal.parquet"),)))

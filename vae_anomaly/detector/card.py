@@ -31,6 +31,7 @@ class ColumnQuality:
 class Card:
     """Provenance of a detector. Fields with a default are filled in by the workflow, since a fit knows neither clock nor files.
 
+    ``cautions`` are those on the table of the fit; those on the model are computed from it (``fitting.diagnostics``).
     ``calibrated`` (ISO 8601), ``calibration_source`` and ``calibration_digest`` describe a later calibration; empty if there was none.
     """
 
@@ -49,6 +50,7 @@ class Card:
     calibrated: str = ""
     calibration_source: tuple[str, ...] = ()
     calibration_digest: str = ""
+    cautions: tuple[str, ...] = ()
 
 
 # Stretches of the calibration rows at most.

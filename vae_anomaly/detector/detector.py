@@ -76,6 +76,7 @@ class Detector:
         tensors |= {f"exemplars.{name}": getattr(e.exemplars, name) for name in Exemplars.__slots__}
         tensors |= {f"constants.{name}": getattr(e.constants, name) for name in ("numeric", "value", "code", "level")}
         tensors |= {"weight": e.weight, "beta": e.beta, "noise": e.noise, "numeric": e.numeric, "codes": e.codes}
+        tensors |= {"always": e.always} if e.always is not None else {}
         tensors |= threshold_tensors(self.threshold)
         if self.usual is not None:
             tensors |= {f"usual.{name}": getattr(self.usual, name) for name in Usual.__slots__}
@@ -125,6 +126,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         unseen=float(values["unseen"]),
         prior=_prior(values["prior"]),
         likelihood=config.model.likelihood,
+        always=tensors.get("always"),
     )
     check_ensemble(ensemble, schema)
     return Detector(
@@ -214,6 +216,9 @@ def check_ensemble(ensemble: Ensemble, schema: Schema) -> None:
     """Raise ValueError for a tensor of another shape or type, a value that is not finite, or an index out of range."""
     for name, expected in _expected_tensors(ensemble).items():
         _check(name, expected)
+    if ensemble.always is not None:
+        shape = (len(ensemble.weight), len(schema.columns))
+        _check("always", _Expected(tensor=ensemble.always, shape=shape, dtype=torch.bool))
     for name, tensor in ensemble.vae.state_dict().items():
         _check(f"vae.{name}", _Expected(tensor=tensor, shape=tuple(tensor.shape), dtype=F32))
     used = ensemble.exemplars.log_weight

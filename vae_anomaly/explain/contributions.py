@@ -80,7 +80,7 @@ def explain_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Expla
         cost, total_kl = _join(list(terms), len(batch))
         shares = pool.map(torch.no_grad()(_share_and_expect), repeat(ensemble), blocks_of(batch, EXPLAIN_BLOCK_ROWS))
         share, number, level, probability = _join(list(shares), len(batch))
-    reconstruction, kl = ensemble.constants.cost(batch), torch.zeros(len(batch), d_num + d_cat, dtype=torch.float64)
+    reconstruction, kl = ensemble.cell_cost(batch), torch.zeros(len(batch), d_num + d_cat, dtype=torch.float64)
     reconstruction[:, modelled] += cost
     kl[:, modelled] = share * total_kl.unsqueeze(-1)
     return Explanation(reconstruction=reconstruction, kl=kl, number=number, level=level, probability=probability)

@@ -1,8 +1,8 @@
 """Counterfactual explanations: a small change of a flagged row that brings its score to a limit.
 
 Greedy search for few columns: in each step the column is changed whose replacement by its expected value, given the other cells, lowers
-the score most. Changes that became unnecessary are reverted, and the last changed column, if numeric, is moved back as far as the limit
-allows. A counterfactual describes the model, not causes.
+the score most; a missing cell that costs something may get that value too. Changes that became unnecessary are reverted, and the last
+changed column, if numeric, is moved back as far as the limit allows. A counterfactual describes the model, not causes.
 """
 
 import math
@@ -52,7 +52,7 @@ def find_counterfactual(ensemble: Ensemble, row: Batch, limit: float) -> Counter
     if score > limit:
         return Counterfactual(row=now, columns=tuple(changed), score=score, reached=False)
     now, changed = _without_unnecessary(ensemble, row, now, changed, limit)
-    if changed and changed[-1] < row.numeric.shape[-1]:
+    if changed and changed[-1] < row.numeric.shape[-1] and bool(row.observed[0, -1, changed[-1]]):
         now = _with_smaller_change(ensemble, row, now, changed[-1], limit)
     return Counterfactual(row=now, columns=tuple(changed), score=_score(ensemble, now), reached=True)
 
@@ -65,14 +65,22 @@ def _replacement_trials(ensemble: Ensemble, row: Batch, done: list[int]) -> tupl
     """Return one trial row per column that may still change, with its expected value there, and the indices of these columns."""
     explanation = explain_rows(ensemble, row)
     order = explanation.contribution[0].argsort(descending=True, stable=True).tolist()
-    tried = [j for j in order if j not in done and bool(row.observed[0, -1, j]) and _differs(row, explanation, j)][:CANDIDATES_PER_STEP]
+    silent = _costs_by_silence(ensemble, row)
+    tried = [j for j in order if j not in done and (silent[j] or _differs(row, explanation, j))][:CANDIDATES_PER_STEP]
     trials, d_num = _copies(row, len(tried)), row.numeric.shape[-1]
     for i, j in enumerate(tried):
+        trials.observed[i, -1, j] = True
         if j < d_num:
             trials.numeric[i, -1, j] = _expected(explanation, j)
         else:
             trials.codes[i, -1, j - d_num] = explanation.level[0, j - d_num]
     return trials, tried
+
+
+def _costs_by_silence(ensemble: Ensemble, row: Batch) -> list[bool]:
+    """Return for each column whether its cell is missing and this costs something."""
+    missing = ~row.observed[0, -1]
+    return (missing & (ensemble.cell_cost(row)[0] > 0)).tolist()
 
 
 def _expected(explanation: Explanation, j: int) -> float:
@@ -81,6 +89,8 @@ def _expected(explanation: Explanation, j: int) -> float:
 
 
 def _differs(row: Batch, explanation: Explanation, j: int) -> bool:
+    if not bool(row.observed[0, -1, j]):
+        return False
     d_num = row.numeric.shape[-1]
     if j < d_num:
         return bool(row.numeric[0, -1, j] != _expected(explanation, j))
@@ -103,12 +113,13 @@ def _without_unnecessary(ensemble: Ensemble, row: Batch, now: Batch, changed: li
 
 
 def _with_cell(row: Batch, j: int, other: Batch) -> Batch:
-    numeric, codes, d_num = row.numeric.clone(), row.codes.clone(), row.numeric.shape[-1]
+    numeric, codes, observed, d_num = row.numeric.clone(), row.codes.clone(), row.observed.clone(), row.numeric.shape[-1]
+    observed[..., j] = other.observed[..., j]
     if j < d_num:
         numeric[..., j] = other.numeric[..., j]
     else:
         codes[..., j - d_num] = other.codes[..., j - d_num]
-    return Batch(numeric=numeric, codes=codes, observed=row.observed)
+    return Batch(numeric=numeric, codes=codes, observed=observed)
 
 
 def _with_smaller_change(ensemble: Ensemble, row: Batch, now: Batch, j: int, limit: float) -> Batch:

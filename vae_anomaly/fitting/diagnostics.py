@@ -102,8 +102,8 @@ UNEVEN = 0.001
 
 
 def cautions(detector: Detector) -> tuple[str, ...]:
-    """Return the known weaknesses of a model, one sentence each, the most serious first."""
-    texts = (_collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
+    """Return the known weaknesses of a model and of the table of its fit, one sentence each, the most serious first."""
+    texts = (*detector.card.cautions, _collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
     return tuple(text for text in texts if text)
 
 

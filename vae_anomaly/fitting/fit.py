@@ -144,6 +144,7 @@ def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage:
         unseen=unseen,
         prior=config.model.prior,
         likelihood=config.model.likelihood,
+        always=_never_missing(batch, networks),
     )
     ensemble = with_learned_weights(ensemble, read, exemplar_rows, len(config.model.views), generator)
     return TrainedEnsemble(ensemble=ensemble, networks=networks, exemplar_rows=exemplar_rows, history=history)
@@ -193,6 +194,21 @@ def _constant(values: Tensor, observed: Tensor, equal: Callable[[Tensor, Tensor]
     first = seen.to(torch.uint8).argmax(0)
     value = flat.gather(0, first.unsqueeze(0)).squeeze(0)
     return (equal(flat, value) | ~seen).all(0), value
+
+
+def _never_missing(batch: Batch, networks: NetworkAssignment) -> Tensor:
+    """Return for each network the columns without a missing cell in its training rows and exemplars, bool ``[g, d]``.
+
+    Rows that calibrate do not count, as for levels, so that the cost of silence does not depend on them.
+    """
+    complete: dict[int, Tensor] = {}
+
+    def columns(rows: Tensor) -> Tensor:
+        if id(rows) not in complete:  # networks share their rows
+            complete[id(rows)] = batch.observed[rows].flatten(0, 1).all(0)
+        return complete[id(rows)]
+
+    return torch.stack([columns(rows) & columns(more) for rows, more in zip(networks.rows, networks.exemplars, strict=True)])
 
 
 def _layout(schema: Schema, numeric: Tensor, codes: Tensor, rows: int) -> Layout:

@@ -23,7 +23,7 @@ from vae_anomaly.model.constants import NEAREST, is_unchanged
 from vae_anomaly.model.imputation import CellBank, cell_bank, fill_missing
 from vae_anomaly.model.prior import Exemplars, PriorProduct, kl_to_prior, prior_product
 from vae_anomaly.model.scaling import Views, to_cells
-from vae_anomaly.model.vae import Cells, Layout, Vae, cell_nll, gaussian_kl
+from vae_anomaly.model.vae import Cells, Layout, Vae, cell_nll, gaussian_kl, unseen_cost
 from vae_anomaly.schema.encoding import Batch
 
 # Rows of a block: large enough for full speed of the matrix products, small enough that a single row is cheap and that the costs
@@ -81,7 +81,8 @@ class Ensemble:
     ``weight`` float64 ``[g]``: w_v / members, so that the score is a plain weighted sum over networks. ``beta`` float64 ``[g]``: weight
     of the KL relative to the reconstruction, ≤ 1. ``noise`` float32 ``[g]``: decoder scale of numbers, in units of the view.
     ``numeric`` and ``codes`` int64: indices of the columns that the networks read; all others are ``constants``. ``unseen``:
-    probability of a level that was never met.
+    probability of a level, or of a missing cell, that was never met. ``always`` bool ``[g, d]``: columns without a missing cell in the rows
+    that the network learned from; None: fitted by a version to which missing cells cost nothing.
     """
 
     layout: Layout
@@ -97,6 +98,7 @@ class Ensemble:
     unseen: float
     prior: Prior
     likelihood: Likelihood
+    always: Tensor | None = None
 
     @cached_property
     def prior_product(self) -> PriorProduct:
@@ -121,7 +123,19 @@ class Ensemble:
             weight=self.weight[index],
             beta=self.beta[index],
             noise=self.noise[index],
+            always=None if self.always is None else self.always[index],
         )
+
+    def cell_cost(self, batch: Batch) -> Tensor:
+        """Return what cells cost beside the networks, weighted nats, float64 ``[n, d]``: changed constants, and silence.
+
+        A missing cell of a column that ``always`` had values costs as a level that was never met, for every network that met none.
+        """
+        cost = self.constants.cost(batch)
+        if self.always is None or batch.complete:
+            return cost
+        silence = (self.weight.unsqueeze(-1) * self.always).sum(0) * unseen_cost(self.unseen)
+        return cost + (~batch.observed).any(1) * silence
 
     def select_columns(self, batch: Batch) -> Batch:
         """Return the columns of a batch that the networks read."""
@@ -161,7 +175,7 @@ def _score_block(ensemble: Ensemble, batch: Batch, own: Tensor | None = None) ->
     nll, kl = net_terms(ensemble, ensemble.cells(batch), own)
     weight = ensemble.weight.unsqueeze(-1)
     scores = Scores(
-        reconstruction=(nll.sum(-1) * weight).sum(0) + ensemble.constants.cost(batch).sum(-1),
+        reconstruction=(nll.sum(-1) * weight).sum(0) + ensemble.cell_cost(batch).sum(-1),
         kl=(kl * weight).sum(0),
     )
     if batch.complete:

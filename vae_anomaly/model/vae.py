@@ -231,7 +231,7 @@ def _boolean_nll(logit: Tensor, target: Tensor, unseen: float) -> Tensor:
     sign = target.to(logit.dtype) * 2.0 - 1.0
     best = functional.logsigmoid(logit.abs())
     seen = best - functional.logsigmoid(sign * logit)
-    return torch.where(target > 1, best + _unseen_cost(unseen), seen)
+    return torch.where(target > 1, best + unseen_cost(unseen), seen)
 
 
 def _category_nll(logits: Tensor, target: Tensor, unseen: float) -> Tensor:
@@ -239,10 +239,11 @@ def _category_nll(logits: Tensor, target: Tensor, unseen: float) -> Tensor:
     best = log_p.max(-1).values
     levels = logits.shape[-1]
     seen = best - log_p.gather(-1, target.clamp_max(levels - 1).unsqueeze(-1)).squeeze(-1)
-    return torch.where(target >= levels, best + _unseen_cost(unseen), seen)
+    return torch.where(target >= levels, best + unseen_cost(unseen), seen)
 
 
-def _unseen_cost(unseen: float) -> float:
+def unseen_cost(unseen: float) -> float:
+    """Return the nats log((1 − unseen) / unseen) by which a value of probability ``unseen`` costs more than the most likely one."""
     return float(torch.tensor((1.0 - unseen) / unseen, dtype=torch.float64).log())
 
 

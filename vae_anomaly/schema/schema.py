@@ -6,6 +6,7 @@ Columns are matched by name. The rules for the kind of a column are in ``inferen
 import hashlib
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from vae_anomaly.errors import BadCell, ConfigError, DamagedArtifact, DataError,
 from vae_anomaly.messages import NAMES_SHOWN, absent_text, listed
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.inference import Column, Dropped, infer_column
+from vae_anomaly.schema.label_names import LOOKS_LIKE_LABEL, likely_label
 from vae_anomaly.strict_json import parsed
 
 
@@ -91,7 +93,7 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
         raise DataError("the table has no rows; a fit needs normal rows to learn from.")
     excluded = excluded_columns(data)
     columns = [
-        Dropped(name=name, reason=excluded[name]) if name in excluded else infer_column(name, table[name], included=name in data.include)
+        Dropped(name=name, reason=excluded[name]) if name in excluded else _judged(name, table[name], included=name in data.include)
         for name in table.column_names
     ]
     schema = Schema(
@@ -105,6 +107,15 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
         reasons = "; ".join(f"{d.name!r}: {d.reason}" for d in schema.dropped[:NAMES_SHOWN])
         raise DataError(f"no column is left to learn from ({reasons}). Bring columns back with --include.")
     return schema
+
+
+def _judged(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
+    """Infer the kind of one column, and leave it out if it looks like a label and is not ``included``."""
+    column = infer_column(name, values, included=included)
+    label = None if included or isinstance(column, Dropped) else likely_label(name, values)
+    if label is None or not label.certain:
+        return column
+    return Dropped(name=name, reason=f"{LOOKS_LIKE_LABEL} ({label.words}); keep it with --include {shlex.quote(name)}")
 
 
 def check_duplicates(names: Sequence[str], where: str) -> None:

@@ -18,7 +18,7 @@ from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_row
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
 from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.source import Source
-from vae_anomaly.workflow.models import cores, encoded_chunks, is_training_data
+from vae_anomaly.workflow.models import cores, encoded_chunks, is_training_data, refuse_learned_label
 from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.score_counts import left_out
 
@@ -92,6 +92,8 @@ def calibration_columns(request: CalibrateRequest, detector: Detector, source: S
     ):
         if name and name not in source.names:
             raise ConfigError(f"{option} names a column that is not in the data: {absent_text([name], source.names)}")
+    if label is not None:
+        refuse_learned_label(detector, label)
     needs_labels = "--maximize" if request.maximize else "--cost-miss" if request.cost_miss is not None else None
     if needs_labels and label is None:
         raise ConfigError(f"{needs_labels} needs labels, to measure the recall of a threshold. Name their column with --label-column.")

@@ -29,7 +29,7 @@ from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.tracking.runs import Run, start_run
-from vae_anomaly.workflow.models import LoadedModel, cores, encoded_chunks, is_training_data, open_data, open_model
+from vae_anomaly.workflow.models import LoadedModel, cores, encoded_chunks, is_training_data, open_data, open_model, refuse_learned_label
 from vae_anomaly.workflow.report import check_report_path, log_report, title_of, write_report
 from vae_anomaly.workflow.requests import EvaluateRequest
 from vae_anomaly.workflow.results import EvaluateResult
@@ -72,6 +72,7 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
     column = request.label_column or data.label_column
     if column is None:
         raise ConfigError("which column holds the labels? Name it with --label-column.")
+    refuse_learned_label(detector, column)
     normal_labels = request.normal_labels or data.normal_labels
     source, rejects = open_data(detector, request.data, request), Rejects()
     if column not in source.names:

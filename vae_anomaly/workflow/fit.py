@@ -19,6 +19,7 @@ from vae_anomaly.fitting.checkpointing import Progress
 from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.fitting.fit import fit_rows, with_group_thresholds
 from vae_anomaly.fitting.held_out import FitRecord
+from vae_anomaly.fitting.label_cautions import label_cautions
 from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size, split_by_label
 from vae_anomaly.jobs import fit_workdir, memory, signals
@@ -126,13 +127,16 @@ def _read(job: FitJob, rejects: Rejects) -> tuple[LabelledRows, int]:
 def _train(rows: LabelledRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
     """Train, calibrate and evaluate; the outcome is stored in the work folder."""
     source, config = job.source, job.request.config
+    on_labels = label_cautions(rows.normal, schema, config.data)
+    for caution in on_labels:
+        _logger.warning("%s", caution)
     with located(source.readers, rows.anomalous_numbers):
         _check_cells(rows.anomalous, schema)
     with located(source.readers, rows.normal_numbers):
         record = _fitted(rows.normal, schema, job)
     suspicious = suspicious_rows(record, rows.normal, rows.normal_numbers, config.data.id_columns)
     seconds = time.monotonic() - began
-    detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes)
+    detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes, cautions=on_labels)
     outcome = Outcome(detector=detector, quality=_quality(detector, record.split, rows), suspicious=suspicious)
     return fit_resume.keep_outcome(job.checkpoint, outcome)
 

@@ -5,6 +5,7 @@ Nothing is written.
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from vae_anomaly import artifact
 from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.errors import ArtifactError
+from vae_anomaly.errors import ArtifactError, ConfigError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
-from vae_anomaly.messages import OnProgress
+from vae_anomaly.messages import OnProgress, quote
 from vae_anomaly.redaction import redacted
 from vae_anomaly.schema.encoding import Batch, encode
 from vae_anomaly.tables.csv_rejects import Rejects
@@ -111,6 +112,15 @@ def is_training_data(detector: Detector, source: Source) -> bool:
     """Whether a source has the files of the fit, or copies of them under other names. Raises DataError."""
     card = detector.card
     return source.digest() == card.data_digest or (card.contents_digest != "" and source.contents() == card.contents_digest)
+
+
+def refuse_learned_label(detector: Detector, column: str) -> None:
+    """Raise ConfigError for a label column that is an input of the model."""
+    if column in detector.schema.names:
+        raise ConfigError(
+            f"the label column {quote(column)} is an input of this model, which would be judged by what it was told. "
+            f"Fit again with --label-column {shlex.quote(column)} or --exclude {shlex.quote(column)}."
+        )
 
 
 def cores() -> int:

@@ -42,12 +42,15 @@ def check_model_folder(output: Path | None, checkpoint: Checkpoint, *, overwrite
         raise OutputError(f"{output} exists and holds no model, so it is not replaced. Name another folder with --output.")
 
 
-def with_provenance(detector: Detector, source: Source, contents: str, *, seconds: float, notes: tuple[str, ...]) -> Detector:
-    """Return the detector with date, duration, package versions and data of its fit in the model card."""
+def with_provenance(
+    detector: Detector, source: Source, contents: str, *, seconds: float, notes: tuple[str, ...], cautions: tuple[str, ...] = ()
+) -> Detector:
+    """Return the detector with date, duration, package versions, data and cautions of its fit in the model card."""
     versions = {"vae-anomaly": __version__, "python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}}
     card = replace(
         detector.card,
         notes=(*detector.card.notes, *notes),
+        cautions=(*detector.card.cautions, *cautions),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=seconds,
         versions=tuple(versions.items()),
