@@ -104,7 +104,7 @@ def test_kind(values: object, expected: str) -> None:
     ],
 )
 def test_reason_to_leave_a_column_out(values: object, reason: str) -> None:
-    assert judged(values) == Dropped(name="c", reason=reason)
+    assert judged(values) == Dropped(name="c", reason=reason, time=reason == "timestamp")
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,12 @@ def test_an_evaluation_on_the_training_rows_is_noted(request_: EvaluateRequest, 
     fitted = replace(tiny_detector, config=replace(tiny_detector.config, data=data))
     save_as_fitted_on(fitted, tmp_path / "labelled.parquet", tmp_path / "seen")
     result = evaluate_files(replace(request_, model=str(tmp_path / "seen"), label_column=None))
-    assert result.notes == ("the model was fitted on these very files: it has seen their normal rows, and the figures are too good",)
+    assert result.notes == (
+        (
+            "these are the rows that the model was fitted on: they score lower than new ones, so that alarms and p-values say little, and "
+            "the figures are too good"
+        ),
+    )
     assert result.quality.comparison is not None
     assert result.quality.comparison.peer_rows == NORMAL  # of the training rows those labelled normal
 

@@ -22,7 +22,7 @@ from vae_anomaly.detector.card import Card
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 from vae_anomaly.fitting.checkpointing import NoCheckpoint, Progress, Stage, TrainingCheckpoint
-from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions
+from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions, with_doubts
 from vae_anomaly.fitting.held_out import FitRecord, cross_fit_scores
 from vae_anomaly.fitting.robust import exemplar_limit, first_pass_scores, first_pass_split, robust_note, trim_rows
 from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_networks, split_rows
@@ -94,7 +94,7 @@ def fit_rows(
         config=config,
         ensemble=ensemble,
         threshold=threshold,
-        quality=column_quality(ensemble, batch, schema, learned.networks.validation),
+        quality=with_doubts(column_quality(ensemble, batch, schema, learned.networks.validation), schema, table, config.data, time),
         card=_card(split, config, learned.history, ensemble.constants, schema),
         usual=usual_contributions(ensemble, batch, split, learned.networks.held_out_fold),
         blocks=calibration_stability(ensemble, batch, split, threshold, time),

@@ -2,8 +2,9 @@
 
 Numbers are numeric, unless their values are exactly 0 and 1; text is a category, and so are a dictionary of integers and bytes that are
 text; the type bool and 0/1, t/f, y/n, yes/no and true/false in any case are boolean. The kind does not depend on how the values are
-written: 0 and 1 may be integers, floats, decimals or text. Dropped: timestamps, empty and nested columns, bytes, free text, numbers mixed
-with text, and likely ids (distinct text, or strictly monotonic whole numbers; never with decimals).
+written: 0 and 1 may be integers, floats, decimals or text. What is no measurement by name and values is in ``roles``. Dropped besides:
+timestamps, empty and nested columns, bytes, free text, numbers mixed with text, and likely ids (distinct text, or strictly monotonic
+whole numbers; never with decimals).
 """
 
 from dataclasses import dataclass
@@ -42,10 +43,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A column that is not a model input; ``reason`` continues the text 'left out: '."""
+    """A column that is not a model input; ``reason`` continues the text 'left out: '. ``time``: ``--time-column`` can name it."""
 
     name: str
     reason: str
+    time: bool = False
 
 
 def infer_column(name: str, values: pa.ChunkedArray, *, included: bool, default_missing: bool = True) -> Column | Dropped:
@@ -89,7 +91,7 @@ def _temporal(name: str, values: pa.ChunkedArray, *, included: bool) -> Column |
     if included and not pa.types.is_interval(values.type):  # months have no fixed length
         return Column(name=name, kind="numeric", nullable=values.null_count > 0, temporal=True)
     clock = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
-    return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})")
+    return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})", time=clock)
 
 
 def _number(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:

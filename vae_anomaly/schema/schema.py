@@ -94,10 +94,11 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
     if table.num_rows == 0:
         raise DataError("the table has no rows; a fit needs normal rows to learn from.")
     excluded = excluded_columns(data)
-    columns = [
-        Dropped(name=name, reason=excluded[name]) if name in excluded else _judged(name, table[name], data)
-        for name in table.column_names
-    ]
+    from vae_anomaly.schema.roles import roles_in  # noqa: PLC0415  # only a fit asks for it: a score enters fewer modules
+
+    free = [name for name in table.column_names if name not in excluded and name not in data.include]
+    left_out = {name: Dropped(name=name, reason=reason) for name, reason in excluded.items()} | roles_in(table, free)
+    columns = [left_out.get(name) or _judged(name, table[name], data) for name in table.column_names]
     schema = Schema(
         columns=tuple(c for c in columns if isinstance(c, Column)),
         dropped=tuple(c for c in columns if isinstance(c, Dropped)),

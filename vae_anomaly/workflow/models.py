@@ -20,9 +20,10 @@ from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, ConfigError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
-from vae_anomaly.messages import OnProgress, quote
+from vae_anomaly.messages import OnProgress, quote, shorten_list
 from vae_anomaly.redaction import redacted
 from vae_anomaly.schema.encoding import Batch, encode
+from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source, input_row_numbers, open_source
 from vae_anomaly.tracking import store
@@ -40,7 +41,7 @@ def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
     return InfoResult(
         model=loaded.name,
         created=card.created,
-        source=card.source,
+        source=card.data,
         rows=card.rows,
         training_rows=card.training_rows,
         seed=card.seed,
@@ -111,7 +112,30 @@ def open_model(model: str, *, uri: str | None = None) -> LoadedModel:
 def is_training_data(detector: Detector, source: Source) -> bool:
     """Whether a source has the files of the fit, or copies of them under other names. Raises DataError."""
     card = detector.card
-    return source.digest() == card.data_digest or (card.contents_digest != "" and source.contents() == card.contents_digest)
+    if source.digest() == card.data_digest:
+        return True
+    # The size first: of files in an object store, contents are a download.
+    return card.contents_digest != "" and card.data_bytes in {0, source.bytes} and source.contents() == card.contents_digest
+
+
+def seen_at_fit(detector: Detector, source: Source) -> tuple[str, ...]:
+    """Return the paths of the files that the fit has read; copies are known again if they are all files of the fit. Raises DataError."""
+    seen = known_files(detector, source.files)
+    return tuple(file.path for file in source.files) if len(seen) < len(source.files) and is_training_data(detector, source) else seen
+
+
+def known_files(detector: Detector, files: Sequence[Listed]) -> tuple[str, ...]:
+    """Return the paths of the files whose name, size and time are those of a file of the fit."""
+    known = set(detector.card.file_digests)
+    return tuple(file.path for file in files if file.digest in known)
+
+
+def rows_of_fit(seen: Sequence[str], files: int) -> str:
+    """Return what is told about ``seen`` of a number of files that the fit has read, empty for none."""
+    if not seen:
+        return ""
+    what = "these are the rows" if files == len(seen) else f"{shorten_list(seen, length=3)} {'has' if len(seen) == 1 else 'have'} rows"
+    return f"{what} that the model was fitted on: they score lower than new ones, so that alarms and p-values say little"
 
 
 def refuse_learned_label(detector: Detector, column: str) -> None:
