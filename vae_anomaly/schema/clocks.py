@@ -169,18 +169,24 @@ def digits_format(values: _Floats) -> str | None:
     return None if _from_digits(distinct, count) is None else _DIGITS[count][0]
 
 
+def steps_of(values: _Floats) -> _Floats:
+    """Return the differences between numbers that follow one another, ``[n - 1]``; infinite where they are too large for a float."""
+    with np.errstate(over="ignore"):
+        return np.diff(values)
+
+
 def runs_on(values: _Floats) -> bool:
     """Whether the numbers ``[n]`` never fall, or never rise, but for a restart now and then."""
     if len(values) < FEWEST:
         return False
-    steps = np.diff(values)
+    steps = steps_of(values)
     against, along = sorted((int((steps < 0).sum()), int((steps > 0).sum())))
     return along > 0 and against * RUN_STEPS <= along
 
 
 def is_even(values: _Floats, share: float = EVEN) -> bool:
     """Whether that share of the steps between numbers ``[n]`` that differ is the same within a tenth."""
-    steps = np.abs(np.diff(values))
+    steps = np.abs(steps_of(values))
     steps = steps[steps > 0]
     if not len(steps):
         return False

@@ -112,7 +112,7 @@ def rank_correlation(values: _Floats) -> float:
 
 def _restarting(values: _Floats) -> str:
     """A number that counts in equal steps and restarts now and then, as a clock does in each file or for each machine."""
-    steps = np.diff(values)
+    steps = clocks.steps_of(values)
     restarts = min(int((steps < 0).sum()), int((steps > 0).sum()))
     if not restarts or not clocks.runs_on(values) or not clocks.is_even(values) or len(np.unique(values)) < FEWEST_ROWS:
         return ""
