@@ -1,4 +1,5 @@
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,8 +61,27 @@ def test_thousands_of_labels_are_cut() -> None:
     assert label_counts({str(i): 1 for i in range(1008)}).endswith("'7' (1) and 1,000 more")
 
 
-SPELLINGS = {
-    "0": ["0", "0.0", "0.000", "-0", "+0", "0e0", " 0 ", "0,0", "false", "False", "FALSE", 0, 0.0, -0.0, False, Decimal("0.00"), np.float32(0), b"0"],
+SPELLINGS: dict[str, list[Any]] = {
+    "0": [
+        "0",
+        "0.0",
+        "0.000",
+        "-0",
+        "+0",
+        "0e0",
+        " 0 ",
+        "0,0",
+        "false",
+        "False",
+        "FALSE",
+        0,
+        0.0,
+        -0.0,
+        False,
+        Decimal("0.00"),
+        np.float32(0),
+        b"0",
+    ],
     "1": ["1", "1.0", "1.", "1,00", "+1", "1e0", "true", "TRUE", 1, 1.0, True, Decimal("1.000")],
     "2.5": ["2.5", "2.50", "2,5", "25e-1", 2.5, Decimal("2.50")],
     "": ["", "  ", "NA", "null", None, float("nan")],

@@ -244,9 +244,9 @@ def value_texts(columns: Sequence[Column], batch: Batch, cells: pa.RecordBatch |
             return None
         if j < d_num:
             return f"{numeric[i][j]:.10g}"
-        code, levels = codes[i][j - d_num], columns[j].levels
+        code, levels = int(codes[i][j - d_num]), columns[j].levels
         if code < len(levels):
-            return levels[code]
+            return str(levels[code])
         if cells is None:
             return "(unseen)"
         cell = str(cells.column(columns[j].name)[i].as_py())

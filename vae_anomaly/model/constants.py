@@ -30,7 +30,8 @@ EXACT = 2.0**53
 def is_unchanged(values: Tensor, constant: Tensor) -> Tensor:
     """Return whether ``values`` float64 ``[..., d]`` are still the ``constant`` ``[d]``, bool ``[..., d]``.
 
-    >>> is_unchanged(torch.tensor([0.3, 0.31, 5e-9], dtype=torch.float64), torch.tensor([0.1 + 0.2, 0.3, 6e-9], dtype=torch.float64)).tolist()
+    >>> new, constant = torch.tensor([[0.3, 0.31, 5e-9], [0.1 + 0.2, 0.3, 6e-9]], dtype=torch.float64)
+    >>> is_unchanged(new, constant).tolist()
     [True, False, False]
     """
     same = values == constant

@@ -30,7 +30,8 @@ WORDS_SHOWN = 5  # texts among numbers that a reason lists
 class Column:
     """One input column of the model.
 
-    ``levels``: of a boolean 0 and 1, false and true or no and yes, as in the data; of a category by falling frequency, ties by text, at most 255.
+    ``levels``: of a boolean 0 and 1, false and true or no and yes, as in the data; of a category at most 255, by falling frequency, ties
+    by text.
     ``nullable``: cells were missing in the fit. ``temporal``: a time or duration that the user included, in seconds.
     """
 
@@ -58,33 +59,39 @@ def infer_column(name: str, values: pa.ChunkedArray, *, included: bool, default_
     kind = parsing.unwrapped_type(values.type)
     if pa.types.is_nested(kind):
         return Dropped(name=name, reason=f"nested column ({messages.shorten(str(kind))})")
-    coded = pa.types.is_dictionary(values.type) and pa.types.is_integer(kind)
+    plain = _plain(values, default_missing=default_missing)
+    if plain is None:
+        return Dropped(name=name, reason=f"binary column ({kind})")
+    if plain.null_count == len(plain):
+        return Dropped(name=name, reason="all values missing")
+    if pa.types.is_temporal(plain.type):
+        return _temporal(name, plain, included=included)
+    if parsing.is_text_type(plain.type) or pa.types.is_boolean(plain.type):
+        return _text(name, plain, included=included)
+    # Writers also use dictionaries to store counts in less space; codes are few.
+    coded = pa.types.is_dictionary(values.type) and pa.types.is_integer(kind) and pc.count_distinct(plain).as_py() <= MAX_LEVELS
+    return _codes(name, plain) if coded else _number(name, plain, included=included)
+
+
+def _plain(values: pa.ChunkedArray, *, default_missing: bool) -> pa.ChunkedArray | None:
+    """Return the values in a plain type, text as the levels that it means, null where missing; None for bytes that are no text."""
     if isinstance(values.type, pa.UuidType):
         values = pa.chunked_array([parsing.readable_text(values)])
-    elif parsing.is_binary_type(kind):
-        values = parsing.text_of_bytes(values)
-        if values is None:
-            return Dropped(name=name, reason=f"binary column ({kind})")
-    values = parsing.plain_array(values)
-    if pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_nan(values), None, values)
-    if parsing.is_text_type(values.type):
-        values = fitted_texts(values, default_missing=default_missing)
-    if values.null_count == len(values):
-        return Dropped(name=name, reason="all values missing")
-    if pa.types.is_temporal(values.type):
-        return _temporal(name, values, included=included)
-    if parsing.is_text_type(values.type) or pa.types.is_boolean(values.type):
-        return _text(name, values, included=included)
-    # Writers also use dictionaries to store counts in less space; codes are few.
-    if coded and pc.count_distinct(values).as_py() <= MAX_LEVELS:
-        return _codes(name, values)
-    return _number(name, values, included=included)
+    elif parsing.is_binary_type(parsing.unwrapped_type(values.type)):
+        text = parsing.text_of_bytes(values)
+        if text is None:
+            return None
+        values = text
+    plain = parsing.plain_array(values)
+    if pa.types.is_floating(plain.type):
+        return pc.if_else(pc.is_nan(plain), None, plain)
+    return fitted_texts(plain, default_missing=default_missing) if parsing.is_text_type(plain.type) else plain
 
 
 def _codes(name: str, values: pa.ChunkedArray) -> Column | Dropped:
     """Return integers of a dictionary, such as a pandas categorical, as levels."""
-    return _text(name, fitted_texts(pa.chunked_array([parsing.category_texts(values.combine_chunks())]), default_missing=False), included=True)
+    texts = pa.chunked_array([parsing.category_texts(values.combine_chunks())])
+    return _text(name, fitted_texts(texts, default_missing=False), included=True)
 
 
 def _temporal(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:

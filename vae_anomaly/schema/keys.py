@@ -166,7 +166,8 @@ class Labels:
 def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str], name: str = "label") -> Labels:
     """Return the labels of a column; spellings of one value are one label, named by the shortest of them: 0, 0.0, '0' and False are one.
 
-    ``normal_labels`` are compared likewise, and without case. A text that usually means a missing cell is no label. Raises DataError for a nested column.
+    ``normal_labels`` are compared likewise, and without case. A text that usually means a missing cell is no label. Raises DataError
+    for a nested column.
 
     >>> read_labels(pa.array(["0.0", "1", None, "False"]), ("0", "")).normal.tolist()
     [True, False, True, True]

@@ -8,6 +8,8 @@ A text that usually means a missing cell (``MISSING_TEXT``) is missing in a fit 
 is missing unless the schema has it as a level.
 """
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,7 +39,7 @@ def fitted_texts(values: pa.ChunkedArray, *, default_missing: bool) -> pa.Chunke
     Empty text is missing too, unless the column has missing cells besides; then it is a level of its own.
     """
     distinct = pc.dictionary_encode(values.combine_chunks()) if len(values) else pa.array([], pa.string()).dictionary_encode()
-    levels = [fitted_level(text) for text in distinct.dictionary.to_pylist()]
+    levels: list[str | None] = [fitted_level(text) for text in distinct.dictionary.to_pylist()]
     if default_missing:
         levels = [None if level in MISSING_TEXT and level else level for level in levels]
     if values.null_count == 0 or not any(levels):
@@ -55,7 +57,7 @@ def fitted_level(text: str) -> str:
     return level_key(plain) if WHOLE.fullmatch(plain) else plain
 
 
-def boolean_pair(levels: list[str]) -> tuple[str, str] | None:
+def boolean_pair(levels: Sequence[str]) -> tuple[str, str] | None:
     """Return the levels of a boolean that all these texts are spellings of, None if there are none.
 
     Both must occur, but for false and true: text that is nothing else is boolean also while it is constant.

@@ -20,7 +20,7 @@ TRUE = ("1", "1.0", "true", "t", "yes", "y")
 # Whole numbers stay exact at any length; '1.0' is whole, '007' and '1,000' (one or a thousand?) are text.
 WHOLE = re.compile(r"([+-]?)(0|[1-9]\d*)(?:[.,]0*)?")
 _DECIMAL = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_COMMA_AND_THREE = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # one or a thousand times as much?
 # A number this near to 0 or 1 is that: the precision of float32.
 NEAR = 1e-6
 
@@ -79,9 +79,9 @@ def readable_text(values: pa.Array) -> pa.Array:
 
 
 def text_of_bytes(values: pa.Array) -> pa.Array | None:
-    """Return bytes as text, without the zeros that fill a fixed size; None unless all are UTF-8 without other zeros.
+    r"""Return bytes as text, without the zeros that fill a fixed size; None unless all are UTF-8 without other zeros.
 
-    >>> text_of_bytes(pa.array([b"eco\\0", None], pa.binary(4))).to_pylist()
+    >>> text_of_bytes(pa.array([b"eco\0", None], pa.binary(4))).to_pylist()
     ['eco', None]
     """
     values = plain_array(values)
@@ -217,10 +217,10 @@ def level_key(text: str) -> str:
     ('1', '1', '0.5', '007', 'auto')
     """
     plain = trimmed(text)
-    whole = None if _THOUSANDS.fullmatch(plain) else WHOLE.fullmatch(plain)
+    whole = None if _COMMA_AND_THREE.fullmatch(plain) else WHOLE.fullmatch(plain)
     if whole:
         return ("-" if whole[1] == "-" and whole[2] != "0" else "") + whole[2]
-    if not _DECIMAL.fullmatch(plain) or _THOUSANDS.fullmatch(plain):
+    if not _DECIMAL.fullmatch(plain) or _COMMA_AND_THREE.fullmatch(plain):
         return plain
     value = float(plain.replace(",", "."))
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
@@ -237,9 +237,10 @@ def known_levels(text: pa.Array, levels: tuple[str, ...], *, boolean: bool, defa
         return text
     meant = (_boolean_of if boolean else _level_of)(levels)
     found = [meant(other) for other in others.to_pylist()]
-    found = [level if level in levels or level and not (default_missing and level in MISSING_TEXT) else None for level in found]
+    missing = {"", *MISSING_TEXT} if default_missing else {""}
+    known = [level if level in levels or level not in missing else None for level in found]
     place = pc.index_in(text, value_set=others)
-    return pc.if_else(pc.is_valid(place), pa.array(found, pa.string()).take(place), text)
+    return pc.if_else(pc.is_valid(place), pa.array(known, pa.string()).take(place), text)
 
 
 def _level_of(levels: tuple[str, ...]) -> Callable[[str], str]:

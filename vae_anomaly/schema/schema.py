@@ -166,8 +166,9 @@ def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int
     """Convert a batch to exactly the model's columns, in order; other columns are ignored.
 
     Numeric columns become float64, NaN and blank text null; boolean and category columns become ``string``, every spelling of a level as
-    that level, texts that mean a missing cell null (``schema.levels``). ``first_row`` is the index of the first row of the batch in ``where``, from 0. With ``bad``, a bad cell becomes
-    null instead of an error, and the problem is added to ``bad`` by the index of the row in the batch.
+    that level, texts that mean a missing cell null (``schema.levels``). ``first_row`` is the index of the first row of the batch in
+    ``where``, from 0. With ``bad``, a bad cell becomes null instead of an error, and the problem is added to ``bad`` by the index of the
+    row in the batch.
 
     Raises
     ------

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import ColumnOrder
@@ -30,11 +31,12 @@ WORST_EXPLAINED = 3  # rows explained if neither rows nor their number are given
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChosenRow:
-    """A row to explain: its number, the values of its key columns, and its cells as a batch of one row."""
+    """A row to explain: its number, the values of its key columns, and its cells as a batch of one row; ``rows`` has them as conformed."""
 
     number: int
     ids: dict[str, str | None]
     cells: Batch
+    rows: pa.RecordBatch
 
 
 def explain_files(request: ExplainRequest, *, tell: OnProgress = ignore_progress) -> ExplainResult:
