@@ -212,7 +212,7 @@ class Source:
         layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values)
         rejects = Rejects(on_reject=on_reject)
         batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)
-        return _sliced(batches, chunk_rows)
+        return (batch.slice(first, chunk_rows) for batch in batches for first in range(0, batch.num_rows, chunk_rows))
 
     def _raw_names(self, schema: Schema | None, extra: Sequence[str]) -> list[str]:
         """Return the columns to stream as in the file. Raises SchemaMismatch if a file lacks one, or columns of the schema."""
@@ -353,14 +353,6 @@ def open_source(paths: Sequence[str], reading: Reading = DEFAULT_READING, *, unu
     return open_files(find_files(paths, reading.at), reading, unused=unused)
 
 
-def open_versions(paths: Sequence[str], versions: Sequence[str], reading: Reading) -> Source:
-    """Open files and lakehouse tables in the versions that they were read in before, see ``Source.versions``. Raises DataError."""
-    if not versions:
-        return open_source(paths, replace(reading, at=None))
-    pairs = zip(paths, versions, strict=True)
-    return as_one_table([open_source([path], replace(reading, at=version or None)) for path, version in pairs])
-
-
 def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
     """Open files as one table; reads headers and footers only.
 
@@ -404,10 +396,3 @@ def _none_readable(where: str, rejects: Rejects) -> DataError:
     return DataError(
         f"none of the first {rejects.count:,} rows of {where} can be read; {first}. Check the delimiter, the encoding and the columns."
     )
-
-
-def _sliced(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut batches into slices of at most ``rows``."""
-    for batch in batches:
-        for first in range(0, batch.num_rows, rows):
-            yield batch.slice(first, rows)

@@ -27,7 +27,7 @@ from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curve
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, open_versions
+from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking.runs import Run, start_run
 from vae_anomaly.workflow.models import (
     LoadedModel,
@@ -35,6 +35,7 @@ from vae_anomaly.workflow.models import (
     encoded_chunks,
     open_data,
     open_model,
+    open_versions,
     refuse_learned_label,
     rows_of_fit,
     seen_at_fit,
