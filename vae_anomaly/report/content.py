@@ -162,7 +162,7 @@ def model_facts(detector: Detector) -> tuple[tuple[str, str], ...]:
     card, ensemble = detector.card, detector.ensemble
     facts = (
         ("fitted", card.created),
-        ("data", shorten_list(card.source, length=SOURCES_SHOWN)),
+        ("data", shorten_list(card.data, length=SOURCES_SHOWN)),
         ("rows", f"{card.rows:,}: {card.training_rows:,} for training, {card.calibration_rows:,} for calibration"),
         ("columns", f"{len(detector.quality):,} used, {len(detector.schema.dropped):,} left out"),
         ("networks", f"{len(ensemble.weight)}, on the views {', '.join(detector.config.model.views)}"),

@@ -28,7 +28,7 @@ from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curve
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking.runs import Run, start_run
 from vae_anomaly.workflow.models import (
     LoadedModel,
@@ -36,6 +36,7 @@ from vae_anomaly.workflow.models import (
     encoded_chunks,
     open_data,
     open_model,
+    open_versions,
     refuse_learned_label,
     rows_of_fit,
     seen_at_fit,
@@ -93,7 +94,7 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
     quality = _quality(detector, scored, _reference(detector, request, reference_rejects))
     seen = seen_at_fit(detector, source)
     trained_on = f"{rows_of_fit(seen, len(source.files))}, and the figures are too good" if seen else ""
-    notes = (*filter(None, [trained_on]), *rejected_notes(rejects), *rejected_notes(reference_rejects))
+    notes = (*source.version_notes, *filter(None, [trained_on]), *rejected_notes(rejects), *rejected_notes(reference_rejects))
     curves = _curves(detector, scored)
     page = _page(detector, scored, source.where, title_of(loaded.name), notes, quality, curves)
     if request.output is not None:
@@ -119,7 +120,7 @@ def _log(request: EvaluateRequest, loaded: LoadedModel, source: Source, scored: 
     settings = replace(tracking, enabled=tracking.enabled and not request.no_tracking, register=False, uri=request.tracking_uri)
     with start_run(settings, name=f"evaluate {title_of(loaded.name)}") as run:
         run.log_tags({"vae_anomaly.verb": "evaluate", "model": loaded.name.name, "model_version": loaded.name.version})
-        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=len(scored.cells), context="evaluation")
+        run.log_dataset(source.paths, digest=source.digest(), rows=len(scored.cells), context="evaluation", versions=source.versions)
         assert page.quality is not None
         run.log_metrics(_metrics(page.quality))
         if isinstance(run, Run):
@@ -248,7 +249,7 @@ def _reference(detector: Detector, request: EvaluateRequest, rejects: Rejects) -
         source = open_data(detector, request.reference, request)
         return concatenate(encode(detector.schema, chunk) for chunk in source.batches(detector.schema, on_reject=rejects))
     try:
-        source = open_source(card.source, data)
+        source = open_versions(card.source, card.source_versions, data)
     except VaeAnomalyError:
         return None
     if source.digest() != card.data_digest:

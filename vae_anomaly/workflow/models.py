@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly import artifact
 from vae_anomaly.calibration.guarantee import guarantee_of
+from vae_anomaly.config import Reading
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, ConfigError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
@@ -25,7 +26,7 @@ from vae_anomaly.redaction import redacted
 from vae_anomaly.schema.encoding import Batch, encode
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, input_row_numbers, open_source
+from vae_anomaly.tables.source import Source, as_one_table, input_row_numbers, open_source
 from vae_anomaly.tracking import store
 from vae_anomaly.tracking.registry import ResolvedModel, registered_versions, resolve_model
 from vae_anomaly.workflow.requests import ReadRequest
@@ -41,7 +42,7 @@ def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
     return InfoResult(
         model=loaded.name,
         created=card.created,
-        source=card.source,
+        source=card.data,
         rows=card.rows,
         training_rows=card.training_rows,
         seed=card.seed,
@@ -155,6 +156,14 @@ def cores() -> int:
 def open_data(detector: Detector, data: Sequence[str], request: ReadRequest) -> Source:
     """Open input files for a model, read as its fit did unless the request says otherwise. Raises DataError."""
     return open_source(data, request.reading(detector.config.data))
+
+
+def open_versions(paths: Sequence[str], versions: Sequence[str], reading: Reading) -> Source:
+    """Open files and lakehouse tables in the versions that they were read in before, see ``Source.versions``. Raises DataError."""
+    if not versions:
+        return open_source(paths, replace(reading, at=None))
+    pairs = zip(paths, versions, strict=True)
+    return as_one_table([open_source([path], replace(reading, at=version or None)) for path, version in pairs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -31,7 +31,7 @@ def fill(job: ScoreJob) -> Done:
 
     Raises OutputError if a part cannot be replaced or written, and the errors of ``score_output``; finished parts are kept.
     """
-    listed = listing.list_files(job.request.data)
+    listed = files.with_versions(listing.list_files(job.request.data), job.reading.at)
     refuse_nested(job, listed)
     root = manifest.common_root(file.root for file in listed)
     with claim_folder(job) as folder:
@@ -181,9 +181,10 @@ class Folder:
         made_from = self.job.settings()
         if of_part is None or any(of_part.made_from.get(name) != value for name, value in made_from.items()):
             return
-        (location, (size, modified)) = next(iter(of_part.made_from["inputs"].items()))
+        (location, (size, modified, *version)) = next(iter(of_part.made_from["inputs"].items()))
         rows, counted = (0, int(of_part.counts["rows"])), dict(of_part.counted)
-        entry = Entry(part=part, input=location, size=size, modified=modified, rows=rows, bytes=of_part.bytes, counted=counted)
+        file = {"input": location, "size": size, "modified": modified, "version": "".join(version)}
+        entry = Entry(part=part, **file, rows=rows, bytes=of_part.bytes, counted=counted)
         self.dataset.add(entry)
         self.sizes[part], self.inputs[part] = of_part.bytes, location
         alarms = [{**alarm, "part": part} for alarm in of_part.counts["top_alarms"]]
