@@ -184,7 +184,9 @@ def test_few_rows_of_text_and_numbers_are_rows(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(st.sampled_from('ab1.,;#"\t\n =-é'), max_size=12), max_size=12), st.booleans(), st.integers(0, 3))
+@given(
+    lines=st.lists(st.text(st.sampled_from('ab1.,;#"\t\n =-é'), max_size=12), max_size=12), no_header=st.booleans(), skip=st.integers(0, 3)
+)
 def test_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, lines: list[str], *, no_header: bool, skip: int) -> None:
     path = tmp_path_factory.mktemp("any") / "x.csv"
     path.write_text("\n".join(["x", *lines]), encoding="utf-8")

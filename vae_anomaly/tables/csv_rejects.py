@@ -72,6 +72,13 @@ class Rejects:
     count: int = 0
     first: Rejected | None = None
 
+    def none_readable(self, where: str) -> DataError:
+        """Return the error for a table without a readable row."""
+        first = "" if self.first is None else self.first.where
+        return DataError(
+            f"none of the first {self.count:,} rows of {where} can be read; {first}. Check the delimiter, the encoding and the columns."
+        )
+
     def check(self, kept: int) -> None:
         """Raise DataError if there are more of these rows than were ``kept``."""
         if self.first is not None:

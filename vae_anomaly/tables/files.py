@@ -231,6 +231,12 @@ def common_type(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
         return None
 
 
+def column_type(schema: pa.Schema, name: str) -> pa.DataType:
+    """Return the type of a column, text if it is not in the file; a dictionary counts as its values, as dictionaries differ by batch."""
+    kind = schema.field(name).type if name in schema.names else pa.string()
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
 def column_names(file: TableFile, names: Sequence[str]) -> tuple[str, ...]:
     """Return the column ``names`` of a file, followed by those of its partition folders."""
     return (*names, *(name for name, _ in file.partition if name not in names))

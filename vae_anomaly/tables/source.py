@@ -29,7 +29,6 @@ from vae_anomaly.tables.reader import (
     ColumnSelection,
     Reader,
     SizeEstimate,
-    column_type,
     partitions_typed,
     sliced,
 )
@@ -190,7 +189,7 @@ class Source:
             rows += reader.count(piece)
             yield piece
         if own.first is not None and not rows:
-            raise _none_readable(reader.file.path, own)
+            raise own.none_readable(reader.file.path)
 
     def batches(
         self,
@@ -257,7 +256,7 @@ class Source:
                     yield rows
                 position += batch.num_rows
             if own.first is not None and not readable:
-                raise _none_readable(reader.file.path, own)
+                raise own.none_readable(reader.file.path)
             before += position
 
     def _checked(self, batches: Iterator[pa.RecordBatch], first_row: int, rejects: Rejects) -> Iterator[pa.RecordBatch]:
@@ -278,12 +277,12 @@ class Source:
 
     def _raw_types(self, names: Sequence[str]) -> pa.Schema:
         """Return one type for each column over all files; strings if they have no common type."""
-        kinds = {n: files.common_type([column_type(reader, n) for reader in self.readers]) for n in names}
+        kinds = {n: files.common_type([files.column_type(reader.schema, n) for reader in self.readers]) for n in names}
         return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
         if rejects is not None and rejects.first is not None:
-            return _none_readable(self.where, rejects)
+            return rejects.none_readable(self.where)
         if not self.names:
             return DataError(f"{self.where} has neither columns nor rows. Write it again with the table in it.")
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
@@ -399,10 +398,3 @@ def input_row_numbers(batch: pa.RecordBatch, first: int) -> NDArray[np.int64]:
     if ROW_NUMBERS in batch.schema.names:
         return np.asarray(batch.column(ROW_NUMBERS).to_numpy(), dtype=np.int64)
     return np.arange(first, first + batch.num_rows)
-
-
-def _none_readable(where: str, rejects: Rejects) -> DataError:
-    first = "" if rejects.first is None else rejects.first.where
-    return DataError(
-        f"none of the first {rejects.count:,} rows of {where} can be read; {first}. Check the delimiter, the encoding and the columns."
-    )
