@@ -103,10 +103,3 @@ def partitions_typed(table: pa.Table, reader: Reader) -> pa.Table:
                 table = table.set_column(i, name, table.column(i).cast(kind))
                 break
     return table
-
-
-def sliced(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut batches into slices of at most ``rows``."""
-    for batch in batches:
-        for first in range(0, batch.num_rows, rows):
-            yield batch.slice(first, rows)

@@ -30,7 +30,6 @@ from vae_anomaly.tables.reader import (
     Reader,
     SizeEstimate,
     partitions_typed,
-    sliced,
 )
 from vae_anomaly.tables.sampling import OnRows, Sample, ignore_rows
 
@@ -219,7 +218,7 @@ class Source:
         layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values)
         rejects = Rejects(on_reject=on_reject)
         batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)
-        return sliced(batches, chunk_rows)
+        return (batch.slice(first, chunk_rows) for batch in batches for first in range(0, batch.num_rows, chunk_rows))
 
     def _raw_names(self, schema: Schema | None, extra: Sequence[str]) -> list[str]:
         """Return the columns to stream as in the file. Raises SchemaMismatch if a file lacks one, or columns of the schema."""
