@@ -6,7 +6,6 @@ Columns are matched by name. The rules for the kind of a column are in ``inferen
 import hashlib
 import json
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -120,7 +119,7 @@ def _judged(name: str, values: pa.ChunkedArray, data: DataConfig) -> Column | Dr
     label = None if included or isinstance(column, Dropped) else likely_label(name, values)
     if label is None or not label.certain:
         return column
-    return Dropped(name=name, reason=f"{LOOKS_LIKE_LABEL} ({label.words}); keep it with --include {shlex.quote(name)}")
+    return Dropped(name=name, reason=f"{LOOKS_LIKE_LABEL} ({label.words}); keep it with --include {messages.option_names([name])}")
 
 
 def check_duplicates(names: Sequence[str], where: str) -> None:
