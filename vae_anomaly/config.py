@@ -42,10 +42,10 @@ class Reading:
 DEFAULT_READING = Reading()
 
 
-def reading_of(request: Any, fitted: Reading) -> Reading:
-    """Return how a request reads tables, given how the fit of its model did; a version of a lakehouse table is never taken from the fit.
+def reading_for(request: object, fitted: Reading) -> Reading:
+    """Return how to read for a request with the attributes of ``Reading``, None where it is to be as ``fitted``.
 
-    ``request`` has the fields of ``Reading``, None where the fit decides.
+    A version of a lakehouse table is never taken from the fit.
     """
     names = [field.name for field in fields(Reading)]
     given: dict[str, Any] = {name: value for name in names if (value := getattr(request, name)) is not None}

@@ -188,15 +188,11 @@ class Records:
         if data is None or (headed and self.kind(1) == "silent"):
             return 1
         # Rows in which a logger has written texts or nothing, and malformed ones, may stand above the first complete one.
-        while data > 1 and (self.kind(data - 1) in {"mixed", "silent"} or (headed and self._is_malformed(data - 1))):
+        while data > 1 and (self.kind(data - 1) in {"mixed", "silent"} or (headed and self.kind(data - 1) == "other")):
             data -= 1
         # A few rows of texts that may be numbers look like that too: then only units do not count.
         few = len(self.lines) - data < _FEW and self.may_be_header(0)
         return 1 if few and not all(_holds_units(self, i) for i in range(1, data)) else data
-
-    def _is_malformed(self, i: int) -> bool:
-        cells = self.lines[i].cells
-        return len(cells) != self.width and any(kind_of(cell, self.missing) in {"number", "time"} for cell in cells)
 
     def is_preamble(self, i: int) -> bool:
         """Whether a record is narrower than a header can be; spreadsheets fill it up with empty cells."""

@@ -33,7 +33,7 @@ class FitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadRequest:
-    """How the tables of a verb are read, see ``config.Reading``; None: as in the fit of the model."""
+    """How the tables of a verb are read, see ``Reading`` and ``reading_for``; None: as in the fit of the model."""
 
     missing_values: tuple[str, ...] | None = None
     default_missing: bool | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from vae_anomaly._version import __version__
 from vae_anomaly.calibration.threshold import Threshold
-from vae_anomaly.config import Reading, reading_of
+from vae_anomaly.config import Reading, reading_for
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import InputBatch, Rejections, ScoreOptions
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
@@ -125,7 +125,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
         digest=opened.digest,
         detector=detector,
         threshold=_threshold_for(detector.threshold, request),
-        reading=reading_of(request, detector.config.data),
+        reading=reading_for(request, detector.config.data),
         memory=_memory_plan(request, len(detector.schema.columns)),
         overwrite=request.overwrite,
         tell=tell,
