@@ -66,8 +66,8 @@ class Checkpoint:
     """Claimed work ``folder`` of a fit, None if none can be written; implements ``fitting.checkpointing.TrainingCheckpoint``.
 
     ``workdir`` is the folder of the first fit of that name; concurrent ones have a number appended. A checkpoint is written every ``every``
-    steps (None: every ``CHECKPOINT_SECONDS``, less often where writing takes long), at the end of a training stage, and when an interruption
-    is requested.
+    steps (None: every ``CHECKPOINT_SECONDS``, less often where writing takes long), at the end of a training stage, and when an
+    interruption is requested.
     """
 
     workdir: Path

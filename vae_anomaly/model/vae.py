@@ -240,7 +240,7 @@ def _of_categories(categories: Sequence[slice], out: Tensor, measure: Callable[[
     for width in sorted(set(widths)):
         which = [j for j, w in enumerate(widths) if w == width]
         units = torch.tensor([range(categories[j].start, categories[j].stop) for j in which], device=out.device)
-        logits = out.index_select(-1, units.flatten()).unflatten(-1, units.shape)
+        logits = out.index_select(-1, units.flatten()).reshape(*out.shape[:-1], *units.shape)
         parts.append(measure(logits, torch.tensor(which, device=out.device)))
         order += which
     return torch.cat(parts, dim=-1).index_select(-1, torch.tensor(order, device=out.device).argsort())
