@@ -41,6 +41,7 @@ def scoring_summary(result: ScoreResult) -> str:
         ("no score", f"{plural(counts.null_scores, 'row')} without observed values" if counts.null_scores else ""),
         ("new values", shorten_list(f"{short(name)} ({count:,})" for name, count in counts.unseen.items())),
         ("missing", shorten_list(f"{short(m.column)} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
+        *(("caution", caution) for caution in counts.cautions),
         ("ignored", shorten_list(map(short, result.ignored_columns))),
         ("model", model_text(result.model)),
         ("parts", _parts(result)),

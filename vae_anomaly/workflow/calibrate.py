@@ -133,7 +133,8 @@ def _recalibrated(detector: Detector, threshold: Threshold, source: Source) -> D
         notes=notes,
         calibration_rows=len(threshold.calibration),
         calibrated=datetime.now(UTC).isoformat(timespec="seconds"),
-        calibration_source=tuple(file.path for file in source.files),
+        calibration_source=source.paths,
+        calibration_versions=source.versions,
         calibration_digest=source.digest(),
     )
     return replace(detector.recalibrated(threshold), card=card)
@@ -159,9 +160,8 @@ def _store(
     ):
         assert isinstance(run, Run)  # tracking is on
         run.log_config(detector.config)
-        run.log_dataset(
-            [file.path for file in source.files], digest=source.digest(), rows=detector.card.calibration_rows, context="calibration"
-        )
+        card = detector.card
+        run.log_dataset(source.paths, digest=source.digest(), rows=card.calibration_rows, context="calibration", versions=source.versions)
         run.log_metrics(_metrics(detector.threshold, choice))
         run.log_table("budget.json", [asdict(row) for row in table])
         folder = Path(temporary) / "detector"

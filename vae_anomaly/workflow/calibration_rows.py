@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from vae_anomaly.calibration.operating_point import rows_per_day
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import BadCell, ConfigError, DataError
-from vae_anomaly.messages import OnProgress, absent_text
+from vae_anomaly.messages import OnProgress, absent_text, shorten_list
 from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, read_labels
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
 from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.source import Source
-from vae_anomaly.workflow.models import cores, encoded_chunks, is_training_data, refuse_learned_label
+from vae_anomaly.workflow.models import cores, encoded_chunks, refuse_learned_label, seen_at_fit
 from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.score_counts import left_out
 
@@ -122,9 +122,11 @@ def _group_column(request: CalibrateRequest, detector: Detector, source: Source)
 
 def check_unseen(source: Source, detector: Detector) -> None:
     """Raise DataError for the files of the fit, also under other names: their scores are too low for a calibration."""
-    if is_training_data(detector, source):
+    seen = seen_at_fit(detector, source)
+    if seen:
+        where = source.where if len(seen) == len(source.files) else f"{source.where}, of which the fit read {shorten_list(seen, length=3)},"
         raise DataError(
-            f"{source.where} holds the rows that the model was fitted on, and rows it has learned from score lower than new ones. "
+            f"{where} holds the rows that the model was fitted on, and rows it has learned from score lower than new ones. "
             "Calibrate on normal rows that the fit has not seen."
         )
 

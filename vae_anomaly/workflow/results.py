@@ -87,6 +87,7 @@ class Counts:
     unseen_groups: Mapping[str, int] | None = None  # group absent at calibration → rows, the first 1,000; None: no groups
     pooled_rows: int = 0  # rows of these groups or without a group, flagged with the pooled threshold
     rejected: RejectedRows | None = None  # None: every row is readable
+    cautions: tuple[str, ...] = ()  # what makes these figures less sound than they look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +154,7 @@ class EvaluateResult:
     run_id: str  # empty: tracking is off
     model: ModelName
     next_steps: tuple[str, ...]
+    cautions: tuple[str, ...] = ()  # what makes the figures less sound than they look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

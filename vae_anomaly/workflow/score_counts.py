@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.calibration.threshold import Threshold, too_few_alarms
 from vae_anomaly.choices import OnError
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
@@ -98,9 +98,15 @@ class Counting:
         """Take over the rejections up to here."""
         self.rejected, self.first_rejected, self.quarantined_bytes = rejections.rows, rejections.first, rejections.bytes
 
-    def done(self, detector: Detector, threshold: Threshold, *, typicality: bool = False, discovery: Discovery | None = None) -> Counts:
-        """Return the result; with a false-discovery rate the number of alarms among normal rows is not predicted."""
+    def done(
+        self, detector: Detector, threshold: Threshold, *, typicality: bool = False, discovery: Discovery | None = None, seen: str = ""
+    ) -> Counts:
+        """Return the result; with a false-discovery rate the number of alarms among normal rows is not predicted.
+
+        ``seen``: caution on rows that the fit has seen, whose alarms are fewer than chance allows.
+        """
         scored = self.rows - self.unscored
+        few = "" if seen or discovery is not None else too_few_alarms(threshold, scored, self.alarms)
         return Counts(
             rows=self.rows,
             alarms=self.alarms,
@@ -114,6 +120,7 @@ class Counting:
             unseen=dict(self.unseen.most_common()),
             missing_changes=missing_changes(detector.quality, detector.card.rows, self.missing, self.rows),
             top_alarms=tuple(alarm for _, _, alarm in sorted(self.worst, key=lambda kept: (-kept[0], -kept[1]))),
+            cautions=tuple(filter(None, (seen, few))),
         )
 
     def _keep_worst(self, batch: pa.RecordBatch, numbers: NDArray[np.int64]) -> None:

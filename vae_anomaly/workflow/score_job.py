@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vae_anomaly._version import __version__
@@ -51,6 +51,7 @@ class ScoreJob:
         request = self.request
         return {
             "model": {"name": self.model.name, "version": self.model.version, "digest": self.digest, "package": __version__},
+            # The inputs say which version of a table was read: without --at it may be the same.
             "options": {
                 "alpha": self.threshold.alpha if request.fdr is None else None,
                 "fdr": request.fdr,
@@ -59,7 +60,10 @@ class ScoreJob:
                 "explain": request.explain,
                 "top": request.top,
                 "id_columns": list(request.id_columns),
-                **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.reading).items()},
+                **{
+                    name: list(value) if isinstance(value, tuple) else value
+                    for name, value in asdict(replace(self.reading, at=None)).items()
+                },
                 "escape": request.escape,
             },
         }
