@@ -77,6 +77,7 @@ def evaluate_summary(result: EvaluateResult) -> str:
     facts = [
         ("no score", f"{plural(result.null_scores, 'row')} without observed values, excluded" if result.null_scores else ""),
         *threshold_facts(result.promise),
+        *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
         ("run", result.run_id),
         ("written", result.output),

@@ -153,8 +153,8 @@ def scored_batches(
     row = options.first_row
     for batch in _gathered(batches):
         _refuse_without_ids(batch.rows, options)
-        encoded = encode(detector.schema, conform(detector.schema, batch.rows, where=options.where, first_row=row))
-        yield _score(detector, threshold, batch, encoded, options, row)
+        cells = conform(detector.schema, batch.rows, where=options.where, first_row=row)
+        yield _score(detector, threshold, batch, cells, options, row)
         row += batch.rows.num_rows
 
 
@@ -186,8 +186,10 @@ def _refuse_without_ids(rows: pa.RecordBatch, options: ScoreOptions) -> None:
         raise SchemaMismatch(f"{options.where} lacks the id columns {absent_text(absent, rows.schema.names)}")
 
 
-def _score(detector: Detector, threshold: Threshold, batch: InputBatch, encoded: Batch, options: ScoreOptions, row: int) -> ScoredBatch:
-    raw = batch.rows
+def _score(
+    detector: Detector, threshold: Threshold, batch: InputBatch, cells: pa.RecordBatch, options: ScoreOptions, row: int
+) -> ScoredBatch:
+    raw, encoded = batch.rows, encode(detector.schema, cells)
     scores = detector.scores(encoded, threads=options.threads)
     total = scores.total.numpy()
     codes, pooled, unseen_groups = _groups_of(threshold, raw, options.where)
@@ -201,7 +203,7 @@ def _score(detector: Detector, threshold: Threshold, batch: InputBatch, encoded:
         *keys,
         *(pa.array(x, from_pandas=True) for x in (total, scores.reconstruction.numpy(), scores.kl.numpy(), p_values, *typicality)),
         pa.array(flags),
-        top_features(detector.ensemble, detector.schema, encoded, explained, options.top, threads=options.threads),
+        top_features(detector.ensemble, detector.schema, encoded, explained, options.top, threads=options.threads, cells=cells),
         pa.repeat(options.model, raw.num_rows),
         pa.repeat(options.model_version, raw.num_rows),
     ]

@@ -17,6 +17,7 @@ from vae_anomaly.choices import DAY_FIRST, MONTH_FIRST, TIME_COUNTS
 from vae_anomaly.errors import BadCell, DataError
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.clocks import as_timestamps
+from vae_anomaly.schema.levels import label_key
 from vae_anomaly.schema.time_text import read_times
 
 # Errors raised here know the row but not the file.
@@ -163,19 +164,31 @@ class Labels:
 
 
 def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str], name: str = "label") -> Labels:
-    """Return the labels of a column; ``normal_labels`` are compared without case. Raises DataError for a nested column.
+    """Return the labels of a column; spellings of one value are one label, named by the shortest of them: 0, 0.0, '0' and False are one.
 
-    >>> read_labels(pa.array([0.0, 1.0, None]), ("0", "")).normal.tolist()
-    [True, False, True]
+    ``normal_labels`` are compared likewise, and without case. A text that usually means a missing cell is no label. Raises DataError
+    for a nested column.
+
+    >>> read_labels(pa.array(["0.0", "1", None, "False"]), ("0", "")).normal.tolist()
+    [True, False, True, True]
     """
     values, indices = factorize(column, name)
-    texts = [label_text(value) for value in values]
-    names = tuple(dict.fromkeys(texts))
-    index = np.array([names.index(text) for text in texts], dtype=np.int64)
-    normal_names = {label.strip().lower() for label in normal_labels}
-    is_normal = np.array([name.lower() in normal_names for name in names], dtype=np.bool_)
+    texts = [_given_label(value) for value in values]
+    spellings: dict[str, list[str]] = {}
+    for text in texts:
+        spellings.setdefault(label_key(text), []).append(text)
+    names = tuple(min(same, key=lambda text: (len(text), text)) for same in spellings.values())
+    place = {key: i for i, key in enumerate(spellings)}
+    index = np.array([place[label_key(text)] for text in texts], dtype=np.int64)
+    normal_keys = {label_key(label).lower() for label in normal_labels}
+    is_normal = np.array([key.lower() in normal_keys for key in spellings], dtype=np.bool_)
     code = index[indices]
     return Labels(names=names, code=code, normal=is_normal[code])
+
+
+def _given_label(value: object) -> str:
+    text = label_text(value)
+    return "" if text in parsing.MISSING_TEXT else text
 
 
 def label_text(value: object) -> str:

@@ -20,6 +20,7 @@ from vae_anomaly.evaluation.baselines import Matrix
 from vae_anomaly.evaluation.comparison import BaselineSplit, compare_with_baselines
 from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Quality
+from vae_anomaly.evaluation.revealing import revealing_columns
 from vae_anomaly.evaluation.score_summary import ScoreSummary
 from vae_anomaly.explain.contributions import Alarm, explain_rows, reasons_of, top_features
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
@@ -103,6 +104,7 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
         null_scores=scored.null_scores,
         promise=guarantee_of(detector.threshold),
         notes=notes,
+        cautions=quality.cautions,
         quality=quality,
         by_label=_shares(curves),
         output="" if request.output is None else str(request.output),
@@ -270,8 +272,9 @@ def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None
     """
     normal, normal_scores = scored.of_class(normal=True)
     anomalous, anomalous_scores = scored.of_class(normal=False)
-    labels = scored.labels.where(~scored.labels.normal)
+    labels, revealing = scored.labels.where(~scored.labels.normal), revealing_columns(detector, normal, anomalous)
     quality = detection_quality(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
+    quality = replace(quality, revealing=revealing)
     split, compared = BaselineSplit(train=reference, test=normal) if reference else None, normal_scores
     if split is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))

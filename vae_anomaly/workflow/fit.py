@@ -189,7 +189,7 @@ def _result(rows: LabelledRows, rows_read: int, outcome: Outcome, model: ModelNa
         latent_units=detector.ensemble.vae.latent,
         promise=guarantee_of(detector.threshold),
         blocks=detector.blocks,
-        cautions=cautions(detector),
+        cautions=(*(outcome.quality.cautions if outcome.quality else ()), *cautions(detector)),
         notes=card.notes,
         quality=outcome.quality,
         suspicious=outcome.suspicious,

@@ -21,7 +21,7 @@ from vae_anomaly.config import Reading
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, ConfigError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
-from vae_anomaly.messages import OnProgress, quote, shorten_list
+from vae_anomaly.messages import OnProgress, option_names, quote, shorten_list
 from vae_anomaly.redaction import redacted
 from vae_anomaly.schema.encoding import Batch, encode
 from vae_anomaly.storage.listing import Listed
@@ -144,7 +144,7 @@ def refuse_learned_label(detector: Detector, column: str) -> None:
     if column in detector.schema.names:
         raise ConfigError(
             f"the label column {quote(column)} is an input of this model, which would be judged by what it was told. "
-            f"Fit again with --label-column {shlex.quote(column)} or --exclude {shlex.quote(column)}."
+            f"Fit again with --label-column {shlex.quote(column)} or --exclude {option_names([column])}."
         )
 
 

@@ -154,6 +154,7 @@ class EvaluateResult:
     run_id: str  # empty: tracking is off
     model: ModelName
     next_steps: tuple[str, ...]
+    cautions: tuple[str, ...] = ()  # what makes the figures less sound than they look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
