@@ -45,6 +45,18 @@ class Reading:
 DEFAULT_READING = Reading()
 
 
+def reading_for(request: object, fitted: Reading) -> Reading:
+    """Return how to read for a request with the attributes of ``Reading``, None where it is to be as ``fitted``.
+
+    A version of a lakehouse table is never taken from the fit.
+    """
+    names = [field.name for field in fields(Reading)]
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(request, name)) is not None}
+    if "header_row" in given or "no_header" in given:  # each replaces the other of the fit
+        given = {"header_row": None, "no_header": False} | given
+    return Reading(**{name: getattr(fitted, name) for name in names} | {"at": None} | given)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig(Reading):
     """Roles of the columns, and how cells and rows are read."""
