@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vae_anomaly.config import DEFAULT_READING, DataConfig, Reading
 from vae_anomaly.errors import BadCell, DataError
-from vae_anomaly.schema.inference import infer_schema
+from vae_anomaly.schema.schema import infer_schema
 from vae_anomaly.tables.csv_head import kind_of
 from vae_anomaly.tables.csv_records import Head, line_of, record_chunks
 from vae_anomaly.tables.source import Source, open_source
