@@ -19,6 +19,7 @@ from vae_anomaly.calibration.groups import group_names
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import PREFETCH_THREADS, ExplainedRows
 from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.standstill import Standstill
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
 from vae_anomaly.messages import absent_text
@@ -103,19 +104,21 @@ class Rejections:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InputBatch:
-    """Rows to score, and the rejections up to their end."""
+    """Rows to score, and the rejections and the standstill up to their end."""
 
     rows: pa.RecordBatch
     rejections: Rejections = Rejections()
+    standstill: Standstill = Standstill()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredBatch:
-    """Output rows with their counts, and the rejections up to their end."""
+    """Output rows with their counts, and the rejections and the standstill up to their end."""
 
     rows: pa.RecordBatch
     tally: Tally
     rejections: Rejections
+    standstill: Standstill
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -176,7 +179,7 @@ def _gathered(batches: Iterable[InputBatch]) -> Iterator[InputBatch]:
 
 
 def _joined(held: Sequence[InputBatch]) -> InputBatch:
-    """Return batches of one schema as one; rejections are cumulative, so the last ones count."""
+    """Return batches of one schema as one; rejections and standstill are cumulative, so the last ones count."""
     return held[0] if len(held) == 1 else replace(held[-1], rows=pa.concat_batches([batch.rows for batch in held]))
 
 
@@ -211,7 +214,7 @@ def _score(detector: Detector, threshold: Threshold, batch: InputBatch, encoded:
         tally = replace(tally, untypical=untypical, low=low)
     fields = [pa.field(n, k.type) for n, k in zip(names, keys, strict=True)]
     rows = pa.RecordBatch.from_arrays(columns, schema=result_schema(fields, typicality=options.typicality))
-    return ScoredBatch(rows=rows, tally=tally, rejections=batch.rejections)
+    return ScoredBatch(rows=rows, tally=tally, rejections=batch.rejections, standstill=batch.standstill)
 
 
 def two_sided(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -165,11 +165,13 @@ class Source:
         chunk_bytes: int = 32 << 20,
         first_row: int = 0,
         on_reject: OnReject = ignore_reject,
+        on_file: Callable[[str], None] = lambda _: None,
     ) -> Iterator[pa.RecordBatch]:
         """Return a stream of batches of at most ``chunk_rows`` rows and about ``chunk_bytes``, in file order, from ``first_row`` on.
 
         With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (strings if a file is delimited). Without: all
-        columns. If malformed rows are left out, the column ``ROW_NUMBERS`` is the last one.
+        columns. If malformed rows are left out, the column ``ROW_NUMBERS`` is the last one. ``on_file`` gets the path of the file of a batch
+        before it is yielded.
 
         Raises
         ------
@@ -181,7 +183,7 @@ class Source:
         raw = self._raw_names(schema, extra)
         if self.rows == 0:
             raise self._no_rows()
-        layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values)
+        layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values, on_file=on_file)
         rejects = Rejects(on_reject=on_reject)
         batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)
         return _sliced(batches, chunk_rows)
@@ -218,6 +220,7 @@ class Source:
                     origin = _Origin(file=reader.file, before=before, first=position + skipped, rejects=own if screened else None)
                     rows = layout.conformed(with_partition(batch.slice(skipped), reader.file), origin)
                     readable = readable or rows.num_rows > 0
+                    layout.on_file(reader.file.path)
                     yield rows
                 position += batch.num_rows
             if own.first is not None and not readable:
@@ -270,11 +273,12 @@ class _Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """The columns of a stream: those of ``schema`` as ``conform`` makes them, then ``raw`` ones in these types."""
+    """The columns of a stream: those of ``schema`` as ``conform`` makes them, then ``raw`` ones in these types; ``on_file`` as in ``batches``."""
 
     schema: Schema | None
     raw: pa.Schema
     missing: Sequence[str]
+    on_file: Callable[[str], None]
 
     def selection(self, reader: Reader) -> ColumnSelection:
         """Return which of these columns a file has itself; the others are those of its partition folders."""
