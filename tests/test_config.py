@@ -56,6 +56,12 @@ REFUSED = [
     pytest.param({"train.device": "gpu"}, "train.device must be auto, cpu, mps, cuda or cuda:N; got 'gpu'.", id="device"),
     pytest.param({"data.window": 1}, "data.window is not a known key.", id="window"),
     pytest.param(
+        {"data.time_format": "%Q"},
+        "data.time_format must be day-first, month-first, a unit (s, ms, us, ns, labview, filetime, ticks, excel, matlab, julian, mjd) or "
+        "a format such as '%d-%b-%y %H:%M'; got '%Q'.",
+        id="time-format",
+    ),
+    pytest.param(
         {"data.include": ["a", "b"], "data.exclude": ["b"]},
         "data.include and data.exclude both name 'b'; keep it in one of them.",
         id="include-and-exclude",

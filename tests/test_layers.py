@@ -54,6 +54,8 @@ OWNERS = {
     "jinja2": {"report"},
     "pyarrow.fs": {"storage", "tables", "jobs"},
     "fsspec": {"storage"},
+    "deltalake": {"tables"},
+    "pyiceberg": {"tables"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli"},

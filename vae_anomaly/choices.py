@@ -16,3 +16,7 @@ ExplainedRows = Literal["flagged", "all", "none"]
 ColumnOrder = Literal["contribution", "z"]
 # Name of the threads that read and score ahead.
 PREFETCH_THREADS = "prefetch"
+# How to read a time: the order of day and month in text, or the unit of a number. A format of strptime has a percent sign.
+DAY_FIRST, MONTH_FIRST = "day-first", "month-first"
+TIME_COUNTS = ("s", "ms", "us", "ns", "labview", "filetime", "ticks", "excel", "matlab", "julian", "mjd")
+TIME_DIRECTIVES = "YymdejbBhaAHIMSfpzZTRFDnt%"

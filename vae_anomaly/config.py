@@ -14,7 +14,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
-from vae_anomaly.choices import OnError, ReadOnError
+from vae_anomaly.choices import DAY_FIRST, MONTH_FIRST, TIME_COUNTS, TIME_DIRECTIVES, OnError, ReadOnError
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.messages import nearest
 
@@ -128,6 +128,11 @@ class Config:
     seed: int = 0
 
 
+def _is_time_format(text: str) -> bool:
+    """Whether a text is a format of ``strptime`` with directives that are known."""
+    return "%" in text and re.fullmatch(rf"(?:[^%]|%[{TIME_DIRECTIVES}])*", text) is not None
+
+
 def _at_least(minimum: int) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value is None or minimum <= value < math.inf, f"≥ {minimum}"
 
@@ -145,6 +150,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.latent": _at_least(1),
     "model.sigma": _POSITIVE,
     "model.exemplars": _at_least(1),
+    "data.time_format": (
+        lambda value: value is None or value in {DAY_FIRST, MONTH_FIRST, *TIME_COUNTS} or _is_time_format(value),
+        f"{DAY_FIRST}, {MONTH_FIRST}, a unit ({', '.join(TIME_COUNTS)}) or a format such as '%d-%b-%y %H:%M'",
+    ),
     "data.header_row": _at_least(1),
     "data.skip_rows": _at_least(0),
     "train.steps": _at_least(1),

@@ -1,6 +1,7 @@
 """How names, cells, lists, rates and errors are written in messages, and the type of a progress callback."""
 
 import difflib
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 
 from vae_anomaly.redaction import redacted
@@ -43,6 +44,16 @@ def shorten_list(items: Iterable[str], separator: str = ", ", length: int = NAME
 def listed(names: Iterable[str]) -> str:
     """Return the names quoted, the first ten and the number of the others."""
     return shorten_list([quote(name) for name in names])
+
+
+def option_names(names: Iterable[str]) -> str:
+    """Return names as the value of an option that takes several of them, quoted for a shell.
+
+    >>> print(option_names(["TWF", "b,c"]), option_names(["flow"]))
+    'TWF,"b,c"' flow
+    """
+    cells = ('"{}"'.format(name.replace('"', '""')) if any(mark in name for mark in ',"\n') else name for name in names)
+    return shlex.quote(",".join(cells))
 
 
 def nearest(name: str, names: Sequence[str]) -> str | None:

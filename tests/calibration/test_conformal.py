@@ -46,6 +46,17 @@ def test_no_rows_have_no_alarms() -> None:
     assert RateLaw(a=1.0, b=99.0).alarms(0) == (0, 0)
 
 
+@QUICK
+@given(a=st.integers(1, 300), rest=st.integers(1, 30_000), rows=st.integers(1, 20_000), share=st.floats(0.0, 1.0))
+def test_few_alarms_are_the_lower_tail_of_the_beta_binomial(a: int, rest: int, rows: int, share: float) -> None:
+    alarms = int(share * rows)
+    assert RateLaw(a=a, b=rest).as_few(rows, alarms) == pytest.approx(betabinom(rows, a, rest).cdf(alarms), rel=1e-5, abs=1e-9)
+
+
+def test_few_of_very_many_alarms_are_few_by_their_rate() -> None:
+    assert RateLaw(a=20.0, b=1981.0).as_few(10**10, 10**8) == pytest.approx(beta(20, 1981).cdf(0.01), rel=1e-6)
+
+
 def test_of_very_many_rows_only_the_rate_is_uncertain() -> None:
     law, rows = RateLaw(a=20.0, b=1981.0), 10**10
     low, high = law.alarms(rows)

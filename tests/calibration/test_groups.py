@@ -169,3 +169,15 @@ def test_another_alpha_moves_every_group() -> None:
     assert again.groups is not None
     assert threshold.groups.values.tolist() == [95.0, 195.0]
     assert again.groups.values.tolist() == [80.0, 180.0]
+
+
+@pytest.mark.parametrize("written", [pa.array([1.0, 2.0, 1.0]), pa.array(["1.0", "2.00", " 1"]), pa.array([1, 2, 1], pa.uint8())])
+def test_a_group_keeps_its_threshold_in_another_spelling(written: pa.Array) -> None:
+    for calibrated in (["1"] * 50 + ["2"] * 50, ["1.0"] * 25 + ["1"] * 25 + ["2"] * 50):
+        threshold = grouped(np.arange(100.0), calibrated, ALPHA)
+        assert threshold.groups is not None
+        assert threshold.groups.codes(written).tolist() == [0, 1, 0]
+        assert threshold.groups.rows.tolist() == [50, 50]
+    truth = grouped(np.arange(100.0), ["true"] * 50 + ["false"] * 50, ALPHA)
+    assert truth.groups is not None
+    assert truth.groups.codes(pa.array(["True", "0", "FALSE", "1"])).tolist() == [0, 1, 1, 0]

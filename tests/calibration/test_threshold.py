@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import betabinom
 
 from vae_anomaly.calibration.conformal import calibration_rows_needed, conformal_quantile, finest_alpha, quantile_rank
-from vae_anomaly.calibration.threshold import Threshold, calibrate
+from vae_anomaly.calibration.threshold import AS_FEW, Threshold, calibrate, too_few_alarms
 from vae_anomaly.errors import ConfigError, NotCalibrated
 
 QUICK = settings(deadline=None, max_examples=200, derandomize=True)
@@ -134,3 +135,22 @@ def test_the_finest_rate_that_a_refusal_names_is_then_accepted(rows: int) -> Non
     named = float(str(caught.value).split("Finest alpha possible: ")[1].split(". ")[0])
     assert threshold.at(named).value == rows - 1
     assert named <= finest_alpha(rows) * 1.01
+
+
+def test_fewer_alarms_than_chance_allows_are_told() -> None:
+    threshold = calibrate(np.arange(2000.0), 0.01)
+    assert too_few_alarms(threshold, 3000, 0) == (
+        "0 alarms are fewer than chance allows: 30.0 are expected of 3,000 normal rows. Rows that repeat, a feed that stands still, "
+        "rows that vary less than those of the fit, or rows that the fit has seen look like this"
+    )
+    for rows, alarms in ((0, 0), (100, 0), (300, 0), (3000, 20), (3000, 3000)):
+        assert too_few_alarms(threshold, rows, alarms) == ""
+    assert too_few_alarms(replace(threshold, value=np.inf), 3000, 0) == ""
+
+
+def test_of_normal_batches_few_have_fewer_alarms_than_chance_allows() -> None:
+    random, told = np.random.default_rng(0), 0
+    for _ in range(2000):
+        threshold = calibrate(random.normal(size=400), 0.05)
+        told += too_few_alarms(threshold, 1000, int((random.normal(size=1000) > threshold.value).sum())) != ""
+    assert told / 2000 < 3 * AS_FEW

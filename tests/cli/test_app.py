@@ -164,7 +164,7 @@ def test_fit_prints_one_object(ground: Path) -> None:
     assert text.count("\n") == 1
     assert (found["rows_read"], found["rows_used"], found["promise"]["calibration_rows"]) == (ROWS, ROWS, 96)
     assert [column["name"] for column in found["columns"]] == ["flow", "pressure", "power", "mode"]
-    assert found["left_out"] == [{"name": "machine", "reason": "id column"}]
+    assert found["left_out"] == [{"name": "machine", "reason": "id column", "time": False}]
     assert found["model"]["folder"] == str(ground / "model")
     assert found["quality"] is None
 

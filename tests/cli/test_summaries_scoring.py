@@ -7,7 +7,6 @@ from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.cli import summaries_scoring
-from vae_anomaly.detector.standstill import StillColumn
 from vae_anomaly.tables.csv_rejects import RejectedRows
 from vae_anomaly.workflow.results import CalibrateResult, Counts, Discovery, GroupRow, Untypical
 
@@ -45,13 +44,6 @@ def test_a_scoring_in_words() -> None:
         "    flow: missing, expected 3",
         "    power: 1, expected 2",
     ]
-
-
-def test_columns_at_a_standstill_are_a_caution() -> None:
-    still = tuple(StillColumn(column=f"s{i}", file="a.csv", rows=90, value=None) for i in range(12))
-    (line,) = [f for f in facts_of(replace(SCORE.counts, still=still, still_columns=40)) if "caution" in f]
-    assert line.startswith("  caution      s0 has no value in the 90 rows of a.csv; s1 has")
-    assert line.endswith("; 30 more")
 
 
 def test_a_scoring_that_was_done_before_says_so() -> None:

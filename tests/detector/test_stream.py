@@ -90,7 +90,7 @@ def test_reasons_say_the_value_and_what_was_expected(detector: Detector) -> None
     assert out[tiny.OUTLIER][0]["column"] == "pressure"
     assert out[tiny.OUTLIER][0]["value"] == "900000"
     assert float(out[tiny.OUTLIER][0]["expected"]) == pytest.approx(1e5, rel=0.2)
-    assert (reasons[tiny.UNSEEN]["mode"]["value"], reasons[tiny.CHANGED_LEVEL]["site"]["value"]) == ("(unseen)", "(unseen)")
+    assert (reasons[tiny.UNSEEN]["mode"]["value"], reasons[tiny.CHANGED_LEVEL]["site"]["value"]) == ("reverse (unseen)", "south (unseen)")
     assert (reasons[tiny.CHANGED_NUMBER]["rated"]["value"], reasons[tiny.CHANGED_NUMBER]["rated"]["expected"]) == ("60", "50.5")
     assert reasons[tiny.CHANGED_LEVEL]["site"]["expected"] == "north (100%)"
     assert (reasons[tiny.HOLES]["flow"]["value"], reasons[tiny.HOLES]["mode"]["value"]) == (None, None)

@@ -61,7 +61,7 @@ def test_columns_that_change_only_with_the_label() -> None:
     flags["O S F"] = BAD.astype(int)
     assert cautions(**flags)[1] == (
         "'HDF', 'O S F' change only where 'Machine failure' does, as labels do: kept as inputs. If they are labels, give "
-        "--exclude HDF --exclude 'O S F'"
+        "--exclude 'HDF,O S F'"
     )
 
 
@@ -72,4 +72,7 @@ def test_a_label_that_never_changes_has_no_companions() -> None:
 def test_several_labels_are_one_caution() -> None:
     assert cautions(anomaly=BAD, changepoint=BAD.astype(int))[0].startswith(
         "'anomaly' ('false' in 97 % of the rows, else 'true'), 'changepoint' ('0' in 97 % of the rows, else '1') look like labels: left out"
+    )
+    assert cautions(anomaly=BAD, changepoint=BAD)[0].endswith(
+        "--exclude anomaly,changepoint if they are, or keep them with --include anomaly,changepoint"
     )

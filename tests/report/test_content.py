@@ -39,6 +39,12 @@ def test_columns_and_left_out_ones_are_cut(detector: Detector) -> None:
     assert (len(found.columns), found.more_columns, len(found.left_out), found.more_left_out) == (200, 7, 200, 1)
 
 
+def test_too_few_alarms_are_said(detector: Detector) -> None:
+    gathering = _gathering(detector)
+    gathering.add(np.zeros(5000), np.zeros(5000, dtype=np.bool_))
+    assert overview(detector, gathering, title="").cautions[0].startswith("0 alarms are fewer than chance allows: 500.0 are expected")
+
+
 def test_rows_are_counted_and_too_many_alarms_are_said(detector: Detector) -> None:
     gathering = _gathering(detector)
     gathering.source = "new.csv"

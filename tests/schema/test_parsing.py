@@ -83,7 +83,7 @@ def test_cells_as_text(values: pa.Array, expected: list[str | None]) -> None:
     ],
 )
 def test_spellings_of_false_and_true(levels: tuple[str, str], text: list[str], expected: list[str]) -> None:
-    assert parsing.boolean_texts(pa.array(text), levels).to_pylist() == expected
+    assert parsing.known_levels(pa.array(text), levels, boolean=True, default_missing=True).to_pylist() == expected
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ WRAPS: dict[str, Callable[[pa.Array], pa.Array]] = {
 # Which types can be wrapped how.
 WRAPPABLE = {
     "none": lambda _: True,
-    "dictionary": lambda kind: not pa.types.is_nested(kind) and kind not in {pa.float16(), pa.null()},
+    "dictionary": lambda kind: not (pa.types.is_nested(kind) or pa.types.is_integer(kind)) and kind not in {pa.float16(), pa.null()},
     "runs": lambda kind: not pa.types.is_nested(kind) and kind != pa.null(),
     "large": pa.types.is_string,
     "view": pa.types.is_string,

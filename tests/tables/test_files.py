@@ -37,7 +37,7 @@ def test_files_keep_the_order_in_which_they_are_named(folder: Path) -> None:
 
 
 def test_a_folder_gives_the_tables_in_and_below_it_by_name(folder: Path) -> None:
-    for side in ("_SUCCESS", ".a.csv.crc", "_delta_log/0.csv", "notes.pdf", "a.scores.csv", "a.scores.parquet", ".b.csv.1.part"):
+    for side in ("_SUCCESS", ".a.csv.crc", "_temporary/0.csv", "notes.pdf", "a.scores.csv", "a.scores.parquet", ".b.csv.1.part"):
         (folder / side).parent.mkdir(exist_ok=True)
         (folder / side).write_text("x\n")
     assert paths(".") == ["./a.csv", "./b.csv", "./deep/c.tsv", "./deep/er/d.txt"]

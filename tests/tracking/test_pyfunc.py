@@ -5,12 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import mlflow
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -21,7 +21,6 @@ from tests.tracking.conftest import Logged
 from vae_anomaly import artifact
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import RESULT_FIELDS, ScoreOptions, score_batches
-from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 from vae_anomaly.tracking import pyfunc
 
 ROOT = Path(__file__).parents[2]
@@ -29,13 +28,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def model(logged: Logged) -> PyFuncModel:
-    """Return what MLflow loads of the logged model."""
-    loaded: PyFuncModel = mlflow.pyfunc.load_model(str(_place(logged)))
+    """Return what MLflow loads of the model that was logged and not registered, by its path."""
+    loaded: PyFuncModel = mlflow.pyfunc.load_model(str(_place(logged, logged.unregistered.run_id)))
     return loaded
 
 
-def _place(logged: Logged) -> Path:
-    return min((logged.folder / "mlruns").rglob("MLmodel")).parent
+def _place(logged: Logged, run_id: str) -> Path:
+    return next(path.parent for path in sorted((logged.folder / "mlruns").rglob("MLmodel")) if run_id in path.read_text(encoding="utf-8"))
 
 
 def _predicted(model: PyFuncModel, frame: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -55,7 +54,7 @@ def _expected(detector: Detector, logged: Logged, options: dict[str, Any]) -> li
     whole = ScoreOptions(**{"model": "vae-anomaly", "model_version": artifact.fingerprint(logged.folder / "out"), **options})
     table = pa.Table.from_batches(score_batches(detector, tiny.odd_rows("mixed").to_batches(), whole))
     rows: list[dict[str, Any]] = table.select([field.name for field in RESULT_FIELDS]).to_pylist()
-    return rows
+    return [row | {"top_features": row["top_features"] or []} for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_what_is_stored_imports_the_path_that_stays() -> None:
 
 
 def test_the_logged_folder_holds_that_text(logged: Logged) -> None:
-    assert (_place(logged) / "vae_anomaly_model.py").read_text(encoding="utf-8") == pyfunc.MODEL_CODE
+    assert (_place(logged, logged.version.run_id) / "vae_anomaly_model.py").read_text(encoding="utf-8") == pyfunc.MODEL_CODE
 
 
 def test_the_index_is_kept_and_columns_may_come_in_any_order_beside_others(model: PyFuncModel, frame: pd.DataFrame) -> None:
@@ -108,20 +107,60 @@ def test_what_there_is_not_is_null_in_json(model: PyFuncModel, frame: pd.DataFra
         "kl": None,
         "p_value": None,
         "is_anomaly": False,
-        "top_features": None,
+        "top_features": [],
         "model": "vae-anomaly",
         "model_version": "",
     }
 
 
-def test_a_column_that_had_missing_cells_may_be_left_out(model: PyFuncModel, frame: pd.DataFrame, tiny_detector: Detector) -> None:
-    nullable = {column.name for column in tiny_detector.schema.columns if column.nullable}
-    assert "flow" in nullable
-    assert "crew" not in nullable
-    absent, empty = _predicted(model, frame.drop(columns=["flow"])), _predicted(model, frame.assign(flow=np.nan))
-    pd.testing.assert_frame_equal(absent, empty)
-    with pytest.raises(mlflow.MlflowException, match="crew"):
-        model.predict(frame.drop(columns=["crew"]))
+@pytest.mark.parametrize("name", ["flow", "crew"])
+def test_a_column_that_is_absent_or_renamed_is_refused_as_by_the_command_line(model: PyFuncModel, frame: pd.DataFrame, name: str) -> None:
+    """Whether it had missing cells at fit, as flow, or not, as crew: scored as missing, a fault in it would be silent."""
+    renamed = frame.rename(columns={name: name.title()})
+    available = ", ".join(repr(column) for column in renamed.columns)
+    text = f"the data frame lacks 1 of the model's 9 columns: {name!r} (did you mean {name.title()!r}?). Available columns: {available}."
+    assert _refusal(model, renamed) == text
+    assert _refusal(model, frame.drop(columns=[name])).startswith(f"the data frame lacks 1 of the model's 9 columns: {name!r}")
+
+
+def _refusal(model: PyFuncModel, data: Any, params: dict[str, Any] | None = None) -> str:
+    """Return the text of an error, which MLflow and its server have alike."""
+    with pytest.raises(mlflow.MlflowException) as refused:
+        model.predict(data, params=params)
+    error: Any = refused.value  # MLflow's class has no annotations
+    assert (error.error_code, error.get_http_status_code()) == ("INVALID_PARAMETER_VALUE", 400)
+    error.message = f"Failed to predict data '{data}'. {error.message}"  # as the server does
+    sent = json.loads(error.serialize_as_json())
+    assert (sent["error_code"], sent["message"]) == ("INVALID_PARAMETER_VALUE", str(error))
+    assert "stack_trace" not in sent
+    assert "\n" not in str(error)
+    return str(error)
+
+
+TYPED: tuple[dict[str, Any], ...] = (
+    {"flow": "float32"},
+    {"flow": "Float64", "mode": "string", "open": "boolean"},
+    {"open": object, "crew": "category", "site": "category"},
+    {"rated": pd.ArrowDtype(pa.float64()), "mode": pd.ArrowDtype(pa.string()), "open": pd.ArrowDtype(pa.bool_())},
+)
+
+
+@pytest.mark.parametrize("types", TYPED, ids=str)
+def test_the_types_of_a_frame_do_not_matter(model: PyFuncModel, frame: pd.DataFrame, types: dict[str, Any]) -> None:
+    frame = frame.assign(flow=frame["flow"].astype("float32").astype("float64"))
+    pd.testing.assert_frame_equal(_predicted(model, frame.astype(types)), _predicted(model, frame))
+
+
+def test_whole_numbers_and_complete_booleans_are_read(model: PyFuncModel, frame: pd.DataFrame) -> None:
+    """MLflow refuses both where a signature says double and string."""
+    rows = frame[frame["open"].notna() & frame["pressure"].notna()]
+    typed = rows.assign(pressure=rows["pressure"].round().astype("int64"), open=rows["open"].astype(bool))
+    floats = typed.assign(pressure=typed["pressure"].astype("float64"), open=typed["open"].astype(object))
+    pd.testing.assert_frame_equal(_predicted(model, typed), _predicted(model, floats))
+
+
+def test_an_arrow_table_is_scored_too(model: PyFuncModel, frame: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(_predicted(model, tiny.odd_rows("mixed")), _predicted(model, frame))
 
 
 def test_no_rows_are_no_rows(model: PyFuncModel, frame: pd.DataFrame) -> None:
@@ -129,37 +168,89 @@ def test_no_rows_are_no_rows(model: PyFuncModel, frame: pd.DataFrame) -> None:
     assert (len(out), list(out.columns)) == (0, [field.name for field in RESULT_FIELDS])
 
 
-def test_a_parameter_out_of_range_is_one_line(model: PyFuncModel, frame: pd.DataFrame) -> None:
-    with pytest.raises(ConfigError) as refused:
-        model.predict(frame, params={"explain": "some"})
-    assert str(refused.value) == "explain must be one of flagged, all, none; got 'some'."
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [
+        ({"explain": "some"}, "explain must be one of flagged, all, none; got 'some'."),
+        ({"explain": None}, "explain must be one of flagged, all, none; got None."),
+        ({"top": None}, "top must be a whole number from 1, or 0 for all columns; got None."),
+        ({"top": -1}, "top must be a whole number from 1, or 0 for all columns; got -1."),
+        ({"alpha": None}, "alpha must be in (0, 1); got None."),
+        ({"alpha": 0.0}, "alpha must be in (0, 1); got 0."),
+        ({"alpha": 1}, "alpha must be in (0, 1); got 1."),
+        ({"alpha": float("nan")}, "alpha must be in (0, 1); got nan."),
+        ({"alpha": 1e-6}, "alpha 1e-06 needs at least 999,999 calibration rows; this model has "),
+    ],
+)
+def test_a_parameter_out_of_range_is_one_line(model: PyFuncModel, frame: pd.DataFrame, params: dict[str, Any], text: str) -> None:
+    assert _refusal(model, frame, params).startswith(text)
 
 
-def test_a_column_of_mixed_types_is_one_line(tiny_detector: Detector, frame: pd.DataFrame, logged: Logged) -> None:
-    """Without MLflow in between, which would have its own words: Spark and our own callers."""
+def test_a_parameter_of_another_type_or_name_is_refused_without_mlflow_in_between(model: PyFuncModel, frame: pd.DataFrame) -> None:
+    """MLflow ignores unknown parameters with a warning, and has its own words for types."""
+    bare = model.unwrap_python_model()  # type: ignore[no-untyped-call]
+    for params, text in (
+        ({"top": True}, "top must be a whole number from 1, or 0 for all columns; got True."),
+        ({"top": 2.5}, "top must be a whole number from 1, or 0 for all columns; got 2.5."),
+        ({"alpha": "0.1"}, "alpha must be in (0, 1); got '0.1'."),
+        ({"alhpa": 0.1}, "there is no parameter 'alhpa' (did you mean 'alpha'?); expected alpha, explain, top."),
+    ):
+        with pytest.raises(mlflow.MlflowException) as refused:
+            bare.predict(None, frame, params=params)
+        assert str(refused.value) == text
+
+
+def _bare(detector: Detector) -> pyfunc.AnomalyModel:
+    """Return a detector as the model that MLflow makes of it, without MLflow in between."""
     bare = pyfunc.AnomalyModel()
-    bare.detector, bare.version = tiny_detector, artifact.fingerprint(logged.folder / "out")
-    with pytest.raises(SchemaMismatch) as refused:
-        bare.predict(None, frame.assign(crew=[1, *frame["crew"][1:]]))  # type: ignore[arg-type]
-    text = str(refused.value)
-    assert text.startswith("column 'crew' of the data frame mixes types: ")
-    assert text.endswith(". Make it all numbers or all text.")
-    twice = pd.concat([frame, frame[["flow"]]], axis=1)
-    with pytest.raises(DataError, match=r"the data frame has columns of the same name: 'flow'\. Give every column its own name\."):
-        bare.predict(None, twice)  # type: ignore[arg-type]
+    bare.detector, bare.name, bare.version = detector, "pump", "1"
+    return bare
+
+
+def test_the_alpha_of_the_threshold_is_the_threshold_itself(tiny_detector: Detector, frame: pd.DataFrame) -> None:
+    """MLflow fills in the default; a threshold chosen by cost or with a tail has another value than the quantile at its alpha."""
+    threshold = replace(tiny_detector.threshold, value=float(tiny_detector.threshold.calibration[0]))
+    bare = _bare(replace(tiny_detector, threshold=threshold))
+    chosen = bare.predict(None, frame)["is_anomaly"].sum()
+    assert bare.predict(None, frame, params={"alpha": tiny.ALPHA})["is_anomaly"].sum() == chosen
+    assert bare.predict(None, frame, params={"alpha": 0.11})["is_anomaly"].sum() < chosen
+
+
+def test_the_version_is_the_registrys_where_it_was_asked(logged: Logged, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", logged.uri)
+    monkeypatch.chdir(logged.folder)
+    names = {
+        "models:/pump/1": ("pump", "1"),
+        "models:/pump@champion": ("pump", "1"),
+        str(_place(logged, logged.version.run_id)): ("pump", "1"),
+    }
+    for uri, (name, version) in names.items():
+        out = _predicted(mlflow.pyfunc.load_model(uri), frame)
+        assert set(zip(out["model"], out["model_version"], strict=True)) == {(name, version)}, uri
+
+
+def test_without_a_registry_the_version_is_the_digest_of_the_artifact(model: PyFuncModel, frame: pd.DataFrame, logged: Logged) -> None:
+    out = _predicted(model, frame)
+    assert set(zip(out["model"], out["model_version"], strict=True)) == {("vae-anomaly", artifact.fingerprint(logged.folder / "out"))}
+
+
+def test_the_missing_values_of_the_fit_are_missing_here_too(tiny_detector: Detector, frame: pd.DataFrame) -> None:
+    """A sensor's −999 scored as a number would be an alarm in every row that ``score`` finds normal."""
+    data = replace(tiny_detector.config.data, missing_values=("-999", "?"))
+    bare = _bare(replace(tiny_detector, config=replace(tiny_detector.config, data=data)))
+    told = frame.assign(flow=frame["flow"].fillna(-999.0), mode=frame["mode"].fillna("?"))
+    pd.testing.assert_frame_equal(bare.predict(None, told), bare.predict(None, frame))
 
 
 def test_the_signature_names_every_column_and_parameter(tiny_detector: Detector) -> None:
+    """The inputs are in the metadata: as a signature, MLflow's types would refuse what ``score`` reads."""
     signature = pyfunc.signature(tiny_detector)
-    assert signature.inputs is not None
+    assert signature.inputs is None
     assert signature.outputs is not None
     assert signature.params is not None
-    inputs = {c.name: (str(c.type), c.required) for c in signature.inputs.inputs}
-    assert inputs == {
-        c.name: ("DataType.double" if c.kind == "numeric" else "DataType.string", not c.nullable) for c in tiny_detector.schema.columns
-    }
     assert [c.name for c in signature.outputs.inputs] == [field.name for field in RESULT_FIELDS]
     assert {p.name: p.default for p in signature.params.params} == {"alpha": tiny.ALPHA, "explain": "flagged", "top": 5}
+    assert pyfunc.metadata_of(tiny_detector) == {"columns": {c.name: c.kind for c in tiny_detector.schema.columns}}
 
 
 def test_requirements_are_pinned_to_what_is_installed_without_local_labels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +284,7 @@ print(loading, quiet, len(heard), scored)
 def test_mlflow_loads_and_scores_without_unpickling_anything(logged: Logged) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     heard = subprocess.run(
-        [sys.executable, "-c", LISTENING, str(_place(logged))],
+        [sys.executable, "-c", LISTENING, str(_place(logged, logged.unregistered.run_id))],
         check=True,
         capture_output=True,
         text=True,

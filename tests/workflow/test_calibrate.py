@@ -372,8 +372,8 @@ REFUSED: dict[str, tuple[list[str], int, str]] = {
     ),
     "a time that is none": (
         ["times.csv", "--alerts-per-day", "20", "--time-column", "when", "--on-error", "skip"], 3,
-        ("time column 'when' must hold times such as 2025-03-03 12:00:00, all of one form, but is 'noon' in times.csv row 41 (line 42). "
-         "Correct it, or leave --time-column out."),
+        ("time column 'when' must hold times such as 2025-03-03 12:00:00 but is 'noon' in times.csv row 41 (line 42). "
+         "Correct it, give --time-format, or leave --time-column out."),
     ),
     "too few rows for a tail": (
         ["plain.parquet", "--method", "gpd", "--alpha", "0.001"], 4,

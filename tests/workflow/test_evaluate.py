@@ -10,14 +10,18 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests import tiny
+from tests.tiny import Case
 from vae_anomaly import artifact
+from vae_anomaly.cli.summaries import evaluate_summary
+from vae_anomaly.config import DataConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, OutputError
 from vae_anomaly.report.content import Report
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow import evaluate
 from vae_anomaly.workflow.evaluate import evaluate_files
-from vae_anomaly.workflow.requests import EvaluateRequest
+from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.requests import EvaluateRequest, FitRequest
 
 NORMAL, LEAKS, WORN = 60, 12, 8
 
@@ -115,7 +119,12 @@ def test_an_evaluation_on_the_training_rows_is_noted(request_: EvaluateRequest, 
     fitted = replace(tiny_detector, config=replace(tiny_detector.config, data=data))
     save_as_fitted_on(fitted, tmp_path / "labelled.parquet", tmp_path / "seen")
     result = evaluate_files(replace(request_, model=str(tmp_path / "seen"), label_column=None))
-    assert result.notes == ("the model was fitted on these very files: it has seen their normal rows, and the figures are too good",)
+    assert result.notes == (
+        (
+            "these are the rows that the model was fitted on: they score lower than new ones, so that alarms and p-values say little, and "
+            "the figures are too good"
+        ),
+    )
     assert result.quality.comparison is not None
     assert result.quality.comparison.peer_rows == NORMAL  # of the training rows those labelled normal
 
@@ -164,3 +173,25 @@ def test_labels_must_be_named_present_and_of_both_classes(request_: EvaluateRequ
     with pytest.raises(DataError) as empty:
         evaluate_files(replace(request_, data=(str(tmp_path / "nothing.parquet"),)))
     assert str(empty.value) == f"no row of {tmp_path}/nothing.parquet has a value in any column of the model."
+
+
+def test_a_flag_written_after_the_fault_is_told_by_fit_evaluation_and_page(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    load, bad = random.normal(size=400), np.arange(400) >= 360
+    heat = load + random.normal(scale=0.3, size=400)
+    labelled = pa.table({"load": load, "heat": heat, "TWF": bad.astype(float), "fault": bad.astype(int)})
+    pq.write_table(labelled, tmp_path / "labelled.parquet")
+    config = tiny.config(Case(kind="numeric", size="one", method="cross", prior="exemplar"), steps=10)
+    config = replace(config, data=DataConfig(label_column="fault"), tracking=replace(config.tracking, enabled=False))
+    fitted = fit_files(FitRequest(data=(str(tmp_path / "labelled.parquet"),), config=config, output=tmp_path / "m"))
+    begins = "'TWF' is constant among the normal rows and carries "
+    assert fitted.quality is not None
+    assert fitted.cautions[0].startswith(begins)
+    assert fitted.quality.revealing is not None
+    assert (fitted.quality.auroc, fitted.quality.revealing.auroc_without < 0.8) == (1.0, True)
+    found = evaluate_files(
+        EvaluateRequest(data=(str(tmp_path / "labelled.parquet"),), model=str(tmp_path / "m"), no_tracking=True, output=tmp_path / "e.html")
+    )
+    assert found.cautions[0].startswith(begins)
+    assert "is constant among the normal rows and carries" in (tmp_path / "e.html").read_text()
+    assert f"caution      {begins}" in evaluate_summary(found)

@@ -18,7 +18,17 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.tracking import store
-from vae_anomaly.workflow.models import cores, is_training_data, list_models, model_info, open_model, tracking_ui
+from vae_anomaly.workflow.models import (
+    cores,
+    is_training_data,
+    list_models,
+    model_info,
+    open_model,
+    rows_of_fit,
+    seen_at_fit,
+    tracking_ui,
+)
+from vae_anomaly.workflow.publish import with_provenance
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +122,45 @@ def test_training_data_are_recognised_under_another_name_too(tmp_path: Path, tin
     # Models of versions that stored no contents digest have an empty one, which equals nothing.
     old = replace(fitted, card=replace(fitted.card, data_digest="", contents_digest=""))
     assert not is_training_data(old, source)
+
+
+def test_contents_are_read_only_where_the_size_is_that_of_the_fit(
+    tmp_path: Path, tiny_detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fit.csv").write_text("a\n1\n", encoding="utf-8")
+    source = open_source([str(tmp_path / "fit.csv")])
+    card = replace(tiny_detector.card, data_digest="", contents_digest=source.contents(), data_bytes=source.bytes)
+    assert is_training_data(replace(tiny_detector, card=card), source)
+    monkeypatch.setattr(type(source), "contents", lambda _: pytest.fail("a download"))
+    assert not is_training_data(replace(tiny_detector, card=replace(card, data_bytes=source.bytes + 1)), source)
+
+
+def test_some_files_of_a_fit_are_known_again_in_another_folder(tmp_path: Path, tiny_detector: Detector) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.csv").write_text(f"a\n{i}\n", encoding="utf-8")
+    fit = open_source([str(tmp_path / "0.csv"), str(tmp_path / "1.csv")])
+    fitted = with_provenance(tiny_detector, fit, fit.contents(), seconds=1.0, notes=())
+    (tmp_path / "sub").mkdir()
+    shutil.copy2(tmp_path / "1.csv", tmp_path / "sub")
+
+    def seen(*names: str) -> tuple[str, ...]:
+        return seen_at_fit(fitted, open_source([str(tmp_path / name) for name in names]))
+
+    assert seen("0.csv", "1.csv") == (str(tmp_path / "0.csv"), str(tmp_path / "1.csv"))
+    assert seen("sub") == (str(tmp_path / "sub" / "1.csv"),)
+    assert seen("1.csv", "2.csv") == (str(tmp_path / "1.csv"),)
+    assert seen("2.csv") == ()
+    (tmp_path / "1.csv").write_text("a\n7\n", encoding="utf-8")
+    os.utime(tmp_path / "1.csv", ns=(1, 1))
+    assert seen("1.csv") == ()
+
+
+def test_what_is_told_about_files_of_the_fit() -> None:
+    end = "rows that the model was fitted on: they score lower than new ones, so that alarms and p-values say little"
+    assert rows_of_fit((), 3) == ""
+    assert rows_of_fit(("a", "b"), 2) == f"these are the {end}"
+    assert rows_of_fit(("a",), 2) == f"a has {end}"
+    assert rows_of_fit(("a", "b", "c", "d"), 5) == f"a, b, c and 1 more have {end}"
 
 
 def test_cores_are_those_of_this_process() -> None:

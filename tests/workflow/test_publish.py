@@ -157,6 +157,7 @@ def test_the_model_card_says_where_a_model_is_from(own_folder: Path, tiny_detect
     source = open_source([str(own_folder / "x.csv")])
     card = with_provenance(tiny_detector, source, "abc", seconds=2.5, notes=("a sample",)).card
     assert (card.source, card.data_digest, card.contents_digest) == ((str(own_folder / "x.csv"),), source.digest(), "abc")
+    assert (card.data_bytes, card.file_digests) == (4, (source.files[0].digest,))
     assert (card.seconds, card.notes[-1], card.rows) == (2.5, "a sample", tiny_detector.card.rows)
     assert datetime.now(UTC) - datetime.fromisoformat(card.created) < timedelta(minutes=5)
     assert {"vae-anomaly", "python", "torch", "numpy", "pyarrow"} == set(dict(card.versions))

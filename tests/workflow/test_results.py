@@ -21,7 +21,7 @@ KEYS = {
         "seconds threshold unchanged"
     ),
     results.Counts: (
-        "alarms discovery expected_alarms likely_alarms missing_changes null_scores pooled_rows rejected rows "
+        "alarms cautions discovery expected_alarms likely_alarms missing_changes null_scores pooled_rows rejected rows "
         "top_alarms typicality unseen unseen_groups"
     ),
     results.CalibrateResult: (

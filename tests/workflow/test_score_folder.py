@@ -12,18 +12,23 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from tests.tiny import Case, detector, table
+from tests.tiny import Case, detector, encoded, table
 from vae_anomaly import artifact
 from vae_anomaly.detector.stream import ScoredBatch, scored_batches
 from vae_anomaly.errors import ConfigError, DataError, OutputError, SchemaMismatch
 from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.storage.destinations import destination_of
+from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow import score_folder
 from vae_anomaly.workflow import score_folder as output_folder
+from vae_anomaly.workflow.publish import with_provenance
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.score import score_files
 
 BATCH = 512
+
+
+SEEN = "rows that the model was fitted on: they score lower than new ones, so that alarms and p-values say little"
 
 
 class Killed(Exception):
@@ -347,3 +352,31 @@ def test_a_name_in_a_manifest_cannot_leave_its_folder(tmp_path: Path, request_: 
     with pytest.raises(OutputError) as error:
         manifest.read_folder_manifest(destination_of(tmp_path / "out"))
     assert str(error.value) == f"{path} is not the manifest of an output folder. Name another folder with -o."
+
+
+def test_inputs_that_the_fit_has_read_are_told(request_: ScoreRequest, inputs: Path, tmp_path: Path) -> None:
+    fitted = artifact.load(Path(request_.model))
+    artifact.save(with_provenance(fitted, open_source([str(inputs)]), "", seconds=1.0, notes=()), tmp_path / "fitted")
+    of_fit = replace(request_, model=str(tmp_path / "fitted"))
+    assert score_files(of_fit).counts.cautions == (f"these are the {SEEN}",)
+    assert score_files(of_fit).counts.cautions == (f"these are the {SEEN}",)  # nothing to do, and told all the same
+    (inputs / "b.csv").write_bytes((inputs / "b.csv").read_bytes() + b"\n")
+    again = score_files(replace(of_fit, output=f"{tmp_path / 'other'}/"))
+    first = str(inputs / "day=1" / "a.parquet")
+    assert again.counts.cautions == (f"{first}, {inputs / 'day=2' / 'a.parquet'} have {SEEN}",)
+    one = score_files(replace(of_fit, data=(first,), output=tmp_path / "one.parquet"))
+    assert one.counts.cautions == (f"these are the {SEEN}",)
+    written = manifest.read_manifest(tmp_path / "one.parquet")
+    assert written is not None
+    assert written.counts["cautions"] == [f"these are the {SEEN}"]
+
+
+def test_batches_with_fewer_alarms_than_chance_allows_are_told(request_: ScoreRequest, tmp_path: Path) -> None:
+    few = table("mixed", 8, seed=3)
+    scores = artifact.load(Path(request_.model)).scores(encoded(artifact.load(Path(request_.model)).schema, few)).total
+    row = few.slice(int(scores.argmin()), 1)
+    pq.write_table(pa.concat_tables([row] * 3000), tmp_path / "still.parquet")
+    counts = score_files(replace(request_, data=(str(tmp_path / "still.parquet"),), output=tmp_path / "still.csv")).counts
+    assert counts.alarms == 0
+    assert {text.split(" ", 3)[3] for text in counts.cautions[1:]} == {f"in all 3,000 rows of {tmp_path / 'still.parquet'}"}
+    assert counts.cautions[0].startswith("0 alarms are fewer than chance allows: 300.0 are expected of 3,000 normal rows.")

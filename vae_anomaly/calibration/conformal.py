@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, betaln, gammaln
+from scipy.special import betainc, betaincinv, betaln, gammaln
 
 from vae_anomaly.errors import ConfigError
 
@@ -110,6 +110,16 @@ class RateLaw:
         # Tolerances: a bound that meets its probability exactly counts despite the rounding of the cumulative sum.
         low, high = np.searchsorted(chance, [tail + 1e-12, 1.0 - tail - 1e-9])
         return first + int(low), first + min(int(high), len(k) - 1)
+
+    def as_few(self, rows: int, alarms: int) -> float:
+        """Return the probability of at most ``alarms`` among ``rows`` new normal rows."""
+        if alarms >= rows:
+            return 1.0
+        if alarms > MOST_TERMS:
+            return float(betainc(self.a, self.b, alarms / rows))
+        k = np.arange(alarms + 1.0)
+        chance = gammaln(rows + 1.0) - gammaln(k + 1.0) - gammaln(rows - k + 1.0) + betaln(k + self.a, rows - k + self.b)
+        return min(1.0, float(np.exp(chance - betaln(self.a, self.b)).sum()))
 
 
 def conformal_law(n: int, alpha: float) -> RateLaw:

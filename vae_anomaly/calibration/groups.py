@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.conformal import calibration_rows_needed
 from vae_anomaly.schema.keys import factorize, label_text
+from vae_anomaly.schema.levels import label_key
 
 LEAST_GROUP_ROWS = 20  # a quantile of fewer rows is dominated by sampling error
 BORROWED_PER_MISSING_ROW = 10.0  # makes the 1 in 1 + n cost at most a tenth of alpha
@@ -49,9 +50,10 @@ class Groups:
 
     def codes(self, column: pa.Array) -> NDArray[np.int64]:
         """Return the index of each row's group, int64 ``[n]``; −1 for no group and for a group unseen at calibration."""
-        index = {name: i for i, name in enumerate(self.names)}
+        index = {label_key(name): i for i, name in enumerate(self.names)} | {name: i for i, name in enumerate(self.names)}
         names, indices = group_names(column, self.column)
-        codes = np.array([-1 if name is None else index.get(name, -1) for name in names], dtype=np.int64)
+        found = [-1 if name is None else index.get(name, index.get(label_key(name), -1)) for name in names]
+        codes = np.array(found, dtype=np.int64)
         return codes[indices]
 
     def at(self, ordered: NDArray[np.float64], alpha: float) -> "Groups":
@@ -89,8 +91,9 @@ class Groups:
 def calibrate_groups(name: str, column: pa.Array | pa.ChunkedArray, scores: NDArray[np.float64], alpha: float) -> Groups:
     """Return the group thresholds from calibration ``scores`` ``[n]`` in any order and their group ``column`` ``[n]``."""
     texts, indices = group_names(column, name)
-    names = tuple(dict.fromkeys(text for text in texts if text is not None))
-    code = np.array([-1 if text is None else names.index(text) for text in texts], dtype=np.int64)[indices]
+    first = {label_key(text): text for text in reversed(texts) if text is not None}  # of several spellings
+    names = tuple(dict.fromkeys(first[label_key(text)] for text in texts if text is not None))
+    code = np.array([-1 if text is None else names.index(first[label_key(text)]) for text in texts], dtype=np.int64)[indices]
     order = np.argsort(scores, kind="stable")
     empty = np.zeros(len(names))
     return Groups(column=name, names=names, code=code[order], lent=empty, values=empty).at(scores[order], alpha)

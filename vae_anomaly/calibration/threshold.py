@@ -175,3 +175,19 @@ def calibrate(scores: NDArray[np.float64], alpha: float, method: Method = "split
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))
     return Threshold(method=method, alpha=alpha, value=math.inf, calibration=ordered).at(alpha)
+
+
+AS_FEW = 0.001  # probability below which few alarms are told: of one batch of normal rows in a thousand
+
+
+def too_few_alarms(threshold: Threshold, rows: int, alarms: int) -> str:
+    """Return a caution if so few alarms among ``rows`` scored rows are no chance, empty otherwise.
+
+    The probability is that of independent normal rows like those of the calibration, over calibrations and batches.
+    """
+    if not math.isfinite(threshold.value) or alarms >= threshold.alpha * rows or threshold.law.as_few(rows, alarms) >= AS_FEW:
+        return ""
+    return (
+        f"{alarms:,} alarms are fewer than chance allows: {threshold.alpha * rows:,.1f} are expected of {rows:,} normal rows. Rows that "
+        "repeat, a feed that stands still, rows that vary less than those of the fit, or rows that the fit has seen look like this"
+    )

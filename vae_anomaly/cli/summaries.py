@@ -42,6 +42,7 @@ def fit_summary(result: FitResult) -> str:
     facts = [
         ("columns", _kinds(result.columns)),
         *_columns(result.columns, result.left_out),
+        ("time", _time(result.left_out)),
         ("labels", _labels(result.labels_left_out)),
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units active"),
         ("stopped", result.stopped),
@@ -76,6 +77,7 @@ def evaluate_summary(result: EvaluateResult) -> str:
     facts = [
         ("no score", f"{plural(result.null_scores, 'row')} without observed values, excluded" if result.null_scores else ""),
         *threshold_facts(result.promise),
+        *(("caution", caution) for caution in result.cautions),
         *(("note", note) for note in result.notes),
         ("run", result.run_id),
         ("written", result.output),
@@ -156,7 +158,7 @@ def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> l
     weak = [f"{short(name)} ({percent(r2)})" for r2, name in by_r2 if r2 < WEAK]
     lowest = [f"{short(name)} ({percent(r2)})" for r2, name in by_r2[:LOWEST_R2_SHOWN]]
     return [
-        ("dropped", shorten_list((f"{short(column.name)} ({column.reason})" for column in left_out), "; ")),
+        ("dropped", _dropped(left_out)),
         (
             "constant",
             shorten_list(f"{short(column.name)} = {short(str(column.constant))}" for column in columns if column.constant is not None),
@@ -164,6 +166,23 @@ def _columns(columns: Sequence[ColumnQuality], left_out: Sequence[Dropped]) -> l
         ("explained", f"median R² {percent(median(r2 for r2, _ in by_r2))}; lowest: {', '.join(lowest)}" if by_r2 else ""),
         ("weak", f"poorly reconstructed: {shorten_list(weak)}" if weak else ""),
     ]
+
+
+_NAMED_IN_OPTIONS = {"excluded", "id column", "group column", "time column", "label"}  # reasons of columns that the user took out
+
+
+def _dropped(left_out: Sequence[Dropped]) -> str:
+    """Return the dropped columns and why, and how to keep those that the user did not take out."""
+    keep = "" if all(column.reason in _NAMED_IN_OPTIONS for column in left_out) else "; --include keeps a column as an input"
+    return shorten_list((f"{short(column.name)} ({column.reason})" for column in left_out), "; ") + keep
+
+
+def _time(left_out: Sequence[Dropped]) -> str:
+    """Offer a column that was left out as a time, unless the user has named one."""
+    times = [column.name for column in left_out if column.time]
+    if not times or any(column.reason == "time column" for column in left_out):
+        return ""
+    return f"{short(times[0])}: --time-column {short(times[0])} calibrates on the latest rows"
 
 
 def _blocks(blocks: Blocks | None) -> str:

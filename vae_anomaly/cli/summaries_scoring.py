@@ -7,7 +7,6 @@ from vae_anomaly.calibration.guarantee import Guarantee
 from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.cli import text
 from vae_anomaly.cli.text import fact_lines, join_lines, plural, short, step_lines
-from vae_anomaly.detector.standstill import standstill_texts
 from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.messages import percent, shorten_list
 from vae_anomaly.workflow.results import (
@@ -22,7 +21,6 @@ from vae_anomaly.workflow.results import (
 )
 
 ALARM_REASONS_SHOWN = 3  # columns of an alarm
-STILL_SHOWN = 10  # columns at a standstill
 ALARM_REASON_SHARE = 0.05  # of the score; columns below it are not shown as reasons
 
 
@@ -43,20 +41,13 @@ def scoring_summary(result: ScoreResult) -> str:
         ("no score", f"{plural(counts.null_scores, 'row')} without observed values" if counts.null_scores else ""),
         ("new values", shorten_list(f"{short(name)} ({count:,})" for name, count in counts.unseen.items())),
         ("missing", shorten_list(f"{short(m.column)} {percent(m.now)} (fit: {percent(m.at_fit)})" for m in counts.missing_changes)),
-        ("caution", _standstill(counts)),
+        *(("caution", text.escape_controls(caution)) for caution in counts.cautions),
         ("ignored", shorten_list(map(short, result.ignored_columns))),
         ("model", model_text(result.model)),
         ("parts", _parts(result)),
         ("written", result.output),
     ]
     return join_lines([head, *fact_lines(facts), *alarm_lines(counts.top_alarms), *step_lines(result.next_steps)])
-
-
-def _standstill(counts: Counts) -> str:
-    """Return the columns at a standstill, and how many more there are."""
-    shown = standstill_texts(counts.still[:STILL_SHOWN])
-    more = [f"{counts.still_columns - len(shown):,} more"] if counts.still_columns > len(shown) else []
-    return "; ".join(map(text.escape_controls, [*shown, *more]))
 
 
 def _parts(result: ScoreResult) -> str:
@@ -102,7 +93,7 @@ def calibrate_summary(result: CalibrateResult) -> str:
         ("rows", f"{result.calibration_rows:,} of {result.rows:,} used for calibration{anomalous}"),
         ("skipped", malformed_rows(result)),
         ("no score", f"{result.null_scores:,} rows without observed values" if result.null_scores else ""),
-        ("per day", f"{result.rows_per_day:,.6g} rows" if result.rows_per_day else ""),
+        ("per day", f"{result.rows_per_day:,.6g} rows" + f"; {result.days}" * bool(result.days) if result.rows_per_day else ""),
         ("previous", f"{result.threshold_before:.6g} at alpha {result.alpha_before:g}"),
         *threshold_facts(result.promise),
         ("tail", f"Anderson-Darling p = {result.fit_p_value:.2g}" if result.fit_p_value is not None else ""),

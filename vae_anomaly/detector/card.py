@@ -17,6 +17,7 @@ class ColumnQuality:
     ``constant``. ``missing``: share of missing cells. ``low``, ``middle``, ``high``: 1 %, 50 % and 99 % quantiles of a number.
     ``longest_run``: most rows in a row, in the order of the fit, with one value of a number of many values; None for other columns.
     ``longest_gap``: most rows in a row without a value. Both None: fitted by a version that did not store them.
+    ``doubt``: a sentence on why it may be no measurement, empty if nothing says so.
     """
 
     name: str
@@ -29,14 +30,17 @@ class ColumnQuality:
     high: float | None = None
     longest_run: int | None = None
     longest_gap: int | None = None
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """Provenance of a detector. Fields with a default are filled in by the workflow, since a fit knows neither clock nor files.
 
+    ``data_bytes`` (0: not known) and ``file_digests`` recognise the files of the fit, the latter by name, size and time, 1,000 at most.
+    ``source_versions`` are those of the lakehouse tables in ``source``, empty texts for files; empty if there are none. ``calibrated``
+    (ISO 8601), ``calibration_source`` with its versions and ``calibration_digest`` describe a later calibration; empty if there was none.
     ``cautions`` are those on the table of the fit; those on the model are computed from it (``fitting.diagnostics``).
-    ``calibrated`` (ISO 8601), ``calibration_source`` and ``calibration_digest`` describe a later calibration; empty if there was none.
     """
 
     rows: int
@@ -55,6 +59,16 @@ class Card:
     calibration_source: tuple[str, ...] = ()
     calibration_digest: str = ""
     cautions: tuple[str, ...] = ()
+    data_bytes: int = 0
+    file_digests: tuple[str, ...] = ()
+    source_versions: tuple[str, ...] = ()
+    calibration_versions: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The files of the fit, tables with their version."""
+        versions = self.source_versions or ("",) * len(self.source)
+        return tuple(f"{path} (version {version})" if version else path for path, version in zip(self.source, versions, strict=True))
 
 
 # Stretches of the calibration rows at most.

@@ -12,17 +12,18 @@ from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from vae_anomaly.calibration.groups import group_names
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import PREFETCH_THREADS, ExplainedRows
+from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.standstill import Standstill
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
-from vae_anomaly.messages import absent_text
+from vae_anomaly.messages import absent_text, shorten
 from vae_anomaly.schema.encoding import Batch, encode, model_order
 from vae_anomaly.schema.schema import conform
 
@@ -30,6 +31,13 @@ _T = TypeVar("_T")
 _END = object()
 # Small batches are concatenated up to this many rows: with --chunk-rows 1 every row would cost a padded block.
 GATHER_ROWS = 1024
+# A number is stuck after three times the longest run of one value in the fit. If rows are independent, the longest run of n rows is about
+# log n / log(1/p) for a value of probability p, and three times as many rows in a row have a probability of about n⁻³. If they are not, the
+# run says how long the column stands still of itself.
+STILL_RUNS = 3
+STILL_ROWS = 20  # of a file whose numbers may be called stuck, or that lacks the values of a column that lacked some in the fit
+STILL_NAMED = 100  # columns that are named; thousands of files may have lost the same sensor
+STILL_CAUTIONS = 10  # sentences of a summary
 RESULT_FIELDS = (
     pa.field("anomaly_score", pa.float64()),
     pa.field("reconstruction", pa.float64()),
@@ -102,13 +110,96 @@ class Rejections:
     bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillColumn:
+    """A column at a standstill in all ``rows`` of a ``file`` that have a value there; ``value`` None: no row has one."""
+
+    column: str
+    file: str
+    rows: int
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standstill:
+    """Columns without a value, or with one number, in a whole file where the fit makes neither likely, up to a row of the input.
+
+    ``found`` in the files before, the first 100 of ``count``, and the state of this ``file``.
+
+    ``value`` holds the columns of the model that have not moved in its ``rows`` so far: their only number, None where no cell has a value;
+    ``cells``: how many have one.
+    """
+
+    found: tuple[StillColumn, ...] = ()
+    count: int = 0
+    file: str = ""
+    rows: int = 0
+    value: Mapping[str, float | None] = field(default_factory=dict)
+    cells: Mapping[str, int] = field(default_factory=dict)
+
+    def after(self, file: str, batch: pa.RecordBatch, quality: Sequence[ColumnQuality]) -> "Standstill":
+        """Return the state after a batch of ``file`` with the columns of the model; another file than before starts anew."""
+        before = self if file == self.file else self._next(file, quality)
+        numbers = {q.name for q in quality if q.longest_run is not None}
+        value, cells = dict[str, float | None](), dict[str, int]()
+        for name, so_far in before.value.items():
+            column = batch.column(name)
+            seen = len(column) - column.null_count
+            if seen and name not in numbers:
+                continue
+            low, high = pc.min_max(column).as_py().values() if seen else (so_far, so_far)
+            if low == high and so_far in {None, low}:
+                value[name], cells[name] = low, before.cells.get(name, 0) + seen
+        return replace(before, rows=before.rows + batch.num_rows, value=value, cells=cells)
+
+    def end(self, quality: Sequence[ColumnQuality]) -> "Standstill":
+        """Return the state after the last row of a file: its columns at a standstill are found."""
+        usual = {q.name: q for q in quality}
+        here = [
+            StillColumn(column=name, file=self.file, rows=self.rows if value is None else self.cells[name], value=value)
+            for name, value in self.value.items()
+            if _unlikely(usual[name], value, self.rows, self.cells.get(name, 0))
+        ]
+        return Standstill(found=(*self.found, *here)[:STILL_NAMED], count=self.count + len(here))
+
+    def cautions(self, most: int = STILL_CAUTIONS) -> tuple[str, ...]:
+        """Return one sentence about each column that was found, ``most`` at most, and the number of the others."""
+        texts = [
+            f"{shorten(one.column)} has no value in the {one.rows:,} rows of {one.file}"
+            if one.value is None
+            else f"{shorten(one.column)} is {one.value:.6g} in all {one.rows:,} rows of {one.file}"
+            for one in self.found[:most]
+        ]
+        more = self.count - len(texts)
+        return (*texts, f"{more:,} more columns have no value, or one number, in a whole file") if more else tuple(texts)
+
+    def plus(self, other: "Standstill") -> "Standstill":
+        """Return what was found in either."""
+        return Standstill(found=(*self.found, *other.found)[:STILL_NAMED], count=self.count + other.count)
+
+    def _next(self, file: str, quality: Sequence[ColumnQuality]) -> "Standstill":
+        return replace(self.end(quality), file=file, value={q.name: None for q in quality})
+
+
+def _unlikely(usual: ColumnQuality, value: float | None, rows: int, cells: int) -> bool:
+    """Return whether the rows of a file without a value, or the ``cells`` with one ``value``, are more than the fit lets expect."""
+    if value is not None:
+        return usual.longest_run is not None and cells >= max(STILL_ROWS, STILL_RUNS * usual.longest_run)
+    if usual.missing == 0.0:
+        return rows > 0
+    return usual.longest_gap is not None and rows >= max(STILL_ROWS, STILL_RUNS * usual.longest_gap)
+
+
+NO_STANDSTILL = Standstill()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InputBatch:
     """Rows to score, and the rejections and the standstill up to their end."""
 
     rows: pa.RecordBatch
     rejections: Rejections = Rejections()
-    standstill: Standstill = Standstill()
+    standstill: Standstill = NO_STANDSTILL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -118,7 +209,7 @@ class ScoredBatch:
     rows: pa.RecordBatch
     tally: Tally
     rejections: Rejections
-    standstill: Standstill
+    standstill: Standstill = NO_STANDSTILL
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -156,8 +247,8 @@ def scored_batches(
     row = options.first_row
     for batch in _gathered(batches):
         _refuse_without_ids(batch.rows, options)
-        encoded = encode(detector.schema, conform(detector.schema, batch.rows, where=options.where, first_row=row))
-        yield _score(detector, threshold, batch, encoded, options, row)
+        cells = conform(detector.schema, batch.rows, where=options.where, first_row=row)
+        yield _score(detector, threshold, batch, cells, options, row)
         row += batch.rows.num_rows
 
 
@@ -189,8 +280,10 @@ def _refuse_without_ids(rows: pa.RecordBatch, options: ScoreOptions) -> None:
         raise SchemaMismatch(f"{options.where} lacks the id columns {absent_text(absent, rows.schema.names)}")
 
 
-def _score(detector: Detector, threshold: Threshold, batch: InputBatch, encoded: Batch, options: ScoreOptions, row: int) -> ScoredBatch:
-    raw = batch.rows
+def _score(
+    detector: Detector, threshold: Threshold, batch: InputBatch, cells: pa.RecordBatch, options: ScoreOptions, row: int
+) -> ScoredBatch:
+    raw, encoded = batch.rows, encode(detector.schema, cells)
     scores = detector.scores(encoded, threads=options.threads)
     total = scores.total.numpy()
     codes, pooled, unseen_groups = _groups_of(threshold, raw, options.where)
@@ -204,7 +297,7 @@ def _score(detector: Detector, threshold: Threshold, batch: InputBatch, encoded:
         *keys,
         *(pa.array(x, from_pandas=True) for x in (total, scores.reconstruction.numpy(), scores.kl.numpy(), p_values, *typicality)),
         pa.array(flags),
-        top_features(detector.ensemble, detector.schema, encoded, explained, options.top, threads=options.threads),
+        top_features(detector.ensemble, detector.schema, encoded, explained, options.top, threads=options.threads, cells=cells),
         pa.repeat(options.model, raw.num_rows),
         pa.repeat(options.model_version, raw.num_rows),
     ]

@@ -11,6 +11,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.baselines import REFERENCE_ROWS, Matrix, baseline_scores
 from vae_anomaly.evaluation.metrics import detection_quality, rank_detectors, ranking_metrics
 from vae_anomaly.evaluation.results import Comparison, Quality
+from vae_anomaly.evaluation.revealing import revealing_columns
 from vae_anomaly.fitting.splits import RowSplit
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.keys import Labels
@@ -48,7 +49,8 @@ def evaluate_fit(detector: Detector, split: RowSplit, normal: Batch, anomalous: 
     comparison = compare_with_baselines(
         detector, _baseline_splits(split, normal), anomalous.rows(torch.from_numpy(scored)), calibration, scores[scored]
     )
-    return replace(quality, comparison=comparison)
+    held_out = normal.rows(torch.from_numpy(split.calibration))
+    return replace(quality, comparison=comparison, revealing=revealing_columns(detector, held_out, anomalous))
 
 
 def _baseline_splits(split: RowSplit, normal: Batch) -> list[BaselineSplit]:

@@ -61,6 +61,17 @@ class Intervals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revealing:
+    """Columns, constant among normal rows, that carry ``share`` of the score of the anomalous ones; ``auroc_without`` them."""
+
+    columns: tuple[str, ...]
+    share: float
+    auroc: float  # of the same sample of rows
+    auroc_without: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
     """Detection metrics on labelled rows."""
 
@@ -75,6 +86,12 @@ class Quality:
     intervals: Intervals | None = None
     by_label: tuple[LabelFound, ...] = ()
     comparison: Comparison | None = None
+    revealing: Revealing | None = None  # None: other columns carry the score
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """What makes these figures less sound than they look."""
+        return () if self.revealing is None else (self.revealing.words,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,11 +191,19 @@ REST = "(other)"  # the entry of the columns that are not listed
 
 
 def top_features(
-    ensemble: Ensemble, schema: Schema, batch: Batch, rows: NDArray[np.int64], top: int | None, *, threads: int = 1
+    ensemble: Ensemble,
+    schema: Schema,
+    batch: Batch,
+    rows: NDArray[np.int64],
+    top: int | None,
+    *,
+    threads: int = 1,
+    cells: pa.RecordBatch | None = None,
 ) -> pa.Array:
     """Return a list array ``[n]`` of ``FEATURE``: for ``rows`` (ascending indices) the ``top`` largest contributions, else null.
 
     The contributions of the other columns are summed as ``(other)``, so that a list adds up to the score; ``top=None`` lists all columns.
+    ``cells``: the conformed rows of the batch, for the texts of unseen levels.
     """
     picked = batch.rows(torch.from_numpy(rows))
     explanation = explain_rows(ensemble, picked, threads=threads)
@@ -205,26 +213,28 @@ def top_features(
     rest = np.take_along_axis(contribution, order[:, shown.shape[1] :], axis=1)
     parts = np.take_along_axis(contribution, shown, axis=1)
     columns = model_order(schema)
-    value, expect = value_texts(columns, picked), expected_texts(columns, explanation)
+    value = value_texts(columns, picked, None if cells is None else cells.take(pa.array(rows)))
+    expect = expected_texts(columns, explanation)
     other: list[tuple[str, str | None, str | None]] = [(REST, None, None)] if rest.shape[1] else []
-    cells: list[tuple[str, str | None, str | None]] = []
+    shown_cells: list[tuple[str, str | None, str | None]] = []
     for i, indices in enumerate(shown.tolist()):
-        cells += [(columns[j].name, value(i, j), expect(i, j)) for j in indices]
-        cells += other
+        shown_cells += [(columns[j].name, value(i, j), expect(i, j)) for j in indices]
+        shown_cells += other
     if rest.shape[1]:
         parts = np.concatenate([parts, rest.sum(1, keepdims=True)], axis=1)
     lengths, explained = np.zeros(len(batch), dtype=np.int32), np.zeros(len(batch), dtype=np.bool_)
     lengths[rows], explained[rows] = parts.shape[1], True
-    texts = [pa.array([cell[k] for cell in cells], pa.string()) for k in range(3)]
+    texts = [pa.array([cell[k] for cell in shown_cells], pa.string()) for k in range(3)]
     features = pa.StructArray.from_arrays([*texts, pa.array(parts.ravel())], fields=list(FEATURE))
     offsets = np.concatenate([np.zeros(1, np.int32), lengths.cumsum(dtype=np.int32)])
     return pa.ListArray.from_arrays(pa.array(offsets), features, type=pa.list_(FEATURE), mask=pa.array(~explained))
 
 
-def value_texts(columns: Sequence[Column], batch: Batch) -> Callable[[int, int], str | None]:
-    """Return a function (i, j) → text of the cell in row i and column j: None if missing, ``(unseen)`` for a level not in the schema.
+def value_texts(columns: Sequence[Column], batch: Batch, cells: pa.RecordBatch | None = None) -> Callable[[int, int], str | None]:
+    """Return a function (i, j) → text of the cell in row i and column j, None if missing.
 
-    The tensors are converted to lists once: indexing a tensor takes microseconds per cell.
+    A level that is not in the schema is its text from ``cells``, the conformed rows, and ``(unseen)``; a number in a boolean column is that
+    number. The tensors are converted to lists once: indexing a tensor takes microseconds per cell.
     """
     d_num = batch.numeric.shape[-1]
     observed, numeric, codes = (t[:, -1].tolist() for t in (batch.observed, batch.numeric, batch.codes))
@@ -234,8 +244,13 @@ def value_texts(columns: Sequence[Column], batch: Batch) -> Callable[[int, int],
             return None
         if j < d_num:
             return f"{numeric[i][j]:.10g}"
-        code, levels = codes[i][j - d_num], columns[j].levels
-        return levels[code] if code < len(levels) else "(unseen)"
+        code, levels = int(codes[i][j - d_num]), columns[j].levels
+        if code < len(levels):
+            return str(levels[code])
+        if cells is None:
+            return "(unseen)"
+        cell = str(cells.column(columns[j].name)[i].as_py())
+        return cell if columns[j].kind == "boolean" and code > len(levels) else f"{cell} (unseen)"
 
     return text
 

@@ -9,11 +9,13 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.config import DataConfig
 from vae_anomaly.detector.card import Blocks, ColumnQuality, alarm_stability
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.explain.contributions import Usual, explain_rows
@@ -131,10 +133,32 @@ ROWS_AT_LEAST = 200
 UNEVEN = 0.001
 
 
+DOUBTS_SHOWN = 5  # columns whose doubt is a caution of its own
+
+
+def with_doubts(
+    quality: tuple[ColumnQuality, ...], schema: Schema, table: pa.Table, data: DataConfig, time: NDArray[np.int64] | None
+) -> tuple[ColumnQuality, ...]:
+    """Add to the description of a column why it may be no measurement, unless the user has included it by name."""
+    from vae_anomaly.schema.doubts import doubts  # noqa: PLC0415  # only a fit asks for it
+
+    order = None if time is None else np.argsort(time, kind="stable")
+    found = doubts((c for c in schema.columns if c.name not in data.include), table, order)
+    return tuple(replace(q, doubt=found.get(q.name, "")) for q in quality)
+
+
 def cautions(detector: Detector) -> tuple[str, ...]:
     """Return the known weaknesses of a model and of the table of its fit, one sentence each, the most serious first."""
-    texts = (*detector.card.cautions, _collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
+    texts = (*detector.card.cautions, *_doubtful(detector), _collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
     return tuple(text for text in texts if text)
+
+
+def _doubtful(detector: Detector) -> tuple[str, ...]:
+    doubts = [q.doubt for q in detector.quality if q.doubt]
+    more = (
+        f"{len(doubts) - DOUBTS_SHOWN:,} more columns may be no measurements; info --json names them" if len(doubts) > DOUBTS_SHOWN else ""
+    )
+    return (*doubts[:DOUBTS_SHOWN], more)
 
 
 def active_units(detector: Detector) -> float:

@@ -7,6 +7,7 @@ Letters of shapes: g networks, n rows, e exemplars, w steps of a window (1), d c
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +22,12 @@ from vae_anomaly.detector.card import Card
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 from vae_anomaly.fitting.checkpointing import NoCheckpoint, Progress, Stage, TrainingCheckpoint
-from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions
+from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions, with_doubts
 from vae_anomaly.fitting.held_out import FitRecord, cross_fit_scores
 from vae_anomaly.fitting.robust import exemplar_limit, first_pass_scores, first_pass_split, robust_note, trim_rows
 from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_networks, split_rows
 from vae_anomaly.messages import quote
+from vae_anomaly.model.constants import FLOAT64, is_close
 from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, score_rows, single_threaded_products
 from vae_anomaly.model.exemplars import choose_exemplars
 from vae_anomaly.model.scaling import Views, gather_cells, learn_views
@@ -92,7 +94,7 @@ def fit_rows(
         config=config,
         ensemble=ensemble,
         threshold=threshold,
-        quality=column_quality(ensemble, batch, schema, learned.networks.validation),
+        quality=with_doubts(column_quality(ensemble, batch, schema, learned.networks.validation), schema, table, config.data, time),
         card=_card(split, config, learned.history, ensemble.constants, schema),
         usual=usual_contributions(ensemble, batch, split, learned.networks.held_out_fold),
         blocks=calibration_stability(ensemble, batch, split, threshold, time),
@@ -178,20 +180,20 @@ def find_constant_columns(batch: Batch, training: Tensor) -> tuple[ConstantColum
     """Return the columns that are constant in the training rows, and the indices of the numeric and of the coded columns that vary."""
     rows = batch.rows(training)
     d_num = rows.numeric.shape[-1]
-    numeric, value = _constant(rows.numeric, rows.observed[..., :d_num])
-    code, level = _constant(rows.codes, rows.observed[..., d_num:])
+    numeric, value = _constant(rows.numeric, rows.observed[..., :d_num], partial(is_close, share=FLOAT64))
+    code, level = _constant(rows.codes, rows.observed[..., d_num:], torch.eq)
     constants = ConstantColumns(
         numeric=numeric.nonzero().flatten(), value=value[numeric], code=code.nonzero().flatten(), level=level[code], penalty=0.0
     )
     return constants, (~numeric).nonzero().flatten(), (~code).nonzero().flatten()
 
 
-def _constant(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for each column of ``[n, w, d]`` whether all observed values are equal, and the first of them, both ``[d]``."""
+def _constant(values: Tensor, observed: Tensor, equal: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return for each column of ``[n, w, d]`` whether all observed values are ``equal``, and the first of them, both ``[d]``."""
     flat, seen = values.flatten(0, 1), observed.flatten(0, 1)
     first = seen.to(torch.uint8).argmax(0)
     value = flat.gather(0, first.unsqueeze(0)).squeeze(0)
-    return ((flat == value) | ~seen).all(0), value
+    return (equal(flat, value) | ~seen).all(0), value
 
 
 def _never_missing(batch: Batch, networks: NetworkAssignment) -> Tensor:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_anomaly.config import DataConfig
-from vae_anomaly.messages import NAMES_SHOWN, listed, quote, shorten_list
+from vae_anomaly.messages import listed, option_names, quote, shorten_list
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.keys import group_codes
 from vae_anomaly.schema.label_names import LOOKS_LIKE_LABEL, LikelyLabel, likely_label
@@ -40,21 +40,21 @@ def _left_out(found: dict[str, LikelyLabel], *, named: bool) -> str:
     them = _described(found)
     if named:
         return f"{them}: left out besides the label that was named, because other labels give it away. Keep a column with --include"
-    first = shlex.quote(next(iter(found), ""))
+    first, several = shlex.quote(next(iter(found), "")), option_names(found)
     return (
         f"{them}: left out, and all rows were trained on as normal ones. Give --label-column {first} so that only normal rows are, "
-        f"--exclude {first} if they are, or keep it with --include {first}"
+        f"--exclude {several} if they are, or keep {'it' if len(found) == 1 else 'them'} with --include {several}"
     )
 
 
 def _kept(found: dict[str, LikelyLabel], *, named: bool) -> str:
-    first = shlex.quote(next(iter(found), ""))
-    ways = f"give --exclude {first}" if named else f"give --label-column {first} or --exclude {first}"
-    return f"{_described(found, 'may be a label', 'may be labels')}: kept as an input. If it is one, {ways}; if not, --include {first}"
+    first, several = shlex.quote(next(iter(found), "")), option_names(found)
+    ways = f"give --exclude {several}" if named else f"give --label-column {first} or --exclude {several}"
+    return f"{_described(found, 'may be a label', 'may be labels')}: kept as an input. If it is one, {ways}; if not, --include {several}"
 
 
 def _with_companions(companions: Sequence[str], labels: Sequence[str]) -> str:
-    ways = " ".join(f"--exclude {shlex.quote(name)}" for name in companions[:NAMES_SHOWN])
+    ways = f"--exclude {option_names(companions)}"
     only = f"only where {' or '.join(map(quote, labels))} does, as labels do: kept as"
     if len(companions) == 1:
         return f"{listed(companions)} changes {only} an input. If it is a label, give {ways}"

@@ -152,7 +152,10 @@ MAX_FOLDER_MANIFEST_BYTES = 512 * 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One part and its ``bytes``, with ``rows`` [first, end), ``size`` in bytes and ``modified`` (ns since 1970) of its input."""
+    """One part and its ``bytes``, with ``rows`` [first, end), ``size`` in bytes and ``modified`` (ns since 1970) of its input.
+
+    ``version``: that of a lakehouse table; empty for a file.
+    """
 
     part: str
     input: str
@@ -161,10 +164,11 @@ class Entry:
     rows: tuple[int, int]
     bytes: int
     counted: Mapping[str, Any]
+    version: str = ""
 
     def of(self, file: Listed) -> bool:
-        """Whether size and modification time of the input are those recorded with the part."""
-        return (self.size, self.modified) == (file.size, file.modified)
+        """Whether size, modification time and version of the input are those recorded with the part."""
+        return (self.size, self.modified, self.version) == (file.size, file.modified, file.version)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vae_anomaly.config import Likelihood, Prior
+from vae_anomaly.model.constants import NEAREST, is_unchanged
 from vae_anomaly.model.imputation import CellBank, cell_bank, fill_missing
 from vae_anomaly.model.prior import Exemplars, PriorProduct, kl_to_prior, prior_product
 from vae_anomaly.model.scaling import Views, to_cells
@@ -32,7 +33,7 @@ SCORE_BLOCK_ROWS = {"exemplar": 128, "standard": 2048}
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ConstantColumns:
-    """Columns with one value in the training rows. They contribute nothing to a score until they change.
+    """Columns with one value in the training rows. They contribute nothing to a score until they change, see ``is_unchanged``.
 
     ``numeric`` int64 indices among the numeric columns and their ``value`` float64; ``code`` int64 indices among the coded columns and
     their ``level`` codes. ``penalty``: nats of a changed cell, the largest calibration score + 1, so that the row is flagged.
@@ -50,7 +51,10 @@ class ConstantColumns:
         if not len(self.numeric) and not len(self.code):
             return cost
         d_num = batch.numeric.shape[-1]
-        numbers = (batch.numeric[..., self.numeric] != self.value) & batch.observed[..., self.numeric]
+        values = batch.numeric[..., self.numeric]
+        numbers = (values != self.value) & batch.observed[..., self.numeric]
+        if bool((numbers & ((values - self.value).abs() <= NEAREST * self.value.abs())).any()):
+            numbers &= ~is_unchanged(values, self.value)
         codes = (batch.codes[..., self.code] != self.level) & batch.observed[..., d_num + self.code]
         cost[:, self.numeric] = numbers.any(1).to(torch.float64) * self.penalty
         cost[:, d_num + self.code] = codes.any(1).to(torch.float64) * self.penalty

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vae_anomaly.config import Activation, Likelihood, ModelConfig
+from vae_anomaly.schema.encoding import boolean_distance
 
 # Subtracted from the encoder output, so that posteriors start narrow.
 LOGVAR_SHIFT = 2.0
@@ -211,20 +212,25 @@ def cell_nll(
 
     Numbers have the scale ``sigma`` in units of the view, a scalar or ``[g, 1, 1]``: Gaussian (x − x̂)²/(2 sigma²), or Student-t with
     ν = 8 degrees of freedom ½(ν + 1) log(1 + (x − x̂)²/(ν sigma²)) (Lange, Little & Taylor 1989). Booleans are Bernoulli, categories
-    categorical; unseen levels share the probability ``unseen``, so that a seen level costs log max p − log p(x).
+    categorical; unseen levels share the probability ``unseen``, so that a seen level costs log max p − log p(x). A number other than 0
+    and 1 in a boolean column costs, besides, what a number that far from its expected value costs.
     """
     numbers, booleans, categories = layout.slices()
-    square = (out[..., numbers] - cells.units[..., numbers]).square()
-    if likelihood == "gaussian":
-        parts = [square * (0.5 / (sigma * sigma))]
-    else:
-        parts = [torch.log1p(square * (1.0 / (FREEDOM * sigma * sigma))) * (0.5 * (FREEDOM + 1.0))]
+    parts = [_number_nll((out[..., numbers] - cells.units[..., numbers]).square(), sigma, likelihood)]
     if not cells.target.shape[-1]:
         return parts[0] if cells.complete else parts[0].masked_fill(~cells.observed, 0.0)
     target, count = cells.target, booleans.stop - booleans.start
     parts.append(_boolean_nll(out[..., booleans], target[..., :count], unseen))
+    if count and bool((target[..., :count] > 2).any()):  # noqa: PLR2004  # 2 is an unseen text
+        parts[-1] = parts[-1] + _number_nll(boolean_distance(target[..., :count]).to(out.dtype).square(), sigma, likelihood)
     parts.extend(_category_nll(out[..., s], target[..., count + j], unseen).unsqueeze(-1) for j, s in enumerate(categories))
     return torch.cat(parts, dim=-1).masked_fill(~cells.observed, 0.0)
+
+
+def _number_nll(square: Tensor, sigma: float | Tensor, likelihood: Likelihood) -> Tensor:
+    if likelihood == "gaussian":
+        return square * (0.5 / (sigma * sigma))
+    return torch.log1p(square * (1.0 / (FREEDOM * sigma * sigma))) * (0.5 * (FREEDOM + 1.0))
 
 
 def _boolean_nll(logit: Tensor, target: Tensor, unseen: float) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vae_anomaly.calibration.guarantee import Guarantee, guarantee_of
+from vae_anomaly.calibration.threshold import too_few_alarms
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.results import Quality
@@ -109,7 +110,13 @@ def overview(
         more_left_out=max(0, len(left_out) - REPORT_COLUMNS_SHOWN),
         promise=guarantee_of(detector.threshold),
         blocks=detector.blocks,
-        cautions=(*notes, *(_too_many(scored) if quality is None else ()), *cautions(detector), *detector.card.notes),
+        cautions=(
+            *notes,
+            *(quality.cautions if quality else ()),
+            *(_unlikely_alarms(detector, scored) if quality is None else ()),
+            *cautions(detector),
+            *detector.card.notes,
+        ),
         active_units=active_units(detector),
         latent_units=detector.ensemble.vae.latent,
         history=detector.card.history,
@@ -134,9 +141,17 @@ def _scored(detector: Detector, gathering: ScoreSummary) -> ScoringOverview:
     )
 
 
-def _too_many(scored: ScoringOverview | None) -> tuple[str, ...]:
+def _unlikely_alarms(detector: Detector, scored: ScoringOverview | None) -> tuple[str, ...]:
+    """Return a caution if there are more alarms than chance explains, or fewer."""
+    if scored is None:
+        return ()
+    few = too_few_alarms(detector.threshold, scored.rows - scored.unscored, scored.alarms)
+    return (few,) if few else _too_many(scored)
+
+
+def _too_many(scored: ScoringOverview) -> tuple[str, ...]:
     """Return a caution if there are more alarms than chance explains."""
-    if scored is None or scored.alarms <= scored.expected + TOO_MANY * max(scored.expected, 1.0) ** 0.5:
+    if scored.alarms <= scored.expected + TOO_MANY * max(scored.expected, 1.0) ** 0.5:
         return ()
     many = f"{scored.alarms:,} of {scored.rows:,} rows are flagged where {scored.expected:,.1f} are expected if all were normal"
     return (f"{many}: either many are anomalous, or normal rows have changed since the fit",)
@@ -147,7 +162,7 @@ def model_facts(detector: Detector) -> tuple[tuple[str, str], ...]:
     card, ensemble = detector.card, detector.ensemble
     facts = (
         ("fitted", card.created),
-        ("data", shorten_list(card.source, length=SOURCES_SHOWN)),
+        ("data", shorten_list(card.data, length=SOURCES_SHOWN)),
         ("rows", f"{card.rows:,}: {card.training_rows:,} for training, {card.calibration_rows:,} for calibration"),
         ("columns", f"{len(detector.quality):,} used, {len(detector.schema.dropped):,} left out"),
         ("networks", f"{len(ensemble.weight)}, on the views {', '.join(detector.config.model.views)}"),

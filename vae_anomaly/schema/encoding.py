@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.schema.inference import Column
+from vae_anomaly.schema.parsing import numbers as numbers_of
 from vae_anomaly.schema.schema import Schema
+
+# Resolution and range of the distance that a code of a boolean column holds for a number other than 0 and 1.
+FINEST, FURTHEST = 2.0**-20, 2.0**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -22,7 +26,8 @@ class Batch:
     """Rows as tensors; rows of a table have window ``w`` = 1.
 
     ``numeric`` float64 ``[n, w, d_num]`` in raw units, 0 where missing; ``codes`` int64 ``[n, w, d_cat]``, the index of the level,
-    ``len(levels)`` for an unseen level; ``observed`` bool ``[n, w, d]``. Columns are in ``model_order``.
+    ``len(levels)`` for an unseen level, larger for a number in a boolean column the further it is from 0 and 1, see ``boolean_distance``;
+    ``observed`` bool ``[n, w, d]``. Columns are in ``model_order``.
     """
 
     numeric: Tensor
@@ -92,7 +97,20 @@ def _numbers(values: pa.Array) -> np.ndarray:
 
 
 def _codes(column: Column, values: pa.Array) -> np.ndarray:
-    """Return int64 ``[n]``: the index of the level, ``len(levels)`` if unseen, -1 if missing."""
+    """Return int64 ``[n]``: the index of the level, ``len(levels)`` or more if unseen, -1 if missing."""
     index = pc.index_in(values, value_set=pa.array(column.levels, values.type))
     unseen = pc.fill_null(index, len(column.levels))
-    return np.asarray(pc.if_else(pc.is_null(values), -1, unseen).to_numpy(zero_copy_only=False), dtype=np.int64)
+    codes = np.asarray(pc.if_else(pc.is_null(values), -1, unseen).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return codes + _steps(values) if column.kind == "boolean" and (codes >= len(column.levels)).any() else codes
+
+
+def _steps(values: pa.Array) -> np.ndarray:
+    """Return int64 ``[n]``: the distance of a number from the nearer of 0 and 1 in ``FINEST``, rounded up; 0 for other text."""
+    numbers = _numbers(numbers_of(values))
+    steps = np.ceil(np.minimum(np.abs(numbers), np.abs(numbers - 1.0)) / FINEST)
+    return np.where(np.isnan(steps), 0.0, np.minimum(steps, FURTHEST)).astype(np.int64)
+
+
+def boolean_distance(codes: Tensor) -> Tensor:
+    """Return how far the number behind each code of a boolean column is from 0 and 1, float64; 0 for a level and for other text."""
+    return (codes - 2).clamp_min(0).to(torch.float64) * FINEST

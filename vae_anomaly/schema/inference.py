@@ -1,8 +1,10 @@
 """Inference of the kind of one column from its type and values: numeric, boolean, category, or dropped with a reason.
 
-Floats are numeric; integers too, unless their values are exactly 0 and 1; text is a category; the type bool and 0/1, t/f, y/n, yes/no and
-true/false in any case are boolean. Dropped: timestamps, empty and nested columns, free text, numbers mixed with text, and likely ids
-(distinct text, or strictly monotonic integers; never floats).
+Numbers are numeric, unless their values are exactly 0 and 1; text is a category, and so are a dictionary of integers and bytes that are
+text; the type bool and 0/1, t/f, y/n, yes/no and true/false in any case are boolean. The kind does not depend on how the values are
+written: 0 and 1 may be integers, floats, decimals or text. What is no measurement by name and values is in ``roles``. Dropped besides:
+timestamps, empty and nested columns, bytes, free text, numbers mixed with text, and likely ids (distinct text, or strictly monotonic
+whole numbers; never with decimals).
 """
 
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import pyarrow.compute as pc
 
 from vae_anomaly import messages
 from vae_anomaly.schema import parsing
+from vae_anomaly.schema.levels import boolean_pair, fitted_texts
 
 ColumnKind = Literal["numeric", "boolean", "category"]
 
@@ -27,7 +30,8 @@ WORDS_SHOWN = 5  # texts among numbers that a reason lists
 class Column:
     """One input column of the model.
 
-    ``levels``: of a boolean the text of false and true in the data; of a category by falling frequency, ties by text, at most 255.
+    ``levels``: of a boolean 0 and 1, false and true or no and yes, as in the data; of a category at most 255, by falling frequency, ties
+    by text.
     ``nullable``: cells were missing in the fit. ``temporal``: a time or duration that the user included, in seconds.
     """
 
@@ -40,51 +44,78 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dropped:
-    """A column that is not a model input; ``reason`` continues the text 'left out: '."""
+    """A column that is not a model input; ``reason`` continues the text 'left out: '. ``time``: ``--time-column`` can name it."""
 
     name: str
     reason: str
+    time: bool = False
 
 
-def infer_column(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
-    """Infer the kind of one column; ``included`` keeps it unless its type cannot be read or all values are missing."""
+def infer_column(name: str, values: pa.ChunkedArray, *, included: bool, default_missing: bool = True) -> Column | Dropped:
+    """Infer the kind of one column; ``included`` keeps it unless its type cannot be read or all values are missing.
+
+    ``default_missing``: texts that usually mean a missing cell do so here.
+    """
     kind = parsing.unwrapped_type(values.type)
     if pa.types.is_nested(kind):
         return Dropped(name=name, reason=f"nested column ({messages.shorten(str(kind))})")
-    if parsing.is_binary_type(kind):
+    plain = _plain(values, default_missing=default_missing)
+    if plain is None:
         return Dropped(name=name, reason=f"binary column ({kind})")
-    values = parsing.plain_array(values)
-    if pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_nan(values), None, values)
-    if values.null_count == len(values):
+    if plain.null_count == len(plain):
         return Dropped(name=name, reason="all values missing")
-    if pa.types.is_temporal(values.type):
-        return _temporal(name, values, included=included)
-    if parsing.is_text_type(values.type) or pa.types.is_boolean(values.type):
-        return _text(name, values, included=included)
-    return _number(name, values, included=included)
+    if pa.types.is_temporal(plain.type):
+        return _temporal(name, plain, included=included)
+    if parsing.is_text_type(plain.type) or pa.types.is_boolean(plain.type):
+        return _text(name, plain, included=included)
+    # Writers also use dictionaries to store counts in less space; codes are few.
+    coded = pa.types.is_dictionary(values.type) and pa.types.is_integer(kind) and pc.count_distinct(plain).as_py() <= MAX_LEVELS
+    return _codes(name, plain) if coded else _number(name, plain, included=included)
+
+
+def _plain(values: pa.ChunkedArray, *, default_missing: bool) -> pa.ChunkedArray | None:
+    """Return the values in a plain type, text as the levels that it means, null where missing; None for bytes that are no text."""
+    if isinstance(values.type, pa.UuidType):
+        values = pa.chunked_array([parsing.readable_text(values)])
+    elif parsing.is_binary_type(parsing.unwrapped_type(values.type)):
+        text = parsing.text_of_bytes(values)
+        if text is None:
+            return None
+        values = text
+    plain = parsing.plain_array(values)
+    if pa.types.is_floating(plain.type):
+        return pc.if_else(pc.is_nan(plain), None, plain)
+    return fitted_texts(plain, default_missing=default_missing) if parsing.is_text_type(plain.type) else plain
+
+
+def _codes(name: str, values: pa.ChunkedArray) -> Column | Dropped:
+    """Return integers of a dictionary, such as a pandas categorical, as levels."""
+    texts = pa.chunked_array([parsing.category_texts(values.combine_chunks())])
+    return _text(name, fitted_texts(texts, default_missing=False), included=True)
 
 
 def _temporal(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
     if included and not pa.types.is_interval(values.type):  # months have no fixed length
         return Column(name=name, kind="numeric", nullable=values.null_count > 0, temporal=True)
     clock = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
-    return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})")
+    return Dropped(name=name, reason="timestamp" if clock else f"time of day or duration ({values.type})", time=clock)
 
 
 def _number(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
     nullable = values.null_count > 0
-    if pa.types.is_integer(values.type):
-        low, high = pc.min_max(values).as_py().values()
-        if (low, high) == (0, 1):
-            return Column(name=name, kind="boolean", levels=("0", "1"), nullable=nullable)
-        if not included and _is_monotonic(values):
-            return Dropped(name=name, reason="looks like an id (whole numbers that rise or fall and never repeat)")
+    if not pa.types.is_integer(values.type):
+        values = values.cast(pa.float64())  # also decimals, for which kernels are missing
+    low, high = pc.min_max(values).as_py().values()
+    whole = pa.types.is_integer(values.type) or bool(pc.all(pc.equal(values, pc.round(values))).as_py())
+    if whole and (low, high) == (0, 1):
+        return Column(name=name, kind="boolean", levels=("0", "1"), nullable=nullable)
+    if whole and not included and _is_monotonic(values):
+        return Dropped(name=name, reason="looks like an id (whole numbers that rise or fall and never repeat)")
     return Column(name=name, kind="numeric", nullable=nullable)
 
 
 def _is_monotonic(values: pa.ChunkedArray) -> bool:
-    """Whether at least ``ID_ROWS`` integers are strictly increasing or strictly decreasing."""
+    """Whether at least ``ID_ROWS`` whole numbers are strictly increasing or strictly decreasing."""
     known = pc.drop_null(values).to_numpy()
     return len(known) >= ID_ROWS and bool(np.all(known[1:] > known[:-1]) or np.all(known[1:] < known[:-1]))
 
@@ -94,9 +125,12 @@ def _text(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dro
     if pa.types.is_boolean(values.type):
         return Column(name=name, kind="boolean", levels=("false", "true"), nullable=nullable)
     counts = _counts(values)
-    pair = _boolean_pair(counts)
+    pair = boolean_pair(_most_frequent(counts))
     if pair is not None:
         return Column(name=name, kind="boolean", levels=pair, nullable=nullable)
+    numbers = parsing.numbers(counts["values"])
+    if len(counts) > NUMBER_LEVELS and not numbers.null_count and not pc.any(pc.is_inf(numbers)).as_py():
+        return _number(name, parsing.numbers(values), included=included)
     reason = None if included else _text_reason(counts)
     if reason is not None:
         return Dropped(name=name, reason=reason)
@@ -111,15 +145,6 @@ def _counts(values: pa.ChunkedArray) -> pa.Table:
 
 def _most_frequent(counts: pa.Table) -> tuple[str, ...]:
     return tuple(counts["values"].slice(0, MAX_LEVELS).to_pylist())
-
-
-def _boolean_pair(counts: pa.Table) -> tuple[str, str] | None:
-    """Return the most frequent spelling of false and of true if all texts are spellings of one pair."""
-    first = {text.lower(): text for text in reversed(_most_frequent(counts))}
-    for false, true in zip(parsing.FALSE, parsing.TRUE, strict=True):
-        if first.keys() == {false, true}:
-            return first[false], first[true]
-    return None
 
 
 def _text_reason(counts: pa.Table) -> str | None:
@@ -138,8 +163,6 @@ def _number_reason(counts: pa.Table, rows: int) -> str | None:
     words = counts.filter(pc.is_null(parsing.numbers(counts["values"])))
     if len(counts) - len(words) <= NUMBER_LEVELS or pc.sum(words["counts"], min_count=0).as_py() > rows / 2:
         return None
-    if len(words) == 0:
-        return "numbers stored as text; write them as numbers"
     shown = ", ".join(f"{messages.quote(word['values'])} ({word['counts']:,} ×)" for word in words.slice(0, WORDS_SHOWN).to_pylist())
     more = f" and {len(words) - WORDS_SHOWN:,} more" if len(words) > WORDS_SHOWN else ""
     return f"numbers with text in them: {shown}{more}; name them in --missing-values"

@@ -4,6 +4,7 @@ Errors name the row of the column; the caller that knows the files replaces ``wh
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_anomaly import messages
+from vae_anomaly.choices import DAY_FIRST, MONTH_FIRST, TIME_COUNTS
 from vae_anomaly.errors import BadCell, DataError
 from vae_anomaly.schema import parsing
+from vae_anomaly.schema.clocks import as_timestamps
+from vae_anomaly.schema.levels import label_key
+from vae_anomaly.schema.time_text import read_times
 
 # Errors raised here know the row but not the file.
 _WHERE = "the data"
@@ -68,8 +73,8 @@ def group_codes(column: pa.ChunkedArray, name: str = "group") -> NDArray[np.int6
 # ── times ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
-    """Return the dense rank of each row's time, int64 ``[n]``.
+def time_order(column: pa.ChunkedArray, name: str, form: str | None = None) -> NDArray[np.int64]:
+    """Return the dense rank of each row's time, int64 ``[n]``; ``form`` is a ``--time-format``.
 
     Raises BadCell for a missing or unreadable time and DataError for a column that holds neither times nor numbers.
     """
@@ -78,39 +83,50 @@ def time_order(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
         row = pc.index(pc.is_null(whole), pa.scalar(value=True)).as_py()
         problem = f"time column {name!r} must have a time in every row but has none"
         raise BadCell(problem, where=_WHERE, row=row, remedies=("Drop such rows", "leave --time-column out"))
-    values = as_times(whole, name)
+    values = as_times(whole, name, form)
     if not (parsing.is_number_type(values.type) or pa.types.is_temporal(values.type)) or pa.types.is_interval(values.type):
         raise DataError(f"time column {name!r} must hold times or numbers; it is {values.type}. Name another with --time-column.")
     ticks = _ticks(values) if pa.types.is_temporal(values.type) else values
     return np.unique(ticks.to_numpy(zero_copy_only=False), return_inverse=True)[1].astype(np.int64)
 
 
-def as_times(values: pa.Array, name: str) -> pa.Array:
-    """Return the column unwrapped, with text parsed as times. Raises BadCell for text that is not a time."""
+def as_times(values: pa.Array, name: str, form: str | None = None) -> pa.Array:
+    """Return the column unwrapped, with text and numbers read as times in the format ``form`` or in the one that they tell.
+
+    Numbers that tell no unit stay numbers, which order rows as well. Raises BadCell for text that is not a time, DataError where day and
+    month could be exchanged and for numbers that are no times in the unit ``form``.
+    """
     values = parsing.plain_array(values)
-    if not parsing.is_text_type(values.type):
+    if parsing.is_text_type(values.type):
+        numbers = parsing.numbers(values)
+        if numbers.null_count > values.null_count or form in {DAY_FIRST, MONTH_FIRST}:
+            return _times_in_text(values, name, form)
+        values = numbers
+    if not parsing.is_number_type(values.type):
         return values
-    try:
-        return parsing.dates(values)
-    except pa.ArrowInvalid:
-        row = _first_no_time(values)
-    problem = (
-        f"time column {name!r} must hold times such as 2025-03-03 12:00:00, all of one form, but is {messages.quote(values[row].as_py())}"
-    )
-    raise BadCell(problem, where=_WHERE, row=row, remedies=("Correct it", "leave --time-column out"))
+    times = as_timestamps(values, form, name)
+    if times is None and form is not None:
+        raise DataError(f"time column {name!r} cannot be read with --time-format {form}. Name the format or the unit of its numbers.")
+    return values if times is None else times
 
 
-def _first_no_time(text: pa.Array) -> int:
-    """Return the index of the first text that cannot be parsed with those before it, by bisection."""
-    good, bad = 0, len(text)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        try:
-            parsing.dates(text[:middle])
-            good = middle
-        except pa.ArrowInvalid:
-            bad = middle
-    return good
+def _times_in_text(text: pa.Array, name: str, form: str | None) -> pa.Array:
+    if form is None:
+        with suppress(pa.ArrowInvalid):
+            return parsing.dates(text)  # ISO 8601: all at once
+    read = read_times(text, None if form in TIME_COUNTS else form)
+    bad = pc.and_(pc.is_null(read.values), pc.is_valid(text))
+    if pc.any(bad).as_py():
+        row = pc.index(bad, pa.scalar(value=True)).as_py()
+        wanted = "2025-03-03 12:00:00" if form is None else form
+        problem = f"time column {name!r} must hold times such as {wanted} but is {messages.quote(text[row].as_py())}"
+        raise BadCell(problem, where=_WHERE, row=row, remedies=("Correct it", "give --time-format", "leave --time-column out"))
+    if read.unsure.any():
+        shown = messages.quote(text[int(read.unsure.argmax())].as_py())
+        raise DataError(
+            f"time column {name!r} holds {shown}, of which either number may be the day: give --time-format {DAY_FIRST} or {MONTH_FIRST}."
+        )
+    return read.values
 
 
 def seconds(times: pa.Array) -> NDArray[np.float64]:
@@ -148,19 +164,31 @@ class Labels:
 
 
 def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str], name: str = "label") -> Labels:
-    """Return the labels of a column; ``normal_labels`` are compared without case. Raises DataError for a nested column.
+    """Return the labels of a column; spellings of one value are one label, named by the shortest of them: 0, 0.0, '0' and False are one.
 
-    >>> read_labels(pa.array([0.0, 1.0, None]), ("0", "")).normal.tolist()
-    [True, False, True]
+    ``normal_labels`` are compared likewise, and without case. A text that usually means a missing cell is no label. Raises DataError
+    for a nested column.
+
+    >>> read_labels(pa.array(["0.0", "1", None, "False"]), ("0", "")).normal.tolist()
+    [True, False, True, True]
     """
     values, indices = factorize(column, name)
-    texts = [label_text(value) for value in values]
-    names = tuple(dict.fromkeys(texts))
-    index = np.array([names.index(text) for text in texts], dtype=np.int64)
-    normal_names = {label.strip().lower() for label in normal_labels}
-    is_normal = np.array([name.lower() in normal_names for name in names], dtype=np.bool_)
+    texts = [_given_label(value) for value in values]
+    spellings: dict[str, list[str]] = {}
+    for text in texts:
+        spellings.setdefault(label_key(text), []).append(text)
+    names = tuple(min(same, key=lambda text: (len(text), text)) for same in spellings.values())
+    place = {key: i for i, key in enumerate(spellings)}
+    index = np.array([place[label_key(text)] for text in texts], dtype=np.int64)
+    normal_keys = {label_key(label).lower() for label in normal_labels}
+    is_normal = np.array([key.lower() in normal_keys for key in spellings], dtype=np.bool_)
     code = index[indices]
     return Labels(names=names, code=code, normal=is_normal[code])
+
+
+def _given_label(value: object) -> str:
+    text = label_text(value)
+    return "" if text in parsing.MISSING_TEXT else text
 
 
 def label_text(value: object) -> str:

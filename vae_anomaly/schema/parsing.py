@@ -5,14 +5,24 @@ Functions of arrays take an Arrow ``Array`` or ``ChunkedArray`` and return the s
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+# Texts that mean a missing cell unless the user turns them off. 'None' and 'n/a' are text: they are levels in many tables.
+MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
+
 # Spellings in pairs, false and true at the same index; compared in lower case.
 FALSE = ("0", "0.0", "false", "f", "no", "n")
 TRUE = ("1", "1.0", "true", "t", "yes", "y")
+
+# Whole numbers stay exact at any length; '1.0' is whole, '007' and '1,000' (one or a thousand?) are text.
+WHOLE = re.compile(r"([+-]?)(0|[1-9]\d*)(?:[.,]0*)?")
+_DECIMAL = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
+_COMMA_AND_THREE = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # one or a thousand times as much?
+# A number this near to 0 or 1 is that: the precision of float32.
+NEAR = 1e-6
 
 # The numbers that Arrow's cast parses, once blanks around them and a leading plus are removed.
 _NUMBER = r"(?i)^[+-]?(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)$"
@@ -64,10 +74,23 @@ def readable_text(values: pa.Array) -> pa.Array:
     values = plain_array(values)
     if not is_binary_type(values.type):
         return values
+    text = text_of_bytes(values)
+    return pa.array([None if v is None else bytes_text(v) for v in values.to_pylist()], pa.string()) if text is None else text
+
+
+def text_of_bytes(values: pa.Array) -> pa.Array | None:
+    r"""Return bytes as text, without the zeros that fill a fixed size; None unless all are UTF-8 without other zeros.
+
+    >>> text_of_bytes(pa.array([b"eco\0", None], pa.binary(4))).to_pylist()
+    ['eco', None]
+    """
+    values = plain_array(values)
     try:
-        return values.cast(pa.string())
+        # Two steps: Arrow has no cast from a fixed size to text.
+        text = pc.utf8_rtrim(values.cast(pa.large_binary()).cast(pa.large_string()).cast(pa.string()), characters="\0")
     except pa.ArrowException:
-        return pa.array([None if v is None else bytes_text(v) for v in values.to_pylist()], pa.string())
+        return None
+    return None if pc.any(pc.match_substring(text, "\0")).as_py() else text
 
 
 def bytes_text(value: bytes) -> str:
@@ -173,12 +196,12 @@ def mask_tokens(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
 
 
 def category_texts(values: pa.Array) -> pa.Array:
-    """Return the cells as ``string``; integral floats without ``.0``, so that 1, 1.0 and '1' are the same level.
+    """Return the cells as ``string``; integral floats without ``.0``, so that 1, 1.0 and '1' are the same level; bytes as text.
 
     >>> category_texts(pa.array([1.0, 2.5, None])).to_pylist()
     ['1', '2.5', None]
     """
-    values = plain_array(values)
+    values = readable_text(values)
     if pa.types.is_floating(values.type):
         # pandas represents a missing cell as NaN.
         values = pc.if_else(pc.is_nan(values), None, values)
@@ -187,13 +210,64 @@ def category_texts(values: pa.Array) -> pa.Array:
     return values.cast(pa.string())
 
 
-def boolean_texts(text: pa.Array, levels: tuple[str, ...]) -> pa.Array:
-    """Replace any spelling of false or true by ``levels[0]`` or ``levels[1]``; other text is unchanged."""
-    if pc.all(pc.is_in(text, pa.array([*levels, None], pa.string()))).as_py() is not False:
+def level_key(text: str) -> str:
+    r"""Return the form that all spellings of one level share.
+
+    >>> level_key(" 1.0 "), level_key("1e0"), level_key("0,50"), level_key("007"), level_key("auto\0")
+    ('1', '1', '0.5', '007', 'auto')
+    """
+    plain = trimmed(text)
+    whole = None if _COMMA_AND_THREE.fullmatch(plain) else WHOLE.fullmatch(plain)
+    if whole:
+        return ("-" if whole[1] == "-" and whole[2] != "0" else "") + whole[2]
+    if not _DECIMAL.fullmatch(plain) or _COMMA_AND_THREE.fullmatch(plain):
+        return plain
+    value = float(plain.replace(",", "."))
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
+def known_levels(text: pa.Array, levels: tuple[str, ...], *, boolean: bool, default_missing: bool) -> pa.Array:
+    """Return the texts with every spelling of a level replaced by it, and null for texts that mean a missing cell.
+
+    >>> known_levels(pa.array(["1.0", "NA", "x "]), ("1", "2"), boolean=False, default_missing=True).to_pylist()
+    ['1', None, 'x']
+    """
+    others = pc.unique(text.filter(pc.invert(pc.is_in(text, pa.array([*levels, None], pa.string())))))
+    if not len(others):
         return text
-    lower = pc.utf8_lower(pc.utf8_trim_whitespace(text))
-    false, true = (pc.is_in(lower, pa.array([*spellings, level.lower()])) for spellings, level in zip((FALSE, TRUE), levels, strict=True))
-    return pc.if_else(false, levels[0], pc.if_else(true, levels[1], text))
+    meant = (_boolean_of if boolean else _level_of)(levels)
+    found = [meant(other) for other in others.to_pylist()]
+    missing = {"", *MISSING_TEXT} if default_missing else {""}
+    known = [level if level in levels or level not in missing else None for level in found]
+    place = pc.index_in(text, value_set=others)
+    return pc.if_else(pc.is_valid(place), pa.array(known, pa.string()).take(place), text)
+
+
+def _level_of(levels: tuple[str, ...]) -> Callable[[str], str]:
+    """Return a function from a text to its level, or to the text itself if it has none."""
+    keys = {level_key(level): level for level in reversed(levels)}
+    return lambda text: keys.get(level_key(text), trimmed(text))
+
+
+def _boolean_of(levels: tuple[str, ...]) -> Callable[[str], str]:
+    """Return a function from a text to the level of a boolean; another number to its shortest text, another text to itself."""
+    pairs = zip(FALSE, TRUE, strict=True)
+    words = {word: level for pair in pairs for word, level in zip(pair, levels, strict=True)}
+    words |= {level_key(level).lower(): level for level in levels}
+
+    def level_of(text: str) -> str:
+        key = level_key(text)
+        number = float(key) if _DECIMAL.fullmatch(key) else None
+        if number is not None and (near := round(number)) in {0, 1} and abs(number - near) <= NEAR:
+            return levels[near]
+        return words.get(key.lower(), key)
+
+    return level_of
+
+
+def trimmed(text: str) -> str:
+    """Return the text without blanks around it and zeros behind it, which fill fields of a fixed size."""
+    return text.rstrip("\0").strip()
 
 
 TEXT_REMEDIES = ("Declare it in --missing-values", "leave the column out and fit again")

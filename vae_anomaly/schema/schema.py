@@ -6,10 +6,10 @@ Columns are matched by name. The rules for the kind of a column are in ``inferen
 import hashlib
 import json
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -35,6 +35,7 @@ class Schema:
     group: str | None = None
     label: str | None = None
     window: int = 1  # stored in format 1; windows of several rows are not supported yet
+    default_missing: bool = True  # texts such as NA are missing cells, unless they are levels
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,7 +45,7 @@ class Schema:
     @property
     def digest(self) -> str:
         """SHA-256 in hexadecimal of everything that affects the encoding of a row; the label and dropped columns do not."""
-        state = {k: v for k, v in self.state().items() if k not in {"dropped", "label"}}
+        state = {k: v for k, v in self.state().items() if k not in {"dropped", "label"} and (k, v) != ("default_missing", True)}
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
     def state(self) -> dict[str, Any]:
@@ -92,16 +93,18 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
     if table.num_rows == 0:
         raise DataError("the table has no rows; a fit needs normal rows to learn from.")
     excluded = excluded_columns(data)
-    columns = [
-        Dropped(name=name, reason=excluded[name]) if name in excluded else _judged(name, table[name], included=name in data.include)
-        for name in table.column_names
-    ]
+    from vae_anomaly.schema.roles import roles_in  # noqa: PLC0415  # only a fit asks for it: a score enters fewer modules
+
+    free = [name for name in table.column_names if name not in excluded and name not in data.include]
+    left_out = {name: Dropped(name=name, reason=reason) for name, reason in excluded.items()} | roles_in(table, free)
+    columns = [left_out.get(name) or _judged(name, table[name], data) for name in table.column_names]
     schema = Schema(
         columns=tuple(c for c in columns if isinstance(c, Column)),
         dropped=tuple(c for c in columns if isinstance(c, Dropped)),
         time=data.time_column,
         group=data.group_by,
         label=data.label_column,
+        default_missing=data.default_missing,
     )
     if not schema.columns:
         reasons = "; ".join(f"{d.name!r}: {d.reason}" for d in schema.dropped[:NAMES_SHOWN])
@@ -109,13 +112,14 @@ def infer_schema(table: pa.Table, data: DataConfig) -> Schema:
     return schema
 
 
-def _judged(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dropped:
-    """Infer the kind of one column, and leave it out if it looks like a label and is not ``included``."""
-    column = infer_column(name, values, included=included)
+def _judged(name: str, values: pa.ChunkedArray, data: DataConfig) -> Column | Dropped:
+    """Infer the kind of one column, and leave it out if it looks like a label and is not included."""
+    included = name in data.include
+    column = infer_column(name, values, included=included, default_missing=data.default_missing)
     label = None if included or isinstance(column, Dropped) else likely_label(name, values)
     if label is None or not label.certain:
         return column
-    return Dropped(name=name, reason=f"{LOOKS_LIKE_LABEL} ({label.words}); keep it with --include {shlex.quote(name)}")
+    return Dropped(name=name, reason=f"{LOOKS_LIKE_LABEL} ({label.words}); keep it with --include {messages.option_names([name])}")
 
 
 def check_duplicates(names: Sequence[str], where: str) -> None:
@@ -160,9 +164,10 @@ def check_columns_present(schema: Schema, names: Sequence[str], where: str) -> N
 def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int = 0, bad: dict[int, str] | None = None) -> pa.RecordBatch:
     """Convert a batch to exactly the model's columns, in order; other columns are ignored.
 
-    Numeric columns become float64, NaN and blank text null; boolean and category columns become ``string``, a boolean in the
-    spelling of its levels. ``first_row`` is the index of the first row of the batch in ``where``, from 0. With ``bad``, a bad cell becomes
-    null instead of an error, and the problem is added to ``bad`` by the index of the row in the batch.
+    Numeric columns become float64, NaN and blank text null; boolean and category columns become ``string``, every spelling of a level as
+    that level, texts that mean a missing cell null (``schema.levels``). ``first_row`` is the index of the first row of the batch in
+    ``where``, from 0. With ``bad``, a bad cell becomes null instead of an error, and the problem is added to ``bad`` by the index of the
+    row in the batch.
 
     Raises
     ------
@@ -174,7 +179,8 @@ def conform(schema: Schema, batch: pa.RecordBatch, *, where: str, first_row: int
     check_duplicates(batch.schema.names, where)
     check_columns_present(schema, batch.schema.names, where)
     origin = RowOrigin(where=where, first_row=first_row, bad=bad)
-    arrays = [(conform_numeric if c.kind == "numeric" else conform_levels)(c, batch.column(c.name), origin) for c in schema.columns]
+    levels = partial(conform_levels, default_missing=schema.default_missing)
+    arrays = [(conform_numeric if c.kind == "numeric" else levels)(c, batch.column(c.name), origin) for c in schema.columns]
     return pa.RecordBatch.from_arrays(arrays, names=list(schema.names))
 
 
@@ -205,6 +211,11 @@ def conform_numeric(column: Column, values: pa.Array, origin: RowOrigin) -> pa.A
     Raises BadCell for text that is not a number and for infinity, SchemaMismatch for a type that cannot be numeric.
     """
     values = parsing.plain_array(values)
+    if parsing.is_binary_type(values.type):
+        text = parsing.text_of_bytes(values)
+        values = values if text is None else text
+    if parsing.is_text_type(values.type):
+        values = parsing.mask_tokens(values, parsing.MISSING_TEXT)
     if column.temporal:
         values = _seconds(column, values, origin)
     if parsing.is_text_type(values.type):
@@ -218,8 +229,8 @@ def conform_numeric(column: Column, values: pa.Array, origin: RowOrigin) -> pa.A
     return _finite(column, values.cast(pa.float64(), safe=False), origin)
 
 
-def conform_levels(column: Column, values: pa.Array, origin: RowOrigin) -> pa.Array:
-    """Return the column as ``string``, booleans in the spelling of the levels. Raises SchemaMismatch for a type without text form."""
+def conform_levels(column: Column, values: pa.Array, origin: RowOrigin, *, default_missing: bool = True) -> pa.Array:
+    """Return the column as ``string``, its levels as the schema spells them. Raises SchemaMismatch for a type without text form."""
     try:
         text = parsing.category_texts(values)
     except pa.ArrowException:
@@ -227,7 +238,9 @@ def conform_levels(column: Column, values: pa.Array, origin: RowOrigin) -> pa.Ar
             f"column {column.name!r} is a {column.kind} in this model but {values.type} in {origin.where}. "
             "Write it as text, or leave it out and fit again."
         ) from None
-    return parsing.boolean_texts(text, column.levels) if column.kind == "boolean" else text
+    if pc.all(pc.is_in(text, pa.array([*column.levels, None], pa.string()))).as_py() is not False:
+        return text
+    return parsing.known_levels(text, column.levels, boolean=column.kind == "boolean", default_missing=default_missing)
 
 
 def _parsed(column: Column, text: pa.Array, origin: RowOrigin) -> pa.Array:

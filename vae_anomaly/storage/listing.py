@@ -1,12 +1,13 @@
-"""List the data files behind paths, folders, globs and URIs; formats and compressions by name.
+"""List the data files and lakehouse tables behind paths, folders, globs and URIs; formats and compressions by name.
 
 Works on names and sizes; ``compression_error`` also gets the first bytes of a file. Nothing here opens a file.
 """
 
 import fnmatch
+import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -14,9 +15,11 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.errors import DataError
 from vae_anomaly.redaction import redacted
+from vae_anomaly.storage import lakehouse
 from vae_anomaly.storage.filesystems import expand_home, files_below, reading, resolve_uri, shown_path
+from vae_anomaly.storage.lakehouse import LAKE_NAMES, LakeFormat
 
-Format = Literal["delimited", "parquet", "arrow"]
+Format = Literal["delimited", "parquet", "arrow", "delta", "iceberg"]
 
 _SUFFIXES: dict[str, Format] = {
     ".csv": "delimited",
@@ -40,10 +43,10 @@ _OUTPUTS = re.compile(r"(\.scores\.(csv|parquet)|\.quarantine\.csv)$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A file that was listed and not opened.
+    """A file or a lakehouse table that was listed and not opened.
 
     ``path`` is its name in messages, ``location`` its name on the file system, ``root`` the folder that the user named. ``size`` is in
-    bytes, ``modified`` in nanoseconds since 1970.
+    bytes, ``modified`` in nanoseconds since 1970. A table has a ``lake`` format and, once its log was read, a ``version``.
     """
 
     path: str
@@ -52,11 +55,19 @@ class Listed:
     size: int
     modified: int
     filesystem: pafs.FileSystem = field(repr=False, compare=False)
+    lake: LakeFormat | None = None
+    version: str = ""
 
     @property
     def key(self) -> PurePosixPath:
         """The path relative to the folder that the user named."""
         return PurePosixPath(self.location).relative_to(self.root)
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the sha256 over name, size and modification time, by which a later job knows the file again."""
+        version = f"\0{self.version}" if self.version else ""
+        return hashlib.sha256(f"{self.key.name}\0{self.size}\0{self.modified}{version}".encode()).hexdigest()[:16]
 
     @property
     def identity(self) -> str:
@@ -96,9 +107,12 @@ def _list(path: str) -> tuple[list[Listed], str | None]:
     display = shown_path(path)
     with reading(display):
         if info.type == pafs.FileType.File:
-            return [_listed(filesystem, info, root=root, display=display)], None
+            return [_file(filesystem, info, root, display)], None
         if info.type == pafs.FileType.Directory:
-            return _folder(filesystem, root, display)
+            _refuse_inside(filesystem, root, display)
+            lake = lakehouse.lake_format(filesystem, root)
+            return ([_table(filesystem, root, lake, display)], None) if lake else _folder(filesystem, root, display)
+        _refuse_inside(filesystem, f"{root}/*", display)
         return _glob(filesystem, info.path, root, display)
 
 
@@ -121,28 +135,104 @@ def _named(path: str) -> tuple[pafs.FileSystem, pafs.FileInfo, str]:
     raise DataError(f"{display} does not exist{unreachable or _near(display)}.")
 
 
+def _file(filesystem: pafs.FileSystem, info: pafs.FileInfo, root: str, display: str) -> Listed:
+    listed = _listed(filesystem, info, root=root, display=display)
+    if format_of_name(info.path) not in {"parquet", None}:  # tables hold Parquet; beside their files may be anything
+        return listed
+    if lakehouse.is_metadata_file(info.path):
+        return replace(listed, lake="iceberg")
+    _refuse_inside(filesystem, info.path, display)
+    return listed
+
+
+def _refuse_inside(filesystem: pafs.FileSystem, location: str, display: str) -> None:
+    """Raise DataError for a path in the folder of a lakehouse table: only the log of the table tells which of its rows count."""
+    table = lakehouse.enclosing_table(filesystem, location)
+    if table is not None:
+        raise _inside(display, *table)
+
+
+def _inside(display: str, folder: str, lake: LakeFormat) -> DataError:
+    return DataError(
+        f"{display} is in a {LAKE_NAMES[lake]}, whose files also hold rows that were deleted or replaced since. "
+        f"Name the table: {PurePosixPath(folder).name} ({folder})."
+    )
+
+
+def _table(filesystem: pafs.FileSystem, folder: str, lake: LakeFormat, display: str, root: str | None = None) -> Listed:
+    """Return a lakehouse table in a folder. Raises DataError for Hudi, which no library for Python reads without Spark."""
+    if lake == "hudi":
+        raise DataError(
+            f"{display} is a Hudi table (.hoodie), which is not supported: its files also hold rows that were replaced since. "
+            "Write its current rows as Parquet, Delta or Iceberg."
+        )
+    root = str(PurePosixPath(folder).parent) if root is None else root
+    return Listed(path=display, location=folder, root=root, size=0, modified=0, filesystem=filesystem, lake=lake)
+
+
 def _folder(filesystem: pafs.FileSystem, location: str, display: str) -> tuple[list[Listed], str | None]:
+    def shown(path: str) -> str:
+        return f"{display.rstrip('/')}/{PurePosixPath(path).relative_to(location)}"
+
     def visible(path: str) -> bool:
         return not is_hidden(path, location)
 
-    infos = files_below(filesystem, location, lambda path: format_of_name(path) is not None and visible(path), visible)
+    def enters(folder: str) -> bool:
+        return visible(folder) or lakehouse.log_folder(folder)
+
+    infos, tables = _below(filesystem, location, visible, enters)
     absence = f"{display} holds no data file; expected {', '.join(_SUFFIXES)} in it or below."
-    names = [f"{display.rstrip('/')}/{PurePosixPath(i.path).relative_to(location)}" for i in infos]
-    return [_listed(filesystem, i, root=location, display=name) for i, name in zip(infos, names, strict=True)], None if infos else absence
+    listed = [_listed(filesystem, i, root=location, display=shown(i.path)) for i in infos]
+    listed += [_table(filesystem, folder, lake, shown(folder), location) for folder, lake in tables.items()]
+    return sorted(listed, key=lambda file: file.location), None if listed else absence
+
+
+def _below(
+    filesystem: pafs.FileSystem, location: str, wanted: Callable[[str], bool], enters: Callable[[str], bool]
+) -> tuple[list[pafs.FileInfo], dict[str, LakeFormat]]:
+    """Return the wanted data files below a folder, and the tables there, whose folders are not hidden; files of these are left out."""
+
+    def of_log(path: str) -> tuple[str, LakeFormat] | None:
+        found = lakehouse.in_log(path)
+        return found if found is not None and not is_hidden(found[0], location) else None
+
+    def listed(path: str) -> bool:
+        return of_log(path) is not None or (format_of_name(path) is not None and wanted(path))
+
+    infos = files_below(filesystem, location, listed, enters)
+    tables = lakehouse.outermost(found for info in infos if (found := of_log(info.path)) is not None)
+    return [i for i in infos if of_log(i.path) is None and lakehouse.table_of(i.path, tables) is None], tables
 
 
 def _glob(filesystem: pafs.FileSystem, location: str, plain: str, path: str) -> tuple[list[Listed], str | None]:
     """Match ``*``, ``?`` and ``[…]`` within a path segment and ``**`` across segments; a matched folder gives its files."""
     pattern = re.compile(_glob_pattern(location))
 
-    def wanted(path: str) -> bool:
-        return pattern.match(path) is not None and format_of_name(path) is not None and not is_hidden(path, plain)
+    def shown(found: str) -> str:
+        # The typed path may be relative, or have a scheme that locations lack: messages name files as the user would.
+        return path[: max(0, len(path) - len(location))] + found[max(0, len(location) - len(path)) :]
 
-    matched = files_below(filesystem, plain, wanted, lambda folder: not is_hidden(folder, plain) and _reaches(location, folder))
-    # The typed path may be relative, or have a scheme that locations lack: messages name files as the user would.
-    names = [path[: max(0, len(path) - len(location))] + i.path[max(0, len(location) - len(path)) :] for i in matched]
-    files = [_listed(filesystem, i, root=plain, display=name) for i, name in zip(matched, names, strict=True)]
-    return files, None if matched else f"{path} matches no data file."
+    def wanted(path: str) -> bool:
+        return pattern.match(path) is not None and not is_hidden(path, plain)
+
+    def enters(folder: str) -> bool:
+        if lakehouse.log_folder(folder):
+            return _reaches(location, str(PurePosixPath(folder).parent))
+        return not is_hidden(folder, plain) and _reaches(location, folder)
+
+    infos, tables = _below(filesystem, plain, wanted, enters)
+    files = [_listed(filesystem, i, root=plain, display=shown(i.path)) for i in infos]
+    for folder, lake in tables.items():
+        if pattern.match(folder):
+            files.append(_table(filesystem, folder, lake, shown(folder), plain))
+        elif _matches_below(pattern, filesystem, folder):
+            raise _inside(path, folder, lake)
+    return sorted(files, key=lambda file: file.location), None if files else f"{path} matches no data file."
+
+
+def _matches_below(pattern: re.Pattern[str], filesystem: pafs.FileSystem, folder: str) -> bool:
+    """Whether a glob that does not match a table matches files of it."""
+    return bool(files_below(filesystem, folder, lambda path: pattern.match(path) is not None and format_of_name(path) == "parquet"))
 
 
 def _glob_pattern(location: str) -> str:

@@ -53,7 +53,7 @@ class ColumnarTable:
     def pieces(self, *, missing: Sequence[str], on_bad: OnBad | None = None) -> Iterator[pa.RecordBatch]:
         """Yield all rows as batches; such files have no malformed rows, and missing values are for ``table`` to replace."""
         del missing, on_bad
-        with _reading_arrow(self.file.path):
+        with reading_arrow(self.file.path):
             yield from _valid(self.batches(self.file, self.names, Chunk()))
 
     @staticmethod
@@ -78,7 +78,7 @@ class ColumnarTable:
     def table(self, pieces: list[pa.RecordBatch], *, missing: Sequence[str], text: Collection[str] = ()) -> pa.Table:
         """Return the table of these batches with null for the missing values; ``text`` is for delimited files only."""
         del text
-        with _reading_arrow(self.file.path):
+        with reading_arrow(self.file.path):
             table = pa.Table.from_batches(pieces, self.schema)
         columns = [mask_tokens(column, missing) for column in table.columns]
         return pa.Table.from_arrays(columns, names=list(self.names))
@@ -87,7 +87,7 @@ class ColumnarTable:
         """Yield batches of the selected columns in file order; ``screened`` has no effect, since Arrow files have no malformed rows."""
         del screened
         raw = set(columns.raw)
-        with _reading_arrow(self.file.path):
+        with reading_arrow(self.file.path):
             for batch in _valid(self.batches(self.file, columns.names, chunk)):
                 arrays = [batch.column(n) if n in raw else mask_tokens(batch.column(n), columns.missing) for n in columns.names]
                 yield pa.RecordBatch.from_arrays(arrays, names=columns.names)
@@ -95,16 +95,16 @@ class ColumnarTable:
 
 def open_parquet(file: TableFile) -> ColumnarTable:
     """Read the footer of a Parquet file. Raises DataError if it is damaged or two columns have the same name."""
-    with _reading_arrow(file.path), pq.ParquetFile(_input(file)) as parquet:
+    with reading_arrow(file.path), pq.ParquetFile(_input(file)) as parquet:
         schema, rows = _supported_schema(parquet.schema_arrow), parquet.metadata.num_rows
         names = schema.names  # decoded within the handler: names of a damaged file may not be UTF-8
     check_duplicates(names, file.path)
-    return ColumnarTable(file=file, schema=schema, rows=rows, batches=_parquet_batches)
+    return ColumnarTable(file=file, schema=schema, rows=rows, batches=parquet_batches)
 
 
 def open_arrow(file: TableFile) -> ColumnarTable:
     """Read the schema of an Arrow IPC file (Feather 2) or stream. Raises DataError if it is damaged or names repeat."""
-    with _reading_arrow(file.path), _arrow_reader(file) as reader:
+    with reading_arrow(file.path), _arrow_reader(file) as reader:
         schema = _supported_schema(reader.schema)
         names = schema.names  # decoded within the handler: names of a damaged file may not be UTF-8
         complete = _is_file(reader) or _has_end_marker(file)
@@ -117,10 +117,18 @@ def _input(file: TableFile) -> pa.NativeFile:
     return file.listed.filesystem.open_input_file(file.listed.location)
 
 
-def _parquet_batches(file: TableFile, names: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
+def parquet_schema(file: TableFile) -> tuple[pa.Schema, int]:
+    """Return columns, with what the file says about each, and rows of a Parquet file. Raises FileNotFoundError."""
+    with pq.ParquetFile(_input(file)) as parquet:
+        return parquet.schema_arrow, parquet.metadata.num_rows
+
+
+def parquet_batches(file: TableFile, names: Sequence[str], chunk: Chunk, *, int96: str | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the named columns of a Parquet file; ``int96``: unit of times in Spark's old type, which exceed nanoseconds."""
     buffer = max(_MIN_BUFFER, min(_BUFFER, _BUFFERS // max(1, len(names))))
     # pre_buffer would fetch the column chunks of the whole file in advance.
-    with pq.ParquetFile(_input(file), buffer_size=buffer, pre_buffer=False, page_checksum_verification=True) as parquet:
+    options = {"buffer_size": buffer, "pre_buffer": False, "page_checksum_verification": True, "coerce_int96_timestamp_unit": int96}
+    with pq.ParquetFile(_input(file), **options) as parquet:
         rows = min(max(chunk.rows, _MIN_ROWS), BATCH_ROWS, max(1, int(chunk.bytes / _row_bytes(parquet, names))))
         yield from _checked_counts(parquet, parquet.iter_batches(batch_size=rows, columns=list(names)), names, file.path)
 
@@ -218,11 +226,12 @@ def _valid(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _supported_schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([(field.name, supported_type(field.type)) for field in schema])
+    """Return the columns in types with compute kernels; the metadata stay, in which pandas names its index."""
+    return pa.schema([(field.name, supported_type(field.type)) for field in schema], metadata=schema.metadata)
 
 
 @contextmanager
-def _reading_arrow(path: str) -> Iterator[None]:
+def reading_arrow(path: str) -> Iterator[None]:
     """Raise errors of Arrow about the content of a file as a DataError of one line, those of the system as ``reading`` does."""
     try:
         with reading(path):

@@ -1,7 +1,7 @@
 """Delimited text (CSV and its variants): all rows with inferred types, or a stream with given types.
 
-Missing cells are the empty ones, ``NA``, ``N/A``, ``NaN``, ``nan``, ``null``, ``NULL``, ``#N/A`` and those the user declares; ``None``
-and ``n/a`` are text unless declared. The caller says which columns are numeric.
+In columns of numbers the cells of ``MISSING_TEXT`` and those the user declares are missing. In columns of text only empty and declared ones
+are: whether ``NA`` is a level is for the schema to decide. The caller says which columns are numeric.
 """
 
 import math
@@ -16,7 +16,7 @@ from pyarrow import csv as pacsv
 
 from vae_anomaly.errors import DataError
 from vae_anomaly.messages import one_line
-from vae_anomaly.schema.parsing import TIME_FORMATS, mask_tokens, not_numbers, numbers
+from vae_anomaly.schema.parsing import MISSING_TEXT, TIME_FORMATS, mask_tokens, not_numbers, numbers
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import COMPRESSED
 from vae_anomaly.tables.csv_dialect import COMMA_NUMBER, MAX_RECORD_BYTES, Dialect, open_text
@@ -44,8 +44,6 @@ _HEX = r"^\s*0[xX]"
 _RECORD_OVERHEAD = 41
 # Factor on the estimated number of rows: text may be that much shorter below than at the beginning.
 _SHORTER_ROWS = 2.0
-
-MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +118,7 @@ class DelimitedTable:
                 if pc.any(pc.match_substring_regex(as_text[name], _HEX)).as_py():
                     table = table.set_column(table.schema.get_field_index(name), name, as_text[name])
         table = table if self.dialect.decimal == "." else self._with_points_parsed(table, text)
-        return pa.Table.from_arrays([mask_tokens(c, missing) for c in table.columns], names=list(self.names))
+        return pa.Table.from_arrays([mask_tokens(c, ["", *missing]) for c in table.columns], names=list(self.names))
 
     def _with_points_parsed(self, table: pa.Table, text: Collection[str]) -> pa.Table:
         """Convert string columns of a file with decimal commas to numbers if every cell is one, with a comma or a point."""
@@ -144,7 +142,7 @@ class DelimitedTable:
         """Return options by which Arrow infers the types of all columns but ``text``."""
         return pacsv.ConvertOptions(
             null_values=[*MISSING_TEXT, *missing],
-            strings_can_be_null=True,
+            strings_can_be_null=False,
             true_values=[],  # booleans stay strings, so that their spelling is not lost
             false_values=[],
             timestamp_parsers=[pacsv.ISO8601, *TIME_FORMATS],
@@ -247,14 +245,16 @@ def malformed_row_error(path: str, row: int, reason: str, record: str) -> DataEr
 
 
 def _with_nulls(batch: pa.RecordBatch, columns: ColumnSelection, decimal: str) -> pa.RecordBatch:
-    """Replace missing values by null: declared ones in numbers, usual spellings too in text, empty cells only in raw columns."""
+    """Replace missing values by null: declared ones in numbers, empty cells too in text, only these in raw columns."""
     all_missing = [*MISSING_TEXT, *columns.missing]
     numeric, text = set(columns.numeric), set(columns.text)
     arrays = []
     for name, values in zip(batch.schema.names, batch.columns, strict=True):
         unparsed = name in numeric and pa.types.is_string(values.type)
         ready = _as_numbers(mask_tokens(values, all_missing), decimal) if unparsed else values
-        arrays.append(mask_tokens(ready, columns.missing if name in numeric else all_missing if name in text else [""]))
+        if name in text and decimal != ".":
+            ready = _with_decimal_points(ready)
+        arrays.append(mask_tokens(ready, columns.missing if name in numeric else ["", *columns.missing] if name in text else [""]))
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 

@@ -53,20 +53,44 @@ class TableFile:
         return self.listed.path
 
 
-def find_files(paths: Sequence[str]) -> tuple[TableFile, ...]:
+def find_files(paths: Sequence[str], at: str | None = None) -> tuple[TableFile, ...]:
     """Return the data files behind paths, folders, globs and URIs, in the order given; folders and globs are sorted by path.
+
+    ``at``: version of lakehouse tables.
 
     Raises
     ------
     DataError
         A path does not exist, may not be read, or is not a table of a supported format.
     """
-    return tuple(detect_table(file) for file in list_files(paths))
+    return tuple(detect_table(file) for file in with_versions(list_files(paths), at))
+
+
+def with_versions(listed: Iterable[Listed], at: str | None) -> tuple[Listed, ...]:
+    """Return files with the version of each lakehouse table ``at`` which it is read; None: the current one.
+
+    Raises ConfigError for a version of a file that has none, DataError, and MissingExtra without the library that reads a log.
+    """
+    return tuple(_with_version(file, at) if file.lake or at is not None else file for file in listed)
+
+
+def _with_version(file: Listed, at: str | None) -> Listed:
+    if file.lake is None:
+        from vae_anomaly.tables.lakehouse import unversioned_error
+
+        raise unversioned_error(file)
+    if file.lake == "delta":
+        from vae_anomaly.tables.delta import delta_version
+
+        return delta_version(file, at)
+    from vae_anomaly.tables.iceberg import iceberg_version
+
+    return iceberg_version(file, at)
 
 
 def detect_table(listed: Listed) -> TableFile:
     """Determine the format of a file. Raises DataError if it is empty, may not be read, or is of no supported format."""
-    if listed.size == 0:
+    if listed.size == 0 and listed.lake is None:
         raise DataError(f"{listed.path} is empty (0 bytes).")
     pairs = [part.split("=", 1) for part in listed.key.parts[:-1] if "=" in part]
     partition = tuple((unquote(name), None if value == _HIVE_NULL else unquote(value)) for name, value in pairs)
@@ -75,6 +99,8 @@ def detect_table(listed: Listed) -> TableFile:
 
 def _format(file: Listed) -> Format:
     """Decide by the first bytes, then by the suffix: wrong suffixes are common, wrong magic bytes are not."""
+    if file.lake == "delta" or file.lake == "iceberg":  # noqa: PLR1714 (for mypy)
+        return file.lake
     with reading(file.path), file.filesystem.open_input_stream(file.location, compression=None) as stream:
         head = stream.read(16)
     for magic, form in _MAGIC.items():
@@ -96,7 +122,7 @@ def _format(file: Listed) -> Format:
 
 def metadata_digest(files: Iterable[Listed]) -> str:
     """Return the sha256 (hex) over names, sizes and modification times."""
-    lines = [f"{f.key}\0{f.size}\0{f.modified}\n" for f in files]
+    lines = ["\0".join([str(f.key), str(f.size), str(f.modified), *([f.version] if f.version else [])]) + "\n" for f in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -117,6 +143,8 @@ def contents_digest(files: Iterable[Listed]) -> str:
 
 
 def _size_and_ends(file: Listed) -> str:
+    if file.lake is not None:  # files of a table never change, and its log says when the last one was added
+        return f"{file.size} {file.modified} {file.version}"
     with reading(file.path), file.filesystem.open_input_file(file.location) as stream:
         digest = hashlib.sha256(stream.read(_END_BYTES))
         if file.size > _END_BYTES:
@@ -208,6 +236,14 @@ def common_type(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
 def column_names(file: TableFile, names: Sequence[str]) -> tuple[str, ...]:
     """Return the column ``names`` of a file, followed by those of its partition folders."""
     return (*names, *(name for name, _ in file.partition if name not in names))
+
+
+def with_columns(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    """Append the columns that a table lacks, with nothing in them."""
+    for name in names:
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    return table
 
 
 def with_partition(rows: _Rows, file: TableFile) -> _Rows:

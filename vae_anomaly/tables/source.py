@@ -55,6 +55,22 @@ class Source:
         return tuple(reader.file.listed for reader in self.readers)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The names of the data files in messages."""
+        return tuple(file.path for file in self.files)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """The version of each lakehouse table, empty for a file; no entries if there is none."""
+        versions = tuple(file.version for file in self.files)
+        return versions if any(versions) else ()
+
+    @property
+    def version_notes(self) -> tuple[str, ...]:
+        """Which version of each lakehouse table is read."""
+        return tuple(note for reader in self.readers if reader.file.listed.lake for note in reader.notes)
+
+    @property
     def format(self) -> Format:
         """The format of the first file."""
         return self.readers[0].file.format
@@ -86,9 +102,14 @@ class Source:
         rows = [reader.rows for reader in self.readers]
         return None if None in rows else sum(r for r in rows if r is not None)
 
-    def made_of(self) -> dict[str, list[int]]:
-        """Return size (bytes) and modification time (ns since 1970) of each file, by its identity."""
-        return {file.identity: [file.size, file.modified] for file in self.files}
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.size for file in self.files)
+
+    def made_of(self) -> dict[str, list[int | str]]:
+        """Return size (bytes) and modification time (ns since 1970) of each file, and the version of a table, by its identity."""
+        return {file.identity: [file.size, file.modified, *([file.version] if file.version else [])] for file in self.files}
 
     def digest(self) -> str:
         """Return the sha256 (hex) over names, sizes and modification times of the files."""
@@ -120,7 +141,7 @@ class Source:
 
         Reads every row in bounded memory. ``on_rows`` gets the number of rows read so far. Raises what ``read_table`` raises.
         """
-        self._check_same_names()
+        self._check_same_names(self._index_names())
         rejects = Rejects(on_reject=on_reject)
         subset = sampling.sample_files(self.readers, most, seed, lambda reader: self._pieces(reader, rejects), on_rows)
         table = self._table(lambda i, _: subset.pieces(i), rejects)
@@ -128,13 +149,13 @@ class Source:
 
     def _table(self, pieces: Callable[[int, Collection[str]], list[Any]], rejects: Rejects) -> pa.Table:
         """Return the table of ``pieces(i, text)`` of every file ``i``; delimited files are parsed twice if ``text`` columns turn up."""
+        optional = self._index_names()
 
         def table_of(i: int, text: Collection[str] = ()) -> pa.Table:
-            return with_partition(
-                self.readers[i].table(pieces(i, text), missing=self.reading.missing_values, text=text), self.readers[i].file
-            )
+            table = self.readers[i].table(pieces(i, text), missing=self.reading.missing_values, text=text)
+            return files.with_columns(with_partition(table, self.readers[i].file), optional)
 
-        self._check_same_names()
+        self._check_same_names(optional)
         tables = [table_of(i) for i in range(len(self.readers))]
         clashing = files.clashing_columns(tables)
         for i, reader in enumerate(self.readers):
@@ -144,7 +165,14 @@ class Source:
         table = partitions_typed(pa.concat_tables(tables, promote_options="permissive"), self.readers[0])
         if table.num_rows == 0:
             raise self._no_rows(rejects)
-        return table
+        return self._noted(table)
+
+    def _noted(self, table: pa.Table) -> pa.Table:
+        """Return the table with what the files say of their columns: which are an index, and which come from folders."""
+        from vae_anomaly.schema.roles import index_columns, noted  # only a fit asks for it
+
+        index = [name for reader in self.readers for name in index_columns(reader.schema.metadata)]
+        return noted(table, index=index, folders=[name for reader in self.readers for name, _ in reader.file.partition])
 
     def _pieces(self, reader: Reader, rejects: Rejects) -> Iterator[Any]:
         """Yield the rows of a file in pieces. Raises DataError if it has rows and none of them is readable."""
@@ -170,8 +198,7 @@ class Source:
         """Return a stream of batches of at most ``chunk_rows`` rows and about ``chunk_bytes``, in file order, from ``first_row`` on.
 
         With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (strings if a file is delimited). Without: all
-        columns. If malformed rows are left out, the column ``ROW_NUMBERS`` is the last one. ``on_file`` gets the path of the file of a batch
-        before it is yielded.
+        columns. If malformed rows are left out, the column ``ROW_NUMBERS`` is the last one. ``on_file`` gets the file of each batch.
 
         Raises
         ------
@@ -186,7 +213,7 @@ class Source:
         layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values, on_file=on_file)
         rejects = Rejects(on_reject=on_reject)
         batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)
-        return _sliced(batches, chunk_rows)
+        return (batch.slice(first, chunk_rows) for batch in batches for first in range(0, batch.num_rows, chunk_rows))
 
     def _raw_names(self, schema: Schema | None, extra: Sequence[str]) -> list[str]:
         """Return the columns to stream as in the file. Raises SchemaMismatch if a file lacks one, or columns of the schema."""
@@ -218,10 +245,9 @@ class Source:
                 skipped = min(max(first_row - before - position, 0), batch.num_rows)
                 if skipped < batch.num_rows:
                     origin = _Origin(file=reader.file, before=before, first=position + skipped, rejects=own if screened else None)
-                    rows = layout.conformed(with_partition(batch.slice(skipped), reader.file), origin)
-                    readable = readable or rows.num_rows > 0
                     layout.on_file(reader.file.path)
-                    yield rows
+                    yield (rows := layout.conformed(with_partition(batch.slice(skipped), reader.file), origin))
+                    readable = readable or rows.num_rows > 0
                 position += batch.num_rows
             if own.first is not None and not readable:
                 raise _none_readable(reader.file.path, own)
@@ -257,8 +283,18 @@ class Source:
         """Raise SchemaMismatch if the first file lacks columns of a model."""
         files.check_header(schema, self.names, self.readers[0].file)
 
-    def _check_same_names(self) -> None:
-        files.check_same_names([(reader.file, column_names(reader.file, reader.names)) for reader in self.readers])
+    def _check_same_names(self, optional: Sequence[str] = ()) -> None:
+        """Raise SchemaMismatch if the files differ in other columns than the ``optional`` ones."""
+        names = [(reader.file, column_names(reader.file, reader.names)) for reader in self.readers]
+        files.check_same_names([(file, tuple(dict.fromkeys([*own, *optional]))) for file, own in names])
+
+    def _index_names(self) -> tuple[str, ...]:
+        """Return the index columns of all files; one that was written without its index may lack them."""
+        from vae_anomaly.schema.roles import index_columns, is_unnamed_index  # only a fit asks for it
+
+        named = [name for reader in self.readers for name in index_columns(reader.schema.metadata)]
+        unnamed = [reader.names[0] for reader in self.readers if reader.names and is_unnamed_index(reader.names[0])]
+        return tuple(dict.fromkeys([*named, *unnamed]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +309,7 @@ class _Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """The columns of a stream: those of ``schema`` as ``conform`` makes them, then ``raw`` ones in these types; ``on_file`` as in ``batches``."""
+    """The columns of a stream: those of ``schema`` as ``conform`` makes them, then ``raw`` ones in these types."""
 
     schema: Schema | None
     raw: pa.Schema
@@ -316,7 +352,7 @@ class _Layout:
 
 def open_source(paths: Sequence[str], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
     """Find and open the files behind paths, folders, globs and URIs, see ``open_files``. Raises DataError."""
-    return open_files(find_files(paths), reading, unused=unused)
+    return open_files(find_files(paths, reading.at), reading, unused=unused)
 
 
 def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
@@ -333,6 +369,10 @@ def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *
     def reader_of(file: TableFile) -> Reader:
         if file.format == "delimited":
             return DelimitedTable(file=file, dialect=sniff(file), unused=frozenset(unused))
+        if file.listed.lake:
+            from vae_anomaly.tables.lakehouse import open_lake
+
+            return open_lake(file)
         return open_parquet(file) if file.format == "parquet" else open_arrow(file)
 
     readers = tuple(reader_of(file) for file in files)
@@ -358,10 +398,3 @@ def _none_readable(where: str, rejects: Rejects) -> DataError:
     return DataError(
         f"none of the first {rejects.count:,} rows of {where} can be read; {first}. Check the delimiter, the encoding and the columns."
     )
-
-
-def _sliced(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Cut batches into slices of at most ``rows``."""
-    for batch in batches:
-        for first in range(0, batch.num_rows, rows):
-            yield batch.slice(first, rows)

@@ -47,7 +47,7 @@ class NoRun:
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training") -> None:
+    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training", versions: Sequence[str] = ()) -> None:
         """Do nothing."""
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
@@ -117,11 +117,11 @@ class Run:
         with store.errors("tag the run", self._uri):
             self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training") -> None:
-        """Record the files that the rows came from and their purpose (``context``), without copying them."""
+    def log_dataset(self, names: Sequence[str], *, digest: str, rows: int, context: str = "training", versions: Sequence[str] = ()) -> None:
+        """Record the files that the rows came from, ``versions`` of tables among them, and their purpose, without copying them."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        entry = DatasetInput(Dataset(**_described(names, digest, rows)), [InputTag("mlflow.data.context", context)])
+        entry = DatasetInput(Dataset(**_described(names, digest, rows, versions)), [InputTag("mlflow.data.context", context)])
         with store.errors("log the data set", self._uri):
             self._client.log_inputs(self.run_id, datasets=[entry])
 
@@ -234,19 +234,23 @@ def _experiment(tracking: TrackingConfig) -> str | None:
     return str(found.experiment_id)
 
 
-def _described(names: Sequence[str], digest: str, rows: int) -> dict[str, str]:
+def _described(names: Sequence[str], digest: str, rows: int, versions: Sequence[str]) -> dict[str, str]:
     """Return the fields of an MLflow data set that refers to files without copying them."""
     first = names[0] if names else ""
     scheme = urlsplit(first).scheme
     remote = len(scheme) > 1  # one letter is a Windows drive
     path = first if len(names) == 1 else first.rpartition("/")[0]
     uri = path if remote else str(Path(path).absolute())
-    profile = {"num_rows": rows, "files": len(names), "first_files": list(names[:FILES_SHOWN]), "sha256": digest}
+    profile: dict[str, Any] = {"num_rows": rows, "files": len(names), "first_files": list(names[:FILES_SHOWN]), "sha256": digest}
+    source = {"uri": uri}
+    if versions:
+        profile["versions"] = list(versions[:FILES_SHOWN])
+        source |= {"version": versions[0]} if len(versions) == 1 else {}
     return {
         "name": Path(path).name or "table",
         "digest": digest[:DIGEST_LENGTH],
         "source_type": scheme if remote else "local",
-        "source": json.dumps({"uri": uri}),
+        "source": json.dumps(source),
         "profile": json.dumps(profile),
     }
 

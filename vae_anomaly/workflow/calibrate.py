@@ -59,14 +59,15 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
     rows = score_calibration_rows(detector, source, columns, request, tell)
     alpha, choice = _alpha(request, rows, detector)
     threshold = _threshold(request, rows, alpha, columns, 1 if choice is None else choice.tried)
-    table = budget_table(threshold, rows.anomalous_scores if rows.labelled else None, rows.rows_per_day)
+    table = budget_table(threshold, rows.anomalous_scores if rows.labelled else None, None if rows.per_day is None else rows.per_day.rows)
     model = _store(request, loaded, _recalibrated(detector, threshold, source), source, table, choice)
     return CalibrateResult(
         rows=len(rows.normal_scores) + len(rows.anomalous_scores) + rows.null_scores,
         calibration_rows=len(rows.normal_scores),
         anomalous_rows=len(rows.anomalous_scores),
         null_scores=rows.null_scores,
-        rows_per_day=rows.rows_per_day,
+        rows_per_day=None if rows.per_day is None else rows.per_day.rows,
+        days="" if rows.per_day is None else rows.per_day.note,
         alpha_before=detector.threshold.alpha,
         threshold_before=detector.threshold.value,
         promise=guarantee_of(threshold),
@@ -82,8 +83,8 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
 
 def _alpha(request: CalibrateRequest, rows: CalibrationRows, detector: Detector) -> tuple[float, ChosenAlpha | None]:
     """Return alpha as the request chooses it, by default that of the model."""
-    if request.alerts_per_day is not None and rows.rows_per_day is not None:
-        return budget_alpha(request.alerts_per_day, rows.rows_per_day), None
+    if request.alerts_per_day is not None and rows.per_day is not None:
+        return budget_alpha(request.alerts_per_day, rows.per_day.rows), None
     objective = request.maximize or _costs(request)
     if objective is not None:
         choice = choose_alpha(
@@ -133,7 +134,8 @@ def _recalibrated(detector: Detector, threshold: Threshold, source: Source) -> D
         notes=notes,
         calibration_rows=len(threshold.calibration),
         calibrated=datetime.now(UTC).isoformat(timespec="seconds"),
-        calibration_source=tuple(file.path for file in source.files),
+        calibration_source=source.paths,
+        calibration_versions=source.versions,
         calibration_digest=source.digest(),
     )
     return replace(detector.recalibrated(threshold), card=card)
@@ -159,9 +161,8 @@ def _store(
     ):
         assert isinstance(run, Run)  # tracking is on
         run.log_config(detector.config)
-        run.log_dataset(
-            [file.path for file in source.files], digest=source.digest(), rows=detector.card.calibration_rows, context="calibration"
-        )
+        card = detector.card
+        run.log_dataset(source.paths, digest=source.digest(), rows=card.calibration_rows, context="calibration", versions=source.versions)
         run.log_metrics(_metrics(detector.threshold, choice))
         run.log_table("budget.json", [asdict(row) for row in table])
         folder = Path(temporary) / "detector"

@@ -20,6 +20,7 @@ from vae_anomaly.evaluation.baselines import Matrix
 from vae_anomaly.evaluation.comparison import BaselineSplit, compare_with_baselines
 from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Quality
+from vae_anomaly.evaluation.revealing import revealing_columns
 from vae_anomaly.evaluation.score_summary import ScoreSummary
 from vae_anomaly.explain.contributions import Alarm, explain_rows, reasons_of, top_features
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
@@ -27,9 +28,19 @@ from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curve
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, open_source
+from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking.runs import Run, start_run
-from vae_anomaly.workflow.models import LoadedModel, cores, encoded_chunks, is_training_data, open_data, open_model, refuse_learned_label
+from vae_anomaly.workflow.models import (
+    LoadedModel,
+    cores,
+    encoded_chunks,
+    open_data,
+    open_model,
+    open_versions,
+    refuse_learned_label,
+    rows_of_fit,
+    seen_at_fit,
+)
 from vae_anomaly.workflow.report import check_report_path, log_report, title_of, write_report
 from vae_anomaly.workflow.requests import EvaluateRequest
 from vae_anomaly.workflow.results import EvaluateResult
@@ -39,7 +50,6 @@ from vae_anomaly.workflow.score_counts import rejected_notes
 LABELS_EXPLAINED = 13
 ROWS_A_LABEL = 100
 COLUMNS_A_LABEL = 5
-TRAINED_ON = "the model was fitted on these very files: it has seen their normal rows, and the figures are too good"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,8 +92,9 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
     tell("other detectors", 0, None)
     reference_rejects = Rejects()
     quality = _quality(detector, scored, _reference(detector, request, reference_rejects))
-    trained_on = (TRAINED_ON,) if is_training_data(detector, source) else ()
-    notes = (*trained_on, *rejected_notes(rejects), *rejected_notes(reference_rejects))
+    seen = seen_at_fit(detector, source)
+    trained_on = f"{rows_of_fit(seen, len(source.files))}, and the figures are too good" if seen else ""
+    notes = (*source.version_notes, *filter(None, [trained_on]), *rejected_notes(rejects), *rejected_notes(reference_rejects))
     curves = _curves(detector, scored)
     page = _page(detector, scored, source.where, title_of(loaded.name), notes, quality, curves)
     if request.output is not None:
@@ -93,6 +104,7 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
         null_scores=scored.null_scores,
         promise=guarantee_of(detector.threshold),
         notes=notes,
+        cautions=quality.cautions,
         quality=quality,
         by_label=_shares(curves),
         output="" if request.output is None else str(request.output),
@@ -108,7 +120,7 @@ def _log(request: EvaluateRequest, loaded: LoadedModel, source: Source, scored: 
     settings = replace(tracking, enabled=tracking.enabled and not request.no_tracking, register=False, uri=request.tracking_uri)
     with start_run(settings, name=f"evaluate {title_of(loaded.name)}") as run:
         run.log_tags({"vae_anomaly.verb": "evaluate", "model": loaded.name.name, "model_version": loaded.name.version})
-        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=len(scored.cells), context="evaluation")
+        run.log_dataset(source.paths, digest=source.digest(), rows=len(scored.cells), context="evaluation", versions=source.versions)
         assert page.quality is not None
         run.log_metrics(_metrics(page.quality))
         if isinstance(run, Run):
@@ -237,7 +249,7 @@ def _reference(detector: Detector, request: EvaluateRequest, rejects: Rejects) -
         source = open_data(detector, request.reference, request)
         return concatenate(encode(detector.schema, chunk) for chunk in source.batches(detector.schema, on_reject=rejects))
     try:
-        source = open_source(card.source, data)
+        source = open_versions(card.source, card.source_versions, data)
     except VaeAnomalyError:
         return None
     if source.digest() != card.data_digest:
@@ -260,8 +272,9 @@ def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None
     """
     normal, normal_scores = scored.of_class(normal=True)
     anomalous, anomalous_scores = scored.of_class(normal=False)
-    labels = scored.labels.where(~scored.labels.normal)
+    labels, revealing = scored.labels.where(~scored.labels.normal), revealing_columns(detector, normal, anomalous)
     quality = detection_quality(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
+    quality = replace(quality, revealing=revealing)
     split, compared = BaselineSplit(train=reference, test=normal) if reference else None, normal_scores
     if split is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import ColumnOrder
@@ -30,11 +31,12 @@ WORST_EXPLAINED = 3  # rows explained if neither rows nor their number are given
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ChosenRow:
-    """A row to explain: its number, the values of its key columns, and its cells as a batch of one row."""
+    """A row to explain: its number, the values of its key columns, and its cells as a batch of one row; ``rows`` has them as conformed."""
 
     number: int
     ids: dict[str, str | None]
     cells: Batch
+    rows: pa.RecordBatch
 
 
 def explain_files(request: ExplainRequest, *, tell: OnProgress = ignore_progress) -> ExplainResult:
@@ -98,7 +100,7 @@ def _worst(detector: Detector, source: Source, request: ExplainRequest, rejects:
 
 def _row(chunk: EncodedChunk, i: int, id_columns: Sequence[str]) -> ChosenRow:
     ids = {name: key_text(chunk.rows.column(name)[i]) for name in id_columns}
-    return ChosenRow(number=int(chunk.numbers[i]), ids=ids, cells=chunk.cells.rows(slice(i, i + 1)))
+    return ChosenRow(number=int(chunk.numbers[i]), ids=ids, cells=chunk.cells.rows(slice(i, i + 1)), rows=chunk.rows.take(pa.array([i])))
 
 
 def _explained(detector: Detector, threshold: Threshold, row: ChosenRow, request: ExplainRequest) -> RowExplained:
@@ -116,15 +118,16 @@ def _explained(detector: Detector, threshold: Threshold, row: ChosenRow, request
         kl=float(scores.kl[0]),
         p_value=float(threshold.p_values(total)[0]),
         is_anomaly=flagged,
-        columns=_columns(detector, row.cells, request.order),
+        columns=_columns(detector, row, request.order),
         smallest_change=_change(detector, threshold, row.cells) if request.counterfactual and flagged else None,
     )
 
 
-def _columns(detector: Detector, cells: Batch, order: ColumnOrder) -> tuple[ColumnReason, ...]:
+def _columns(detector: Detector, row: ChosenRow, order: ColumnOrder) -> tuple[ColumnReason, ...]:
     """Return all columns, largest contribution or z first."""
-    explanation, columns = explain_rows(detector.ensemble, cells), model_order(detector.schema)
-    value, expected, contribution = value_texts(columns, cells), expected_texts(columns, explanation), explanation.contribution[0].tolist()
+    explanation, columns = explain_rows(detector.ensemble, row.cells), model_order(detector.schema)
+    value, expected = value_texts(columns, row.cells, row.rows), expected_texts(columns, explanation)
+    contribution = explanation.contribution[0].tolist()
     quality = {q.name: q for q in detector.quality}
     z = None if detector.usual is None else detector.usual.z(explanation.contribution)[0].tolist()
     reasons = [

@@ -98,7 +98,11 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     config, output = request.config, request.output
     rows, rows_read = _read(job, rejects)
     rows_used = rows.normal.num_rows
-    notes = (*rejected_notes(rejects), *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed))
+    notes = (
+        *source.version_notes,
+        *rejected_notes(rejects),
+        *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed),
+    )
     schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows_used)
     _logger.info("read %s normal rows of %s columns from %s files", rows_used, len(schema.columns), len(source.files))
@@ -106,7 +110,7 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     with start_run(tracking, job=job.checkpoint.job) as run:
         job.checkpoint.run_open = True
         run.log_config(config)
-        run.log_dataset([file.path for file in source.files], digest=source.digest(), rows=rows_used)
+        run.log_dataset(source.paths, digest=source.digest(), rows=rows_used, versions=source.versions)
         outcome = fit_resume.outcome(job.checkpoint) or _train(rows, schema, job, began, notes)
         model = publish.publish_fit(run, outcome, job.checkpoint, job.logged, output=output, overwrite=request.overwrite)
     return _result(rows, rows_read, outcome, model, job.checkpoint.resumed_steps)
@@ -148,7 +152,7 @@ def _check_cells(anomalous: pa.Table, schema: Schema) -> None:
 
 
 def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> FitRecord:
-    order = time_order(table[schema.time], schema.time) if schema.time else None
+    order = time_order(table[schema.time], schema.time, job.request.config.data.time_format) if schema.time else None
     group = group_codes(table[schema.group], schema.group) if schema.group else None
 
     def on_progress(progress: Progress) -> None:
@@ -185,7 +189,7 @@ def _result(rows: LabelledRows, rows_read: int, outcome: Outcome, model: ModelNa
         latent_units=detector.ensemble.vae.latent,
         promise=guarantee_of(detector.threshold),
         blocks=detector.blocks,
-        cautions=cautions(detector),
+        cautions=(*(outcome.quality.cautions if outcome.quality else ()), *cautions(detector)),
         notes=card.notes,
         quality=outcome.quality,
         suspicious=outcome.suspicious,

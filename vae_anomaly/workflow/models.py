@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 
 from vae_anomaly import artifact
 from vae_anomaly.calibration.guarantee import guarantee_of
+from vae_anomaly.config import Reading
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, ConfigError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
-from vae_anomaly.messages import OnProgress, quote
+from vae_anomaly.messages import OnProgress, option_names, quote, shorten_list
 from vae_anomaly.redaction import redacted
 from vae_anomaly.schema.encoding import Batch, encode
+from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables.csv_rejects import Rejects
-from vae_anomaly.tables.source import Source, input_row_numbers, open_source
+from vae_anomaly.tables.source import Source, as_one_table, input_row_numbers, open_source
 from vae_anomaly.tracking import store
 from vae_anomaly.tracking.registry import ResolvedModel, registered_versions, resolve_model
 from vae_anomaly.workflow.requests import ReadRequest
@@ -40,7 +42,7 @@ def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
     return InfoResult(
         model=loaded.name,
         created=card.created,
-        source=card.source,
+        source=card.data,
         rows=card.rows,
         training_rows=card.training_rows,
         seed=card.seed,
@@ -111,7 +113,30 @@ def open_model(model: str, *, uri: str | None = None) -> LoadedModel:
 def is_training_data(detector: Detector, source: Source) -> bool:
     """Whether a source has the files of the fit, or copies of them under other names. Raises DataError."""
     card = detector.card
-    return source.digest() == card.data_digest or (card.contents_digest != "" and source.contents() == card.contents_digest)
+    if source.digest() == card.data_digest:
+        return True
+    # The size first: of files in an object store, contents are a download.
+    return card.contents_digest != "" and card.data_bytes in {0, source.bytes} and source.contents() == card.contents_digest
+
+
+def seen_at_fit(detector: Detector, source: Source) -> tuple[str, ...]:
+    """Return the paths of the files that the fit has read; copies are known again if they are all files of the fit. Raises DataError."""
+    seen = known_files(detector, source.files)
+    return tuple(file.path for file in source.files) if len(seen) < len(source.files) and is_training_data(detector, source) else seen
+
+
+def known_files(detector: Detector, files: Sequence[Listed]) -> tuple[str, ...]:
+    """Return the paths of the files whose name, size and time are those of a file of the fit."""
+    known = set(detector.card.file_digests)
+    return tuple(file.path for file in files if file.digest in known)
+
+
+def rows_of_fit(seen: Sequence[str], files: int) -> str:
+    """Return what is told about ``seen`` of a number of files that the fit has read, empty for none."""
+    if not seen:
+        return ""
+    what = "these are the rows" if files == len(seen) else f"{shorten_list(seen, length=3)} {'has' if len(seen) == 1 else 'have'} rows"
+    return f"{what} that the model was fitted on: they score lower than new ones, so that alarms and p-values say little"
 
 
 def refuse_learned_label(detector: Detector, column: str) -> None:
@@ -119,7 +144,7 @@ def refuse_learned_label(detector: Detector, column: str) -> None:
     if column in detector.schema.names:
         raise ConfigError(
             f"the label column {quote(column)} is an input of this model, which would be judged by what it was told. "
-            f"Fit again with --label-column {shlex.quote(column)} or --exclude {shlex.quote(column)}."
+            f"Fit again with --label-column {shlex.quote(column)} or --exclude {option_names([column])}."
         )
 
 
@@ -131,6 +156,14 @@ def cores() -> int:
 def open_data(detector: Detector, data: Sequence[str], request: ReadRequest) -> Source:
     """Open input files for a model, read as its fit did unless the request says otherwise. Raises DataError."""
     return open_source(data, request.reading(detector.config.data))
+
+
+def open_versions(paths: Sequence[str], versions: Sequence[str], reading: Reading) -> Source:
+    """Open files and lakehouse tables in the versions that they were read in before, see ``Source.versions``. Raises DataError."""
+    if not versions:
+        return open_source(paths, replace(reading, at=None))
+    pairs = zip(paths, versions, strict=True)
+    return as_one_table([open_source([path], replace(reading, at=version or None)) for path, version in pairs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -27,6 +27,7 @@ from vae_anomaly.workflow.requests import UploadRequest
 from vae_anomaly.workflow.results import ModelName
 
 # Packages whose version can change a score.
+FILES_REMEMBERED = 1000  # in the model card, so that a scoring of one of them is told
 VERSIONED = ("torch", "numpy", "pyarrow")
 
 
@@ -54,9 +55,12 @@ def with_provenance(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=seconds,
         versions=tuple(versions.items()),
-        source=tuple(file.path for file in source.files),
+        source=source.paths,
+        source_versions=source.versions,
         data_digest=source.digest(),
         contents_digest=contents,
+        data_bytes=source.bytes,
+        file_digests=tuple(file.digest for file in source.files[:FILES_REMEMBERED]),
     )
     return replace(detector, card=card)
 
@@ -177,7 +181,8 @@ def upload_folder(request: UploadRequest) -> UploadResult:
     validate(replace(detector.config, tracking=tracking))
     with start_run(tracking) as run:
         run.log_config(replace(detector.config, tracking=tracking))
-        run.log_dataset(detector.card.source, digest=detector.card.data_digest, rows=detector.card.rows)
+        card = detector.card
+        run.log_dataset(card.source, digest=card.data_digest, rows=card.rows, versions=card.source_versions)
         version = log_fit(run, detector, None, request.folder)
     model = model_name(version, request.folder)
     return UploadResult(model=model, next_steps=fit_next_steps(model))

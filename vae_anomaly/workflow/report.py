@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.standstill import Standstill, standstill_texts
+from vae_anomaly.detector.stream import NO_STANDSTILL, Standstill
 from vae_anomaly.errors import ConfigError, OutputError
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import ScoreSummary
@@ -120,9 +120,7 @@ def _standstill_notes(path: str) -> tuple[str, ...]:
     else:
         dataset = manifest.read_folder_manifest(output)
         counted = [] if dataset is None else [entry.counted for entry in dataset.entries.values()]
-    still = reduce(Standstill.plus, map(standstill_from, counted), Standstill())
-    more = (f"{still.count - len(still.found):,} more columns stand still in a file",) if still.count > len(still.found) else ()
-    return (*standstill_texts(still.found), *more)
+    return reduce(Standstill.plus, map(standstill_from, counted), NO_STANDSTILL).cautions()
 
 
 def _alarm(rows: ScoredRows, i: int) -> Alarm:

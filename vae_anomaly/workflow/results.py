@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from vae_anomaly.calibration.guarantee import Guarantee
 from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.detector.card import Blocks, ColumnQuality
-from vae_anomaly.detector.standstill import StillColumn
 from vae_anomaly.evaluation.results import MissingChange, Quality
 from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.schema.inference import Dropped
@@ -88,8 +87,7 @@ class Counts:
     unseen_groups: Mapping[str, int] | None = None  # group absent at calibration → rows, the first 1,000; None: no groups
     pooled_rows: int = 0  # rows of these groups or without a group, flagged with the pooled threshold
     rejected: RejectedRows | None = None  # None: every row is readable
-    still: tuple[StillColumn, ...] = ()  # columns without a value, or stuck at one, in a whole file; the first 100
-    still_columns: int = 0  # how many there are
+    cautions: tuple[str, ...] = ()  # what makes these figures less sound than they look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +138,7 @@ class CalibrateResult:
     model: ModelName
     next_steps: tuple[str, ...]
     rejected: RejectedRows | None = None  # None: every row is readable
+    days: str = ""  # which days have rows, if the times say so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +155,7 @@ class EvaluateResult:
     run_id: str  # empty: tracking is off
     model: ModelName
     next_steps: tuple[str, ...]
+    cautions: tuple[str, ...] = ()  # what makes the figures less sound than they look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

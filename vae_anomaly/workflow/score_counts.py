@@ -15,12 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.calibration.threshold import Threshold, too_few_alarms
 from vae_anomaly.choices import OnError
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.standstill import Standstill
-from vae_anomaly.detector.stream import Rejections, ScoredBatch, Tally
+from vae_anomaly.detector.stream import NO_STANDSTILL, Rejections, ScoredBatch, Standstill, Tally
 from vae_anomaly.errors import OutputError
 from vae_anomaly.evaluation.results import MissingChange
 from vae_anomaly.explain.contributions import REST, Alarm, Reason
@@ -63,7 +62,7 @@ class Counting:
     rejected: int = 0
     first_rejected: str = ""
     quarantined_bytes: int = 0
-    standstill: Standstill = Standstill()
+    standstill: Standstill = NO_STANDSTILL
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for ``counting_from``."""
@@ -103,9 +102,15 @@ class Counting:
         """Take over the rejections up to here."""
         self.rejected, self.first_rejected, self.quarantined_bytes = rejections.rows, rejections.first, rejections.bytes
 
-    def done(self, detector: Detector, threshold: Threshold, *, typicality: bool = False, discovery: Discovery | None = None) -> Counts:
-        """Return the result; with a false-discovery rate the number of alarms among normal rows is not predicted."""
+    def done(
+        self, detector: Detector, threshold: Threshold, *, typicality: bool = False, discovery: Discovery | None = None, seen: str = ""
+    ) -> Counts:
+        """Return the result; with a false-discovery rate the number of alarms among normal rows is not predicted.
+
+        ``seen``: caution on rows that the fit has seen, whose alarms are fewer than chance allows.
+        """
         scored = self.rows - self.unscored
+        few = "" if seen or discovery is not None else too_few_alarms(threshold, scored, self.alarms)
         return Counts(
             rows=self.rows,
             alarms=self.alarms,
@@ -117,10 +122,9 @@ class Counting:
             pooled_rows=self.pooled_rows,
             null_scores=self.unscored,
             unseen=dict(self.unseen.most_common()),
-            still=self.standstill.found,
-            still_columns=self.standstill.count,
             missing_changes=missing_changes(detector.quality, detector.card.rows, self.missing, self.rows),
             top_alarms=tuple(alarm for _, _, alarm in sorted(self.worst, key=lambda kept: (-kept[0], -kept[1]))),
+            cautions=(*filter(None, (seen, few)), *self.standstill.cautions()),
         )
 
     def _keep_worst(self, batch: pa.RecordBatch, numbers: NDArray[np.int64]) -> None:

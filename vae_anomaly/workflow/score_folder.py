@@ -19,6 +19,7 @@ from vae_anomaly.storage.destinations import local_path
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables import files
 from vae_anomaly.tables.source import Source, as_one_table, open_files
+from vae_anomaly.workflow.models import known_files, rows_of_fit
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score_counts import WORST_ALARMS, Counting, standstill_from, tally_from
 from vae_anomaly.workflow.score_job import ScoreJob, check_input_columns, warn
@@ -30,7 +31,7 @@ def fill(job: ScoreJob) -> Done:
 
     Raises OutputError if a part cannot be replaced or written, and the errors of ``score_output``; finished parts are kept.
     """
-    listed = listing.list_files(job.request.data)
+    listed = files.with_versions(listing.list_files(job.request.data), job.reading.at)
     refuse_nested(job, listed)
     root = manifest.common_root(file.root for file in listed)
     with claim_folder(job) as folder:
@@ -49,7 +50,7 @@ def fill(job: ScoreJob) -> Done:
         if combined:
             warn(ignored, combined)
         return Done(
-            counts=folder.counts({file.identity for file in listed}),
+            counts=folder.counts({file.identity for file in listed}, rows_of_fit(known_files(job.detector, listed), len(listed))),
             ignored=ignored,
             new_rows=new_rows if sources else None,
             resumed_rows=resumed,
@@ -145,14 +146,14 @@ class Folder:
         manifest.drop(self.job.destination, map(manifest.side_manifest, self.unfolded))
         self.unfolded, self.folded_at = [], time.monotonic()
 
-    def counts(self, locations: Collection[str]) -> Counts:
-        """Return the total counts of the parts of these inputs."""
+    def counts(self, locations: Collection[str], seen: str = "") -> Counts:
+        """Return the total counts of the parts of these inputs, with the caution ``seen`` on those that the fit has read."""
         entries = sorted((self.dataset.entries[name] for name in locations if name in self.dataset.entries), key=lambda e: e.part)
         counting, parts = Counting(ids=self.job.request.id_columns), {entry.part for entry in entries}
         for entry in entries:
             counting.add(tally_from(entry.counted))
             counting.standstill = counting.standstill.plus(standstill_from(entry.counted))
-        total = counting.done(self.job.detector, self.job.threshold, typicality=self.job.request.typicality)
+        total = counting.done(self.job.detector, self.job.threshold, typicality=self.job.request.typicality, seen=seen)
         worst = TypeAdapter(tuple[Alarm, ...]).validate_python([a for a in self.dataset.worst if a["part"] in parts])
         return replace(total, top_alarms=worst)
 
@@ -181,9 +182,10 @@ class Folder:
         made_from = self.job.settings()
         if of_part is None or any(of_part.made_from.get(name) != value for name, value in made_from.items()):
             return
-        (location, (size, modified)) = next(iter(of_part.made_from["inputs"].items()))
+        (location, (size, modified, *version)) = next(iter(of_part.made_from["inputs"].items()))
         rows, counted = (0, int(of_part.counts["rows"])), dict(of_part.counted)
-        entry = Entry(part=part, input=location, size=size, modified=modified, rows=rows, bytes=of_part.bytes, counted=counted)
+        file = {"input": location, "size": size, "modified": modified, "version": "".join(version)}
+        entry = Entry(part=part, **file, rows=rows, bytes=of_part.bytes, counted=counted)
         self.dataset.add(entry)
         self.sizes[part], self.inputs[part] = of_part.bytes, location
         alarms = [{**alarm, "part": part} for alarm in of_part.counts["top_alarms"]]

@@ -2,15 +2,14 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vae_anomaly._version import __version__
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.config import Reading
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.standstill import Standstill
-from vae_anomaly.detector.stream import InputBatch, Rejections, ScoreOptions
+from vae_anomaly.detector.stream import NO_STANDSTILL, InputBatch, Rejections, ScoreOptions, Standstill
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.jobs.memory import MemoryPlan, plan_memory, watched
 from vae_anomaly.messages import OnProgress, absent_text, listed
@@ -52,6 +51,7 @@ class ScoreJob:
         request = self.request
         return {
             "model": {"name": self.model.name, "version": self.model.version, "digest": self.digest, "package": __version__},
+            # The inputs say which version of a table was read: without --at it may be the same.
             "options": {
                 "alpha": self.threshold.alpha if request.fdr is None else None,
                 "fdr": request.fdr,
@@ -60,7 +60,10 @@ class ScoreJob:
                 "explain": request.explain,
                 "top": request.top,
                 "id_columns": list(request.id_columns),
-                **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.reading).items()},
+                **{
+                    name: list(value) if isinstance(value, tuple) else value
+                    for name, value in asdict(replace(self.reading, at=None)).items()
+                },
                 "escape": request.escape,
             },
         }
@@ -69,7 +72,7 @@ class ScoreJob:
         """Return everything that the bytes of the output depend on."""
         return {"inputs": source.made_of(), **self.settings()}
 
-    def inputs(self, source: Source, first_row: int, rejects: RejectLog, still: Standstill = Standstill()) -> Iterator[InputBatch]:
+    def inputs(self, source: Source, first_row: int, rejects: RejectLog, still: Standstill = NO_STANDSTILL) -> Iterator[InputBatch]:
         """Yield the rows of the input from ``first_row`` on, each batch with the rejections and the standstill up to its end."""
         paths: list[str] = []
         groups, request = self.threshold.groups, self.request

@@ -24,6 +24,7 @@ from vae_anomaly.tables.quarantine import quarantine_path
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tables.writer import output_format, write_batches
 from vae_anomaly.workflow import score_fdr
+from vae_anomaly.workflow.models import rows_of_fit, seen_at_fit
 from vae_anomaly.workflow.results import Counts
 from vae_anomaly.workflow.score_counts import Counting, RejectLog, counting_from, refuse_existing, reject_log
 from vae_anomaly.workflow.score_job import ScoreJob
@@ -179,6 +180,7 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
         if request.fdr is not None:
             discovery = score_fdr.discovery(job, source, slot.unfinished, request.fdr)
             threshold = score_fdr.at_cutoff(threshold, discovery.cutoff)
+        seen = rows_of_fit(seen_at_fit(job.detector, source), len(source.files))
         counting = slot.counting()
         resumed, position = counting.rows, counting.position
         if resumed:
@@ -194,7 +196,7 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
             rejected = rejects.finish(job.destination)
             counting.reject(rejects.before)
             counting.standstill = counting.standstill.end(job.detector.quality)
-        counts = counting.done(job.detector, threshold, typicality=request.typicality, discovery=discovery)
+        counts = counting.done(job.detector, threshold, typicality=request.typicality, discovery=discovery, seen=seen)
         counts = replace(counts, rejected=rejected)
         slot.finish(counts, counting)
     return counts, resumed

@@ -15,6 +15,7 @@ from vae_anomaly.jobs import manifest
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.storage import listing
 from vae_anomaly.storage.listing import Listed
+from vae_anomaly.tables import files
 from vae_anomaly.workflow import score_folder, score_job
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import Counts
@@ -24,7 +25,7 @@ from vae_anomaly.workflow.score_job import ScoreJob
 _logger = logging.getLogger(__name__)
 
 OnPart = Callable[[str, Counts], None]
-_Version = tuple[int, int]
+_Version = tuple[int, int, str]
 
 
 def watch(
@@ -68,7 +69,7 @@ class FolderWatch:
     def scan(self) -> None:
         """List the inputs and score the files that are new and unchanged since the last scan."""
         try:
-            listed = listing.list_files(self.job.request.data, none_yet=True)
+            listed = files.with_versions(listing.list_files(self.job.request.data, none_yet=True), self.job.reading.at)
         except DataError as error:
             if str(error) != self.list_error:
                 _logger.warning("%s The next scan looks for it again.", error)
@@ -100,4 +101,4 @@ class FolderWatch:
 
 
 def _version(file: Listed) -> _Version:
-    return file.size, file.modified
+    return file.size, file.modified, file.version

@@ -1,5 +1,7 @@
 """Columns at a standstill: the fold is that of a whole file, however it is cut into batches, and chance does not fire."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_anomaly.detector.card import ColumnQuality
-from vae_anomaly.detector.standstill import LEAST_ROWS, MOST_FOUND, RUNS, Standstill, StillColumn, standstill_texts
+from vae_anomaly.detector.stream import STILL_NAMED, STILL_ROWS, STILL_RUNS, Standstill, StillColumn
 
 
 def quality(name: str, *, run: int | None = 1, gap: int | None = 0, missing: float = 0.0) -> ColumnQuality:
     return ColumnQuality(name=name, kind="numeric", r2=0.5, missing=missing, longest_run=run, longest_gap=gap)
 
 
-def batch(**columns: list[float | None]) -> pa.RecordBatch:
+def batch(**columns: Sequence[float | None]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({name: pa.array(values, pa.float64()) for name, values in columns.items()})
 
 
@@ -44,9 +46,9 @@ def test_a_stuck_number_may_have_missing_cells() -> None:
 
 @pytest.mark.parametrize(
     ("run", "rows", "stuck"),
-    [(1, LEAST_ROWS, True), (1, LEAST_ROWS - 1, False), (50, RUNS * 50, True), (50, RUNS * 50 - 1, False), (None, 1000, False)],
+    [(1, STILL_ROWS, True), (1, STILL_ROWS - 1, False), (50, STILL_RUNS * 50, True), (50, STILL_RUNS * 50 - 1, False), (None, 1000, False)],
 )
-def test_a_number_is_stuck_after_three_times_its_longest_run(run: int | None, rows: int, stuck: bool) -> None:
+def test_a_number_is_stuck_after_three_times_its_longest_run(run: int | None, rows: int, *, stuck: bool) -> None:
     assert bool(found({"1": [batch(a=[5.0] * rows)]}, [quality("a", run=run)])) == stuck
 
 
@@ -54,7 +56,7 @@ def test_a_number_is_stuck_after_three_times_its_longest_run(run: int | None, ro
     ("missing", "gap", "rows", "silent"),
     [(0.0, 0, 1, True), (0.0, None, 1, True), (0.2, 2, 19, False), (0.2, 2, 20, True), (0.2, 40, 119, False), (0.2, None, 10**5, False)],
 )
-def test_a_column_is_silent_where_the_fit_makes_that_unlikely(missing: float, gap: int | None, rows: int, silent: bool) -> None:
+def test_a_column_is_silent_where_the_fit_makes_that_unlikely(missing: float, gap: int | None, rows: int, *, silent: bool) -> None:
     assert bool(found({"1": [batch(a=[None] * rows)]}, [quality("a", gap=gap, missing=missing)])) == silent
 
 
@@ -64,13 +66,13 @@ def test_a_category_is_never_stuck_but_may_be_silent() -> None:
     assert [s.file for s in found({"1": [texts[0]], "2": [texts[1]]}, usual)] == ["2"]
 
 
-def test_independent_rows_stand_still_by_chance_less_often_than_once_in_n_cubed_rows() -> None:
+def test_independent_rows_seldom_stand_still_by_chance() -> None:
     random = np.random.default_rng(0)
     for p in (0.3, 0.9, 0.99):
-        draws = (random.random((200, 2000)) < p).astype(int)
+        draws = (random.random((400, 2000)) < p).astype(int)
         ends = [np.flatnonzero(np.diff(row, append=-1)) for row in draws]
         longest = np.array([np.diff(e, prepend=-1).max() for e in ends])
-        assert (p ** (RUNS * longest.astype(float)) < 1e-4).mean() > 0.99  # chance of the next file
+        assert (p ** (STILL_RUNS * longest.astype(float))).mean() < 2e-3  # that the next file has one value only
 
 
 @settings(max_examples=40, deadline=None)
@@ -79,7 +81,8 @@ def test_independent_rows_stand_still_by_chance_less_often_than_once_in_n_cubed_
     cuts=st.lists(st.integers(1, 20), min_size=1, max_size=8),
 )
 def test_the_cut_into_batches_changes_nothing(files: list[list[float | None]], cuts: list[int]) -> None:
-    usual, state, expected = [quality("a")], Standstill(), []
+    usual, state = [quality("a")], Standstill()
+    expected: list[tuple[str, int, float | None]] = []
     for number, cells in enumerate(files):
         first = 0
         while first < len(cells):
@@ -88,22 +91,26 @@ def test_the_cut_into_batches_changes_nothing(files: list[list[float | None]], c
         seen = [cell for cell in cells if cell is not None]
         if not seen:
             expected.append((str(number), len(cells), None))
-        elif len(set(seen)) == 1 and len(seen) >= LEAST_ROWS:
+        elif len(set(seen)) == 1 and len(seen) >= STILL_ROWS:
             expected.append((str(number), len(seen), seen[0]))
     assert [(s.file, s.rows, s.value) for s in state.end(usual).found] == expected
 
 
 def test_of_many_files_the_first_are_named_and_all_are_counted() -> None:
     usual, state = [quality("a")], Standstill()
-    for number in range(MOST_FOUND + 5):
+    for number in range(STILL_NAMED + 5):
         state = state.after(str(number), batch(a=[None]), usual)
     whole = state.end(usual)
-    assert (len(whole.found), whole.count) == (MOST_FOUND, MOST_FOUND + 5)
+    assert (len(whole.found), whole.count) == (STILL_NAMED, STILL_NAMED + 5)
     both = whole.plus(whole)
-    assert (len(both.found), both.count) == (MOST_FOUND, 2 * MOST_FOUND + 10)
+    assert (len(both.found), both.count) == (STILL_NAMED, 2 * STILL_NAMED + 10)
 
 
 def test_the_sentences() -> None:
-    still = [StillColumn(column="flow", file="b.csv", rows=1200, value=None), StillColumn(column="x" * 200, file="c", rows=30, value=0.5)]
-    assert standstill_texts(still)[0] == "flow has no value in the 1,200 rows of b.csv"
-    assert standstill_texts(still)[1].endswith("… is 0.5 in all 30 rows of c")
+    still = (StillColumn(column="flow", file="b.csv", rows=1200, value=None), StillColumn(column="x" * 200, file="c", rows=30, value=0.5))
+    first, second, more = Standstill(found=still, count=9).cautions()
+    assert first == "flow has no value in the 1,200 rows of b.csv"
+    assert second.endswith("… is 0.5 in all 30 rows of c")
+    assert more == "7 more columns have no value, or one number, in a whole file"
+    assert len(Standstill(found=still, count=2).cautions()) == 2
+    assert Standstill().cautions() == ()

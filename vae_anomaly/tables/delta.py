@@ -1,0 +1,198 @@
+"""Delta tables: which files are live in a version, by the log as deltalake reads it, and how their columns are called.
+
+Column mapping, partition values, deletion vectors and added or widened columns are applied by ``lakehouse``. A table that needs a feature
+unknown here is refused, since its files may mean something else.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+from numpy.typing import NDArray
+
+from vae_anomaly.errors import DataError, MissingExtra
+from vae_anomaly.messages import one_line
+from vae_anomaly.redaction import redacted
+from vae_anomaly.storage.filesystems import is_uri, resolve_uri
+from vae_anomaly.storage.listing import Listed
+from vae_anomaly.tables.arrow import ColumnarTable
+from vae_anomaly.tables.files import TableFile
+from vae_anomaly.tables.lakehouse import LakeColumn, LiveFile, LiveTable, at_error, live_reader, parse_at, time_text
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+# Features that readers must know (Delta protocol, "Valid Feature Names in Table Features") and that change nothing here or are applied.
+_FEATURES = {
+    "columnMapping", "deletionVectors", "timestampNtz", "typeWidening", "typeWidening-preview", "v2Checkpoint", "vacuumProtocolCheck",
+    "variantType", "variantType-preview", "variantShredding-preview",
+}  # fmt: skip
+_PHYSICAL, _ID = b"delta.columnMapping.physicalName", b"delta.columnMapping.id"
+# Arrow's name of an object store: the scheme by which deltalake knows it.
+_SCHEMES = {"s3": "s3", "gcs": "gs", "abfs": "az", "local": ""}
+
+
+def delta_version(listed: Listed, at: str | None) -> Listed:
+    """Return a table with the version that ``at`` names, or its current one. Raises ConfigError, DataError and MissingExtra."""
+    when = None if at is None else parse_at(at)
+    if at is not None and when is None:
+        raise at_error(at)
+    with _delta_errors(listed):
+        table = _opened(listed, when if isinstance(when, int) else None)
+        if isinstance(when, datetime):
+            table.load_as_version(_version_at(table, listed, when))
+        adds = pa.table(table.get_add_actions())
+        newest = pc.max(adds["modification_time"]).as_py() or 0
+        size = pc.sum(adds["size_bytes"]).as_py() or 0
+        return replace(listed, size=size, modified=newest * 1_000_000, version=str(table.version()))
+
+
+def open_delta(file: TableFile) -> ColumnarTable:
+    """Read the log of a table up to the version that it was listed with. Raises DataError and MissingExtra."""
+    listed = file.listed
+    with _delta_errors(listed):
+        table = _opened(listed, int(listed.version))
+        unknown = set(table.protocol().reader_features or ()) - _FEATURES
+        if unknown:
+            raise DataError(f"{listed.path} is a Delta table with features that are not supported: {', '.join(sorted(unknown))}.")
+        mapping = table.metadata().configuration.get("delta.columnMapping.mode") or "none"
+        schema, left_out = pa.schema(table.schema().to_arrow()), []
+        if mapping != "none":  # fields within a nested column have names of their own in the files
+            left_out = [f.name for f in schema if pa.types.is_nested(f.type)]
+        live = LiveTable(
+            called=f"version {listed.version} of the Delta table",
+            written=_written(table),
+            columns=[_column(f, mapping) for f in schema if f.name not in left_out],
+            files=list(_files(table, listed)),
+            left_out=left_out,
+        )
+    return live_reader(file, live)
+
+
+def _column(field: pa.Field, mapping: str) -> LakeColumn:
+    about = field.metadata or {}
+    if mapping == "none":
+        return LakeColumn(name=field.name, type=field.type, names=(field.name,))
+    if mapping == "id":
+        return LakeColumn(name=field.name, type=field.type, field_id=int(about[_ID]), ids_needed=True)
+    return LakeColumn(name=field.name, type=field.type, names=(about[_PHYSICAL].decode(),))
+
+
+def _files(table: "DeltaTable", listed: Listed) -> Iterator[LiveFile]:
+    adds, kept = pa.table(table.get_add_actions()), _kept_rows(table, listed)
+    values = adds["partition"].combine_chunks() if "partition" in adds.column_names and adds.num_rows else None
+    for i, entry in enumerate(adds.select(["path", "size_bytes", "modification_time", "num_records"]).to_pylist()):
+        filesystem, location = _location(listed, entry["path"])
+        yield LiveFile(
+            filesystem=filesystem,
+            location=location,
+            order=(entry["modification_time"], entry["path"]),
+            size=entry["size_bytes"],
+            rows=entry["num_records"],
+            constants={} if values is None else {f.name: values.field(j)[i] for j, f in enumerate(values.type)},
+            deleted=kept.pop(location, np.empty(0, dtype=np.int64)),
+        )
+    if kept:
+        raise DataError(f"{listed.path} has a deletion vector of {next(iter(kept))}, which is no file of version {listed.version}.")
+
+
+def _kept_rows(table: "DeltaTable", listed: Listed) -> dict[str, NDArray[np.int64]]:
+    """Return the positions of the deleted rows of the files that have any, by location."""
+    if "deletionVectors" not in (table.protocol().reader_features or ()):
+        return {}
+    found = {}
+    for batch in pa.RecordBatchReader.from_stream(table.deletion_vectors()):
+        for path, mask in zip(batch["filepath"].to_pylist(), batch["selection_vector"], strict=True):
+            found[_location(listed, path)[1]] = np.flatnonzero(~np.asarray(mask.values))
+    return found
+
+
+def _location(listed: Listed, path: str) -> tuple[pafs.FileSystem, str]:
+    """Return the file system of a data file and its path there; the log has a URI, or its path in the table, percent-encoded."""
+    if not is_uri(path):
+        return listed.filesystem, f"{listed.location.rstrip('/')}/{unquote(path)}"
+    parts = urlsplit(path)
+    if parts.scheme == "file":
+        return pafs.LocalFileSystem(), unquote(parts.path)
+    filesystem, location = resolve_uri(path)
+    return (listed.filesystem if filesystem.type_name == listed.filesystem.type_name else filesystem), unquote(location)
+
+
+def _version_at(table: "DeltaTable", listed: Listed, when: datetime) -> int:
+    """Return the last version that was written up to a time, by the times in the log: those of its files change when a table is copied.
+
+    Raises DataError before the first version that is still known.
+    """
+    commits = sorted((int(c["version"]), _commit_time(c)) for c in table.history())
+    before = [version for version, written in commits if written is not None and written <= when]
+    if not before:
+        oldest = next((f"; the oldest known version is {v} of {time_text(t)}" for v, t in commits if t is not None), "")
+        raise DataError(f"{listed.path} has no version at {time_text(when)}{oldest}.")
+    return max(before)
+
+
+def _written(table: "DeltaTable") -> datetime | None:
+    commits = {commit["version"]: commit for commit in table.history(1)}
+    return _commit_time(commits[table.version()]) if table.version() in commits else None
+
+
+def _commit_time(commit: Mapping[str, Any]) -> datetime | None:
+    stamp = commit.get("inCommitTimestamp", commit.get("timestamp"))
+    return None if stamp is None else datetime.fromtimestamp(stamp / 1000, UTC)
+
+
+def _opened(listed: Listed, version: int | None) -> "DeltaTable":
+    try:
+        from deltalake import DeltaTable
+    except ImportError:
+        raise MissingExtra(
+            f"{listed.path} is a Delta table (_delta_log), and reading one needs deltalake: pip install 'vae-anomaly[delta]'."
+        ) from None
+    scheme = _SCHEMES.get(listed.filesystem.type_name)
+    if scheme is None:
+        raise DataError(f"{listed.path} is a Delta table; expected one in a local folder, s3://, gs:// or abfs://. Copy it to one of them.")
+    uri = f"{scheme}://{listed.location}" if scheme else listed.location
+    return DeltaTable(uri, version=version, storage_options=storage_options(listed.filesystem))
+
+
+def storage_options(filesystem: pafs.FileSystem) -> dict[str, str]:
+    """Return what deltalake cannot take from the environment: what was in the URI, and that an address has no encryption."""
+    if filesystem.type_name != "s3":
+        return {}
+    import os
+
+    (given,) = filesystem.__reduce__()[1]  # what a copy of the file system would be made from
+    endpoint = str(given["endpoint_override"] or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    if endpoint and "://" not in endpoint:
+        endpoint = f"{given['scheme']}://{endpoint}"
+    named = {
+        "aws_access_key_id": given["access_key"],
+        "aws_secret_access_key": given["secret_key"],
+        "aws_session_token": given["session_token"],
+        "aws_region": filesystem.region,
+        "aws_endpoint": endpoint,
+        "aws_allow_http": "true" if endpoint.startswith("http://") else "",
+        "aws_skip_signature": "true" if given["anonymous"] else "",
+    }
+    return {name: value for name, value in named.items() if value}
+
+
+@contextmanager
+def _delta_errors(listed: Listed) -> Iterator[None]:
+    """Raise errors of deltalake as a DataError of one line."""
+    try:
+        yield
+    except (DataError, MissingExtra):
+        raise
+    except Exception as error:
+        if not (type(error).__module__.startswith(("_internal", "deltalake")) or isinstance(error, OSError | ValueError)):
+            raise
+        asked = f" at version {listed.version}" if listed.version else ""
+        raise DataError(f"{listed.path} cannot be read as a Delta table (_delta_log){asked}: {redacted(one_line(error))}") from error

@@ -1,0 +1,166 @@
+"""Data frames in memory as a ``Source``, so that they are read like a file of the same cells: pandas, Arrow, polars, records.
+
+A pandas column has the type that its values happened to need in this batch: whole numbers become floats where a cell is missing, codes
+such as 007 become numbers where a CSV was read without types. Its cells are those of the model's levels that have the same value.
+"""
+
+import math
+import numbers
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import date, time, timedelta
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from vae_anomaly.config import Reading
+from vae_anomaly.errors import DataError, SchemaMismatch
+from vae_anomaly.messages import listed, quote
+from vae_anomaly.schema import parsing
+from vae_anomaly.schema.schema import Schema, check_duplicates
+from vae_anomaly.storage.listing import Listed
+from vae_anomaly.tables.arrow import ColumnarTable
+from vae_anomaly.tables.files import TableFile
+from vae_anomaly.tables.reader import Chunk
+from vae_anomaly.tables.source import Source
+
+EXPECTED = "a pandas data frame, an Arrow table, or records with the names of the columns"
+
+
+def frame_source(data: Any, schema: Schema, reading: Reading, *, extra: Mapping[str, Sequence[str]], where: str) -> Source:
+    """Return a data frame as the source of a model's columns and of ``extra`` ones with their known values.
+
+    Cells of other columns are not looked at.
+
+    Raises
+    ------
+    DataError
+        It is no table, or has two columns of one name.
+    SchemaMismatch
+        Cells of a column are no scalars, or numbers where the model tells levels of the same value apart.
+    """
+    table = _table(data, {*schema.names, *extra}, where)
+    levels = dict(extra) | {column.name: column.levels for column in schema.columns}
+    for i, name in enumerate(table.column_names):
+        if levels.get(name):
+            table = table.set_column(i, name, _spelt_as(levels[name], parsing.plain_array(table.column(i).combine_chunks()), name, where))
+    listed_file = Listed(path=where, location=where, root="", size=table.nbytes, modified=0, filesystem=pafs.LocalFileSystem())
+    reader = ColumnarTable(
+        file=TableFile(listed=listed_file, format="arrow"), schema=table.schema, rows=table.num_rows, batches=partial(_batches, table)
+    )
+    return Source(readers=(reader,), reading=reading)
+
+
+def _batches(table: pa.Table, _file: TableFile, names: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
+    yield from table.select(list(names)).combine_chunks().to_batches(max_chunksize=chunk.rows)
+
+
+def _table(data: Any, wanted: Collection[str], where: str) -> pa.Table:
+    """Return the columns of a data frame of any library; those that are not wanted are null."""
+    if isinstance(data, Mapping | list):
+        data = _from_records(data, where)
+    if not isinstance(data, pd.DataFrame):
+        with suppress(TypeError, ValueError, pa.ArrowException):
+            data = data.read_all() if isinstance(data, pa.RecordBatchReader) else pa.table(data)
+    if not isinstance(data, pd.DataFrame | pa.Table):
+        raise DataError(f"{where} is a {type(data).__name__}; expected {EXPECTED}.")
+    names = [str(name) for name in (data.columns if isinstance(data, pd.DataFrame) else data.column_names)]
+    check_duplicates(names, where)
+    columns = [
+        pa.nulls(len(data))
+        if name not in wanted
+        else _arrow(name, data.iloc[:, i] if isinstance(data, pd.DataFrame) else data.column(i), where)
+        for i, name in enumerate(names)
+    ]
+    return pa.table(columns, names=names)
+
+
+def _from_records(data: Mapping[Any, Any] | list[Any], where: str) -> pd.DataFrame:
+    one_row = isinstance(data, Mapping) and not any(
+        isinstance(value, list | pd.Series) or hasattr(value, "__array__") for value in data.values()
+    )
+    try:
+        return pd.DataFrame([data] if one_row else data)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} is no table: {error}. Expected {EXPECTED}.") from error
+
+
+def _arrow(name: str, values: Any, where: str) -> pa.Array | pa.ChunkedArray:
+    """Return a column as Arrow has it; one of several types as text, cell by cell."""
+    if isinstance(values, pa.ChunkedArray):
+        return _supported(values)
+    if isinstance(values.dtype, pd.SparseDtype):
+        values = values.sparse.to_dense()
+    elif isinstance(values.dtype, pd.PeriodDtype):
+        values = values.dt.to_timestamp()
+    elif isinstance(values.dtype, pd.DatetimeTZDtype):
+        values = values.dt.tz_convert(None)
+    try:
+        return _supported(pa.Array.from_pandas(values))
+    except (pa.ArrowException, OverflowError):
+        return pa.array([_cell_text(name, value, where) for value in values], pa.string())
+
+
+def _supported(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return parsing.supported(values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values)
+
+
+def _cell_text(name: str, value: Any, where: str) -> str | None:
+    """Return a cell of a column of several types as text, a number as ``category_texts`` writes it."""
+    if value is None or value is pd.NA or value is pd.NaT or value != value:  # noqa: PLR0124  # only NaN differs from itself
+        return None
+    if isinstance(value, bytes):
+        return parsing.bytes_text(value)
+    if isinstance(value, bool | numbers.Integral):
+        return str(value).lower()
+    if isinstance(value, Decimal | numbers.Real):
+        number = float(value)
+        return str(int(number)) if number.is_integer() and abs(number) < 2**63 else repr(number)
+    if not isinstance(value, str | date | time | timedelta):
+        raise SchemaMismatch(
+            f"column {name!r} of {where} holds a {type(value).__name__}: {quote(str(value))}. Expected numbers, text, booleans or times."
+        )
+    return str(value)
+
+
+def _spelt_as(levels: Sequence[str], values: pa.Array, name: str, where: str) -> pa.Array:
+    """Return a column with numbers and booleans in the spelling of the level that has their value; text is unchanged."""
+    if not (parsing.is_number_type(values.type) or pa.types.is_boolean(values.type)):
+        return values
+    encoded = pc.dictionary_encode(parsing.category_texts(values))
+    meant = {text: _same_value(text, levels) for text in encoded.dictionary.to_pylist()}
+    unclear = next((text for text, same in meant.items() if len(same) > 1), None)
+    if unclear is not None:
+        kind = "boolean" if pa.types.is_boolean(values.type) else "number"
+        raise SchemaMismatch(
+            f"column {name!r} of {where} holds {unclear} as a {kind}, and this model tells {listed(meant[unclear])} apart. "
+            "Give the column as text."
+        )
+    spelt = pa.array([same[0] if same else text for text, same in meant.items()], pa.string())
+    return pa.DictionaryArray.from_arrays(encoded.indices, spelt).cast(pa.string())
+
+
+def _same_value(text: str, levels: Sequence[str]) -> list[str]:
+    """Return the levels that have the value of a number or boolean.
+
+    >>> _same_value("7", ["007", "8"]), _same_value("true", ["True", "other"])
+    (['007'], ['True'])
+    """
+    value = _value(text)
+    return [level for level in levels if level == text or _value(level) == value]
+
+
+def _value(text: str) -> float | str:
+    """Return the number in a text, or the text in lower case; no level is equal to NaN."""
+    lower = text.strip().lower()
+    if lower in {"true", "false"}:
+        return lower
+    try:
+        return float(lower) if not math.isnan(float(lower)) else text
+    except ValueError:
+        return text
