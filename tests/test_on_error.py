@@ -18,6 +18,7 @@ from tests.cli.test_app import files, run
 from tests.tiny import Case, detector, table
 from tests.workflow.test_score_output_resume import killed
 from vae_anomaly import artifact
+from vae_anomaly.choices import OnError
 from vae_anomaly.config import Reading
 from vae_anomaly.errors import DataError, OutputError
 from vae_anomaly.tables.csv_rejects import RejectedRows
@@ -266,8 +267,25 @@ def test_too_many_bad_rows_before_a_good_one_are_refused(model: Path, monkeypatc
         DataError, match=r"^none of the first 1,\d\d\d rows of late\.csv can be read; late\.csv row 1: 1 cells, expected 10"
     ):
         score_files(asked(model, "late.csv", on_error="skip"))
-    put("early.csv", [*good, *[b"x"] * 2000])
+    monkeypatch.setattr("vae_anomaly.tables.source._MAX_LEADING_REJECTS", 10)
+    put("early.csv", [*good, *[b"x"] * (GOOD - 1)])
     assert score_files(asked(model, "early.csv", on_error="skip")).counts.rows == GOOD
+
+
+@pytest.mark.parametrize("on_error", ["skip", "quarantine"])
+def test_more_rows_left_out_than_kept_are_refused(model: Path, on_error: OnError) -> None:
+    put("most.csv", [*lines(), *[b"x"] * (GOOD + 1)])
+    said = (
+        rf"^{GOOD + 1} rows cannot be read and only {GOOD} can; the first, counted from 1: most\.csv row {GOOD + 1}: 1 cells, expected 10 "
+        r"as in the header\. Correct the file, or say where its rows are with --header-row, --skip-rows or --no-header\.$"
+    )
+    with pytest.raises(DataError, match=said):
+        score_files(asked(model, "most.csv", on_error=on_error))
+    assert not Path("most.scores.csv").exists()
+    with pytest.raises(DataError, match=said):
+        open_source(["most.csv"], Reading(on_error="skip")).read_table()
+    with pytest.raises(DataError, match=said):
+        open_source(["most.csv"], Reading(on_error="skip")).sample(20, 0)
 
 
 def test_a_folder_is_scored_without_the_quarantine_files_in_it(model: Path) -> None:

@@ -27,7 +27,7 @@ CalibrationMethod = Literal["auto", "split", "cross"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How tables are read: which cells mean missing, where the header is, how long tables and lakehouse versions become one table."""
+    """How tables are read: which cells mean missing, where the header is, how times are written, and which version of a lakehouse table."""
 
     missing_values: tuple[str, ...] = ()  # texts that mean a missing cell, besides the empty one
     default_missing: bool = True  # the usual texts, such as NA and null, mean a missing cell too
@@ -36,13 +36,22 @@ class Reading:
     no_header: bool = False  # the first line is data
     skip_rows: int = 0  # rows below the header that hold no data, such as units
     time_format: str | None = None  # of times that are text or numbers
-    pivot: str | None = None  # roles of the columns of a long table, as in tag=TAG,value=VALUE,time=TS
-    quality_column: str | None = None  # cells whose quality is not good are missing
-    good_quality: tuple[str, ...] = ()  # what that column holds for a good cell; empty: the usual codes
     at: str | None = None  # version, snapshot or time of a lakehouse table; None: the current one
 
 
 DEFAULT_READING = Reading()
+
+
+def reading_for(request: object, fitted: Reading) -> Reading:
+    """Return how to read for a request with the attributes of ``Reading``, None where it is to be as ``fitted``.
+
+    A version of a lakehouse table is never taken from the fit.
+    """
+    names = [field.name for field in fields(Reading)]
+    given: dict[str, Any] = {name: value for name in names if (value := getattr(request, name)) is not None}
+    if "header_row" in given or "no_header" in given:  # each replaces the other of the fit
+        given = {"header_row": None, "no_header": False} | given
+    return Reading(**{name: getattr(fitted, name) for name in names} | {"at": None} | given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vae_anomaly.choices import OnError
@@ -144,7 +144,6 @@ def opened(folder: Path, made: Made, content: bytes, on_error: OnError) -> Sourc
         delimiter=made.written.delimiter,
         decimal=made.written.decimal,
         encoding=made.written.encoding,
-        skip=0,
         block=1 << 20,
     )
     reader = DelimitedTable(file=find_files([str(path)])[0], dialect=dialect)
@@ -190,6 +189,7 @@ def test_malformed_rows_are_left_out_and_the_others_read_as_without_them(
     mixed = [bad[i] if i in bad else next(waiting, None) for i in range(len(made.texts) + len(bad))]
     rows = [row for row in mixed if row is not None]
     good = [i for i, row in enumerate(rows) if len(row) == len(made.cells)]
+    assume(2 * len(good) > len(rows) + 1)  # otherwise the file is refused, for the width of its rows or for the number of the bad ones
     schema = infer_schema(pa.table(made.cells), DataConfig(id_columns=("key",)))
     for stream in (True, False):
         aside: list[Rejected] = []

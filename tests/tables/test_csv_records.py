@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pyarrow import csv as pacsv
 
 from vae_anomaly.tables import csv_records
-from vae_anomaly.tables.csv_records import Utf8Stream, line_of, record_chunks, record_text
+from vae_anomaly.tables.csv_records import Head, Utf8Stream, line_of, record_chunks, record_text
 from vae_anomaly.tables.writer import quoted_cell
 
 OPEN, AFTER, ZERO = "a quote is opened and never closed", "text follows a closing quote", "it holds a zero byte"
@@ -17,7 +17,7 @@ OPEN, AFTER, ZERO = "a quote is opened and never closed", "text follows a closin
 def cut(content: bytes, *, delimiter: str = ",", longest: int = 1 << 20) -> tuple[list[bytes], dict[int, str]]:
     """Return all records, and what is wrong with those that do not end."""
     found, broken = list[bytes](), dict[int, str]()
-    for block in record_chunks(io.BytesIO(content), delimiter, longest=longest):
+    for block in record_chunks(io.BytesIO(content), delimiter, Head(), longest=longest):
         broken |= {len(found) + i: said for i, said in block.broken.items()}
         found += block.records
     return found, broken
@@ -29,7 +29,7 @@ def cut(content: bytes, *, delimiter: str = ",", longest: int = 1 << 20) -> tupl
         (b"h\n1\n2", [b"1\n", b"2"], {}),
         (b"h\r\n1\r\n\r\n2\r\n", [b"1\r\n", b"2\r\n"], {}),
         (b"h\r1\r2", [b"1\r", b"2"], {}),
-        (b"\xef\xbb\xbf\n \n h\n1\n", [b"1\n"], {}),
+        (b"\xef\xbb\xbfh\n1\n", [b"1\n"], {}),
         (b'"h\n1",b\n2,3\n', [b"2,3\n"], {}),
         (b'h\n"a\nb",1\n"c""\n",2\n', [b'"a\nb",1\n', b'"c""\n",2\n'], {}),
         (b'h\n5" pipe,1\n6,"x"y"\n', [b'5" pipe,1\n', b'6,"x"y"\n'], {1: AFTER}),
@@ -129,17 +129,17 @@ def test_undecodable_bytes_stay_invalid_utf8(content: bytes, encoding: str) -> N
         (b"h\n1\n2", [2, 3]),
         (b"h\r\n1\r\n\r\n2\r\n", [2, 4]),
         (b"h\r1\r2", [2, 3]),
-        (b"\xef\xbb\xbf\n \n h\n1\n", [4]),
+        (b"\xef\xbb\xbfh\n1\n", [2]),
         (b'h\n"a\nb",1\n"c""\n",2\n3,4\n', [2, 4, 6]),
         (b'h\n1\n2,"x\n3,4\n', [2, 3, 4]),
     ],
 )
 def test_a_record_is_found_by_the_line_on_which_it_begins(content: bytes, lines: list[int]) -> None:
-    found = [line_of(io.BytesIO(content), ",", row, longest=1 << 20) for row in range(len(lines) + 1)]
+    found = [line_of(io.BytesIO(content), ",", row, Head(), longest=1 << 20) for row in range(len(lines) + 1)]
     assert found == [*lines, None]
 
 
 def test_lines_are_not_counted_through_large_files_and_beyond_what_has_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert line_of(io.BytesIO(b'h\n"' + b"x" * (3 << 20) + b"\n1\n2\n"), ",", 2, longest=1 << 20) is None
+    assert line_of(io.BytesIO(b'h\n"' + b"x" * (3 << 20) + b"\n1\n2\n"), ",", 2, Head(), longest=1 << 20) is None
     monkeypatch.setattr(csv_records, "_MAX_LINE_SEARCH", 10)
-    assert [line_of(io.BytesIO(b"h\n" + b"1\n" * 10), ",", row, longest=1 << 20) for row in (3, 8)] == [5, None]
+    assert [line_of(io.BytesIO(b"h\n" + b"1\n" * 10), ",", row, Head(), longest=1 << 20) for row in (3, 8)] == [5, None]

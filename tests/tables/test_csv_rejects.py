@@ -26,7 +26,7 @@ TYPES = {"x": pa.float64(), "k": pa.string()}
 
 
 def dialect(decimal: str = ".", delimiter: str = ",") -> Dialect:
-    return Dialect(names=("k", "x"), delimiter=delimiter, decimal=decimal, encoding="utf-8", skip=0, block=1 << 20)
+    return Dialect(names=("k", "x"), delimiter=delimiter, decimal=decimal, encoding="utf-8", block=1 << 20)
 
 
 def chunk(*records: bytes, broken: dict[int, str] | None = None) -> RecordChunk:

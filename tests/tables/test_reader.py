@@ -9,8 +9,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from vae_anomaly.storage.listing import Listed
-from vae_anomaly.tables.files import TableFile, column_names, with_partition
-from vae_anomaly.tables.reader import ColumnSelection, Reader, column_type, partitions_typed
+from vae_anomaly.tables.files import TableFile, column_names, column_type, with_partition
+from vae_anomaly.tables.reader import ColumnSelection, Reader, partitions_typed
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def test_partition_columns_follow_those_of_the_file_which_win() -> None:
 
 def test_a_column_type_is_that_of_its_values() -> None:
     reader = opened(("day", "1"))
-    assert [column_type(reader, name) for name in ("x", "k", "day")] == [pa.float64(), pa.string(), pa.string()]
+    assert [column_type(reader.schema, name) for name in ("x", "k", "day")] == [pa.float64(), pa.string(), pa.string()]
 
 
 @pytest.mark.parametrize(

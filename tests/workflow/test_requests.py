@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vae_anomaly.config import DataConfig, Reading
+from vae_anomaly.config import DataConfig, Reading, reading_for
 from vae_anomaly.workflow import requests
 from vae_anomaly.workflow.requests import ReadRequest, ScoreRequest
 
@@ -31,10 +31,10 @@ def test_a_request_cannot_be_changed() -> None:
 
 def test_tables_are_read_as_the_fit_read_them_unless_the_request_says_otherwise() -> None:
     fitted = DataConfig(missing_values=("?",), no_header=True, skip_rows=2, at="7", on_error="skip", exclude=("x",))
-    as_fitted = ReadRequest().reading(fitted)
+    as_fitted = reading_for(ReadRequest(), fitted)
     assert as_fitted == Reading(missing_values=("?",), no_header=True, skip_rows=2)  # another table has its own versions
-    assert ReadRequest(header_row=3).reading(fitted) == replace(as_fitted, header_row=3, no_header=False)
-    assert ReadRequest(no_header=True).reading(DataConfig(header_row=3)) == Reading(no_header=True)
-    assert ReadRequest(missing_values=(), on_error="quarantine", at="9").reading(fitted) == replace(
+    assert reading_for(ReadRequest(header_row=3), fitted) == replace(as_fitted, header_row=3, no_header=False)
+    assert reading_for(ReadRequest(no_header=True), DataConfig(header_row=3)) == Reading(no_header=True)
+    assert reading_for(ReadRequest(missing_values=(), on_error="quarantine", at="9"), fitted) == replace(
         as_fitted, missing_values=(), on_error="quarantine", at="9"
     )

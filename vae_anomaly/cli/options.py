@@ -145,12 +145,6 @@ TimeFormat = Annotated[
     str | None,
     _data(help="Format of times that are text or numbers: day-first, month-first, s, ms, or as in '%d-%b-%y %H:%M'.", metavar="F"),
 ]
-Pivot = Annotated[
-    str | None,
-    _data(help="Columns of a long table, one value per row: one column for each tag.", metavar="tag=TAG,value=VALUE,time=TS[,every=1min]"),
-]
-QualityColumn = Annotated[str | None, _column(help="Column with the quality of the values; values that are not good are missing.")]
-GoodQuality = Annotated[Any, _list(help="What the quality column holds for a good value, comma-separated.", metavar="'Good,192'")]
 At = Annotated[
     str | None,
     _data("--at", help="Version, snapshot or time of a Delta or Iceberg table.", metavar="VERSION|TIME", show_default="the current one"),

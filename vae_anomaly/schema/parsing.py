@@ -201,6 +201,8 @@ def category_texts(values: pa.Array) -> pa.Array:
     >>> category_texts(pa.array([1.0, 2.5, None])).to_pylist()
     ['1', '2.5', None]
     """
+    if is_binary_type(unwrapped_type(values.type)) and not isinstance(values.type, pa.UuidType) and text_of_bytes(values) is None:
+        raise pa.ArrowInvalid("bytes that are no text")
     values = readable_text(values)
     if pa.types.is_floating(values.type):
         # pandas represents a missing cell as NaN.

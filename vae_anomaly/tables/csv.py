@@ -20,7 +20,18 @@ from vae_anomaly.schema.parsing import MISSING_TEXT, TIME_FORMATS, mask_tokens, 
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import COMPRESSED
 from vae_anomaly.tables.csv_dialect import COMMA_NUMBER, MAX_RECORD_BYTES, Dialect, open_text
-from vae_anomaly.tables.csv_records import AFTER_QUOTE, ZERO, RecordChunk, Utf8Stream, record_chunks
+from vae_anomaly.tables.csv_records import (
+    AFTER_QUOTE,
+    COMMENT,
+    FOOTER,
+    FOREIGN,
+    OTHER_TABLE,
+    REPEATED,
+    ZERO,
+    RecordChunk,
+    Utf8Stream,
+    record_chunks,
+)
 from vae_anomaly.tables.csv_rejects import (
     REASON_COLUMN,
     TEXT_COLUMN,
@@ -57,7 +68,7 @@ class DelimitedTable:
     @property
     def names(self) -> tuple[str, ...]:
         """Column names in file order."""
-        return self.dialect.names
+        return self.dialect.columns
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -148,11 +159,12 @@ class DelimitedTable:
             timestamp_parsers=[pacsv.ISO8601, *TIME_FORMATS],
             decimal_point=self.dialect.decimal,
             column_types=dict.fromkeys(text, pa.string()),
+            include_columns=list(self.names),
         )
 
     def _content(self, pieces: list[list[bytes]]) -> bytearray:
         """Return the records below a dummy header, in one buffer: Arrow's reading threads must not call back into Python."""
-        content = bytearray(b"\n" * self.dialect.skip + b"-\n")
+        content = bytearray(b"-\n")
         pieces.reverse()
         while pieces:
             content += b"".join(pieces.pop())
@@ -199,7 +211,8 @@ class DelimitedTable:
                 yield _with_nulls(screened_batch(records, self.dialect, types, convert), columns, self.dialect.decimal)
 
     def _record_chunks(self, stream: pa.NativeFile) -> Iterator[RecordChunk]:
-        return record_chunks(Utf8Stream(stream, self.dialect.encoding), self.dialect.delimiter, longest=MAX_RECORD_BYTES)
+        text = Utf8Stream(stream, self.dialect.encoding)
+        return record_chunks(text, self.dialect.delimiter, self.dialect.head, longest=MAX_RECORD_BYTES)
 
     def _convert(self, types: Mapping[str, pa.DataType], missing: Sequence[str]) -> pacsv.ConvertOptions:
         return pacsv.ConvertOptions(
@@ -215,8 +228,7 @@ class DelimitedTable:
         return pacsv.ReadOptions(
             use_threads=not careful,
             block_size=MAX_RECORD_BYTES if careful else self.dialect.block,
-            skip_rows=self.dialect.skip,
-            column_names=list(self.names),
+            column_names=list(self.dialect.names),
             skip_rows_after_names=1,
         )
 
@@ -229,6 +241,11 @@ _REFUSALS = (
     ("thousands or decimals, where", ": {reason}. Write it without the point"),
     ("column ", ": {reason}. Save the file as UTF-8"),
     ("cells", " has {reason}: {record!r}. Correct that row"),
+    (REPEATED, " {reason}. Remove it"),
+    (OTHER_TABLE, " {reason}: {record!r}. Write one table a file"),
+    (FOREIGN, " {reason}: {record!r}. Write one table a file"),
+    (COMMENT, " {reason}: {record!r}. Remove it"),
+    (FOOTER, " {reason}: {record!r}. Remove it"),
     (AFTER_QUOTE, ": {reason}: {record!r}. Double the quotes inside a cell"),
     (ZERO, ": {reason}: {record!r}. Was the file truncated? Correct that row"),
     ("quote", ": {reason}: {record!r}. Close it"),

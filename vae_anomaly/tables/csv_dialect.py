@@ -7,17 +7,19 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import PurePosixPath
 
 import pyarrow as pa
 
+from vae_anomaly.config import DEFAULT_READING, Reading
 from vae_anomaly.errors import DataError
 from vae_anomaly.schema.schema import check_duplicates
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import CODECS
+from vae_anomaly.tables.csv_head import Export, Line, find_head, kind_of
+from vae_anomaly.tables.csv_records import ONE_HEADER, Head
 from vae_anomaly.tables.files import NO_HEADER, TableFile
 
 # A longer record is malformed; it bounds the memory that an unclosed quote takes.
@@ -38,9 +40,14 @@ _WHOLE_SCAN = 64 << 20
 _DELIMITER_RECORDS = 30
 # Records from which the decimal sign is inferred: the first hundreds may have whole numbers only.
 _DECIMAL_RECORDS = 2000
-# A number with decimals, or a date; whole numbers alone may be names, of years or channels.
-_DATA = re.compile(r"[+-]?\d+[.,]\d+(?:[eE][+-]?\d+)?|\d{4}-\d\d-\d\d(?:[T ].*)?")
 _DELIMITERS = "\t;|,"
+# Characters at the end of the sample in which its last records are, and their share that decides.
+_LAST_TEXT = 1 << 16
+_MOST = 0.5
+_LINE_END = re.compile(r"\r\n?|\n")
+# A first line for Excel, and one that may be a signature of a program.
+_EXCEL = re.compile(r'"?sep=(.)"?[ \t,;]*(?=[\r\n])', re.IGNORECASE)
+_SIGNATURE = re.compile(r'\s*(?:"?(?:TOA5|TOACI1|TOB[123])"?[,;\t]|"?#|LabVIEW Measurement)')
 # In another encoding, one in this many non-ASCII characters may look like UTF-8 by chance.
 _CHANCE = 20
 # Bytes that are not UTF-8, as the error handler surrogateescape decodes them.
@@ -52,26 +59,32 @@ _NON_ASCII = re.compile("[^\0-\x7f]")
 class Dialect:
     """How a delimited file is written.
 
-    ``skip``: blank lines before the header. ``block``: bytes to parse at a time, enough for several records. ``notes``: remarks for the
-    user.
+    ``names`` of all cells of a row, of which those ``unread`` are no columns. ``block``: bytes to parse at a time, enough for several
+    records. ``notes``: remarks for the user.
     """
 
     names: tuple[str, ...]
     delimiter: str
     decimal: str
     encoding: str
-    skip: int
     block: int
+    head: Head = ONE_HEADER
+    unread: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(name for name in self.names if name not in self.unread) if self.unread else self.names
 
-def sniff(file: TableFile) -> Dialect:
+
+def sniff(file: TableFile, reading: Reading = DEFAULT_READING) -> Dialect:
     """Infer the dialect from the first megabyte of a file.
 
     Raises
     ------
     DataError
-        Binary content, no rows below the header, or two columns of the same name.
+        Binary content, no rows, two columns of the same name, or a head that is not certain.
     """
     head, whole = _head(file)
     encoding, notes = _encoding(file, head, whole=whole)
@@ -80,26 +93,66 @@ def sniff(file: TableFile) -> Dialect:
     if not whole and content.count("\n") > 2:  # noqa: PLR2004
         # The last line of the sample may be truncated, and would have too few cells.
         content = content[: content.rfind("\n") + 1] or content
-    skip = _blank_lines(content)
-    content = "".join(content.splitlines(keepends=True)[skip:])
-    tabs = ".tsv" in PurePosixPath(file.listed.location.lower()).suffixes
-    delimiter = "\t" if tabs else _delimiter(content[:_LOOK])
-    records = list(islice(_records(content[:_LOOK], delimiter), _DECIMAL_RECORDS))
-    if len(records) < 2:  # noqa: PLR2004
-        raise DataError(f"{file.path} has {'a header but no rows' if records else 'nothing but blank lines'}; expected a header and rows.")
-    names = tuple(name.strip() for name in records[0])
-    _check_header(names, file.path)
-    if sum(bool(_DATA.fullmatch(name)) for name in names) > len(names) / 2:
-        notes = (*notes, f"{file.path}: the first line is taken for the header but looks like data: {', '.join(names)[:60]}")
+    delimiter, export = None, None
+    excel = _EXCEL.match(content)
+    if excel is not None:
+        delimiter = excel[1]
+    elif reading.header_row is None and not reading.no_header and _SIGNATURE.match(content):
+        export = _known_export(content, file.path)
+        delimiter = None if export is None else export.delimiter
+    above = _lines_above(reading, export, excel=excel is not None)
+    sample = _without_lines(content, above, reading, file.path)[:_LOOK]
+    if delimiter is None:
+        delimiter = "\t" if ".tsv" in PurePosixPath(file.listed.location.lower()).suffixes else _delimiter(sample)
+    lines = [Line(number=above + n, cells=cells) for n, cells in _records(sample, delimiter, _DECIMAL_RECORDS)]
+    if len(lines) < (1 if reading.no_header else 2):
+        raise DataError(f"{file.path} has {'a header but no rows' if lines else 'nothing but blank lines'}; expected a header and rows.")
+    found = find_head(lines, reading, file.path, export and export.with_names(delimiter))
+    _check_header(found.names, file.path)
+    if reading.no_header and above:
+        _check_skipped(content[: content.index(sample[:_LAST_TEXT])] if sample else "", delimiter, lines[0].cells, file.path)
     return Dialect(
-        names=names,
+        names=found.names,
         delimiter=delimiter,
-        decimal=_decimal(records[1:], delimiter),
+        decimal=_decimal([line.cells for line in lines[1:]], delimiter),
         encoding=encoding,
-        skip=skip,
-        block=min(MAX_RECORD_BYTES, max(_BLOCK, 16 * len(content) // len(records))),
-        notes=notes,
+        block=min(MAX_RECORD_BYTES, max(_BLOCK, 16 * len(sample) // len(lines))),
+        head=found.head,
+        unread=found.unread,
+        notes=(*notes, *found.notes),
     )
+
+
+def _known_export(content: str, path: str) -> Export | None:
+    from vae_anomaly.tables.csv_exports import known_export  # few files have a signature
+
+    return known_export(content, path)
+
+
+def _check_skipped(text: str, delimiter: str, row: list[str], path: str) -> None:
+    """Raise DataError if one of the lines above the first row is a row too."""
+    kinds = [kind_of(cell) for cell in row]
+    for line, cells in _records(text, delimiter, _DECIMAL_RECORDS):
+        if [kind_of(cell) for cell in cells] == kinds and not {"text", "missing"} >= set(kinds):
+            raise DataError(f"{path} line {line:,} holds data and is among the lines to skip: give --skip-rows {line - 1} for this file.")
+
+
+def _lines_above(reading: Reading, export: Export | None, *, excel: bool) -> int:
+    """Return the number of lines above the first record to look at."""
+    if reading.header_row is not None:
+        return reading.header_row - 1
+    if export is not None:
+        return export.line if export.comments else export.line - 1
+    return max(int(excel), reading.skip_rows if reading.no_header else 0)
+
+
+def _without_lines(content: str, above: int, reading: Reading, path: str) -> str:
+    """Return the text below the first lines. Raises DataError if the header is to be there and nothing is."""
+    ends = islice(_LINE_END.finditer(content), above)
+    rest = content[max((end.end() for end in ends), default=0) :]
+    if reading.header_row is not None and (content.count("\n") < above or not re.match(r"[^\S\r\n]*\S", rest)):
+        raise DataError(f"{path} has no column names in line {reading.header_row:,}, where --header-row says they are.")
+    return rest
 
 
 def open_text(file: TableFile) -> pa.NativeFile:
@@ -175,26 +228,51 @@ def _decodes(head: bytes, encoding: str) -> bool:
     return True
 
 
-def _records(content: str, delimiter: str) -> Iterator[list[str]]:
-    """Yield the records that are not blank; Python's csv module refuses cells above 128 kB, so lines are split then."""
+def _records(content: str, delimiter: str, most: int) -> list[tuple[int, list[str]]]:
+    """Return the first records that are not blank, with their first lines, from 1; leading lines of blanks are not records either.
+
+    Python's csv module refuses cells above 128 kB, so lines are split then.
+    """
+    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter)
+    records, line = list[tuple[int, list[str]]](), 1
     try:
-        yield from (r for r in csv.reader(io.StringIO(content, newline=""), delimiter=delimiter) if r)
+        for cells in reader:
+            if cells and (records or any(cell.strip() for cell in cells)):
+                records.append((line, cells))
+            line = reader.line_num + 1
+            if len(records) == most:
+                break
     except csv.Error:
-        yield from (line.split(delimiter) for line in content.splitlines() if line)
+        texts = enumerate(_LINE_END.split(content), 1)
+        records = list(islice(((n, text.split(delimiter)) for n, text in texts if text.strip()), most))
+    return records
 
 
 def _delimiter(content: str) -> str:
-    """Return the delimiter of the header by which most records are as wide as the header; of equal ones that with most cells."""
+    """Return the delimiter of the header by which most records are as wide as the header; of equal ones that with most cells.
 
-    def fit(delimiter: str) -> tuple[float, float]:
-        records = list(islice(_records(content, delimiter), _DELIMITER_RECORDS))
-        width = len(records[0]) if records else 0
-        share = sum(len(r) == width for r in records) / len(records) if width > 1 else 0.0
+    Where that is not the width of the last records of the sample, the header is further below, and the last records decide.
+    """
+    last = "\n".join(_LINE_END.split(content[-_LAST_TEXT:].rstrip("\r\n"))[-_DELIMITER_RECORDS:])
+
+    def widths(delimiter: str, text: str) -> list[int]:
+        return [len(cells) for _, cells in _records(text, delimiter, _DELIMITER_RECORDS)]
+
+    def fit(delimiter: str, text: str, width: int) -> tuple[float, float]:
+        found = widths(delimiter, text)
+        share = found.count(width) / len(found) if found and width > 1 else 0.0
         # 'Druck, bar;Temp, °C' over '1,5;20,5' has more commas than semicolons, so a comma must lead clearly.
         return share, width / 2 if delimiter == "," else width
 
-    best = max(_DELIMITERS, key=fit)
-    return best if fit(best)[0] > 0 else ","
+    headers = {delimiter: (widths(delimiter, content) or [0])[0] for delimiter in _DELIMITERS}
+    best = max(_DELIMITERS, key=lambda delimiter: fit(delimiter, content, headers[delimiter]))
+    if fit(best, last, headers[best])[0] >= _MOST:
+        return best
+    below = {delimiter: max(found := widths(delimiter, last), key=found.count, default=0) for delimiter in _DELIMITERS}
+    other = max(_DELIMITERS, key=lambda delimiter: fit(delimiter, last, below[delimiter]))
+    if fit(other, last, below[other])[0] >= _MOST:
+        return other
+    return best if fit(best, content, headers[best])[0] > 0 else ","
 
 
 def _decimal(records: list[list[str]], delimiter: str) -> str:
@@ -205,12 +283,6 @@ def _decimal(records: list[list[str]], delimiter: str) -> str:
     commas = sum("," in c and bool(re.match(COMMA_NUMBER, c)) for c in cells)
     points = sum("." in c and bool(re.match(COMMA_NUMBER.replace(",", r"\.", 1), c)) for c in cells)
     return "," if commas > points else "."
-
-
-def _blank_lines(content: str) -> int:
-    """Count the blank lines before the header."""
-    lines = content.splitlines()
-    return next((i for i, line in enumerate(lines) if line.strip()), len(lines))
 
 
 def _check_header(names: tuple[str, ...], path: str) -> None:

@@ -20,6 +20,20 @@ _BOM = b"\xef\xbb\xbf"
 NEVER_CLOSED = "a quote is opened and never closed"
 AFTER_QUOTE = "text follows a closing quote"
 ZERO = "it holds a zero byte"
+REPEATED = "repeats the header"
+COMMENT = "begins with #, as the comments above the header do"
+OTHER_TABLE = "begins another table, with other columns"
+FOREIGN = "belongs to another table, with other columns"
+FOOTER = "looks like a total or a remark below the table"
+_MOST_FOOTERS = 10
+# First cells: of a row of numbers or times, of a total, and of a remark.
+_COUNTED = re.compile(rb'[" ]*[+-]?\d')
+_TOTAL = re.compile(
+    rb'[" ]*(?:grand |sub-? ?)?(?:totals?|sums?|summe|gesamt|averages?|avg|mean|mittelwert|min(?:imum)?|max(?:imum)?|count'
+    rb'|std\.?(?: ?dev\.?)?)[: "]*',
+    re.IGNORECASE,
+)
+_REMARK = re.compile(rb'[" ]*(?:[A-Za-z]{3,}[^",;\t|]* [^",;\t|]*|[-=*]{2,}.*|end)[" ]*$', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,34 +51,55 @@ class BinaryStream(Protocol):
         """Return at most ``size`` bytes, none at the end."""
 
 
-def record_chunks(stream: BinaryStream, delimiter: str, *, longest: int) -> Iterator[RecordChunk]:
-    """Yield the records below the header, about a megabyte at a time.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a file holds besides its rows.
 
-    A quote that is not closed within ``longest`` bytes makes its own line malformed and no other.
+    ``lines`` above the header, or above the first row where there is no header; then ``records``: the header, and those below it that
+    hold no data. ``trailing``: delimiters at the end of a row that belong to no column. ``annotated``: records that begin with # and
+    repeated headers are not rows. ``comments``: a row that begins with # is malformed.
     """
-    header = True
-    for records, broken in _split(stream, Patterns.of(delimiter), longest):
-        if header:
-            records, broken, header = _without_header(records, broken)  # noqa: PLW2901  # the first chunk starts with it
-        filled = [i for i, record in enumerate(records) if record.strip(b"\r\n")]
-        new_index = {old: new for new, old in enumerate(filled)} if broken else {}
-        if filled:
+
+    lines: int = 0
+    records: int = 1
+    trailing: int = 0
+    annotated: bool = False
+    comments: bool = False
+
+
+ONE_HEADER = Head()
+
+
+def record_chunks(stream: BinaryStream, delimiter: str, head: Head, *, longest: int) -> Iterator[RecordChunk]:
+    """Yield the rows of a file as records, about a megabyte at a time.
+
+    A quote that is not closed within ``longest`` bytes makes its own line malformed and no other. A repeated header is malformed, and so
+    are totals and remarks below the last row.
+    """
+    rows, held = _Rows(head, delimiter), None
+    for records, unclosed in _split(_Below(stream, head.lines), Patterns.of(delimiter), longest):
+        kept = rows.among(records)
+        broken = rows.faults | unclosed
+        new_index = {old: new for new, old in enumerate(kept)} if broken else {}
+        if kept:
             reasons = {new_index[i]: reason for i, reason in broken.items() if i in new_index}
-            yield RecordChunk(records=[records[i] for i in filled], broken=reasons)
+            if held is not None:
+                yield held
+            held = rows.checked(RecordChunk(records=[records[i] for i in kept], broken=reasons))
+    if held is not None:
+        yield rows.without_footer(held)
 
 
-def line_of(stream: BinaryStream, delimiter: str, row: int, *, longest: int) -> int | None:
-    """Return the line (from 1) of record ``row`` below the header (from 0); None if it is too far down for a quick search."""
-    line, read, header, bom = 1, 0, True, _BOM
-    for records, _ in _split(stream, Patterns.of(delimiter), longest):
-        for record in records:
-            blank = not record.removeprefix(bom).decode("utf-8", "replace").strip() if header else not record.strip(b"\r\n")
-            bom = b""
-            if not header and not blank:
+def line_of(stream: BinaryStream, delimiter: str, row: int, head: Head, *, longest: int) -> int | None:
+    """Return the line (from 1) of row number ``row`` (from 0); None if it is too far down for a quick search."""
+    rows, line, read = _Rows(head, delimiter), 1 + head.lines, 0
+    for records, _ in _split(_Below(stream, head.lines), Patterns.of(delimiter), longest):
+        kept = set(rows.among(records))
+        for i, record in enumerate(records):
+            if i in kept:
                 if row == 0:
                     return line
                 row -= 1
-            header = header and blank
             ends = len(_END.findall(record))
             line, read = line + ends, read + len(record)
             if read > _MAX_LINE_SEARCH or not ends:
@@ -179,12 +214,102 @@ def _next_line(stream: BinaryStream) -> bytes:
     return b""
 
 
-def _without_header(records: list[bytes], broken: dict[int, str]) -> tuple[list[bytes], dict[int, str], bool]:
-    """Drop leading blank lines and the header; the last value is whether the header is still to come."""
-    for i, record in enumerate(records):
-        if (record.removeprefix(_BOM) if i == 0 else record).decode("utf-8", "replace").strip():
-            return records[i + 1 :], {index - i - 1: reason for index, reason in broken.items() if index > i}, False
-    return [], {}, True
+class _Below:
+    """Binary stream without the byte-order mark and the first lines of another one."""
+
+    def __init__(self, stream: BinaryStream, lines: int) -> None:
+        self._stream, self._lines, self._begun = stream, lines, False
+
+    def read(self, size: int, /) -> bytes:
+        """Return some bytes, none at the end."""
+        if self._begun:
+            return self._stream.read(size)
+        self._begun = True
+        return self._first(size)
+
+    def _first(self, size: int) -> bytes:
+        data, start, left = b"", 0, self._lines
+        while len(data) < len(_BOM) and (piece := self._stream.read(size)):
+            data += piece
+        data = data.removeprefix(_BOM)
+        while left:
+            end = _END.search(data, start)
+            if end is not None and not (end[0] == b"\r" and end.end() == len(data)):  # a \n may follow
+                start, left = end.end(), left - 1
+                continue
+            piece = self._stream.read(size)
+            if not piece:
+                return b""
+            data, start = data[end.start() :] + piece if end is not None else piece, 0
+        return data[start:] or self._stream.read(size)
+
+
+class _Rows:
+    """Tells the rows of a file from its other records, and finds rows that are none."""
+
+    def __init__(self, head: Head, delimiter: str) -> None:
+        self._head, self._left, self._header = head, head.records, b""
+        self._annotated, self._foreign, self._faults = False, False, dict[int, str]()
+        self._delimiter = delimiter.encode()
+        self._trailing = self._delimiter * head.trailing
+
+    @property
+    def faults(self) -> dict[int, str]:
+        """Reasons of malformed rows among the last records."""
+        return self._faults
+
+    def among(self, records: list[bytes]) -> list[int]:
+        """Return the indices of the rows, given all records one after the other."""
+        filled = [i for i, record in enumerate(records) if record.strip(b"\r\n")]
+        if self._left:
+            self._header = self._header or (records[filled[0]] if filled else b"")
+            above = min(self._left, len(filled))
+            filled, self._left = filled[above:], self._left - above
+        self._faults = {}
+        return [i for i in filled if self._is_row(records[i], i)] if self._head.annotated else filled
+
+    def _is_row(self, record: bytes, i: int) -> bool:
+        """Whether a record of an annotated file is a row; those of a table with another header are, but malformed."""
+        header = record.rstrip(b"\r\n") == self._header.rstrip(b"\r\n")
+        annotation, above = record.startswith(b"#"), self._annotated
+        self._annotated = annotation
+        if annotation or header:
+            self._foreign = self._foreign and not header
+            return False
+        if above or self._foreign:
+            self._faults[i] = FOREIGN if self._foreign and not above else OTHER_TABLE
+            self._foreign = True
+        return True
+
+    def checked(self, chunk: RecordChunk) -> RecordChunk:
+        """Add the reasons of repeated headers and comments, and cut what stands behind the last column."""
+        records, broken = chunk.records, chunk.broken
+        if self._delimiter in self._header and self._header in records:
+            broken = broken | {i: REPEATED for i, record in enumerate(records) if record == self._header}
+        if self._head.comments:
+            broken = broken | {i: COMMENT for i, record in enumerate(records) if record.startswith(b"#")}
+        records = [self._cut(record) for record in records] if self._trailing else records
+        return RecordChunk(records=records, broken=broken)
+
+    def _cut(self, record: bytes) -> bytes:
+        text = record.rstrip(b"\r\n")
+        if not text.endswith(self._trailing):
+            return record
+        # A line of nothing would be no row.
+        return (text[: -len(self._trailing)] or b'""') + record[len(text) :]
+
+    def without_footer(self, chunk: RecordChunk) -> RecordChunk:
+        """Add the reasons of totals and remarks below the last row: text in the first cell, where the rows have numbers or times."""
+        broken, last = dict(chunk.broken), len(chunk.records) - 1
+        while last > 0 and len(chunk.records) - last <= _MOST_FOOTERS and self._is_footer(chunk.records[last]):
+            broken[last] = broken.get(last, FOOTER)
+            last -= 1
+        counted = _COUNTED.match(chunk.records[last])
+        return RecordChunk(records=chunk.records, broken=broken if counted else chunk.broken)
+
+    def _is_footer(self, record: bytes) -> bool:
+        first, _, rest = record.rstrip(b"\r\n").partition(self._delimiter)
+        return bool(_TOTAL.fullmatch(first) or (_REMARK.match(first) and rest and not rest.strip(self._delimiter + b'"')))
 
 
 class Utf8Stream:

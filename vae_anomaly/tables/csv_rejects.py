@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as pacsv
 
+from vae_anomaly.errors import DataError
 from vae_anomaly.messages import quote as quoted
 from vae_anomaly.tables.csv_dialect import THOUSANDS, Dialect
 from vae_anomaly.tables.csv_records import RecordChunk, record_text
@@ -45,6 +46,15 @@ def ignore_reject(_: Rejected) -> None:
     """Do nothing with a row that was left out."""
 
 
+def check_mostly_kept(rejected: int, kept: int, first: str) -> None:
+    """Raise DataError if more rows were left out than kept: then it is not the rows that are wrong."""
+    if rejected > kept:
+        raise DataError(
+            f"{rejected:,} rows cannot be read and only {kept:,} can; the first, counted from 1: {first}. "
+            "Correct the file, or say where its rows are with --header-row, --skip-rows or --no-header."
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectedRows:
     """Number of malformed rows that were left out, the first of them, and the quarantine file they were written to, if any."""
@@ -61,6 +71,18 @@ class Rejects:
     on_reject: OnReject = ignore_reject
     count: int = 0
     first: Rejected | None = None
+
+    def none_readable(self, where: str) -> DataError:
+        """Return the error for a table without a readable row."""
+        first = "" if self.first is None else self.first.where
+        return DataError(
+            f"none of the first {self.count:,} rows of {where} can be read; {first}. Check the delimiter, the encoding and the columns."
+        )
+
+    def check(self, kept: int) -> None:
+        """Raise DataError if there are more of these rows than were ``kept``."""
+        if self.first is not None:
+            check_mostly_kept(self.count, kept, self.first.where)
 
     def add(self, file: str, before: int, index: int, reason: str, text: str) -> None:
         """Count row ``index`` (from 0) of a file; the inputs before the file have ``before`` rows."""

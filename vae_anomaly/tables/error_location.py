@@ -63,4 +63,5 @@ def _among_all(number: int, bad: Sequence[int]) -> int:
 
 def _line(reader: DelimitedTable, row: int) -> int | None:
     with reading(reader.file.path), open_text(reader.file) as stream:
-        return line_of(Utf8Stream(stream, reader.dialect.encoding), reader.dialect.delimiter, row, longest=MAX_RECORD_BYTES)
+        text = Utf8Stream(stream, reader.dialect.encoding)
+        return line_of(text, reader.dialect.delimiter, row, reader.dialect.head, longest=MAX_RECORD_BYTES)

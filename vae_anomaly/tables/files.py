@@ -155,11 +155,9 @@ def _size_and_ends(file: Listed) -> str:
 
 # A name that looks like a number, a date, or a missing value.
 _DATA = re.compile(r"[+-]?\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?|\d{1,4}[-./:]\d{1,2}[-./:]\d{1,4}(?:[T ].*)?|[Nn][Aa][Nn]|\?|")
-NO_HEADER = "Its first line does not look like a header; put column names there."
+NO_HEADER = "Its first line does not look like a header: put column names there, or give --no-header."
 # Beginnings of a first line that is not a header, and the hint to give.
 _NOT_HEADERS = {
-    "sep=": "Its first line is for Excel only ('sep='): remove it.",
-    "#": "Its first line is a comment: remove the lines above the header.",
     "<": "It is a web page or XML, perhaps a login page: download or export the table itself, as CSV.",
 }
 
@@ -231,6 +229,12 @@ def common_type(kinds: Sequence[pa.DataType]) -> pa.DataType | None:
         return pa.unify_schemas([pa.schema([("column", kind)]) for kind in distinct], promote_options="permissive").field(0).type
     except pa.ArrowException:
         return None
+
+
+def column_type(schema: pa.Schema, name: str) -> pa.DataType:
+    """Return the type of a column, text if it is not in the file; a dictionary counts as its values, as dictionaries differ by batch."""
+    kind = schema.field(name).type if name in schema.names else pa.string()
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def column_names(file: TableFile, names: Sequence[str]) -> tuple[str, ...]:

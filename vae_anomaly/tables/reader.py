@@ -94,12 +94,6 @@ class Reader(Protocol):
         """
 
 
-def column_type(reader: Reader, name: str) -> pa.DataType:
-    """Return the type of a column; a dictionary counts as its values, because dictionaries differ from batch to batch."""
-    kind = reader.schema.field(name).type if name in reader.names else pa.string()
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
 def partitions_typed(table: pa.Table, reader: Reader) -> pa.Table:
     """Cast the columns of partition folders to int64, or to dates, where all values allow it."""
     for name, _ in reader.file.partition:

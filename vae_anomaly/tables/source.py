@@ -29,7 +29,6 @@ from vae_anomaly.tables.reader import (
     ColumnSelection,
     Reader,
     SizeEstimate,
-    column_type,
     partitions_typed,
 )
 from vae_anomaly.tables.sampling import OnRows, Sample, ignore_rows
@@ -39,6 +38,8 @@ ROW_NUMBERS = "\0number"
 
 # More malformed rows than this before the first good one mean that it is the wrong file.
 _MAX_LEADING_REJECTS = 100_000
+# Remarks on files that are shown: a folder may hold thousands.
+_NOTES = 10
 _CSV_ONLY = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
 
 
@@ -87,8 +88,10 @@ class Source:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks for the user on how the files are read."""
-        return tuple(note for reader in self.readers for note in reader.notes)
+        """Remarks for the user on how the files are read, the first ones where they are many."""
+        notes = [note for reader in self.readers for note in reader.notes]
+        more = len(notes) - _NOTES
+        return (*notes[:_NOTES], *([f"{more:,} more such remarks on other files"] if more > 0 else ()))
 
     @property
     def where(self) -> str:
@@ -134,7 +137,9 @@ class Source:
             No rows, a damaged file, or files whose columns differ.
         """
         rejects = Rejects(on_reject=on_reject)
-        return self._table(lambda i, text: list(self._pieces(self.readers[i], Rejects() if text else rejects)), rejects)
+        table = self._table(lambda i, text: list(self._pieces(self.readers[i], Rejects() if text else rejects)), rejects)
+        rejects.check(table.num_rows)
+        return table
 
     def sample(self, most: int, seed: int, on_reject: OnReject = ignore_reject, on_rows: OnRows = ignore_rows) -> Sample:
         """Return a uniform sample of ``most`` rows in file order, as ``read_table`` would read a file of these rows.
@@ -144,6 +149,7 @@ class Source:
         self._check_same_names(self._index_names())
         rejects = Rejects(on_reject=on_reject)
         subset = sampling.sample_files(self.readers, most, seed, lambda reader: self._pieces(reader, rejects), on_rows)
+        rejects.check(subset.seen)
         table = self._table(lambda i, _: subset.pieces(i), rejects)
         return Sample(table=table, numbers=subset.numbers(), seen=subset.seen)
 
@@ -182,7 +188,7 @@ class Source:
             rows += reader.count(piece)
             yield piece
         if own.first is not None and not rows:
-            raise _none_readable(reader.file.path, own)
+            raise own.none_readable(reader.file.path)
 
     def batches(
         self,
@@ -247,18 +253,18 @@ class Source:
                     origin = _Origin(file=reader.file, before=before, first=position + skipped, rejects=own if screened else None)
                     layout.on_file(reader.file.path)
                     yield (rows := layout.conformed(with_partition(batch.slice(skipped), reader.file), origin))
-                    readable = readable or rows.num_rows > 0
+                    readable |= rows.num_rows > 0
                 position += batch.num_rows
             if own.first is not None and not readable:
-                raise _none_readable(reader.file.path, own)
+                raise own.none_readable(reader.file.path)
             before += position
 
     def _checked(self, batches: Iterator[pa.RecordBatch], first_row: int, rejects: Rejects) -> Iterator[pa.RecordBatch]:
         """Pass batches on; raise without any row, or with too many malformed ones before the first; add the line to a BadCell."""
-        any_row = first_row > 0
+        any_row, rows = first_row > 0, 0
         try:
             for batch in batches:
-                any_row = any_row or batch.num_rows > 0
+                any_row, rows = any_row or batch.num_rows > 0, rows + batch.num_rows
                 if not any_row and rejects.count >= _MAX_LEADING_REJECTS:
                     raise self._no_rows(rejects)
                 yield batch
@@ -266,15 +272,17 @@ class Source:
             raise with_line(error, self.readers) from None
         if not any_row:
             raise self._no_rows(rejects)
+        if first_row == 0:  # else the rows before are not known here
+            rejects.check(rows)
 
     def _raw_types(self, names: Sequence[str]) -> pa.Schema:
         """Return one type for each column over all files; strings if they have no common type."""
-        kinds = {n: files.common_type([column_type(reader, n) for reader in self.readers]) for n in names}
+        kinds = {n: files.common_type([files.column_type(reader.schema, n) for reader in self.readers]) for n in names}
         return pa.schema([(n, kind or pa.string()) for n, kind in kinds.items()])
 
     def _no_rows(self, rejects: Rejects | None = None) -> DataError:
         if rejects is not None and rejects.first is not None:
-            return _none_readable(self.where, rejects)
+            return rejects.none_readable(self.where)
         if not self.names:
             return DataError(f"{self.where} has neither columns nor rows. Write it again with the table in it.")
         return DataError(f"no rows in {self.where}; there are columns but nothing in them.")
@@ -368,7 +376,7 @@ def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *
 
     def reader_of(file: TableFile) -> Reader:
         if file.format == "delimited":
-            return DelimitedTable(file=file, dialect=sniff(file), unused=frozenset(unused))
+            return DelimitedTable(file=file, dialect=sniff(file, reading), unused=frozenset(unused))
         if file.listed.lake:
             from vae_anomaly.tables.lakehouse import open_lake
 
@@ -391,10 +399,3 @@ def input_row_numbers(batch: pa.RecordBatch, first: int) -> NDArray[np.int64]:
     if ROW_NUMBERS in batch.schema.names:
         return np.asarray(batch.column(ROW_NUMBERS).to_numpy(), dtype=np.int64)
     return np.arange(first, first + batch.num_rows)
-
-
-def _none_readable(where: str, rejects: Rejects) -> DataError:
-    first = "" if rejects.first is None else rejects.first.where
-    return DataError(
-        f"none of the first {rejects.count:,} rows of {where} can be read; {first}. Check the delimiter, the encoding and the columns."
-    )

@@ -99,7 +99,7 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     rows, rows_read = _read(job, rejects)
     rows_used = rows.normal.num_rows
     notes = (
-        *source.version_notes,
+        *dict.fromkeys((*source.version_notes, *source.notes)),
         *rejected_notes(rejects),
         *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed),
     )

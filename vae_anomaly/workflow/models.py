@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly import artifact
 from vae_anomaly.calibration.guarantee import guarantee_of
-from vae_anomaly.config import Reading
+from vae_anomaly.config import Reading, reading_for
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ArtifactError, ConfigError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
@@ -155,7 +155,7 @@ def cores() -> int:
 
 def open_data(detector: Detector, data: Sequence[str], request: ReadRequest) -> Source:
     """Open input files for a model, read as its fit did unless the request says otherwise. Raises DataError."""
-    return open_source(data, request.reading(detector.config.data))
+    return open_source(data, reading_for(request, detector.config.data))
 
 
 def open_versions(paths: Sequence[str], versions: Sequence[str], reading: Reading) -> Source:

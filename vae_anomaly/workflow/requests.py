@@ -5,12 +5,11 @@ bytes. None means that the model, or the settings of its fit, decide. No slots: 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, OutputFormat, PValueKind, ReadOnError
-from vae_anomaly.config import Config, Reading
+from vae_anomaly.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class FitRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadRequest:
-    """How the tables of a verb are read, see ``Reading``; None: as in the fit of the model."""
+    """How the tables of a verb are read, see ``Reading`` and ``reading_for``; None: as in the fit of the model."""
 
     missing_values: tuple[str, ...] | None = None
     default_missing: bool | None = None
@@ -43,18 +42,7 @@ class ReadRequest:
     no_header: bool | None = None
     skip_rows: int | None = None
     time_format: str | None = None
-    pivot: str | None = None
-    quality_column: str | None = None
-    good_quality: tuple[str, ...] | None = None
     at: str | None = None
-
-    def reading(self, fitted: Reading) -> Reading:
-        """Return how to read, given how the fit read; a version of a lakehouse table is never taken from the fit."""
-        names = [field.name for field in fields(Reading)]
-        given: dict[str, Any] = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if "header_row" in given or "no_header" in given:  # each replaces the other of the fit
-            given = {"header_row": None, "no_header": False} | given
-        return Reading(**{name: getattr(fitted, name) for name in names} | {"at": None} | given)
 
 
 @dataclass(frozen=True, kw_only=True)

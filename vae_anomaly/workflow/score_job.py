@@ -1,13 +1,14 @@
 """A scoring job: checked request, loaded detector, threshold and destination. Reads no rows and writes nothing."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vae_anomaly._version import __version__
 from vae_anomaly.calibration.threshold import Threshold
-from vae_anomaly.config import Reading
+from vae_anomaly.config import Reading, reading_for
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import NO_STANDSTILL, InputBatch, Rejections, ScoreOptions, Standstill
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
@@ -18,6 +19,7 @@ from vae_anomaly.storage import destinations
 from vae_anomaly.storage.destinations import Destination
 from vae_anomaly.storage.filesystems import shown_path
 from vae_anomaly.tables import writer
+from vae_anomaly.tables.csv_rejects import check_mostly_kept
 from vae_anomaly.tables.source import ROW_NUMBERS, Source
 from vae_anomaly.workflow.models import cores, open_model
 from vae_anomaly.workflow.requests import ScoreRequest
@@ -85,12 +87,16 @@ class ScoreJob:
             chunk_rows=self.memory.chunk_rows,
             chunk_bytes=self.memory.chunk_bytes,
         )
+        kept = first_row - rejects.before.rows
         for rows in batches if request.memory_limit is None else watched(batches, request.memory_limit):
+            kept += rows.num_rows
             numbered = request.on_error != "stop" and rows.num_rows
             rejections = rejects.up_to(rows.column(ROW_NUMBERS)[-1].as_py() + 1) if numbered else Rejections()
             del paths[:-1]
             still = still.after(paths[0], rows, self.detector.quality)
             yield InputBatch(rows=rows, rejections=rejections, standstill=still)
+        rejected = rejects.up_to(math.inf)
+        check_mostly_kept(rejected.rows, kept, rejected.first)
 
     def options(self, source: Source, first_row: int) -> ScoreOptions:
         """Return how to score the rows from ``first_row`` on."""
@@ -123,7 +129,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
         digest=opened.digest,
         detector=detector,
         threshold=_threshold_for(detector.threshold, request),
-        reading=request.reading(detector.config.data),
+        reading=reading_for(request, detector.config.data),
         memory=_memory_plan(request, len(detector.schema.columns)),
         overwrite=request.overwrite,
         tell=tell,
