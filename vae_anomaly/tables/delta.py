@@ -4,11 +4,15 @@ Column mapping, partition values, deletion vectors and added or widened columns 
 unknown here is refused, since its files may mean something else.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+import os
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -47,7 +51,7 @@ def delta_version(listed: Listed, at: str | None) -> Listed:
     with _delta_errors(listed):
         table = _opened(listed, when if isinstance(when, int) else None)
         if isinstance(when, datetime):
-            table.load_as_version(_version_at(table, listed, when))
+            table.load_as_version(_version_at(listed, when))
         adds = pa.table(table.get_add_actions())
         newest = pc.max(adds["modification_time"]).as_py() or 0
         size = pc.sum(adds["size_bytes"]).as_py() or 0
@@ -68,7 +72,7 @@ def open_delta(file: TableFile) -> ColumnarTable:
             left_out = [f.name for f in schema if pa.types.is_nested(f.type)]
         live = LiveTable(
             called=f"version {listed.version} of the Delta table",
-            written=_written(table),
+            written=_written(listed, int(listed.version)),
             columns=[_column(f, mapping) for f in schema if f.name not in left_out],
             files=list(_files(table, listed)),
             left_out=left_out,
@@ -125,27 +129,38 @@ def _location(listed: Listed, path: str) -> tuple[pafs.FileSystem, str]:
     return (listed.filesystem if filesystem.type_name == listed.filesystem.type_name else filesystem), unquote(location)
 
 
-def _version_at(table: "DeltaTable", listed: Listed, when: datetime) -> int:
+def _version_at(listed: Listed, when: datetime) -> int:
     """Return the last version that was written up to a time, by the times in the log: those of its files change when a table is copied.
 
     Raises DataError before the first version that is still known.
     """
-    commits = sorted((int(c["version"]), _commit_time(c)) for c in table.history())
-    before = [version for version, written in commits if written is not None and written <= when]
+    infos = listed.filesystem.get_file_info(pafs.FileSelector(_log(listed)))
+    versions = sorted(int(name[:-5]) for info in infos if re.fullmatch(r"\d{20}\.json", name := PurePosixPath(info.path).name))
+    commits = [(version, written) for version in versions if (written := _written(listed, version)) is not None]
+    before = [version for version, written in commits if written <= when]
     if not before:
-        oldest = next((f"; the oldest known version is {v} of {time_text(t)}" for v, t in commits if t is not None), "")
+        oldest = f"; the oldest known version is {commits[0][0]} of {time_text(commits[0][1])}" if commits else ""
         raise DataError(f"{listed.path} has no version at {time_text(when)}{oldest}.")
     return max(before)
 
 
-def _written(table: "DeltaTable") -> datetime | None:
-    commits = {commit["version"]: commit for commit in table.history(1)}
-    return _commit_time(commits[table.version()]) if table.version() in commits else None
+def _written(listed: Listed, version: int) -> datetime | None:
+    """Return when a version was written, None if its commit is no longer there or does not say it.
+
+    Read here: ``DeltaTable.history`` holds Python's lock while it waits for a store.
+    """
+    path = f"{_log(listed)}/{version:020d}.json"
+    if listed.filesystem.get_file_info(path).type != pafs.FileType.File:
+        return None
+    with listed.filesystem.open_input_stream(path) as stream:
+        lines = [line for line in stream.read().splitlines() if b'"commitInfo"' in line]
+    commits = [action["commitInfo"] for action in map(json.loads, lines) if "commitInfo" in action]
+    stamps = [stamp for commit in commits if (stamp := commit.get("inCommitTimestamp", commit.get("timestamp"))) is not None]
+    return datetime.fromtimestamp(stamps[0] / 1000, UTC) if stamps else None
 
 
-def _commit_time(commit: Mapping[str, Any]) -> datetime | None:
-    stamp = commit.get("inCommitTimestamp", commit.get("timestamp"))
-    return None if stamp is None else datetime.fromtimestamp(stamp / 1000, UTC)
+def _log(listed: Listed) -> str:
+    return f"{listed.location.rstrip('/')}/_delta_log"
 
 
 def _opened(listed: Listed, version: int | None) -> "DeltaTable":
@@ -166,8 +181,6 @@ def storage_options(filesystem: pafs.FileSystem) -> dict[str, str]:
     """Return what deltalake cannot take from the environment: what was in the URI, and that an address has no encryption."""
     if filesystem.type_name != "s3":
         return {}
-    import os
-
     (given,) = filesystem.__reduce__()[1]  # what a copy of the file system would be made from
     endpoint = str(given["endpoint_override"] or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     if endpoint and "://" not in endpoint:

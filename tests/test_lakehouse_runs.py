@@ -1,0 +1,113 @@
+"""A lakehouse table through the commands: its version in manifest, card and data lineage, and the same rows from an object store."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.fs as pafs
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("deltalake", reason="needs the extra: pip install 'vae-anomaly[delta]'")
+
+from deltalake import DeltaTable, write_deltalake
+
+from tests.tiny import Case, detector, table
+from vae_anomaly import artifact
+from vae_anomaly.cli.app import app
+from vae_anomaly.config import load_config
+from vae_anomaly.errors import OutputError
+from vae_anomaly.tables.source import open_source
+from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.models import model_info, open_versions
+from vae_anomaly.workflow.requests import FitRequest, ScoreRequest
+from vae_anomaly.workflow.score import score_files
+
+moto = pytest.importorskip("moto.server", reason="needs the S3 server of moto: pip install 'vae-anomaly[test]'")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    """A table of two versions and a model."""
+    rows = table("mixed", 400, seed=5)
+    write_deltalake(tmp_path / "t", rows.slice(0, 300))
+    write_deltalake(tmp_path / "t", rows.slice(300), mode="append")
+    artifact.save(detector(Case(kind="mixed", size="one", method="split", prior="exemplar")), tmp_path / "m")
+    return tmp_path
+
+
+def asked(lake: Path, at: str | None = None, output: str = "o.csv") -> ScoreRequest:
+    return ScoreRequest(data=(str(lake / "t"),), model=str(lake / "m"), output=f"{lake}/{output}", at=at, threads=1)
+
+
+def test_the_same_version_is_nothing_to_do_and_another_one_is_other_rows(lake: Path) -> None:
+    assert score_files(asked(lake)).counts.rows == 400
+    assert score_files(asked(lake)).unchanged
+    assert score_files(asked(lake, at="1")).unchanged  # the current one by its number
+    assert json.loads((lake / "o.csv.manifest.json").read_text())["made_from"]["inputs"][str(lake / "t")][2] == "1"
+    with pytest.raises(OutputError, match="other inputs"):
+        score_files(asked(lake, at="0"))
+    DeltaTable(lake / "t").delete(f"{table('mixed', 1, seed=5).column_names[0]} is null")
+    write_deltalake(lake / "t", table("mixed", 10, seed=6), mode="append")
+    with pytest.raises(OutputError, match="other inputs"):
+        score_files(asked(lake))
+
+
+def test_a_table_is_one_part_of_a_folder(lake: Path) -> None:
+    done = score_files(asked(lake, output="parts/"))
+    assert (done.parts_made, done.counts.rows) == (1, 400)
+    parts = json.loads((lake / "parts" / "manifest.json").read_text())["parts"]
+    assert [(part["part"], part["version"]) for part in parts] == [("t.parquet", "1")]
+    assert score_files(asked(lake, output="parts/")).unchanged
+    write_deltalake(lake / "t", table("mixed", 10, seed=6), mode="append")
+    with pytest.raises(OutputError, match="has changed since its scores were written"):
+        score_files(asked(lake, output="parts/"))
+
+
+def test_the_version_of_a_fit_is_in_its_card(lake: Path) -> None:
+    options = {"tracking.enabled": False, "train.steps": 5, "data.at": "0", "calibration.alpha": 0.1}
+    fitted = fit_files(FitRequest(data=(str(lake / "t"),), config=load_config(None, options), output=lake / "fitted"))
+    assert fitted.rows_read == 300
+    assert any("version 0 of the Delta table of 20" in note for note in fitted.notes)
+    assert model_info(str(lake / "fitted")).source == (f"{lake / 't'} (version 0)",)
+    card = artifact.load(lake / "fitted").card
+    again = open_versions(card.source, card.source_versions, load_config(None).data)
+    assert again.digest() == card.data_digest
+
+
+def test_the_command_names_the_table_and_the_option(lake: Path) -> None:
+    (lake / "a.csv").write_text("a\n1\n")
+    for path, options, text in (("t/part.parquet", [], "does not exist"), ("a.csv", ["--at", "1"], "has no versions. Leave out --at")):
+        done = CliRunner().invoke(app, ["score", str(lake / path), "-m", str(lake / "m"), "-o", str(lake / "x.csv"), *options])
+        assert done.exit_code in {2, 3}
+        assert text in f"{done.output}{done.exception}"
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pafs.S3FileSystem]:
+    """An object store with an empty bucket, reached by the environment."""
+    running = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    url, keys = f"http://{host}:{port}", {"access_key": "someone", "secret_key": "hush"}
+    named = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "hush", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**named, "AWS_EC2_METADATA_DISABLED": "true", "XDG_CACHE_HOME": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    filesystem = pafs.S3FileSystem(endpoint_override=url, region="us-east-1", allow_bucket_creation=True, **keys)
+    filesystem.create_dir("lake")
+    yield filesystem
+    running.stop()
+
+
+def test_a_table_in_an_object_store_has_the_same_rows(lake: Path, store: pafs.S3FileSystem) -> None:
+    pafs.copy_files(str(lake / "t"), "lake/deep/t", destination_filesystem=store)
+    here = open_source([str(lake / "t")]).read_table()
+    for path in ("s3://lake/deep/t", "s3://lake/deep", "s3://lake/*/t"):
+        source = open_source([path])
+        assert source.versions == ("1",)
+        assert source.read_table().equals(here)
+    assert our_rows_count("s3://lake/deep/t", "0") == 300
+
+
+def our_rows_count(path: str, at: str) -> int:
+    return int(open_source([path], load_config(None, {"data.at": at}).data).read_table().num_rows)
