@@ -24,13 +24,7 @@ from vae_anomaly.tables.csv_dialect import sniff
 from vae_anomaly.tables.csv_rejects import TEXT_COLUMN, OnReject, Rejects, faults_of, ignore_reject, rejected_text
 from vae_anomaly.tables.error_location import with_line
 from vae_anomaly.tables.files import TableFile, column_names, contents_digest, find_files, metadata_digest, with_partition
-from vae_anomaly.tables.reader import (
-    Chunk,
-    ColumnSelection,
-    Reader,
-    SizeEstimate,
-    partitions_typed,
-)
+from vae_anomaly.tables.reader import Chunk, ColumnSelection, Reader, SizeEstimate, partitions_typed
 from vae_anomaly.tables.sampling import OnRows, Sample, ignore_rows
 
 # Column with the number of a row over all inputs, from 0, in batches from which malformed rows may be missing.
