@@ -179,7 +179,27 @@ def test_checkpoints_are_written_by_steps_or_by_time_and_at_the_end(workdir: Pat
         checkpoint.every = None
         assert written(checkpoint, 7) == [7]
         monkeypatch.setattr(fit_workdir, "CHECKPOINT_SECONDS", 0.0)
+        monkeypatch.setattr(fit_workdir, "CHECKPOINT_SHARE", 0.0)
         assert written(checkpoint, 3) == [1, 2, 3]
+
+
+def test_checkpoints_that_take_long_are_written_less_often(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint of 3 s every 5 s would be most of the fit of a wide table."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    stored: list[int] = []
+
+    def take(step: int) -> TrainingState:
+        clock[0] += 3.0
+        stored.append(step)
+        return training(step)
+
+    with begun(workdir) as checkpoint:
+        checkpoint.every, checkpoint.since = None, clock[0]
+        for step in range(1, 30):
+            clock[0] += 5.0
+            checkpoint.after_step("train", step, 100, lambda step=step: take(step))  # type: ignore[misc]
+    assert stored == [1, 13, 25], "after 20 times three seconds"
 
 
 def test_a_requested_interruption_writes_a_checkpoint_first(workdir: Path) -> None:

@@ -407,14 +407,23 @@ def test_mlflows_variable_names_the_experiment_unless_the_config_does(warm: Mlfl
     assert names == ["from the environment", "asked for"]
 
 
-def test_a_deleted_experiment_is_one_line(warm: MlflowClient) -> None:
-    warm.delete_experiment(warm.create_experiment("gone"))
-    with (
-        pytest.raises(TrackingError, match=r"could not start a run: .*deleted") as refused,
-        runs.start_run(TrackingConfig(experiment="gone")),
-    ):
+@pytest.mark.parametrize("variable", [None, "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"])
+def test_a_deleted_experiment_says_how_to_restore_it(warm: MlflowClient, monkeypatch: pytest.MonkeyPatch, variable: str | None) -> None:
+    number = warm.create_experiment("gone")
+    warm.delete_experiment(number)
+    if variable is not None:
+        monkeypatch.setenv(variable, number if variable.endswith("ID") else "gone")
+    tracking = TrackingConfig() if variable else TrackingConfig(experiment="gone")
+    with pytest.raises(TrackingError) as refused, runs.start_run(tracking):
         pytest.fail("the run has started")
-    assert "\n" not in str(refused.value)
+    uri, option = mlflow.get_tracking_uri(), "MLFLOW_EXPERIMENT_NAME" if variable else "--experiment"
+    assert str(refused.value) == (
+        f"the MLflow experiment 'gone' at {uri} was deleted, and its name stays taken. Restore it: MLFLOW_TRACKING_URI={uri} "
+        f"mlflow experiments restore --experiment-id {number}; or name another with {option}."
+    )
+    warm.restore_experiment(number)
+    with runs.start_run(tracking) as run:
+        assert warm.get_run(run.run_id).info.experiment_id == number
 
 
 # Many at once

@@ -37,6 +37,8 @@ _T = TypeVar("_T")
 CHECKPOINT_FORMAT = 1
 # Training time between two checkpoints, which is also the most that is repeated after a kill. Writing one takes about 0.05 s.
 CHECKPOINT_SECONDS = 5.0
+# The training goes on for at least this many times as long as the last checkpoint took: a wide model is hundreds of megabytes.
+CHECKPOINT_SHARE = 20.0
 # Files without which a work folder has nothing to resume from.
 BOOKKEEPING = {LOCK_FILE, REQUEST_FILE}
 
@@ -64,7 +66,8 @@ class Checkpoint:
     """Claimed work ``folder`` of a fit, None if none can be written; implements ``fitting.checkpointing.TrainingCheckpoint``.
 
     ``workdir`` is the folder of the first fit of that name; concurrent ones have a number appended. A checkpoint is written every ``every``
-    steps (None: every ``CHECKPOINT_SECONDS``), at the end of a training stage, and when an interruption is requested.
+    steps (None: every ``CHECKPOINT_SECONDS``, less often where writing takes long), at the end of a training stage, and when an
+    interruption is requested.
     """
 
     workdir: Path
@@ -77,6 +80,7 @@ class Checkpoint:
     run_open: bool = False
     resumed_steps: int = 0
     since: float = field(default_factory=time.monotonic)
+    took: float = 0.0
 
     def earlier(self) -> Request | None:
         """Return the request of an earlier fit in this folder, None if there is none."""
@@ -124,8 +128,10 @@ class Checkpoint:
             return
         stop, self.interruption.deferred = self.interruption.requested, done < total and not self.interruption.requested
         if stop or done == total or self._due(done):
+            began = time.monotonic()
             self._try_write(lambda folder: training_state.write_training(folder / _file_name(stage), training()))
             self.since = time.monotonic()
+            self.took = self.since - began
         if stop:
             raise KeyboardInterrupt
 
@@ -191,7 +197,9 @@ class Checkpoint:
     # Files of the folder
 
     def _due(self, done: int) -> bool:
-        return time.monotonic() - self.since >= CHECKPOINT_SECONDS if self.every is None else done % self.every == 0
+        if self.every is not None:
+            return done % self.every == 0
+        return time.monotonic() - self.since >= max(CHECKPOINT_SECONDS, CHECKPOINT_SHARE * self.took)
 
     def _noted(self, name: str) -> dict[str, Any]:
         return {} if self.folder is None else WorkFolder(output=self.workdir, folder=self.folder).noted(name) or {}

@@ -6,6 +6,7 @@ Letters of shapes: g networks, n rows, w steps of a window (1), d columns, u inp
 unit for each boolean, one unit for each level of each category; cells w·d are ordered numbers, booleans, categories.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -223,8 +224,26 @@ def cell_nll(
     parts.append(_boolean_nll(out[..., booleans], target[..., :count], unseen))
     if count and bool((target[..., :count] > 2).any()):  # noqa: PLR2004  # 2 is an unseen text
         parts[-1] = parts[-1] + _number_nll(boolean_distance(target[..., :count]).to(out.dtype).square(), sigma, likelihood)
-    parts.extend(_category_nll(out[..., s], target[..., count + j], unseen).unsqueeze(-1) for j, s in enumerate(categories))
+    parts.append(_of_categories(categories, out, lambda logits, which: _category_nll(logits, target[..., count:][..., which], unseen)))
     return torch.cat(parts, dim=-1).masked_fill(~cells.observed, 0.0)
+
+
+def _of_categories(categories: Sequence[slice], out: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return ``measure(logits, which)`` of all categories ``[..., c]``; it gets the logits ``[..., k, l]`` where ``which`` have l levels.
+
+    One product for all of them: a thousand slices cost minutes in the backward pass, each as large as the whole output.
+    """
+    if not categories:
+        return out[..., :0]
+    widths = [units.stop - units.start for units in categories]
+    parts, order = [], []
+    for width in sorted(set(widths)):
+        which = [j for j, w in enumerate(widths) if w == width]
+        units = torch.tensor([range(categories[j].start, categories[j].stop) for j in which], device=out.device)
+        logits = out.index_select(-1, units.flatten()).reshape(*out.shape[:-1], *units.shape)
+        parts.append(measure(logits, torch.tensor(which, device=out.device)))
+        order += which
+    return torch.cat(parts, dim=-1).index_select(-1, torch.tensor(order, device=out.device).argsort())
 
 
 def _number_nll(square: Tensor, sigma: float | Tensor, likelihood: Likelihood) -> Tensor:
@@ -271,7 +290,7 @@ def best_log_loss(layout: Layout, out: Tensor, cells: Cells) -> Tensor:
     if not cells.target.shape[-1]:
         return torch.zeros_like(out)
     parts = [torch.zeros_like(out[..., numbers]), -functional.logsigmoid(out[..., booleans].abs())]
-    parts.extend(-functional.log_softmax(out[..., s], dim=-1).max(-1, keepdim=True).values for s in categories)
+    parts.append(_of_categories(categories, out, lambda logits, _: -functional.log_softmax(logits, dim=-1).max(-1).values))
     return torch.cat(parts, dim=-1).masked_fill(~cells.observed, 0.0)
 
 

@@ -188,7 +188,7 @@ def start_run(tracking: TrackingConfig, *, name: str | None = None, job: str = "
     with store.open_store(tracking.uri) as uri:
         mlflow = store.import_mlflow()
         with store.errors("start a run", uri):
-            experiment = _experiment(tracking)
+            experiment = _experiment(tracking, uri)
             tags = {recovery.TAG: job} if job else None
             active = mlflow.start_run(experiment_id=experiment, run_name=name, nested=mlflow.active_run() is not None, tags=tags)
         run = Run(run_id=active.info.run_id, uri=uri, tracking=tracking)
@@ -214,24 +214,38 @@ def check_registry_names(tracking: TrackingConfig) -> None:
         raise ConfigError(f"tracking.alias must be letters, digits, '_' and '-', and not 'latest' or like 'v1'; got {alias!r}.")
 
 
-def _experiment(tracking: TrackingConfig) -> str | None:
-    """Return the id of the experiment, created if absent; None if MLflow's environment variables choose the run or experiment."""
+def _experiment(tracking: TrackingConfig, uri: str) -> str | None:
+    """Return the id of the experiment, created if absent; None if MLflow's environment variables choose the run or experiment.
+
+    Raises TrackingError for one that was deleted: MLflow's own error does not say what to do.
+    """
     from mlflow import MlflowClient
+    from mlflow.entities import LifecycleStage
     from mlflow.exceptions import MlflowException
 
-    chosen = {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & os.environ.keys() and tracking.experiment == TrackingConfig().experiment
-    if chosen or "MLFLOW_RUN_ID" in os.environ:
+    if "MLFLOW_RUN_ID" in os.environ:
         return None
-    client = MlflowClient()
-    found = client.get_experiment_by_name(tracking.experiment)
-    if found is None:
+    client, name, number = MlflowClient(), tracking.experiment, None
+    named = {key: os.environ[key] for key in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID") if key in os.environ}
+    if named and name == TrackingConfig().experiment:
+        name, number = named.get("MLFLOW_EXPERIMENT_NAME", ""), named.get("MLFLOW_EXPERIMENT_ID")
+    else:
+        named = {}
+    found = client.get_experiment_by_name(name) if number is None else client.get_experiment(number)
+    if found is None and not named:
         try:
-            return str(client.create_experiment(tracking.experiment))
+            return str(client.create_experiment(name))
         except MlflowException as error:
-            found = client.get_experiment_by_name(tracking.experiment)
+            found = client.get_experiment_by_name(name)
             if found is None or store.error_code(error) != "RESOURCE_ALREADY_EXISTS":
                 raise
-    return str(found.experiment_id)
+    if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        raise TrackingError(
+            f"the MLflow experiment {found.name!r} at {store.shown_uri(uri)} was deleted, and its name stays taken. Restore it: "
+            f"MLFLOW_TRACKING_URI={store.shown_uri(uri)} mlflow experiments restore --experiment-id {found.experiment_id}; or name another "
+            f"with {'MLFLOW_EXPERIMENT_NAME' if named else '--experiment'}."
+        )
+    return None if found is None or named else str(found.experiment_id)
 
 
 def _described(names: Sequence[str], digest: str, rows: int, versions: Sequence[str]) -> dict[str, str]:
