@@ -1,14 +1,17 @@
 """Heads of delimited files: read right where that is certain, else refused with the line and the option."""
 
+import io
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_anomaly.config import DEFAULT_READING, Reading
-from vae_anomaly.errors import DataError
+from vae_anomaly.config import DEFAULT_READING, DataConfig, Reading
+from vae_anomaly.errors import BadCell, DataError
+from vae_anomaly.schema.schema import infer_schema
 from vae_anomaly.tables.csv_head import kind_of
+from vae_anomaly.tables.csv_records import Head, line_of, record_chunks
 from vae_anomaly.tables.source import Source, open_source
 
 NAMES = "time,temp,press,mode"
@@ -38,6 +41,7 @@ READ = {
     "another delimiter below": ["Plant: North", *["a note, and another"] * 50, *semicolons([NAMES, *ROWS])],
     "keys and values": ["Serial,4711", "Device,X1", "Start,2024-01-01", NAMES, *ROWS],
     "keys, values and commas": ["Serial,4711,,", "Device,X1,,", "", NAMES, *ROWS],
+    "a range of time and units": ["Report,,,", "Start,01-Mar-24 00:00:00,,", ",,,", NAMES, ",Deg C,bar,", *ROWS],
     "a title and units": ["Plant North", "", NAMES, ",degC,bar,", *ROWS],
     "for a spreadsheet": ["sep=,", NAMES, *ROWS],
     "for a spreadsheet with semicolons": ["SEP=;", *semicolons([NAMES, *ROWS])],
@@ -89,6 +93,10 @@ REFUSED = {
     ),
     "groups of columns": (
         ["Reactor,,,Pump", NAMES, *ROWS],
+        ": the header seems to be line 2 ('time', 'temp', 'press', …). Give --header-row 2 if it is.",
+    ),
+    "names below lines as wide, and unknown units": (
+        ["Reactor,4,of,North", NAMES, ",Grad C,Umdr,", *ROWS],
         ": the header seems to be line 2 ('time', 'temp', 'press', …). Give --header-row 2 if it is.",
     ),
     "names in two lines": (
@@ -176,6 +184,31 @@ def test_repeated_headers_and_footers_are_malformed(tmp_path: Path, lines: list[
     with pytest.raises(DataError) as caught:
         opened(tmp_path, lines).read_table()
     assert said in str(caught.value)
+
+
+def test_errors_name_the_line_below_whatever_stands_above(tmp_path: Path) -> None:
+    schema = infer_schema(opened(tmp_path, [NAMES, *ROWS]).read_table(), DataConfig())
+    source = opened(tmp_path, ["Plant North", "", NAMES, ",degC,bar,", *ROWS[:9], "2024-01-01 00:09:00,hot,3,A"])
+    with pytest.raises(BadCell, match=r"row 10 \(line 14\)"):
+        list(source.batches(schema))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_lines_and_records_above_the_rows_do_not_depend_on_the_size_of_reads(size: int, end: bytes) -> None:
+    content = b"\xef\xbb\xbf" + end.join([b'"an open quote', b"", b"a,b", b",bar", b"1,2,", b"3,4,", b""])
+    head = Head(lines=2, records=2, trailing=1)
+
+    class Slow:
+        def __init__(self) -> None:
+            self.rest = io.BytesIO(content)
+
+        def read(self, _: int, /) -> bytes:
+            return self.rest.read(size)
+
+    chunks = record_chunks(Slow(), ",", head, longest=1 << 20)
+    assert [record for chunk in chunks for record in chunk.records] == [b"1,2" + end, b"3,4" + end]
+    assert [line_of(Slow(), ",", row, head, longest=1 << 20) for row in (0, 1, 2)] == [5, 6, None]
 
 
 def test_few_rows_of_text_and_numbers_are_rows(tmp_path: Path) -> None:

@@ -199,7 +199,8 @@ class Records:
         cells = self.lines[i].cells
         filled = len("\0".join(cell.strip() for cell in cells).rstrip("\0").split("\0"))
         if len(cells) == self.width:
-            return self.width > 1 and filled <= max(1, min(2, self.width - 2))
+            padded = filled < self.width and any(kind_of(cell) in {"number", "time"} for cell in cells)
+            return self.width > 1 and (padded or filled <= max(1, min(2, self.width - 2)))
         return filled <= max(1, min(self.width - 1, max(2, self.width // 2)))
 
 
@@ -353,7 +354,8 @@ def _holds_units(records: Records, i: int) -> bool:
 
 
 def _no_sure_header(records: Records, end: int, path: str) -> DataError:
-    at = next((i for i in reversed(range(end)) if records.may_be_header(i)), None)
+    named = [i for i in reversed(range(end)) if records.may_be_header(i)]
+    at = next((i for i in named if records.is_full(i)), named[0] if named else None)
     if at is None:
         last = records.lines[end - 1].number
         return DataError(
