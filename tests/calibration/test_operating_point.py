@@ -37,16 +37,60 @@ def _minutes(count: int, machines: int = 1, *, step: int = 1) -> list[dt.datetim
         pytest.param(pa.array(_minutes(500, machines=4)), 4 * 1440.0, id="four machines"),
         pytest.param(pa.array(_minutes(50, step=90)[::-1]), 16.0, id="backwards"),
         pytest.param(pa.array([t.strftime("%Y-%m-%d %H:%M:%S") for t in _minutes(30)]), 1440.0, id="texts"),
-        pytest.param(pa.array([START.date(), START.date(), START.date() + dt.timedelta(days=1), None]), 1.5, id="dates and a missing one"),
+        pytest.param(pa.array([START.date(), START.date(), START.date() + dt.timedelta(days=1), None]), 2.0, id="dates and a missing one"),
         pytest.param(pa.array(_minutes(60), pa.timestamp("ns", tz="UTC")), 1440.0, id="nanoseconds with a zone"),
         pytest.param(pa.array([i * 60 * 10**9 + i % 2 for i in range(60)], pa.timestamp("ns")), 1440.0, id="finer than a microsecond"),
         pytest.param(pa.array([t.isoformat() for t in _minutes(30)]).dictionary_encode(), 1440.0, id="texts in a dictionary"),
         pytest.param(pa.array([0, 86_400_000, 2 * 86_400_000], pa.date64()), 1.0, id="dates in milliseconds"),
-        pytest.param(pa.array([2**61, 2**61 + 86_400 * 10**6], pa.timestamp("s")), 1e-6, id="beyond the year 9999"),
+        pytest.param(pa.array([2**61, 2**61 + 86_400 * 10**6], pa.timestamp("s")), 1.0, id="beyond the year 9999"),
     ],
 )
-def test_rows_per_day_are_rows_over_the_time_they_span(times: pa.Array, expected: float) -> None:
-    assert rows_per_day(pa.chunked_array([times]), "t") == pytest.approx(expected)
+def test_rows_per_day_are_those_of_a_day_that_has_rows(times: pa.Array, expected: float) -> None:
+    assert rows_per_day(pa.chunked_array([times]), "t").rows == pytest.approx(expected)
+
+
+def _stretch(start: str, hours: float, step: float = 1.0) -> list[dt.datetime]:
+    """Return times every ``step`` minutes for so many hours."""
+    first = dt.datetime.fromisoformat(start)
+    return [first + dt.timedelta(minutes=i * step) for i in range(round(hours * 60 / step))]
+
+
+STRAY = _stretch("2023-12-01", 1)[0]
+TWO_DAYS = _stretch("2024-01-01", 48)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected", "said"),
+    [
+        pytest.param(TWO_DAYS + _stretch("2024-03-01", 48), 1440, "4 of the 62 days from 2024-01-01 to 2024-03-02 have rows", id="gap"),
+        pytest.param(
+            [*TWO_DAYS[:-1], STRAY],
+            1440,
+            "3 of the 33 days from 2023-12-01 to 2024-01-02 have rows; stray rows on other days do not count: 1",
+            id="stray",
+        ),
+        pytest.param([*TWO_DAYS, *_stretch("2099-01-01", 0.02)], 1440, "do not count", id="stray in the future"),
+        pytest.param([*TWO_DAYS, *(STRAY + dt.timedelta(days=i) for i in range(10))], 1440, "not count: 10", id="ten strays"),
+        pytest.param(_stretch("2024-01-01 12:20", 24), 1440, "have rows", id="a day from noon to noon"),
+        pytest.param(_stretch("2024-01-01 12:20", 48), 1440, "have rows", id="two days from noon to noon"),
+        pytest.param(_stretch("2024-01-01 03:00", 36), 1440, "have rows", id="a day and a half"),
+        pytest.param(_stretch("2024-01-01 06:00", 12), 1440, "cover 12 hours of a day", id="half a day"),
+        pytest.param([*_stretch("2024-01-01 06:00", 12), STRAY], 1440, "cover 12 hours", id="half a day and a stray"),
+        pytest.param(_stretch("2024-01-01 06:00", 12) + _stretch("2024-03-01 06:00", 12), 720, "2 of the 61 days", id="two half days"),
+        pytest.param([t for d in range(1, 29) for t in _stretch(f"2024-01-{d:02} 08:00", 8)], 480, "28 of the 28", id="one shift a day"),
+        pytest.param(
+            [t for d in range(1, 29) if d % 7 not in {6, 0} for t in _stretch(f"2024-01-{d:02}", 24, 5)], 288, "20 of the 26", id="weekends"
+        ),
+        pytest.param(_stretch("2024-01-01", 24 * 40, 24 * 60 * 7), 1, "6 of the 36 days", id="a row a week"),
+        pytest.param(TWO_DAYS[::-1] * 3, 3 * 1440, "2 of the 2", id="three machines, newest first"),
+    ],
+)
+def test_standstills_strays_and_short_recordings_do_not_change_the_rows_of_a_day(
+    times: list[dt.datetime], expected: float, said: str
+) -> None:
+    found = rows_per_day(pa.chunked_array([pa.array(times, pa.timestamp("s"))]), "t")
+    assert found.rows == pytest.approx(expected, rel=0.01)
+    assert said in found.note
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,16 @@
+from itertools import groupby
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.detector.card import ColumnQuality
-from vae_anomaly.fitting.diagnostics import column_quality
+from vae_anomaly.fitting.diagnostics import column_quality, longest_run
 from vae_anomaly.fitting.fit import fit_detector
 from vae_anomaly.fitting.splits import assign_networks, split_rows
 from vae_anomaly.model.scaling import gather_cells
@@ -87,3 +91,28 @@ def test_a_column_that_is_constant_on_the_validation_rows_has_an_r2_of_0() -> No
     values[::2] += 1e-12
     table = rows.append_column("whisper", pa.array(values))
     assert _by_name(fit_detector(table, infer_schema(table, config.data), config).quality)["whisper"].r2 == 0.0
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, 3.0]), max_size=30))
+def test_the_longest_run_is_that_of_groupby(values: list[float]) -> None:
+    runs = [(key, len(list(group))) for key, group in groupby(values)]
+    assert longest_run(np.array(values)) == max((size for _, size in runs), default=0)
+    assert longest_run(np.array(values), of=2.0) == max((size for key, size in runs if key == 2.0), default=0)
+
+
+def test_runs_and_gaps_of_columns_are_those_of_the_fit() -> None:
+    rows = 300
+    random = np.random.default_rng(0)
+    held = np.repeat(random.normal(size=rows // 4), 4)
+    table = pa.table(
+        {
+            "held": pa.array(held, mask=np.isin(np.arange(rows), [5, 6, 7, 90])),
+            "code": np.arange(rows) % 3 + random.integers(2, size=rows),
+            "fixed": np.full(rows, 7.5),
+            "free": random.normal(size=rows),
+        }
+    )
+    quality = _by_name(tiny.fit(table, tiny.config(Case(kind="numeric", size="one", method="split", prior="exemplar"))).quality)
+    assert {name: (q.longest_run, q.longest_gap) for name, q in quality.items()} == {
+        "held": (4, 3), "code": (None, 0), "fixed": (None, 0), "free": (1, 0)
+    }  # fmt: skip

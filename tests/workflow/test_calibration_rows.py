@@ -11,6 +11,7 @@ import pytest
 
 from tests import tiny
 from vae_anomaly.calibration.groups import calibrate_groups
+from vae_anomaly.calibration.operating_point import DayRate
 from vae_anomaly.calibration.threshold import calibrate
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
@@ -160,13 +161,14 @@ def test_scores_are_parted_by_label(tiny_detector: Detector, source: Source, tab
     assert rows.groups is not None
     assert rows.groups.to_pylist() == ["U0" if i < 30 else "U1" for i in normal]
     assert (rows.labelled, rows.null_scores, rows.rejected) == (True, 1, None)
-    assert rows.rows_per_day == pytest.approx(1440.0, rel=0.05)
+    assert rows.per_day is not None
+    assert rows.per_day.rows == pytest.approx(1440.0, rel=0.05)
 
 
 def test_without_labels_every_row_with_a_score_is_normal(tiny_detector: Detector, source: Source) -> None:
     rows = read(tiny_detector, source, rows_per_day=500.0)
     assert (len(rows.normal_scores), len(rows.anomalous_scores), rows.groups, rows.labelled) == (ROWS - 1, 0, None, False)
-    assert rows.rows_per_day == 500.0
+    assert rows.per_day == DayRate(rows=500.0, note="")
 
 
 def test_rows_without_a_cell_cannot_calibrate(tiny_detector: Detector, table: pa.Table, tmp_path: Path) -> None:

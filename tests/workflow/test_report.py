@@ -107,6 +107,17 @@ def test_a_report_shows_the_scores_of_a_file(request_: ReportRequest) -> None:
     assert summaries.report_summary(found).splitlines()[2] == f"  rows         60 scored, {found.alarms} alarms"
 
 
+def test_columns_at_a_standstill_are_cautions(request_: ReportRequest, fitted: FitResult, uri: str, tmp_path: Path) -> None:
+    rows = _table(60, 9)
+    name = rows.column_names[-1]
+    dead = rows.set_column(rows.num_columns - 1, name, pa.nulls(60, rows[name].type))
+    pq.write_table(dead, tmp_path / "dead.parquet")
+    for output in (tmp_path / "dead.csv", tmp_path / "parts"):
+        score_files(ScoreRequest(data=(str(tmp_path / "dead.parquet"),), model=fitted.model.uri, tracking_uri=uri, output=output))
+        report = report_files(replace(request_, scores=str(output), output=tmp_path / "page.html", overwrite=True))
+        assert f"{name} has no value in the 60 rows of {tmp_path / 'dead.parquet'}" in report.cautions
+
+
 def test_a_report_without_scores_is_about_the_model(request_: ReportRequest) -> None:
     found = report_files(replace(request_, scores=None))
     assert (found.rows, found.alarms) == (0, 0)

@@ -30,6 +30,7 @@ from vae_anomaly.workflow.score import score_files
 from vae_anomaly.workflow.score_counts import Counting, counting_from
 
 ROWS = 6000
+FIRST_FILE = 2500
 # Batches of 1,024 rows, and a part every second one.
 BATCH, PART = 1024, 2048
 REASON = Reason(column="flow", value=None, expected="1.5", contribution=0.1 + 0.2)
@@ -51,12 +52,12 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row["pressure"] = 9e5 + i
         if i % 900 == 5:
             row["mode"] = "reverse"
-        if i > ROWS // 2:
-            row["celsius"] = None
+        if i >= FIRST_FILE:  # the second file has lost one sensor, and another one stands still
+            row["celsius"], row["power"] = None, 1.25
     whole = pa.Table.from_pylist(rows)
     (folder / "new").mkdir()
-    pq.write_table(whole.slice(0, 2500), folder / "new" / "1.parquet")
-    pq.write_table(whole.slice(2500), folder / "new" / "2.parquet")
+    pq.write_table(whole.slice(0, FIRST_FILE), folder / "new" / "1.parquet")
+    pq.write_table(whole.slice(FIRST_FILE), folder / "new" / "2.parquet")
     pyarrow.csv.write_csv(whole, folder / "new.csv")
     return folder
 
@@ -150,6 +151,15 @@ def test_whatever_was_asked_for(request_: ScoreRequest, change: dict[str, Any]) 
     killed(asked, 5)
     assert score_files(asked).resumed_rows > 0
     assert content(asked) == whole
+
+
+def test_columns_at_a_standstill_are_those_of_whole_files(request_: ScoreRequest) -> None:
+    killed(request_, 3)  # within the second file
+    counts, path = score_files(request_).counts, str(Path(request_.data[0]) / "2.parquet")
+    assert [text for text in counts.cautions if "rows of" in text] == [
+        f"power is 1.25 in all 3,500 rows of {path}",
+        f"celsius has no value in the 3,500 rows of {path}",
+    ]
 
 
 def test_killed_again_and_again(request_: ScoreRequest) -> None:

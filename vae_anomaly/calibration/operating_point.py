@@ -23,6 +23,11 @@ LARGEST_CANDIDATE = 0.5
 BOOTSTRAPS = 2000  # enough for 95 % limits
 TABLE_ALPHAS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
 SECONDS_PER_DAY = 86_400.0
+MAIN_SHARE = 0.95  # of the rows that lie on the days that count
+FEW_DAYS = 14  # up to which the first and the last day, which are seldom whole, would matter
+FEWEST_DAYS = 3  # up to which, of hours that need as many days, the one with the fullest day counts
+FULL_DAY = 0.02  # by which a day may fall short of 24 hours
+STRAY = 0.01  # of the rows of a day, below which a day holds strays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +66,64 @@ class BudgetRow:
     recall: float | None
 
 
-def rows_per_day(times: pa.ChunkedArray, name: str) -> float:
-    """Return the number of rows per day: rows divided by their time span plus one mean step.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayRate:
+    """Number of ``rows`` on a day that has rows, and a ``note`` on which days these are."""
 
-    Raises DataError if the column holds no timestamps or fewer than two distinct ones.
+    rows: float
+    note: str
+
+
+def rows_per_day(times: pa.ChunkedArray, name: str, form: str | None = None) -> DayRate:
+    """Return the number of rows on a day that has rows: the median over the fewest days that hold 95 % of the rows.
+
+    Days without rows do not count, nor do the few rows of a clock that was reset. Rows of up to two weeks are cut into days at the hour
+    that needs the fewest days, so that a recording from noon to noon is one. Rows of one day count as if they went on for 24 hours at the
+    rate of the middle half of their times. Raises DataError if the column holds no timestamps or fewer than two distinct ones.
     """
-    whole = as_times(parsing.plain_array(times).combine_chunks(), name)
+    whole = as_times(parsing.plain_array(times).combine_chunks(), name, form)
     if not (pa.types.is_timestamp(whole.type) or pa.types.is_date(whole.type)):
         raise DataError(f"time column {name!r} is {whole.type}, which has no days. Name a column of timestamps, or give --rows-per-day.")
-    moments = seconds(whole)
-    distinct = np.unique(moments)
-    if len(distinct) < 2:  # noqa: PLR2004  # a span has two ends
+    moments = np.sort(seconds(whole))
+    if len(moments) == 0 or moments[0] == moments[-1]:
         raise DataError(f"time column {name!r} holds one time only, which says nothing of a day. Give --rows-per-day.")
-    span = float(distinct[-1] - distinct[0]) * len(distinct) / (len(distinct) - 1)
-    return len(moments) / (span / SECONDS_PER_DAY)
+    start, counts, main = _main_days(moments, 0.0)
+    if len(main) <= FEW_DAYS:
+        hours = [_main_days(moments, 3600.0 * hour) for hour in range(24)]
+        start, counts, main = min(hours, key=lambda days: (len(days[2]), -int(days[2][0]) if len(days[2]) <= FEWEST_DAYS else 0))
+    rows = float(np.sort(main)[len(main) // 2])
+    span = int((moments[-1] - start) // SECONDS_PER_DAY) + 1
+    notes = [f"{len(counts):,} of the {span:,} days from {_date(moments[0])} to {_date(moments[-1])} have rows"]
+    if len(main) == 1:
+        rate = _rate_in_the_middle(moments)
+        if rate > rows * (1.0 + FULL_DAY):
+            notes.append(f"they cover {24.0 * rows / rate:.3g} hours of a day, and their rate is taken for all of it")
+        rows = max(rows, rate)
+    stray = counts[counts < STRAY * rows]
+    if len(stray) and len(main) < len(counts):
+        notes.append(f"stray rows on other days do not count: {int(stray.sum()):,}")
+    return DayRate(rows=rows, note="; ".join(notes))
+
+
+def _main_days(moments: _Floats, offset: float) -> tuple[float, NDArray[np.int64], NDArray[np.int64]]:
+    """Return the start of the first day, and the rows of all days and of the fewest that hold 95 %; days start ``offset`` s late."""
+    days = np.floor((moments - offset) / SECONDS_PER_DAY)
+    counts = np.unique(days, return_counts=True)[1].astype(np.int64)
+    falling = -np.sort(-counts)
+    enough = int(np.searchsorted(falling.cumsum(), MAIN_SHARE * len(moments) - 1e-9)) + 1
+    return float(days[0]) * SECONDS_PER_DAY + offset, counts, falling[:enough]
+
+
+def _rate_in_the_middle(moments: _Floats) -> float:
+    """Return the rows a day at the rate of the middle half of the distinct times, which a few strays do not change."""
+    distinct = np.unique(moments)
+    low, high = np.quantile(distinct, [0.25, 0.75])
+    steps = 0.5 * (len(distinct) - 1)
+    return float(len(moments) / len(distinct) * steps * SECONDS_PER_DAY / (high - low)) if high > low else 0.0
+
+
+def _date(moment: float) -> str:
+    return str(np.datetime64(int(moment), "s").astype("datetime64[D]"))
 
 
 def budget_alpha(alerts_per_day: float, rows: float) -> float:

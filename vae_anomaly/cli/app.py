@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vae_anomaly.cli import commands, options, terminal
+from vae_anomaly.cli import commands, terminal
 from vae_anomaly.errors import ConfigError
 
 _EPILOG = """\b
@@ -116,7 +116,7 @@ class GroupedHelp(TyperCommand):
 
 def is_list(parameter: Any) -> bool:
     """Whether a parameter is an option with several names in one value."""
-    return getattr(parameter.type, "func", None) is options.names
+    return "," in (getattr(parameter, "metavar", None) or "")
 
 
 def _without_brackets(text: str) -> str:

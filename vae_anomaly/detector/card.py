@@ -15,6 +15,8 @@ class ColumnQuality:
 
     ``r2``: 1 − SSE/SST for numbers, 1 − nll/entropy for booleans and categories, 1 = perfect; None for a constant column, whose value is
     ``constant``. ``missing``: share of missing cells. ``low``, ``middle``, ``high``: 1 %, 50 % and 99 % quantiles of a number.
+    ``longest_run``: most rows in a row, in the order of the fit, with one value of a number of many values; None for other columns.
+    ``longest_gap``: most rows in a row without a value. Both None: fitted by a version that did not store them.
     ``doubt``: a sentence on why it may be no measurement, empty if nothing says so.
     """
 
@@ -26,6 +28,8 @@ class ColumnQuality:
     low: float | None = None
     middle: float | None = None
     high: float | None = None
+    longest_run: int | None = None
+    longest_gap: int | None = None
     doubt: str = ""
 
 

@@ -12,16 +12,18 @@ from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from vae_anomaly.calibration.groups import group_names
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import PREFETCH_THREADS, ExplainedRows
+from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
-from vae_anomaly.messages import absent_text
+from vae_anomaly.messages import absent_text, shorten
 from vae_anomaly.schema.encoding import Batch, encode, model_order
 from vae_anomaly.schema.schema import conform
 
@@ -29,6 +31,13 @@ _T = TypeVar("_T")
 _END = object()
 # Small batches are concatenated up to this many rows: with --chunk-rows 1 every row would cost a padded block.
 GATHER_ROWS = 1024
+# A number is stuck after three times the longest run of one value in the fit. If rows are independent, the longest run of n rows is about
+# log n / log(1/p) for a value of probability p, and three times as many rows in a row have a probability of about n⁻³. If they are not, the
+# run says how long the column stands still of itself.
+STILL_RUNS = 3
+STILL_ROWS = 20  # of a file whose numbers may be called stuck, or that lacks the values of a column that lacked some in the fit
+STILL_NAMED = 100  # columns that are named; thousands of files may have lost the same sensor
+STILL_CAUTIONS = 10  # sentences of a summary
 RESULT_FIELDS = (
     pa.field("anomaly_score", pa.float64()),
     pa.field("reconstruction", pa.float64()),
@@ -101,21 +110,106 @@ class Rejections:
     bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StillColumn:
+    """A column at a standstill in all ``rows`` of a ``file`` that have a value there; ``value`` None: no row has one."""
+
+    column: str
+    file: str
+    rows: int
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standstill:
+    """Columns without a value, or with one number, in a whole file where the fit makes neither likely, up to a row of the input.
+
+    ``found`` in the files before, the first 100 of ``count``, and the state of this ``file``.
+
+    ``value`` holds the columns of the model that have not moved in its ``rows`` so far: their only number, None where no cell has a value;
+    ``cells``: how many have one.
+    """
+
+    found: tuple[StillColumn, ...] = ()
+    count: int = 0
+    file: str = ""
+    rows: int = 0
+    value: Mapping[str, float | None] = field(default_factory=dict)
+    cells: Mapping[str, int] = field(default_factory=dict)
+
+    def after(self, file: str, batch: pa.RecordBatch, quality: Sequence[ColumnQuality]) -> "Standstill":
+        """Return the state after a batch of ``file`` with the columns of the model; another file than before starts anew."""
+        before = self if file == self.file else self._next(file, quality)
+        numbers = {q.name for q in quality if q.longest_run is not None}
+        value, cells = dict[str, float | None](), dict[str, int]()
+        for name, so_far in before.value.items():
+            column = batch.column(name)
+            seen = len(column) - column.null_count
+            if seen and name not in numbers:
+                continue
+            low, high = pc.min_max(column).as_py().values() if seen else (so_far, so_far)
+            if low == high and so_far in {None, low}:
+                value[name], cells[name] = low, before.cells.get(name, 0) + seen
+        return replace(before, rows=before.rows + batch.num_rows, value=value, cells=cells)
+
+    def end(self, quality: Sequence[ColumnQuality]) -> "Standstill":
+        """Return the state after the last row of a file: its columns at a standstill are found."""
+        usual = {q.name: q for q in quality}
+        here = [
+            StillColumn(column=name, file=self.file, rows=self.rows if value is None else self.cells[name], value=value)
+            for name, value in self.value.items()
+            if _unlikely(usual[name], value, self.rows, self.cells.get(name, 0))
+        ]
+        return Standstill(found=(*self.found, *here)[:STILL_NAMED], count=self.count + len(here))
+
+    def cautions(self, most: int = STILL_CAUTIONS) -> tuple[str, ...]:
+        """Return one sentence about each column that was found, ``most`` at most, and the number of the others."""
+        texts = [
+            f"{shorten(one.column)} has no value in the {one.rows:,} rows of {one.file}"
+            if one.value is None
+            else f"{shorten(one.column)} is {one.value:.6g} in all {one.rows:,} rows of {one.file}"
+            for one in self.found[:most]
+        ]
+        more = self.count - len(texts)
+        return (*texts, f"{more:,} more columns have no value, or one number, in a whole file") if more else tuple(texts)
+
+    def plus(self, other: "Standstill") -> "Standstill":
+        """Return what was found in either."""
+        return Standstill(found=(*self.found, *other.found)[:STILL_NAMED], count=self.count + other.count)
+
+    def _next(self, file: str, quality: Sequence[ColumnQuality]) -> "Standstill":
+        return replace(self.end(quality), file=file, value={q.name: None for q in quality})
+
+
+def _unlikely(usual: ColumnQuality, value: float | None, rows: int, cells: int) -> bool:
+    """Return whether the rows of a file without a value, or the ``cells`` with one ``value``, are more than the fit lets expect."""
+    if value is not None:
+        return usual.longest_run is not None and cells >= max(STILL_ROWS, STILL_RUNS * usual.longest_run)
+    if usual.missing == 0.0:
+        return rows > 0
+    return usual.longest_gap is not None and rows >= max(STILL_ROWS, STILL_RUNS * usual.longest_gap)
+
+
+NO_STANDSTILL = Standstill()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InputBatch:
-    """Rows to score, and the rejections up to their end."""
+    """Rows to score, and the rejections and the standstill up to their end."""
 
     rows: pa.RecordBatch
     rejections: Rejections = Rejections()
+    standstill: Standstill = NO_STANDSTILL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredBatch:
-    """Output rows with their counts, and the rejections up to their end."""
+    """Output rows with their counts, and the rejections and the standstill up to their end."""
 
     rows: pa.RecordBatch
     tally: Tally
     rejections: Rejections
+    standstill: Standstill = NO_STANDSTILL
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -176,7 +270,7 @@ def _gathered(batches: Iterable[InputBatch]) -> Iterator[InputBatch]:
 
 
 def _joined(held: Sequence[InputBatch]) -> InputBatch:
-    """Return batches of one schema as one; rejections are cumulative, so the last ones count."""
+    """Return batches of one schema as one; rejections and standstill are cumulative, so the last ones count."""
     return held[0] if len(held) == 1 else replace(held[-1], rows=pa.concat_batches([batch.rows for batch in held]))
 
 
@@ -213,7 +307,7 @@ def _score(
         tally = replace(tally, untypical=untypical, low=low)
     fields = [pa.field(n, k.type) for n, k in zip(names, keys, strict=True)]
     rows = pa.RecordBatch.from_arrays(columns, schema=result_schema(fields, typicality=options.typicality))
-    return ScoredBatch(rows=rows, tally=tally, rejections=batch.rejections)
+    return ScoredBatch(rows=rows, tally=tally, rejections=batch.rejections, standstill=batch.standstill)
 
 
 def two_sided(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> NDArray[np.float64]:

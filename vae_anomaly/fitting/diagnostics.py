@@ -6,6 +6,7 @@ Letters of shapes: g networks, n rows, d columns.
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +26,15 @@ from vae_anomaly.model.imputation import impute_by_decoding
 from vae_anomaly.model.scaling import QUANTILE_ROWS, gather_cells
 from vae_anomaly.model.vae import Cells, best_log_loss, by_column, cell_nll
 from vae_anomaly.schema.encoding import Batch, model_order
-from vae_anomaly.schema.inference import Column
+from vae_anomaly.schema.inference import NUMBER_LEVELS, Column
 from vae_anomaly.schema.schema import Schema
 
 # Most validation rows for R² of a column.
 QUALITY_ROWS = 2000
 # Total nats of a column on these rows below which it was constant there, so that a ratio would be meaningless.
 UNCHANGED = 1e-9
+# Rows whose distinct values are counted.
+COUNTED_ROWS = 10_000
 
 
 @torch.no_grad()
@@ -82,16 +85,43 @@ def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
 
 def _describe(column: Column, index: int, batch: Batch, r2: float | None) -> ColumnQuality:
     observed = batch.observed[..., index].flatten()
-    missing = 1.0 - float(observed.to(torch.float64).mean())
+    missing, gap = 1.0 - float(observed.to(torch.float64).mean()), longest_run(observed.numpy(), of=False)
     if column.kind != "numeric":
         code = int(batch.codes[..., index - batch.numeric.shape[-1]].flatten()[int(observed.to(torch.uint8).argmax())])
         constant = column.levels[code] if r2 is None and code < len(column.levels) else None
-        return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant)
+        return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant, longest_gap=gap)
     values = batch.numeric[..., index].flatten()[observed]
     step = max(1, len(values) // QUANTILE_ROWS)
     low, middle, high = np.quantile(values[::step].numpy(), [0.01, 0.5, 0.99]).tolist() if len(values) else (None, None, None)
     constant = f"{middle:g}" if r2 is None and middle is not None else None
-    return ColumnQuality(name=column.name, kind=column.kind, r2=r2, missing=missing, constant=constant, low=low, middle=middle, high=high)
+    return ColumnQuality(
+        name=column.name,
+        kind=column.kind,
+        r2=r2,
+        missing=missing,
+        constant=constant,
+        low=low,
+        middle=middle,
+        high=high,
+        longest_run=longest_run(values.numpy()) if r2 is not None and _has_many_values(values.numpy()) else None,
+        longest_gap=gap,
+    )
+
+
+def longest_run(values: NDArray[Any], *, of: Any = None) -> int:
+    """Return the most equal ``values`` in a row, or the most that are ``of`` this value.
+
+    >>> longest_run(np.array([1.0, 1.0, 2.0, 1.0])), longest_run(np.array([True, False]), of=False)
+    (2, 1)
+    """
+    ends = np.flatnonzero(np.append(values[1:] != values[:-1], True)) if len(values) else np.empty(0, np.int64)
+    runs = np.diff(ends, prepend=-1)
+    return int((runs if of is None else runs[values[ends] == of]).max(initial=0))
+
+
+def _has_many_values(values: NDArray[np.float64]) -> bool:
+    """Whether a number is a measurement rather than a code: more than 20 distinct values among up to 10,000."""
+    return len(np.unique(values[:: max(1, len(values) // COUNTED_ROWS)])) > NUMBER_LEVELS
 
 
 # R² below which a column is hardly predictable from the others: its faults are detected only if they are gross.

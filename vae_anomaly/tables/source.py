@@ -24,13 +24,7 @@ from vae_anomaly.tables.csv_dialect import sniff
 from vae_anomaly.tables.csv_rejects import TEXT_COLUMN, OnReject, Rejects, faults_of, ignore_reject, rejected_text
 from vae_anomaly.tables.error_location import with_line
 from vae_anomaly.tables.files import TableFile, column_names, contents_digest, find_files, metadata_digest, with_partition
-from vae_anomaly.tables.reader import (
-    Chunk,
-    ColumnSelection,
-    Reader,
-    SizeEstimate,
-    partitions_typed,
-)
+from vae_anomaly.tables.reader import Chunk, ColumnSelection, Reader, SizeEstimate, partitions_typed
 from vae_anomaly.tables.sampling import OnRows, Sample, ignore_rows
 
 # Column with the number of a row over all inputs, from 0, in batches from which malformed rows may be missing.
@@ -199,11 +193,12 @@ class Source:
         chunk_bytes: int = 32 << 20,
         first_row: int = 0,
         on_reject: OnReject = ignore_reject,
+        on_file: Callable[[str], None] = lambda _: None,
     ) -> Iterator[pa.RecordBatch]:
         """Return a stream of batches of at most ``chunk_rows`` rows and about ``chunk_bytes``, in file order, from ``first_row`` on.
 
         With a schema: its columns as ``conform`` makes them, then ``extra`` as in the file (strings if a file is delimited). Without: all
-        columns. If malformed rows are left out, the column ``ROW_NUMBERS`` is the last one.
+        columns. If malformed rows are left out, the column ``ROW_NUMBERS`` is the last one. ``on_file`` gets the file of each batch.
 
         Raises
         ------
@@ -215,7 +210,7 @@ class Source:
         raw = self._raw_names(schema, extra)
         if self.rows == 0:
             raise self._no_rows()
-        layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values)
+        layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values, on_file=on_file)
         rejects = Rejects(on_reject=on_reject)
         batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)
         return (batch.slice(first, chunk_rows) for batch in batches for first in range(0, batch.num_rows, chunk_rows))
@@ -250,9 +245,9 @@ class Source:
                 skipped = min(max(first_row - before - position, 0), batch.num_rows)
                 if skipped < batch.num_rows:
                     origin = _Origin(file=reader.file, before=before, first=position + skipped, rejects=own if screened else None)
-                    rows = layout.conformed(with_partition(batch.slice(skipped), reader.file), origin)
-                    readable = readable or rows.num_rows > 0
-                    yield rows
+                    layout.on_file(reader.file.path)
+                    yield (rows := layout.conformed(with_partition(batch.slice(skipped), reader.file), origin))
+                    readable |= rows.num_rows > 0
                 position += batch.num_rows
             if own.first is not None and not readable:
                 raise own.none_readable(reader.file.path)
@@ -321,6 +316,7 @@ class _Layout:
     schema: Schema | None
     raw: pa.Schema
     missing: Sequence[str]
+    on_file: Callable[[str], None]
 
     def selection(self, reader: Reader) -> ColumnSelection:
         """Return which of these columns a file has itself; the others are those of its partition folders."""

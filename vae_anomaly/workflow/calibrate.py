@@ -59,14 +59,15 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
     rows = score_calibration_rows(detector, source, columns, request, tell)
     alpha, choice = _alpha(request, rows, detector)
     threshold = _threshold(request, rows, alpha, columns, 1 if choice is None else choice.tried)
-    table = budget_table(threshold, rows.anomalous_scores if rows.labelled else None, rows.rows_per_day)
+    table = budget_table(threshold, rows.anomalous_scores if rows.labelled else None, None if rows.per_day is None else rows.per_day.rows)
     model = _store(request, loaded, _recalibrated(detector, threshold, source), source, table, choice)
     return CalibrateResult(
         rows=len(rows.normal_scores) + len(rows.anomalous_scores) + rows.null_scores,
         calibration_rows=len(rows.normal_scores),
         anomalous_rows=len(rows.anomalous_scores),
         null_scores=rows.null_scores,
-        rows_per_day=rows.rows_per_day,
+        rows_per_day=None if rows.per_day is None else rows.per_day.rows,
+        days="" if rows.per_day is None else rows.per_day.note,
         alpha_before=detector.threshold.alpha,
         threshold_before=detector.threshold.value,
         promise=guarantee_of(threshold),
@@ -82,8 +83,8 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
 
 def _alpha(request: CalibrateRequest, rows: CalibrationRows, detector: Detector) -> tuple[float, ChosenAlpha | None]:
     """Return alpha as the request chooses it, by default that of the model."""
-    if request.alerts_per_day is not None and rows.rows_per_day is not None:
-        return budget_alpha(request.alerts_per_day, rows.rows_per_day), None
+    if request.alerts_per_day is not None and rows.per_day is not None:
+        return budget_alpha(request.alerts_per_day, rows.per_day.rows), None
     objective = request.maximize or _costs(request)
     if objective is not None:
         choice = choose_alpha(

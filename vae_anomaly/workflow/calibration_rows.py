@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.operating_point import rows_per_day
+from vae_anomaly.calibration.operating_point import DayRate, rows_per_day
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.messages import OnProgress, absent_text, shorten_list
@@ -36,7 +36,7 @@ class CalibrationRows:
     anomalous_scores: _Floats
     groups: pa.ChunkedArray | None
     labelled: bool
-    rows_per_day: float | None
+    per_day: DayRate | None
     null_scores: int
     rejected: RejectedRows | None
 
@@ -157,15 +157,22 @@ def score_calibration_rows(
         anomalous_scores=total[has_score & ~normal],
         groups=None if columns.group is None else values[columns.group].filter(pa.array(normal)),
         labelled=labels is not None,
-        rows_per_day=request.rows_per_day or (None if columns.time is None else _rows_per_day(values, columns.time, source, numbers)),
+        per_day=_per_day(request, values, columns.time, source, numbers),
         null_scores=int((~has_score).sum()),
         rejected=rejected,
     )
 
 
-def _rows_per_day(values: Mapping[str, pa.ChunkedArray], time: str, source: Source, numbers: list[NDArray[np.int64]]) -> float:
+def _per_day(
+    request: CalibrateRequest, values: Mapping[str, pa.ChunkedArray], time: str | None, source: Source, numbers: list[NDArray[np.int64]]
+) -> DayRate | None:
+    """Return the rows on a day as the request gives them, or as the times say; None without either."""
+    if request.rows_per_day is not None:
+        return DayRate(rows=request.rows_per_day, note="")
+    if time is None:
+        return None
     try:
-        return rows_per_day(values[time], time)
+        return rows_per_day(values[time], time, source.reading.time_format)
     except BadCell as error:
         raise with_location(error, source.readers, int(np.concatenate(numbers)[error.row]), readable=False) from None
 

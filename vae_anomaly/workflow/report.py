@@ -1,24 +1,29 @@
 """``report``: one HTML file about a model and, if given, an output of ``score``."""
 
 import tempfile
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.stream import NO_STANDSTILL, Standstill
 from vae_anomaly.errors import ConfigError, OutputError
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.score_summary import ScoreSummary
 from vae_anomaly.explain.contributions import Alarm, reasons_of
+from vae_anomaly.jobs import manifest
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, Report, overview
 from vae_anomaly.storage import atomic
+from vae_anomaly.storage.destinations import destination_of
 from vae_anomaly.tables.scores import ScoredRows, read_scores
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.tracking.runs import NoRun, Run
 from vae_anomaly.workflow.models import open_model
 from vae_anomaly.workflow.requests import ReportRequest
 from vae_anomaly.workflow.results import ModelName, ReportResult
+from vae_anomaly.workflow.score_counts import standstill_from
 
 REPORT_NAME = "report.html"
 
@@ -101,7 +106,21 @@ def _summarised(detector: Detector, name: ModelName, path: str, tell: OnProgress
         if len(rows.scores) and {"model", "model_version"} <= set(rows.table.schema.names):
             models.add(tuple(str(rows.table.column(c)[0].as_py() or "") for c in ("model", "model_version")))  # type: ignore[arg-type]
         tell("reading", summary.rows, source.rows)
-    return summary, _mismatch_notes(summary, name, models)
+    return summary, (*_standstill_notes(path), *_mismatch_notes(summary, name, models))
+
+
+def _standstill_notes(path: str) -> tuple[str, ...]:
+    """Return notes on the columns at a standstill that the manifest of these scores names."""
+    if path.startswith(("http://", "https://")):  # nothing is written there, so that there is no manifest either
+        return ()
+    output = destination_of(path)
+    if output.below(manifest.FOLDER_MANIFEST).size() is None:
+        found = manifest.manifest_of(output)
+        counted = [] if found is None else [found.counted]
+    else:
+        dataset = manifest.read_folder_manifest(output)
+        counted = [] if dataset is None else [entry.counted for entry in dataset.entries.values()]
+    return reduce(Standstill.plus, map(standstill_from, counted), NO_STANDSTILL).cautions()
 
 
 def _alarm(rows: ScoredRows, i: int) -> Alarm:

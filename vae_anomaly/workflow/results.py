@@ -138,6 +138,7 @@ class CalibrateResult:
     model: ModelName
     next_steps: tuple[str, ...]
     rejected: RejectedRows | None = None  # None: every row is readable
+    days: str = ""  # which days have rows, if the times say so
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

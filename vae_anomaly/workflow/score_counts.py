@@ -19,7 +19,7 @@ from vae_anomaly.calibration.threshold import Threshold, too_few_alarms
 from vae_anomaly.choices import OnError
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.stream import Rejections, ScoredBatch, Tally
+from vae_anomaly.detector.stream import NO_STANDSTILL, Rejections, ScoredBatch, Standstill, Tally
 from vae_anomaly.errors import OutputError
 from vae_anomaly.evaluation.results import MissingChange
 from vae_anomaly.explain.contributions import REST, Alarm, Reason
@@ -62,6 +62,7 @@ class Counting:
     rejected: int = 0
     first_rejected: str = ""
     quarantined_bytes: int = 0
+    standstill: Standstill = NO_STANDSTILL
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for ``counting_from``."""
@@ -69,7 +70,9 @@ class Counting:
 
     def counted(self) -> dict[str, Any]:
         """Return the counts that add up over outputs as JSON values, for ``tally_from``; zeros and the worst alarms are left out."""
-        return {name: value for name, value in self.state().items() if value and name not in {"ids", "worst"}}
+        values = self.state()
+        still = {key: values["standstill"][key] for key in ("found", "count")} if self.standstill.count else {}
+        return {name: value for name, value in (values | {"standstill": still}).items() if value and name not in {"ids", "worst"}}
 
     def add(self, tally: Tally) -> None:
         """Add the counts of one batch."""
@@ -93,6 +96,7 @@ class Counting:
         numbers = scored.tally.numbers
         self._keep_worst(scored.rows, np.arange(first, first + scored.tally.rows) if numbers is None else numbers)
         self.reject(scored.rejections)
+        self.standstill = scored.standstill
 
     def reject(self, rejections: Rejections) -> None:
         """Take over the rejections up to here."""
@@ -120,7 +124,7 @@ class Counting:
             unseen=dict(self.unseen.most_common()),
             missing_changes=missing_changes(detector.quality, detector.card.rows, self.missing, self.rows),
             top_alarms=tuple(alarm for _, _, alarm in sorted(self.worst, key=lambda kept: (-kept[0], -kept[1]))),
-            cautions=tuple(filter(None, (seen, few))),
+            cautions=(*filter(None, (seen, few)), *self.standstill.cautions()),
         )
 
     def _keep_worst(self, batch: pa.RecordBatch, numbers: NDArray[np.int64]) -> None:
@@ -163,6 +167,11 @@ def tally_from(counted: Mapping[str, Any]) -> Tally:
         pooled=found.pooled_rows,
         unseen_groups=found.unseen_groups,
     )
+
+
+def standstill_from(counted: Mapping[str, Any]) -> Standstill:
+    """Return the columns at a standstill of one finished output. Raises ValueError for values of the wrong type."""
+    return counting_from({"ids": (), **counted}).standstill
 
 
 def missing_changes(quality: Sequence[ColumnQuality], fit_rows: int, missing: Mapping[str, int], rows: int) -> tuple[MissingChange, ...]:

@@ -10,7 +10,7 @@ from vae_anomaly._version import __version__
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.config import Reading, reading_for
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.stream import InputBatch, Rejections, ScoreOptions
+from vae_anomaly.detector.stream import NO_STANDSTILL, InputBatch, Rejections, ScoreOptions, Standstill
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.jobs.memory import MemoryPlan, plan_memory, watched
 from vae_anomaly.messages import OnProgress, absent_text, listed
@@ -74,14 +74,16 @@ class ScoreJob:
         """Return everything that the bytes of the output depend on."""
         return {"inputs": source.made_of(), **self.settings()}
 
-    def inputs(self, source: Source, first_row: int, rejects: RejectLog) -> Iterator[InputBatch]:
-        """Yield the rows of the input from ``first_row`` on, each batch with the rejections up to its end."""
+    def inputs(self, source: Source, first_row: int, rejects: RejectLog, still: Standstill = NO_STANDSTILL) -> Iterator[InputBatch]:
+        """Yield the rows of the input from ``first_row`` on, each batch with the rejections and the standstill up to its end."""
+        paths: list[str] = []
         groups, request = self.threshold.groups, self.request
         batches = source.batches(
             self.detector.schema,
             extra=[*request.id_columns, *([groups.column] if groups else [])],
             first_row=first_row,
             on_reject=rejects.add,
+            on_file=paths.append,
             chunk_rows=self.memory.chunk_rows,
             chunk_bytes=self.memory.chunk_bytes,
         )
@@ -90,7 +92,9 @@ class ScoreJob:
             kept += rows.num_rows
             numbered = request.on_error != "stop" and rows.num_rows
             rejections = rejects.up_to(rows.column(ROW_NUMBERS)[-1].as_py() + 1) if numbered else Rejections()
-            yield InputBatch(rows=rows, rejections=rejections)
+            del paths[:-1]
+            still = still.after(paths[0], rows, self.detector.quality)
+            yield InputBatch(rows=rows, rejections=rejections, standstill=still)
         rejected = rejects.up_to(math.inf)
         check_mostly_kept(rejected.rows, kept, rejected.first)
 

@@ -186,7 +186,7 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
         if resumed:
             _logger.info("resuming %s after %s rows scored by an interrupted job", job.destination, f"{resumed:,}")
         with reject_log(request.on_error, counting, slot.unfinished, escape=request.escape) as rejects:
-            with closing(prefetch(job.inputs(source, position, rejects))) as inputs:
+            with closing(prefetch(job.inputs(source, position, rejects, counting.standstill))) as inputs:
                 scored = scored_batches(job.detector, inputs, job.options(source, position), threshold=threshold)
                 with closing(prefetch(checkpointed(scored, counting, slot, rejects, source.rows))) as fresh:
                     rows = chain(slot.rows(), fresh)
@@ -195,6 +195,7 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
                     write_batches(job.destination.path, chain([first], rows), first.schema, fmt=fmt, escape=request.escape)
             rejected = rejects.finish(job.destination)
             counting.reject(rejects.before)
+            counting.standstill = counting.standstill.end(job.detector.quality)
         counts = counting.done(job.detector, threshold, typicality=request.typicality, discovery=discovery, seen=seen)
         counts = replace(counts, rejected=rejected)
         slot.finish(counts, counting)
