@@ -30,6 +30,7 @@ THRESHOLDS = {
     "split": calibrate(np.arange(50.0), 0.1),
     "cross": calibrate(np.arange(50.0), 0.1, "cross"),
     "chosen": replace(calibrate(np.arange(50.0), 0.1), tried=7),
+    "copies": calibrate(np.repeat(np.arange(50.0), 3), 0.1).with_copies_counted(),
     "tail": _with_tail(),
     "groups": _with_groups(),
 }
@@ -43,6 +44,7 @@ def test_a_threshold_comes_back_as_it_was(name: str) -> None:
     scores = np.linspace(-1.0, 60.0, 500)
     codes = None if one.groups is None else np.arange(500) % 3 - 1
     assert (other.method, other.alpha, other.value, other.tried) == (one.method, one.alpha, one.value, one.tried)
+    assert (other.copies, other.law) == (one.copies, one.law)
     assert other.p_values(scores, codes).tolist() == one.p_values(scores, codes).tolist()
     assert other.flags(scores, codes).tolist() == one.flags(scores, codes).tolist()
     assert other.law == one.law
@@ -88,3 +90,13 @@ def test_an_unknown_method_is_refused() -> None:
     values = threshold_values(THRESHOLDS["split"]) | {"method": "magic"}
     with pytest.raises(ValueError, match=r"^the threshold has the method 'magic' and the value 45\.0, which is impossible$"):
         threshold_from(values, threshold_tensors(THRESHOLDS["split"]))
+
+
+def test_a_threshold_stored_without_copies_has_none() -> None:
+    one = calibrate(np.arange(50.0), 0.1)
+    values = threshold_values(one)
+    del values["copies"]
+    assert threshold_from(values, threshold_tensors(one)).copies == 0
+    for copies in (-1, 50, 1.0, True):
+        with pytest.raises(ValueError, match="copies is"):
+            threshold_from({**values, "copies": copies}, threshold_tensors(one))

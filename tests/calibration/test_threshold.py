@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scipy.stats import betabinom
+from scipy.stats import beta, betabinom, kstest
 
 from vae_anomaly.calibration.conformal import calibration_rows_needed, conformal_quantile, finest_alpha, quantile_rank
 from vae_anomaly.calibration.threshold import AS_FEW, Threshold, calibrate, too_few_alarms
@@ -154,3 +154,26 @@ def test_of_normal_batches_few_have_fewer_alarms_than_chance_allows() -> None:
         threshold = calibrate(random.normal(size=400), 0.05)
         told += too_few_alarms(threshold, 1000, int((random.normal(size=1000) > threshold.value).sum())) != ""
     assert told / 2000 < 3 * AS_FEW
+
+
+@pytest.mark.parametrize(("distinct", "times"), [(99, 1), (99, 2), (250, 3), (40, 5)])
+def test_the_law_of_a_threshold_counts_copies_once(distinct: int, times: int) -> None:
+    """The rate of uniform scores above the threshold, over calibrations that hold every row several times, follows the stated law."""
+    random = np.random.default_rng(distinct + times)
+    thresholds = [calibrate(np.repeat(random.random(distinct), times), 0.05).with_copies_counted() for _ in range(1500)]
+    laws = {(t.law.a, t.law.b) for t in thresholds}
+    assert len(laws) == 1
+    assert thresholds[0].copies == distinct * (times - 1)
+    rates = np.array([1.0 - t.value for t in thresholds])
+    assert kstest(rates, beta(*laws.pop()).cdf).pvalue > 0.001
+    one = calibrate(random.random(distinct * times), 0.05)
+    assert one.law == one.with_copies_counted().law
+    assert times == 1 or thresholds[0].limit > one.limit
+
+
+def test_flags_and_p_values_do_not_depend_on_copies_being_counted() -> None:
+    plain = calibrate(np.repeat(np.arange(60.0), 2), 0.05)
+    counted, new = plain.with_copies_counted(), np.array([3.0, 58.5, 70.0])
+    assert counted.value == plain.value
+    assert counted.p_values(new).tolist() == plain.p_values(new).tolist()
+    assert counted.at(0.1).copies == 60

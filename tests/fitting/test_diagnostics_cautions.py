@@ -1,9 +1,13 @@
+import re
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests import tiny
 from tests.tiny import Case
+from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.detector.card import Blocks
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.fitting.diagnostics import active_units, cautions
@@ -73,3 +77,22 @@ def test_caution_columns_that_are_hardly_predictable(sound: Detector) -> None:
     assert found[-1] == (
         "2 of 3 columns are hardly predictable from the others: a fault in one of them is detected only if its value is extreme by itself"
     )
+
+
+def test_caution_rows_that_were_appended_twice() -> None:
+    rows, settings = tiny.normal_rows("mixed"), tiny.config(Case(kind="mixed", size="one", method="split", prior="exemplar"))
+    twice = tiny.fit(pa.concat_tables([rows, rows]), settings)
+    caution = next(text for text in cautions(twice) if "copies" in text)
+    assert re.match(r"\d+(\.\d)? % of the 144 calibration rows are copies of rows that the networks learned from", caution)
+    assert 0.5 < twice.card.copied_rows / 144 < 0.9  # 70 % of the rows trained
+    assert 0 < twice.threshold.copies < 72
+    assert "distinct calibration rows" in guarantee_of(twice.threshold).statement
+    later = replace(twice, card=replace(twice.card, calibrated="2025-01-01"))  # on other rows
+    assert not any("copies" in text for text in cautions(later))
+
+
+def test_rows_of_levels_repeat_by_themselves() -> None:
+    random = np.random.default_rng(0)
+    table = pa.table({name: random.choice(["a", "b", "c"], 240) for name in ("x", "y")} | {"n": random.integers(5, size=240)})
+    detector = tiny.fit(table, tiny.config(Case(kind="mixed", size="one", method="split", prior="exemplar")))
+    assert (detector.card.copied_rows, detector.threshold.copies) == (0, 0)

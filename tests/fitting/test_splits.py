@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,9 +22,14 @@ from vae_anomaly.fitting.splits import (
     RowSplit,
     assign_networks,
     calibration_size,
+    copied_rows,
     members_per_view,
+    row_hashes,
     split_rows,
 )
+from vae_anomaly.schema.encoding import encode
+from vae_anomaly.schema.inference import Column
+from vae_anomaly.schema.schema import Schema
 
 QUICK = settings(deadline=None, max_examples=200, derandomize=True)
 SPLIT = Case(kind="mixed", size="several", method="split", prior="exemplar")
@@ -193,3 +199,24 @@ def test_rows_that_are_no_exemplars_still_train() -> None:
     assert any(7 in rows.tolist() for rows in networks.rows)
     assert {7} | set(networks.exemplars[0].tolist()) == set(range(20))
     assert all(7 not in rows.tolist() for rows in networks.exemplars)
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(
+    values=st.lists(st.tuples(st.sampled_from([0.0, -0.0, 1.5, None]), st.sampled_from(["a", "b", "z", None])), min_size=4, max_size=40),
+    data=st.data(),
+)
+def test_copied_rows_are_those_that_a_set_finds(values: list[tuple[float | None, str | None]], data: st.DataObject) -> None:
+    rows = pa.RecordBatch.from_pydict({"x": pa.array([x for x, _ in values], pa.float64()), "c": pa.array([c for _, c in values])})
+    columns = (Column(name="x", kind="numeric"), Column(name="c", kind="category", levels=("a", "b", "z")))
+    batch = encode(Schema(columns=columns), rows)
+    keys = [(None if x is None else x + 0.0, c) for x, c in values]
+    hashes = row_hashes(batch)
+    assert len(set(hashes.tolist())) == len(set(keys))
+    fold = np.array(data.draw(st.lists(st.integers(-1, 2), min_size=len(keys), max_size=len(keys))))
+    split = RowSplit(method="split", folds=3, fold=fold)
+    learned = {key for key, k in zip(keys, fold, strict=True) if k >= 0}
+    assert copied_rows(batch, split) == sum(key in learned for key, k in zip(keys, fold, strict=True) if k == -1)
+    cross = RowSplit(method="cross", folds=4, fold=fold + 1)
+    elsewhere = [any(keys[j] == keys[i] and fold[j] != fold[i] for j in range(len(keys))) for i in range(len(keys))]
+    assert copied_rows(batch, cross) == sum(elsewhere)

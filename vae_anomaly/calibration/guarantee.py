@@ -5,7 +5,7 @@ A limit for this very model is stated only where one is known; a rate that holds
 
 from dataclasses import dataclass
 
-from vae_anomaly.calibration.conformal import CONFIDENCE, conformal_law, finest_alpha, rounded_up
+from vae_anomaly.calibration.conformal import CONFIDENCE, finest_alpha, rounded_up
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.messages import percent
 
@@ -26,9 +26,15 @@ def guarantee_statement(threshold: Threshold) -> str:
     chosen = f", whichever of {threshold.tried} rates the labels had chosen" if threshold.tried > 1 else ""
     pooled = "" if threshold.groups is None else " over all groups"
     return (
-        f"with n = {n:,} calibration rows{fitted} the false-alarm rate{pooled} is {sure}{assumed}, for exchangeable rows{chosen}"
+        f"with n = {_counted_rows(threshold)}{fitted} the false-alarm rate{pooled} is {sure}{assumed}, for exchangeable rows{chosen}"
         f"{_of_groups(threshold)}"
     )
+
+
+def _counted_rows(threshold: Threshold) -> str:
+    """Return how many calibration rows there are, and how many distinct ones where some are copies."""
+    n, copies = len(threshold.calibration), threshold.copies
+    return f"{n - copies:,} distinct calibration rows ({copies:,} more are copies)" if copies else f"{n:,} calibration rows"
 
 
 def _of_groups(threshold: Threshold) -> str:
@@ -68,10 +74,11 @@ class Guarantee:
 def guarantee_of(threshold: Threshold) -> Guarantee:
     """Return the guarantee of a threshold.
 
-    The rate of a ``split`` threshold follows Beta(j, n + 1 − j), j = ⌊(n + 1)·alpha⌋, over calibration samples (Vovk 2012).
+    The rate of a ``split`` threshold follows Beta(j, n + 1 − j), j = ⌊(n + 1)·alpha⌋, over calibration samples (Vovk 2012), where copies
+    of a row count once.
     """
     n = len(threshold.calibration)
-    low, high = conformal_law(n, threshold.alpha).central(BAND) if threshold.method == "split" else (None, None)
+    low, high = threshold.law.central(BAND) if threshold.method == "split" else (None, None)
     return Guarantee(
         alpha=threshold.alpha,
         method=threshold.method,
@@ -101,5 +108,5 @@ def _promise_in_words(threshold: Threshold, low: float | None, high: float | Non
         )
     return (
         f"at most {percent(alpha)} of normal rows like these are flagged on average (exact for exchangeable rows); "
-        f"with {n:,} calibration rows the rate of one model is {percent(low)} to {percent(high)} in 99 of 100 cases"
+        f"with {_counted_rows(threshold)} the rate of one model is {percent(low)} to {percent(high)} in 99 of 100 cases"
     )

@@ -24,6 +24,7 @@ def threshold_values(threshold: Threshold) -> dict[str, Any]:
         "alpha": threshold.alpha,
         "value": threshold.value,
         "tried": threshold.tried,
+        "copies": threshold.copies,
         "rate": {"law": "beta", "a": law.a, "b": law.b, "confidence": CONFIDENCE, "upper": threshold.limit},
         "statement": guarantee_statement(threshold),
         "tail": tail and {"exceedances": tail.exceedances, "shape": tail.shape, "fit_p_value": tail.fit_p_value},
@@ -61,7 +62,14 @@ def threshold_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         tail=_tail(values["tail"], tensors["threshold.curve"]) if values.get("tail") else None,
         groups=_groups(values["groups"], tensors, len(scores)) if values.get("groups") else None,
         tried=tried,
+        copies=_copies(values.get("copies", 0), len(scores)),
     )
+
+
+def _copies(copies: Any, rows: int) -> int:
+    if type(copies) is not int or not 0 <= copies < rows:
+        raise ValueError(f"copies is {copies!r}, not a number below that of the {rows:,} calibration scores")
+    return copies
 
 
 def _tail(values: Mapping[str, Any], curve: Tensor) -> Tail:

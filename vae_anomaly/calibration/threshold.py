@@ -37,6 +37,7 @@ class Threshold:
 
     ``calibration`` float64 ``[n]``: the ascending scores. ``tail``: the fitted tail of the method ``gpd``. ``groups``: one value per group;
     ``value`` applies to rows of no known group. ``tried``: the number of rates among which labels chose ``alpha``; 1 without a choice.
+    ``copies``: calibration rows that repeat another one; the threshold counts them, the law of its rate does not.
     """
 
     method: ThresholdKind
@@ -46,6 +47,7 @@ class Threshold:
     tail: Tail | None = None
     groups: Groups | None = None
     tried: int = 1
+    copies: int = 0
     table: NDArray[np.float64] | None = None  # conditional p-value of each rank, [n + 1]; None for marginal p-values
 
     def p_values(self, scores: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
@@ -142,7 +144,16 @@ class Threshold:
             return self.tail.law(self.alpha)
         if self.table is not None:
             return conformal_law(len(self.calibration), int(np.searchsorted(self.table, self.alpha, side="right")) / len(self.table))
+        if self.copies:
+            # Of m distinct scores, r are not below the threshold: it is their r-th highest, however often each of them was copied.
+            distinct = np.unique(self.calibration)
+            rank = max(1, int((distinct >= self.value).sum()))
+            return RateLaw(a=float(rank), b=float(len(distinct) + 1 - rank))
         return conformal_law(len(self.calibration), self.alpha)
+
+    def with_copies_counted(self) -> "Threshold":
+        """Return the threshold with equal calibration scores taken for copies of one row, which is so where rows hold measured numbers."""
+        return replace(self, copies=len(self.calibration) - len(np.unique(self.calibration)))
 
     @property
     def limit(self) -> float:

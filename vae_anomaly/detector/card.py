@@ -1,5 +1,6 @@
 """Model card: provenance, quality of every column and stability of the alarm rate, as plain values that are stored with a detector."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,11 @@ class ColumnQuality:
     doubt: str = ""
 
 
+def are_measured(quality: Sequence[ColumnQuality]) -> bool:
+    """Whether a column holds numbers of many values, so that equal rows are copies; rows of levels repeat by themselves."""
+    return any(q.longest_run is not None for q in quality)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """Provenance of a detector. Fields with a default are filled in by the workflow, since a fit knows neither clock nor files.
@@ -59,6 +65,7 @@ class Card:
     calibration_source: tuple[str, ...] = ()
     calibration_digest: str = ""
     cautions: tuple[str, ...] = ()
+    copied_rows: int = 0  # calibration rows whose copies the networks that score them have learned from
     data_bytes: int = 0
     file_digests: tuple[str, ...] = ()
     source_versions: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from torch import Tensor
 from vae_anomaly.calibration.serialization import threshold_from, threshold_tensors, threshold_values
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.config import Config, ModelConfig, Prior, config_from_dict, config_to_dict
-from vae_anomaly.detector.card import Blocks, Card, ColumnQuality
+from vae_anomaly.detector.card import Blocks, Card, ColumnQuality, are_measured
 from vae_anomaly.errors import ConfigError, DamagedArtifact
 from vae_anomaly.explain.contributions import Usual
 from vae_anomaly.messages import shorten
@@ -50,7 +50,11 @@ class Detector:
         return score_rows(self.ensemble, batch, threads=threads)
 
     def recalibrated(self, threshold: Threshold) -> "Detector":
-        """Return the same model with another threshold and a penalty of changed constants above it, so that they are still flagged."""
+        """Return the same model with another threshold and a penalty of changed constants above it, so that they are still flagged.
+
+        Equal calibration scores are counted as copies if the rows hold measured numbers.
+        """
+        threshold = threshold.with_copies_counted() if are_measured(self.quality) else threshold
         penalty = threshold.highest + 1.0
         constants = replace(self.ensemble.constants, penalty=penalty)
         return replace(self, threshold=threshold, ensemble=replace(self.ensemble, constants=constants))

@@ -149,8 +149,27 @@ def with_doubts(
 
 def cautions(detector: Detector) -> tuple[str, ...]:
     """Return the known weaknesses of a model and of the table of its fit, one sentence each, the most serious first."""
-    texts = (*detector.card.cautions, *_doubtful(detector), _collapse(detector), _few_rows(detector), _uneven(detector), _weak(detector))
+    texts = (
+        *detector.card.cautions,
+        _copied(detector),
+        *_doubtful(detector),
+        _collapse(detector),
+        _few_rows(detector),
+        _uneven(detector),
+        _weak(detector),
+    )
     return tuple(text for text in texts if text)
+
+
+def _copied(detector: Detector) -> str:
+    card = detector.card
+    if not card.copied_rows or card.calibrated:
+        return ""
+    return (
+        f"{percent(card.copied_rows / card.calibration_rows)} of the {card.calibration_rows:,} calibration rows are copies of rows that "
+        "the networks learned from and score too low: more new rows than alpha will be flagged. Was a table appended twice? Leave the copies "
+        "out and fit again"
+    )
 
 
 def _doubtful(detector: Detector) -> tuple[str, ...]:

@@ -18,14 +18,14 @@ from torch import Tensor
 from vae_anomaly.calibration.groups import calibrate_groups
 from vae_anomaly.calibration.threshold import Threshold, calibrate
 from vae_anomaly.config import Config, TrainConfig
-from vae_anomaly.detector.card import Card
+from vae_anomaly.detector.card import Card, are_measured
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
 from vae_anomaly.fitting.checkpointing import NoCheckpoint, Progress, Stage, TrainingCheckpoint
 from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions, with_doubts
 from vae_anomaly.fitting.held_out import FitRecord, cross_fit_scores
 from vae_anomaly.fitting.robust import exemplar_limit, first_pass_scores, first_pass_split, robust_note, trim_rows
-from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_networks, split_rows
+from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_networks, copied_rows, split_rows
 from vae_anomaly.messages import quote
 from vae_anomaly.model.constants import FLOAT64, is_close
 from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, score_rows, single_threaded_products
@@ -89,13 +89,15 @@ def fit_rows(
     learned = _learn(batch, schema, split, config, Stage(name="train", on_progress=on_progress, checkpoint=checkpoint))
     on_progress(Progress(stage="calibrate", done=0, total=1))
     ensemble, threshold = _calibrate(learned.ensemble, batch, split, learned.networks, config)
+    quality = with_doubts(column_quality(ensemble, batch, schema, learned.networks.validation), schema, table, config.data, time)
+    copied = copied_rows(batch, split) if are_measured(quality) else 0
     detector = Detector(
         schema=schema,
         config=config,
         ensemble=ensemble,
-        threshold=threshold,
-        quality=with_doubts(column_quality(ensemble, batch, schema, learned.networks.validation), schema, table, config.data, time),
-        card=_card(split, config, learned.history, ensemble.constants, schema),
+        threshold=threshold.with_copies_counted() if are_measured(quality) else threshold,
+        quality=quality,
+        card=replace(_card(split, config, learned.history, ensemble.constants, schema), copied_rows=copied),
         usual=usual_contributions(ensemble, batch, split, learned.networks.held_out_fold),
         blocks=calibration_stability(ensemble, batch, split, threshold, time),
     )

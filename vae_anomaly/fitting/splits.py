@@ -14,6 +14,7 @@ from vae_anomaly.calibration.threshold import Method
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, ViewName
 from vae_anomaly.errors import ConfigError, TooFewRows
 from vae_anomaly.messages import absent_text
+from vae_anomaly.schema.encoding import Batch
 from vae_anomaly.schema.keys import Labels, check_normal_rows, read_labels
 
 # Rows from which on ``auto`` means ``split``: a fifth of fewer rows is too few to calibrate on and too many to lose for training.
@@ -187,3 +188,29 @@ def _candidates(split: RowSplit, rows: Tensor) -> Tensor:
 def members_per_view(split: RowSplit, config: ModelConfig) -> int:
     """Return the number of networks of a view under ``split``."""
     return config.members if split.not_exemplar is None else max(config.members, ROBUST_FOLDS)
+
+
+def copied_rows(batch: Batch, split: RowSplit) -> int:
+    """Return how many calibration rows are exact copies of rows that the networks which score them have learned from.
+
+    Rows are compared by a hash of 64 bits over the columns of the model.
+    """
+    key, fold = row_hashes(batch), split.fold
+    if split.method == "split":
+        return int(np.isin(key[split.calibration], key[split.training]).sum())
+    rows = split.training
+    pairs = np.unique(np.stack([key[rows], fold[rows].astype(np.uint64)], axis=1), axis=0)
+    copied, folds = np.unique(pairs[:, 0], return_counts=True)
+    return int(np.isin(key[rows], copied[folds > 1]).sum())
+
+
+def row_hashes(batch: Batch) -> NDArray[np.uint64]:
+    """Return a hash of the cells of each row, ``[n]``: a sum over columns of their bits times random odd numbers, modulo 2⁶⁴, mixed."""
+    numbers = (batch.numeric.flatten(1).numpy() + 0.0).view(np.uint64)  # adding 0 makes one zero of two
+    rest = np.concatenate([batch.codes.flatten(1).numpy(), batch.observed.flatten(1).numpy()], axis=1).astype(np.uint64)
+    total = np.zeros(len(batch), dtype=np.uint64)
+    factors = np.random.default_rng(0).integers(2**63, size=numbers.shape[1] + rest.shape[1], dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    for column, factor in zip((*numbers.T, *rest.T), factors, strict=True):
+        mixed = (column ^ (column >> np.uint64(32))) * factor
+        total += mixed ^ (mixed >> np.uint64(29))
+    return total

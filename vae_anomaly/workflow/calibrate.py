@@ -59,8 +59,10 @@ def calibrate_files(request: CalibrateRequest, *, tell: OnProgress = ignore_prog
     rows = score_calibration_rows(detector, source, columns, request, tell)
     alpha, choice = _alpha(request, rows, detector)
     threshold = _threshold(request, rows, alpha, columns, 1 if choice is None else choice.tried)
+    recalibrated = _recalibrated(detector, threshold, source)
+    threshold = recalibrated.threshold
     table = budget_table(threshold, rows.anomalous_scores if rows.labelled else None, None if rows.per_day is None else rows.per_day.rows)
-    model = _store(request, loaded, _recalibrated(detector, threshold, source), source, table, choice)
+    model = _store(request, loaded, recalibrated, source, table, choice)
     return CalibrateResult(
         rows=len(rows.normal_scores) + len(rows.anomalous_scores) + rows.null_scores,
         calibration_rows=len(rows.normal_scores),
