@@ -36,6 +36,9 @@ class Reading:
     no_header: bool = False  # the first line is data
     skip_rows: int = 0  # rows below the header that hold no data, such as units
     time_format: str | None = None  # of times that are text or numbers
+    pivot: str | None = None  # roles of the columns of a long table, as in tag=TAG,value=VALUE,time=TS
+    quality_column: str | None = None  # values whose quality is not good are missing; a name, or a pattern such as *_quality
+    good_quality: tuple[str, ...] = ()  # what that column holds for a good value; empty: the usual words and codes
     at: str | None = None  # version, snapshot or time of a lakehouse table; None: the current one
 
 

@@ -145,6 +145,19 @@ TimeFormat = Annotated[
     str | None,
     _data(help="Format of times that are text or numbers: day-first, month-first, s, ms, or as in '%d-%b-%y %H:%M'.", metavar="F"),
 ]
+Pivot = Annotated[
+    str | None,
+    _data(
+        help="Columns of a long table, one value a row, which becomes one column a tag. agg=mean and hold=1h may follow.",
+        metavar="tag=TAG,value=VALUE,time=TS[,every=1min]",
+    ),
+]
+QualityColumn = Annotated[
+    str | None,
+    _data("--quality-column", help="Column of the quality, or a pattern such as '*_quality': values that are not good are missing.",
+          metavar="NAME"),
+]  # fmt: skip
+GoodQuality = Annotated[Any, _list(help="What the quality column holds for a good value, comma-separated.", metavar="'Good,192'")]
 At = Annotated[
     str | None,
     _data("--at", help="Version, snapshot or time of a Delta or Iceberg table.", metavar="VERSION|TIME", show_default="the current one"),

@@ -207,7 +207,8 @@ def _never_missing(batch: Batch, networks: NetworkAssignment) -> Tensor:
 
     def columns(rows: Tensor) -> Tensor:
         if id(rows) not in complete:  # networks share their rows
-            complete[id(rows)] = batch.observed[rows].flatten(0, 1).all(0)
+            observed = batch.observed[rows].flatten(0, 1)
+            complete[id(rows)] = observed[observed.any(1)].all(0)  # a row without any cell is no silence of one column
         return complete[id(rows)]
 
     return torch.stack([columns(rows) & columns(more) for rows, more in zip(networks.rows, networks.exemplars, strict=True)])

@@ -34,6 +34,7 @@ ROW_NUMBERS = "\0number"
 _MAX_LEADING_REJECTS = 100_000
 # Remarks on files that are shown: a folder may hold thousands.
 _NOTES = 10
+_Names = Collection[str]
 _CSV_ONLY = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
 
 
@@ -352,15 +353,15 @@ class _Layout:
         return rows.filter(pa.array([i not in bad for i in range(batch.num_rows)])) if bad else rows
 
 
-def open_source(paths: Sequence[str], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
+def open_source(paths: Sequence[str], reading: Reading = DEFAULT_READING, *, unused: _Names = (), expected: _Names = ()) -> Source:
     """Find and open the files behind paths, folders, globs and URIs, see ``open_files``. Raises DataError."""
-    return open_files(find_files(paths, reading.at), reading, unused=unused)
+    return open_files(find_files(paths, reading.at), reading, unused=unused, expected=expected)
 
 
-def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *, unused: Collection[str] = ()) -> Source:
+def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *, unused: _Names = (), expected: _Names = ()) -> Source:
     """Open files as one table; reads headers and footers only.
 
-    ``unused``: columns whose numbers are not needed, so that ambiguous ones in them are no error.
+    ``unused``: columns whose numbers are not needed and may be ambiguous; ``expected``: those of a model, which a long table may lack.
 
     Raises
     ------
@@ -379,8 +380,12 @@ def open_files(files: Sequence[TableFile], reading: Reading = DEFAULT_READING, *
 
     readers = tuple(reader_of(file) for file in files)
     # Some engines write files without columns or rows beside the others; they say nothing about the table.
-    filled = tuple(reader for reader in readers if reader.rows != 0)
-    return Source(readers=filled or readers, reading=reading)
+    readers = tuple(reader for reader in readers if reader.rows != 0) or readers
+    if reading.pivot or reading.quality_column:
+        from vae_anomaly.tables.pivot import reshaped
+
+        readers = reshaped(readers, reading, keep=unused, expected=expected)
+    return Source(readers=readers, reading=reading)
 
 
 def as_one_table(sources: Sequence[Source]) -> Source:

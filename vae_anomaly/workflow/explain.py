@@ -5,7 +5,7 @@ Data are read in chunks; only the explained rows are held in memory.
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from vae_anomaly.explain.counterfactual import find_counterfactual
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.schema.encoding import Batch, model_order
 from vae_anomaly.schema.keys import key_text
+from vae_anomaly.schema.pivoting import ids_of_pivot
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source
 from vae_anomaly.workflow.models import EncodedChunk, cores, encoded_chunks, open_data, open_model
@@ -51,6 +52,7 @@ def explain_files(request: ExplainRequest, *, tell: OnProgress = ignore_progress
     detector = loaded.detector
     threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
     source = open_data(detector, request.data, request)
+    request = replace(request, id_columns=ids_of_pivot(source.reading.pivot, request.id_columns))
     rejects = Rejects()
     chosen = (_numbered if request.rows else _worst)(detector, source, request, rejects, tell)
     return ExplainResult(

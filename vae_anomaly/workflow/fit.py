@@ -25,6 +25,7 @@ from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size,
 from vae_anomaly.jobs import fit_workdir, memory, signals
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.schema.keys import group_codes, time_order
+from vae_anomaly.schema.qualities import shape_cautions
 from vae_anomaly.schema.schema import Schema, conform, excluded_columns, infer_schema
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.error_location import located
@@ -131,8 +132,8 @@ def _read(job: FitJob, rejects: Rejects) -> tuple[LabelledRows, int]:
 def _train(rows: LabelledRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
     """Train, calibrate and evaluate; the outcome is stored in the work folder."""
     source, config = job.source, job.request.config
-    on_labels = label_cautions(rows.normal, schema, config.data)
-    for caution in on_labels:
+    on_table = (*label_cautions(rows.normal, schema, config.data), *shape_cautions(rows.normal, config.data))
+    for caution in on_table:
         _logger.warning("%s", caution)
     with located(source.readers, rows.anomalous_numbers):
         _check_cells(rows.anomalous, schema)
@@ -140,7 +141,7 @@ def _train(rows: LabelledRows, schema: Schema, job: FitJob, began: float, notes:
         record = _fitted(rows.normal, schema, job)
     suspicious = suspicious_rows(record, rows.normal, rows.normal_numbers, config.data.id_columns)
     seconds = time.monotonic() - began
-    detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes, cautions=on_labels)
+    detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes, cautions=on_table)
     outcome = Outcome(detector=detector, quality=_quality(detector, record.split, rows), suspicious=suspicious)
     return fit_resume.keep_outcome(job.checkpoint, outcome)
 

@@ -155,7 +155,7 @@ def cores() -> int:
 
 def open_data(detector: Detector, data: Sequence[str], request: ReadRequest) -> Source:
     """Open input files for a model, read as its fit did unless the request says otherwise. Raises DataError."""
-    return open_source(data, reading_for(request, detector.config.data))
+    return open_source(data, reading_for(request, detector.config.data), expected=detector.schema.names)
 
 
 def open_versions(paths: Sequence[str], versions: Sequence[str], reading: Reading) -> Source:

@@ -42,6 +42,9 @@ class ReadRequest:
     no_header: bool | None = None
     skip_rows: int | None = None
     time_format: str | None = None
+    pivot: str | None = None
+    quality_column: str | None = None
+    good_quality: tuple[str, ...] | None = None
     at: str | None = None
 
 

@@ -33,7 +33,7 @@ def score_files(request: ScoreRequest, *, tell: OnProgress = ignore_progress) ->
     began = time.monotonic()
     if job.into_folder:
         return _result(job, score_folder.fill(job), time.monotonic() - began)
-    source = open_source(request.data, job.reading)
+    source = open_source(request.data, job.reading, expected=job.detector.schema.names)
     score_job.refuse_input_as_output(job.destination, source)
     ignored = score_job.check_input_columns(job, source)
     counts, resumed = counts_before(job.destination, job.made_from(source), overwrite=job.overwrite), None

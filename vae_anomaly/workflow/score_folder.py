@@ -72,7 +72,7 @@ def open_inputs(job: ScoreJob, listed: Sequence[Listed], *, rows_needed: bool) -
 
 
 def _opened(job: ScoreJob, file: Listed) -> Source:
-    return open_files([files.detect_table(file)], job.reading)
+    return open_files([files.detect_table(file)], job.reading, expected=job.detector.schema.names)
 
 
 def refuse_nested(job: ScoreJob, listed: Sequence[Listed]) -> None:

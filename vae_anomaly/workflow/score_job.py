@@ -121,6 +121,11 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
     to, into_folder = destination(request)
     opened = open_model(request.model, uri=request.tracking_uri)
     detector = opened.detector
+    reading = reading_for(request, detector.config.data)
+    if reading.pivot:
+        from vae_anomaly.schema.pivoting import ids_of_pivot
+
+        request = replace(request, id_columns=ids_of_pivot(reading.pivot, request.id_columns))
     return ScoreJob(
         request=request,
         destination=to,
@@ -129,7 +134,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
         digest=opened.digest,
         detector=detector,
         threshold=_threshold_for(detector.threshold, request),
-        reading=reading_for(request, detector.config.data),
+        reading=reading,
         memory=_memory_plan(request, len(detector.schema.columns)),
         overwrite=request.overwrite,
         tell=tell,
