@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Texts that mean a missing cell unless the user turns them off. 'None' and 'n/a' are text: they are levels in many tables.
-MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
+from vae_anomaly.choices import MISSING_TEXT
 
 # Spellings in pairs, false and true at the same index; compared in lower case.
 FALSE = ("0", "0.0", "false", "f", "no", "n")
@@ -238,9 +237,8 @@ def known_levels(text: pa.Array, levels: tuple[str, ...], *, boolean: bool, defa
     if not len(others):
         return text
     meant = (_boolean_of if boolean else _level_of)(levels)
-    found = [meant(other) for other in others.to_pylist()]
-    missing = {"", *MISSING_TEXT} if default_missing else {""}
-    known = [level if level in levels or level not in missing else None for level in found]
+    gone = {*(MISSING_TEXT if default_missing else ("",))} - {*levels}
+    known = [None if not trimmed(other) or (level := meant(other)) in gone else level for other in others.to_pylist()]
     place = pc.index_in(text, value_set=others)
     return pc.if_else(pc.is_valid(place), pa.array(known, pa.string()).take(place), text)
 

@@ -210,6 +210,7 @@ class Source:
         raw = self._raw_names(schema, extra)
         if self.rows == 0:
             raise self._no_rows()
+        schema = schema and replace(schema, default_missing=self.reading.default_missing)
         layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values, on_file=on_file)
         rejects = Rejects(on_reject=on_reject)
         batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)

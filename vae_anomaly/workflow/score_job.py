@@ -120,7 +120,9 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
     _refuse_rates(request)
     to, into_folder = destination(request)
     opened = open_model(request.model, uri=request.tracking_uri)
-    detector = opened.detector
+    reading = reading_for(request, opened.detector.config.data)
+    # The rows are conformed as they are read and once more as they are scored, for which a text must mean the same.
+    detector = replace(opened.detector, schema=replace(opened.detector.schema, default_missing=reading.default_missing))
     return ScoreJob(
         request=request,
         destination=to,
@@ -129,7 +131,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
         digest=opened.digest,
         detector=detector,
         threshold=_threshold_for(detector.threshold, request),
-        reading=reading_for(request, detector.config.data),
+        reading=reading,
         memory=_memory_plan(request, len(detector.schema.columns)),
         overwrite=request.overwrite,
         tell=tell,
