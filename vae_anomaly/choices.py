@@ -22,4 +22,5 @@ TIME_COUNTS = ("s", "ms", "us", "ns", "labview", "filetime", "ticks", "excel", "
 TIME_DIRECTIVES = "YymdejbBhaAHIMSfpzZTRFDnt%"
 
 # Texts that mean a missing cell unless the user turns them off. 'None' and 'n/a' are text: they are levels in many tables.
-MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A")
+# \N is the null of PostgreSQL, MySQL, Hive and Snowflake.
+MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A", "\\N")

@@ -149,6 +149,22 @@ def test_usage_errors_are_one_line_and_2(words: list[str], named: str) -> None:
     assert "--help" in shown.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["fit", "x.csv", "--exclude", "a", "--exclude", "b"], "--exclude"),
+        (["fit", "x.csv", "--exclude=a", "--exclude", "b"], "--exclude"),
+        (["score", "x.csv", "--id-columns", "a", "--id-columns", "b"], "--id-columns"),
+        (["evaluate", "x.csv", "--normal-label", "a", "--normal-label", "b"], "--normal-label"),
+        (["fit", "x.csv", "--missing-values", "?", "--missing-values", "Bad"], "--missing-values"),
+    ],
+)
+def test_a_list_that_is_given_twice_is_refused_because_only_one_would_count(words: list[str], option: str) -> None:
+    shown = run(*words)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert shown.stderr == f"error: {option} is given 2 times; give it once, with commas between the names.\n"
+
+
 def test_usage_errors_are_json_too() -> None:
     shown = run("score", "x.csv", "--explain", "some", "--json")
     assert shown.exit_code == 2

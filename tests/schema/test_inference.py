@@ -154,3 +154,19 @@ def test_a_boolean_has_one_spelling_for_each_pair(values: object, levels: tuple[
     column = judged(values)
     assert isinstance(column, Column)
     assert (column.kind, column.levels) == ("boolean", levels)
+
+
+def test_a_column_in_another_notation_is_left_out_with_what_to_do() -> None:
+    cells = [f"1.{i:03},50" if i % 3 else f"1.{i:03},50-" for i in range(60)]
+    found = judged(sorted(cells))
+    assert isinstance(found, Dropped)
+    assert found.reason == (
+        "numbers in another notation: '1.000,50-', '1.001,50', '1.002,50', '1.003,50-', '1.004,50' and 45 more; "
+        "write the minus in front of numbers (-1000.50)"
+    )
+    mixed = judged([f"{i}.5" for i in range(60)] + ["40-"] * 3)
+    assert isinstance(mixed, Dropped)
+    assert mixed.reason == "numbers in another notation: '40-'; write the minus in front of numbers (-40)"
+    other = judged([f"{i}.5" for i in range(60)] + ["40-", "Bad"])
+    assert isinstance(other, Dropped)
+    assert other.reason.startswith("numbers with text in them: '40-' (1 ×), 'Bad' (1 ×)")

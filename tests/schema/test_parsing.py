@@ -124,3 +124,32 @@ def test_declared_missing_values_become_null(values: list[object], tokens: list[
 def test_a_long_cell_is_cut_in_errors() -> None:
     assert messages.quote("x" * 60) == repr("x" * 60)
     assert messages.quote("x" * 61) == repr("x" * 59 + "…")
+
+
+@pytest.mark.parametrize("index", [pa.int8(), pa.uint32(), pa.int64()])
+@pytest.mark.parametrize("view", [pa.string_view(), pa.binary_view()])
+def test_dictionaries_of_views_as_polars_writes_them_are_plain_values(index: pa.DataType, view: pa.DataType) -> None:
+    values = pa.array(["auto", None, "eco", "auto"])
+    encoded = values.dictionary_encode()
+    of_views = pa.DictionaryArray.from_arrays(encoded.indices.cast(index), encoded.dictionary.cast(view))
+    expected = values if view == pa.string_view() else values.cast(pa.binary())
+    for array in (of_views, pa.chunked_array([of_views, of_views.slice(1)])):
+        plain = expected if array is of_views else pa.chunked_array([expected, expected.slice(1)])
+        assert parsing.plain_array(array).equals(plain)
+        assert parsing.supported(array).equals(plain)
+    assert parsing.supported_type(of_views.type) == expected.type
+
+
+@pytest.mark.parametrize(
+    ("cell", "remedy"),
+    [
+        ("12,5-", "Write the minus in front of numbers (-12.5)"),
+        ("1.234,50-", "Write the minus in front of numbers (-1234.50)"),
+        ("40-", "Write the minus in front of numbers (-40)"),
+        (" 1,5 ", "Write such numbers with a decimal point (1.5)"),
+        ("1.234,56", "Write such numbers without thousands separators (1234.56)"),
+        ("7 bar", ""), ("A-1", ""), ("-", ""), ("1-2", ""), ("2024-03-01", ""), ("", ""), ("12ab", ""),
+    ],
+)  # fmt: skip
+def test_numbers_in_another_notation(cell: str, remedy: str) -> None:
+    assert parsing.other_notation(cell) == remedy

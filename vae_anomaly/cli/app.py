@@ -7,12 +7,14 @@ import atexit
 import re
 import sys
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from vae_anomaly.cli import commands, terminal
+from vae_anomaly.errors import ConfigError
 
 _EPILOG = """\b
 Examples:
@@ -83,7 +85,19 @@ def _root(
 
 
 class GroupedHelp(TyperCommand):
-    """Command whose help has one section per option panel; Typer does this only with Rich, which --help should not load."""
+    """Command whose help has one section per option panel; Typer does this only with Rich, which --help should not load.
+
+    A list is given once: of two, click takes the last, and the names of the first would silently count for nothing.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of a command. Raises ConfigError for a list that is given twice."""
+        names = {name: p.opts[0] for p in self.get_params(ctx) if is_list(p) for name in p.opts}
+        given = [names[word] for word in (part.partition("=")[0] for part in takewhile(lambda part: part != "--", args)) if word in names]
+        twice = next((name for name in given if given.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"{twice} is given {given.count(twice)} times; give it once, with commas between the names.")
+        return list(super().parse_args(ctx, args))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the sections in the order of declaration."""
@@ -98,6 +112,11 @@ class GroupedHelp(TyperCommand):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def is_list(parameter: Any) -> bool:
+    """Whether a parameter is an option with several names in one value."""
+    return "," in (getattr(parameter, "metavar", None) or "")
 
 
 def _without_brackets(text: str) -> str:

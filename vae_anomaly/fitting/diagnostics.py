@@ -167,8 +167,8 @@ def _copied(detector: Detector) -> str:
         return ""
     return (
         f"{percent(card.copied_rows / card.calibration_rows)} of the {card.calibration_rows:,} calibration rows are copies of rows that "
-        "the networks learned from and score too low: more new rows than alpha will be flagged. Was a table appended twice? Leave the copies "
-        "out and fit again"
+        "the networks learned from and score too low: more new rows than alpha will be flagged. Was a table appended twice? "
+        "Leave the copies out and fit again"
     )
 
 

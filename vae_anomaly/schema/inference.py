@@ -23,6 +23,7 @@ ColumnKind = Literal["numeric", "boolean", "category"]
 MAX_LEVELS = 255  # levels of a category; rarer ones are encoded as unseen
 ID_ROWS = 50  # with fewer rows, distinct values may be chance
 NUMBER_LEVELS = 20  # text with more distinct numbers is a measurement, not codes
+NOTATIONS_READ = 50  # texts among numbers that must all be numbers in another notation
 WORDS_SHOWN = 5  # texts among numbers that a reason lists
 
 
@@ -150,12 +151,23 @@ def _most_frequent(counts: pa.Table) -> tuple[str, ...]:
 def _text_reason(counts: pa.Table) -> str | None:
     """Return why a text column is not categorical, None if it is."""
     rows = pc.sum(counts["counts"]).as_py()
-    reason = _number_reason(counts, rows)
+    reason = _notation_reason(counts) or _number_reason(counts, rows)
     if reason is None and len(counts) == rows >= ID_ROWS:
         return "looks like an id (no value repeats)"
     if reason is None and len(counts) > MAX_LEVELS and len(counts) > rows / 2:
         return f"free text ({len(counts):,} different values in {rows:,} rows)"
     return reason
+
+
+def _notation_reason(counts: pa.Table) -> str | None:
+    """Return the reason for a column of numbers of which some are in another notation, None for one with other text."""
+    words = counts.filter(pc.is_null(parsing.numbers(counts["values"])))["values"]
+    first = words.slice(0, NOTATIONS_READ).to_pylist()
+    if len(counts) <= NUMBER_LEVELS or not first:
+        return None
+    remedies = [parsing.other_notation(text) for text in first]
+    shown = messages.shorten_list(map(messages.quote, first), length=WORDS_SHOWN)
+    return f"numbers in another notation: {shown}; {remedies[0][0].lower()}{remedies[0][1:]}" if all(remedies) else None
 
 
 def _number_reason(counts: pa.Table, rows: int) -> str | None:

@@ -35,11 +35,25 @@ def plain_array(values: pa.Array) -> pa.Array:
     kind = values.type
     if isinstance(kind, pa.BaseExtensionType):
         return plain_array(values.cast(kind.storage_type))
-    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return plain_array(values.cast(kind.value_type) if pa.types.is_dictionary(kind) else pc.run_end_decode(values))
+    if pa.types.is_dictionary(kind):
+        return plain_array(_without_view_dictionary(values) if kind.value_type in _PLAIN_OF_VIEW else values.cast(kind.value_type))
+    if pa.types.is_run_end_encoded(kind):
+        return plain_array(pc.run_end_decode(values))
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return values.cast(pa.string())
     return values.cast(pa.float32()) if pa.types.is_float16(kind) else values
+
+
+_PLAIN_OF_VIEW = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+
+def _without_view_dictionary(values: pa.Array) -> pa.Array:
+    """Return a dictionary of views, as polars writes it, as plain values: Arrow cannot decode it."""
+    if isinstance(values, pa.ChunkedArray):
+        plain = _PLAIN_OF_VIEW[values.type.value_type]
+        return pa.chunked_array([_without_view_dictionary(chunk) for chunk in values.chunks], plain)
+    dictionary = values.dictionary.cast(_PLAIN_OF_VIEW[values.type.value_type])
+    return pa.DictionaryArray.from_arrays(values.indices, dictionary).dictionary_decode()
 
 
 def supported_type(kind: pa.DataType) -> pa.DataType:
@@ -50,6 +64,8 @@ def supported_type(kind: pa.DataType) -> pa.DataType:
     """
     if pa.types.is_run_end_encoded(kind):
         return supported_type(kind.value_type)
+    if pa.types.is_dictionary(kind):
+        return _PLAIN_OF_VIEW.get(kind.value_type, kind)
     if pa.types.is_decimal32(kind) or pa.types.is_decimal64(kind):
         return pa.decimal128(kind.precision, kind.scale)
     return {pa.string_view(): pa.string(), pa.binary_view(): pa.binary(), pa.float16(): pa.float32()}.get(kind, kind)
@@ -58,6 +74,8 @@ def supported_type(kind: pa.DataType) -> pa.DataType:
 def supported(values: pa.Array) -> pa.Array:
     """Return the values cast to their ``supported_type``."""
     decoded = pc.run_end_decode(values) if pa.types.is_run_end_encoded(values.type) else values
+    if pa.types.is_dictionary(decoded.type) and decoded.type.value_type in _PLAIN_OF_VIEW:
+        return _without_view_dictionary(decoded)
     kind = supported_type(decoded.type)
     return decoded if kind == decoded.type else decoded.cast(kind)
 
@@ -278,6 +296,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _THREE_BEHIND_A_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 # Points, commas, blanks, or apostrophes as in Switzerland; the same mark throughout.
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?P<mark>[ \u00a0\u202f'\u2019.,])\d{3}(?:(?P=mark)\d{3})*(?:(?!(?P=mark))(?P<decimal>[.,])\d+)?")
+_MINUS_BEHIND = re.compile(r"\d[\d.,]* ?-")  # as SAP writes it
 # The lookahead excludes '0xFF' and '5e', which have no unit.
 _WITH_UNIT = re.compile(
     r"([+-]?(?:\d+(?:[.,]\d+)?|[.,]\d+))\s*(?![xXeE][0-9A-Fa-f]*$)(?:[^\W\d_]|[°%‰])(?:[^\s\d]|(?<!\d)[234](?!\d)){0,9}"
@@ -303,8 +322,25 @@ def cell_remedies(cell: str, column: str) -> tuple[str, ...]:
     return _respelled(text) or TEXT_REMEDIES
 
 
+def other_notation(text: str) -> str:
+    """Return what to do about a number with thousands separators, a decimal comma or its minus behind it; empty for other text.
+
+    >>> other_notation("1.234,50-"), other_notation("7 bar"), other_notation("A-1")
+    ('Write the minus in front of numbers (-1234.50)', '', '')
+    """
+    cell = text.strip()
+    if not (_THOUSANDS.fullmatch(cell.rstrip("-")) or _DECIMAL_COMMA.fullmatch(cell.rstrip("-")) or _MINUS_BEHIND.fullmatch(cell)):
+        return ""
+    return _respelled(cell)[0]
+
+
 def _respelled(text: str) -> tuple[str, ...]:
     """Return the remedy for a number in another notation; empty if the text contains no number."""
+    if _MINUS_BEHIND.fullmatch(text):
+        digits = text.rstrip("-").rstrip()
+        parted = _THOUSANDS.fullmatch(digits)
+        whole = digits.replace(parted["mark"], "") if parted and parted["decimal"] else digits
+        return (f"Write the minus in front of numbers (-{whole.replace(',', '.')})",)
     if _THREE_BEHIND_A_COMMA.fullmatch(text):
         point, none = text.replace(",", "."), text.replace(",", "")
         return (f"A comma can be a decimal mark or a thousands separator, so neither is assumed: write {point} or {none}",)
