@@ -20,3 +20,7 @@ PREFETCH_THREADS = "prefetch"
 DAY_FIRST, MONTH_FIRST = "day-first", "month-first"
 TIME_COUNTS = ("s", "ms", "us", "ns", "labview", "filetime", "ticks", "excel", "matlab", "julian", "mjd")
 TIME_DIRECTIVES = "YymdejbBhaAHIMSfpzZTRFDnt%"
+
+# Texts that mean a missing cell unless the user turns them off. 'None' and 'n/a' are text: they are levels in many tables.
+# \N is the null of PostgreSQL, MySQL, Hive and Snowflake.
+MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A", "\\N")

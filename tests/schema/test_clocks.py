@@ -75,3 +75,9 @@ def test_a_measurement_is_no_time(name: str) -> None:
 
 def test_a_format_reads_digits_and_their_leading_zeros() -> None:
     assert read(pa.array([1_032_024, None]), "%d%m%Y") == [START, None]
+
+
+def test_large_floats_in_no_order_are_not_taken_for_times() -> None:
+    densities = np.random.default_rng(1).normal(1.5e18, 1e16, 500)
+    assert kind_of_numbers("n_e", densities, whole=False) is None
+    assert kind_of_numbers("stamp", densities, whole=False) == "Unix time in nanoseconds"

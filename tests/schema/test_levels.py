@@ -1,7 +1,10 @@
+import datetime as dt
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -11,12 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import csv as pacsv
 
+from tests import tiny
 from vae_anomaly.config import DEFAULT_READING, DataConfig, Reading
+from vae_anomaly.fitting.fit import fit_detector
 from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.keys import read_labels
-from vae_anomaly.schema.levels import boolean_pair, fitted_level, fitted_texts, label_key
+from vae_anomaly.schema.levels import boolean_pair, fitted_level, fitted_texts, label_key, missing_notes
 from vae_anomaly.schema.schema import Schema, conform, infer_schema
 from vae_anomaly.tables.source import open_source
 
@@ -48,6 +54,9 @@ def test_empty_text_is_missing_unless_the_fit_has_both() -> None:
 
     assert levels(["a", "", "b"]) == ["a", None, "b"]
     assert levels(["a", "", None]) == ["a", "", None]
+    assert levels(["a", " ", None]) == ["a", None, None]
+    assert levels(["a", "", " ", "NA"]) == ["a", None, None, None]
+    assert levels(["", None]) == [None, None]
     assert levels(["a", "NA", "null"]) == ["a", None, None]
     assert levels(["a", "NA"], default_missing=False) == ["a", "NA"]
 
@@ -61,6 +70,28 @@ def test_a_level_that_the_schema_knows_is_that_level_also_where_it_usually_means
     schema = Schema(columns=(Column(name="land", kind="category", levels=("NA", "DE")),))
     batch = pa.RecordBatch.from_pydict({"land": ["NA", "DE", "null", "", "US"]})
     assert conform(schema, batch, where="x")["land"].to_pylist() == ["NA", "DE", None, None, "US"]
+
+
+def test_texts_that_were_read_as_missing_are_named() -> None:
+    table = pa.table({"region": pa.array(["NA", "EU", " NA", "null", None]).dictionary_encode(), "x": [1.0, 2, 3, 4, 5], "mode": ["a"] * 5})
+    assert missing_notes(table, ["region", "mode", "x"]) == (
+        "column 'region': 'NA' (2 ×), 'null' (1 ×) read as missing cells; --no-default-missing keeps such texts as levels",
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_text_that_usually_means_missing_is_kept_on_request(tmp_path: Path, suffix: str) -> None:
+    table, path = pa.table({"x": [1.5, 2.5, 3.5], "region": ["NA", "EU", "EU"]}), tmp_path / f"t.{suffix}"
+    (pq.write_table if suffix == "parquet" else pacsv.write_csv)(table, path)
+    for default, levels, cells in ((True, ("EU",), [None, "EU", "EU"]), (False, ("EU", "NA"), ["NA", "EU", "EU"])):
+        source = open_source([str(path)], Reading(default_missing=default))
+        schema = infer_schema(source.read_table(), DataConfig(default_missing=default))
+        assert schema.columns[1] == Column(name="region", kind="category", levels=levels, nullable=default)
+        for fitted in (
+            schema,
+            replace(schema, default_missing=not default),
+        ):  # how this table is read decides, not how the fit read its own
+            assert [b.as_py() for batch in source.batches(fitted) for b in batch["region"]] == cells
 
 
 # ── one table, many ways ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -77,13 +108,14 @@ def made_tables(draw: st.DrawFn) -> Cells:
         cells = draw(st.lists(cell, min_size=n, max_size=n))
         return [None if gaps and draw(st.integers(0, 9)) == 0 else cell for cell in cells]
 
-    table = {
+    table: Cells = {
         "x": column(st.integers(-4000, 4000).map(lambda i: i / 8)),
         "whole": column(st.integers(0, 9)),
         "bit": [0, 1, *column(st.integers(0, 1))[2:]],
         "run": [True, False, *column(st.booleans())[2:]],
         "mode": ["auto", "eco", *column(st.sampled_from(["auto", "eco", "hand drawn", "ü"]))[2:]],
         LABEL: [0, 1, *column(st.integers(0, 1), gaps=False)[2:]],
+        "day": [dt.date(2024, 1, 1) + dt.timedelta(i) for i in range(n)],
     }
     table["x"][:3], table["whole"][:3] = [0.5, -1.25, 3.0], [3, 4, 5]
     return table
@@ -126,11 +158,26 @@ def written_in_every_way(cells: Cells, folder: Path) -> dict[str, tuple[str, Rea
         "plain.csv": lambda p: p.write_text(csv_text(cells, str)),
         "digits.csv": lambda p: p.write_text(csv_text(cells, digits)),
         "comma.csv": lambda p: p.write_text(csv_text(cells, lambda c: digits(c).replace(".", ","), ";")),
+        "dates.parquet": lambda p: pq.write_table(table.set_column(6, "day", table["day"].cast(pa.string())), p),
+        "stamps.parquet": lambda p: pq.write_table(table.set_column(6, "day", table["day"].cast(pa.timestamp("ns"))), p),
         "packed.csv.gz": lambda p: p.write_bytes(gzip.compress(csv_text(cells, str).encode())),
     }
     for name, write in ways.items():
         write(folder / name)
     return {name: (str(folder / name), DEFAULT_READING) for name in ways}
+
+
+def _partitioned(table: pa.Table, folder: Path, name: str) -> pa.Table:
+    """Write the rows in a folder for each value of a column, as Hive and Spark do, and return them in the order of the folders."""
+    values = {"__HIVE_DEFAULT_PARTITION__" if v is None else quote(str(v).lower()): v for v in table[name].unique().to_pylist()}
+    parts = []
+    for text, value in sorted(values.items()):
+        mask = pc.is_null(table[name]) if value is None else pc.fill_null(pc.equal(table[name], value), fill_value=False)
+        parts.append(table.filter(mask))
+        place = folder / f"{name}={text}"
+        place.mkdir(parents=True)
+        pq.write_table(parts[-1].drop_columns([name]), place / "0.parquet")
+    return pa.concat_tables(parts)
 
 
 def _stream(table: pa.Table, path: Path) -> None:
@@ -139,7 +186,7 @@ def _stream(table: pa.Table, path: Path) -> None:
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(made_tables())
+@given(made_tables())  # the cells that the networks read are the same to the bit, and a score is a function of these alone
 def test_one_table_is_one_table_however_it_is_written(tmp_path: Path, cells: Cells) -> None:
     data, found = DataConfig(label_column=LABEL), {}
     ways = written_in_every_way(cells, tmp_path)
@@ -153,5 +200,43 @@ def test_one_table_is_one_table_however_it_is_written(tmp_path: Path, cells: Cel
         batch = encode(reference, streamed)
         labels = read_labels(table[LABEL], data.normal_labels)
         found[name] = (columns, [x.tolist() for x in (batch.numeric, batch.codes, batch.observed)], labels.normal.tolist(), labels.counts())
+    for name, got in found.items():
+        assert got == found["plain.parquet"], name
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(made_tables(), st.sampled_from(["whole", "bit", "run", "mode", "x"]))
+def test_a_column_in_the_names_of_folders_is_that_column(tmp_path_factory: pytest.TempPathFactory, cells: Cells, name: str) -> None:
+    folder, data = tmp_path_factory.mktemp("hive"), DataConfig(label_column=LABEL)
+    ordered = _partitioned(arrow(cells), folder / "hive", name)
+    pq.write_table(ordered, folder / "plain.parquet")
+    plain, hive = (open_source([str(folder / where)]) for where in ("plain.parquet", "hive"))
+    schema = infer_schema(plain.read_table(), data)
+    assert set(infer_schema(hive.read_table(), data).columns) == set(schema.columns)
+    one, two = (pa.Table.from_batches(source.batches(schema)) for source in (plain, hive))
+    assert one.to_pydict() == two.to_pydict()
+
+
+def test_a_table_has_the_same_scores_and_flags_however_it_is_written(tmp_path: Path) -> None:
+    random, n = np.random.default_rng(0), 300
+    cells: Cells = {
+        "x": [i / 8 for i in random.integers(-4000, 4000, n).tolist()],
+        "whole": random.integers(0, 9, n).tolist(),
+        "bit": random.integers(0, 2, n).tolist(),
+        "run": (random.random(n) < 0.3).tolist(),
+        "mode": [None if i == 7 else str(mode) for i, mode in enumerate(random.choice(["auto", "eco", "ü"], n))],
+        LABEL: [0] * n,
+        "day": [dt.date(2024, 1, 1) + dt.timedelta(i) for i in range(n)],
+    }
+    case = tiny.Case(kind="mixed", size="one", method="split", prior="exemplar")
+    config = replace(tiny.config(case, steps=20), data=DataConfig(label_column=LABEL))
+    detector = fit_detector(arrow(cells), infer_schema(arrow(cells), config.data), config)
+    cells["bit"][3], cells["mode"][4], cells["x"][5] = 100, "turbo", 1e6
+    found = {}
+    for name, (path, reading) in written_in_every_way(cells, tmp_path).items():
+        rows = pa.Table.from_batches(open_source([path], reading).batches(detector.schema)).combine_chunks().to_batches()[0]
+        total = detector.scores(encode(detector.schema, rows)).total.numpy()
+        found[name] = total.tolist(), detector.threshold.flags(total).tolist()
+    assert all(found["plain.parquet"][1][3:6])
     for name, got in found.items():
         assert got == found["plain.parquet"], name

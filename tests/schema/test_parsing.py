@@ -110,6 +110,7 @@ def test_a_day_and_a_month_that_can_be_swapped_are_not_guessed() -> None:
     ("values", "tokens", "expected"),
     [
         (["?", "a", "-999"], ["?", "-999"], [None, "a", None]),
+        (["1.0", "-999.0", " -999 ", "-999 x"], ["-999"], ["1.0", None, None, "-999 x"]),
         ([1.0, -999.0], ["?", "-999"], [1.0, None]),
         ([1, -999], ["-999.0"], [1, None]),
         ([True, False], ["0"], [True, False]),
@@ -119,6 +120,12 @@ def test_a_day_and_a_month_that_can_be_swapped_are_not_guessed() -> None:
 )
 def test_declared_missing_values_become_null(values: list[object], tokens: list[str], expected: list[object]) -> None:
     assert parsing.mask_tokens(pa.array(values), tokens).to_pylist() == expected
+
+
+def test_a_dictionary_of_codes_stays_one_where_missing_values_are_declared() -> None:
+    masked = parsing.mask_tokens(pa.array([3, -999, 3]).dictionary_encode(), ["-999"])
+    assert pa.types.is_dictionary(masked.type)
+    assert masked.to_pylist() == [3, None, 3]
 
 
 def test_a_long_cell_is_cut_in_errors() -> None:

@@ -18,6 +18,7 @@ MARCH = datetime(2024, 3, 1, 10, 15)  # noqa: DTZ001  # as a table holds it
         "2024年3月1日 10:15",
         "Fri, 01 Mar 2024 10:15:00", "March 1, 2024 10:15 AM", "2024-03-01 12:15:00+02:00", "01.03.2024 10:15:00,000",
         "1 mars 2024 10:15", "2024-Mar-01 10:15:00", "01-MAR-2024 10:15:00.000000",
+        "Mar 1, 2024 @ 10:15:00.000",
     ],
 )  # fmt: skip
 def test_styles_of_historians_and_countries(text: str) -> None:

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from vae_anomaly.choices import OnError
+from vae_anomaly.choices import MISSING_TEXT, OnError
 from vae_anomaly.config import DataConfig, Reading
-from vae_anomaly.schema.parsing import MISSING_TEXT
 from vae_anomaly.schema.schema import Schema, conform, infer_schema
 from vae_anomaly.tables import csv_records
 from vae_anomaly.tables.csv import DelimitedTable

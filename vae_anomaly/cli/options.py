@@ -12,7 +12,17 @@ from typing import Annotated, Any
 
 import typer
 
-from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, OutputFormat, PValueKind, ReadOnError
+from vae_anomaly.choices import (
+    MISSING_TEXT,
+    CalibrationTail,
+    ColumnOrder,
+    ExplainedRows,
+    FScore,
+    OnError,
+    OutputFormat,
+    PValueKind,
+    ReadOnError,
+)
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
 
@@ -131,7 +141,9 @@ OnErrorScore = Annotated[
 ]
 DefaultMissing = Annotated[
     bool | None,
-    _data("--default-missing/--no-default-missing", help="Whether the usual texts, such as NA and null, mean a missing value.",
+    _data("--default-missing/--no-default-missing",
+          help="Whether these texts mean a missing value in columns of text, unless they are levels of the model: "
+          + ", ".join(filter(None, MISSING_TEXT)) + ". In columns of numbers they always do.",
           show_default="yes, or as in the fit"),
 ]  # fmt: skip
 HeaderRow = Annotated[

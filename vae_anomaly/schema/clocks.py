@@ -126,8 +126,11 @@ def named_as_clock(name: str) -> bool:
     return bool(words) and words <= _CLOCK_NAMES and not words.isdisjoint(_SURE_CLOCK)
 
 
-def kind_of_numbers(name: str, values: _Floats) -> str | None:
-    """Return what kind of time the numbers ``[n]`` of a column are for certain, None if they may be no time; in row order, none missing."""
+def kind_of_numbers(name: str, values: _Floats, *, whole: bool = True) -> str | None:
+    """Return what kind of time the numbers ``[n]`` of a column are for certain, None if they may be no time; in row order, none missing.
+
+    ``whole``: the column is of whole numbers by its type. Floats may be as large as times in nanoseconds, as densities are.
+    """
     if not len(values) or not np.isfinite(values).all():
         return None
     named, low, high = named_as_time(name), float(values.min()), float(values.max())
@@ -135,18 +138,18 @@ def kind_of_numbers(name: str, values: _Floats) -> str | None:
     if digits is not None and (named or len(np.unique(values)) >= _DIGITS[len(f"{low:.0f}")][1]):
         return f"dates as digits, {digits.replace('%f', 'fff')}"
     unit = unit_of(low, high, mjd="mjd" in words_of(name))
-    if unit is not None and _is_sure(unit, name, values):
+    if unit is not None and _is_sure(unit, name, values, whole=whole):
         return UNITS[unit].words
     if named_as_clock(name) and low < high and runs_on(values):
         return "a running clock"
     return None
 
 
-def _is_sure(unit: str, name: str, values: _Floats) -> bool:
+def _is_sure(unit: str, name: str, values: _Floats, *, whole: bool) -> bool:
     """Whether numbers in the range of a unit are times: by their name, by their size, or by even steps."""
     if unit in DAYS:
         return not _DATE_WORDS.isdisjoint(words_of(name)) or (named_as_time(name) and runs_on(values)) or _runs(values, EVEN)
-    return named_as_time(name) or unit in _UNMISTAKABLE or _runs(values, COMMON)
+    return named_as_time(name) or (whole and unit in _UNMISTAKABLE) or _runs(values, COMMON)
 
 
 def unit_of(low: float, high: float, *, mjd: bool = False) -> str | None:

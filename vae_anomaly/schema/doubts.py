@@ -48,9 +48,12 @@ def doubts(columns: Iterable[Column], table: pa.Table, order: NDArray[np.int64] 
 
 
 def _number_doubt(name: str, values: _Floats) -> str:
-    if not len(values) or values.min() == values.max():
+    if not len(values):
         return ""
-    return _maybe_time(name, values) or _calendar(name, values) or _rising(values) or _restarting(values) or _maybe_clock(name, values)
+    calendar = _calendar(name, values)  # also where it is constant: the rows of one year
+    if calendar or values.min() == values.max():
+        return calendar
+    return _maybe_time(name, values) or _rising(values) or _restarting(values) or _maybe_clock(name, values)
 
 
 def _maybe_time(name: str, values: _Floats) -> str:
@@ -74,7 +77,8 @@ def _calendar(name: str, values: _Floats) -> str:
     low, high = int(values.min()), int(values.max())
     if part != "year" and (part not in _WHOLE_CYCLE or (low <= _WHOLE_CYCLE[part][0] and high >= _WHOLE_CYCLE[part][1])):
         return ""
-    return f"holds the {part} of a date, {low} to {high}: rows of another {part} will lie outside"
+    span = f"{low}" if low == high else f"{low} to {high}"
+    return f"holds the {part} of a date, {span}: rows of another {part} will lie outside"
 
 
 def _rising(values: _Floats) -> str:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vae_anomaly import messages
-from vae_anomaly.choices import DAY_FIRST, MONTH_FIRST, TIME_COUNTS
+from vae_anomaly.choices import DAY_FIRST, MISSING_TEXT, MONTH_FIRST, TIME_COUNTS
 from vae_anomaly.errors import BadCell, DataError
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.clocks import as_timestamps
@@ -188,7 +188,7 @@ def read_labels(column: pa.ChunkedArray | pa.Array, normal_labels: Sequence[str]
 
 def _given_label(value: object) -> str:
     text = label_text(value)
-    return "" if text in parsing.MISSING_TEXT else text
+    return "" if text in MISSING_TEXT else text
 
 
 def label_text(value: object) -> str:

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vae_anomaly.schema.parsing import MISSING_TEXT, WHOLE, level_key, trimmed
+from vae_anomaly.choices import MISSING_TEXT
+from vae_anomaly.messages import quote
+from vae_anomaly.schema.parsing import WHOLE, is_text_type, level_key, plain_array, trimmed, unwrapped_type
 
 # Spellings of the levels of a boolean; a column with the words of one pair only is one.
 _WORDS = {"f": "false", "t": "true", "n": "no", "y": "yes"}
@@ -34,17 +36,30 @@ def label_key(text: str) -> str:
 
 
 def fitted_texts(values: pa.ChunkedArray, *, default_missing: bool) -> pa.ChunkedArray:
-    """Return the texts of a column as levels, null for missing ones.
+    """Return the texts of a column as levels, null for missing ones: blanks, and with ``default_missing`` NA, null and the like.
 
     Empty text is missing too, unless the column has missing cells besides; then it is a level of its own.
     """
     distinct = pc.dictionary_encode(values.combine_chunks()) if len(values) else pa.array([], pa.string()).dictionary_encode()
-    levels: list[str | None] = [fitted_level(text) for text in distinct.dictionary.to_pylist()]
-    if default_missing:
-        levels = [None if level in MISSING_TEXT and level else level for level in levels]
-    if values.null_count == 0 or not any(levels):
-        levels = [level or None for level in levels]
+    texts, gone = distinct.dictionary.to_pylist(), {*(MISSING_TEXT if default_missing else ("",))}
+    levels = [None if (level := fitted_level(text)) in gone else level for text in texts]
+    if values.null_count and any(levels):
+        levels = ["" if text == "" else level for text, level in zip(texts, levels, strict=True)]
     return pa.chunked_array([pa.array(levels, pa.string()).take(distinct.indices)])
+
+
+def missing_notes(table: pa.Table, columns: Sequence[str]) -> tuple[str, ...]:
+    """Return one note for each of the columns in which a fit reads texts, as ``NA`` in regions of the world, as missing cells."""
+    notes = []
+    for name in columns:
+        if not is_text_type(unwrapped_type(table[name].type)):
+            continue
+        cells = pc.utf8_trim_whitespace(plain_array(table[name]))
+        found = pc.value_counts(cells.filter(pc.is_in(cells, pa.array([text for text in MISSING_TEXT if text])))).to_pylist()
+        shown = ", ".join(f"{entry['values']!r} ({entry['counts']:,} ×)" for entry in sorted(found, key=lambda entry: -entry["counts"]))
+        if found:
+            notes.append(f"column {quote(name)}: {shown} read as missing cells; --no-default-missing keeps such texts as levels")
+    return tuple(notes)
 
 
 def fitted_level(text: str) -> str:

@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# Texts that mean a missing cell unless the user turns them off. 'None' and 'n/a' are text: they are levels in many tables.
-# \N is the null of PostgreSQL, MySQL, Hive and Snowflake.
-MISSING_TEXT = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "#N/A", "\\N")
+from vae_anomaly.choices import MISSING_TEXT
 
 # Spellings in pairs, false and true at the same index; compared in lower case.
 FALSE = ("0", "0.0", "false", "f", "no", "n")
@@ -198,20 +196,26 @@ def parse_microseconds(text: str | None) -> int | None:
 
 
 def mask_tokens(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
-    """Replace the missing-value ``tokens`` by null, compared as text in text columns and by value in numeric ones.
+    """Replace the missing-value ``tokens`` by null: a text that is one of them, and a number, also one written as text, of their value.
 
     >>> mask_tokens(pa.array([1, -999]), ["?", "-999.0"]).to_pylist()
     [1, None]
     """
     if not tokens:
         return values
-    values = plain_array(values)
-    if is_text_type(values.type):
-        return pc.if_else(pc.is_in(values, pa.array(tokens, pa.string())), None, values)
-    known = pc.drop_null(numbers(pa.array(tokens, pa.string()))) if is_number_type(values.type) else []
-    if len(known) == 0:
-        return values
-    return pc.if_else(pc.is_in(values.cast(pa.float64(), safe=False), known), None, values)
+    plain = plain_array(values)
+    known = numbers(pa.array(tokens, pa.string()))
+    known = known.filter(pc.fill_null(pc.is_finite(known), fill_value=False))
+    if is_text_type(plain.type):
+        gone = pc.is_in(plain, pa.array(tokens, pa.string()))
+        gone = pc.or_(gone, pc.is_in(numbers(plain), known)) if len(known) else gone
+    elif is_number_type(plain.type) and len(known):
+        gone = pc.is_in(plain.cast(pa.float64(), safe=False), known)
+    else:
+        return plain
+    masked = pc.if_else(gone, None, plain)
+    # A dictionary of integers says that they are codes.
+    return masked.dictionary_encode() if pa.types.is_dictionary(values.type) and pa.types.is_integer(plain.type) else masked
 
 
 def category_texts(values: pa.Array) -> pa.Array:
@@ -257,9 +261,8 @@ def known_levels(text: pa.Array, levels: tuple[str, ...], *, boolean: bool, defa
     if not len(others):
         return text
     meant = (_boolean_of if boolean else _level_of)(levels)
-    found = [meant(other) for other in others.to_pylist()]
-    missing = {"", *MISSING_TEXT} if default_missing else {""}
-    known = [level if level in levels or level not in missing else None for level in found]
+    gone = {*(MISSING_TEXT if default_missing else ("",))} - {*levels}
+    known = [None if not trimmed(other) or (level := meant(other)) in gone else level for other in others.to_pylist()]
     place = pc.index_in(text, value_set=others)
     return pc.if_else(pc.is_valid(place), pa.array(known, pa.string()).take(place), text)
 

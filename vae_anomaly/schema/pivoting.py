@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vae_anomaly.choices import MISSING_TEXT
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.messages import quote
 from vae_anomaly.schema import parsing
@@ -157,7 +158,7 @@ class Tags:
             if not pa.types.is_integer(samples.value.type):
                 self.is_whole = [False] * count
             return
-        there = pc.and_(pc.is_valid(samples.value), pc.invert(pc.is_in(samples.value, value_set=pa.array(parsing.MISSING_TEXT))))
+        there = pc.and_(pc.is_valid(samples.value), pc.invert(pc.is_in(samples.value, value_set=pa.array(MISSING_TEXT))))
         for kinds, bad in (
             (self.is_number, parsing.not_numbers(samples.value)),
             (self.is_whole, pc.invert(pc.match_substring_regex(samples.value, _WHOLE))),

@@ -162,7 +162,7 @@ _WORDS_TRIED = 200
 
 def _number_time(name: str, values: pa.ChunkedArray, *, as_text: bool) -> str | None:
     floats = _floats(values)
-    kind = clocks.kind_of_numbers(name, floats) if len(floats) else None
+    kind = clocks.kind_of_numbers(name, floats, whole=as_text or pa.types.is_integer(values.type)) if len(floats) else None
     return f"{kind}, as text" if kind and as_text else kind
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vae_anomaly import messages
+from vae_anomaly.choices import MISSING_TEXT
 from vae_anomaly.config import DataConfig
 from vae_anomaly.errors import BadCell, ConfigError, DamagedArtifact, DataError, SchemaMismatch
 from vae_anomaly.messages import NAMES_SHOWN, absent_text, listed
@@ -215,7 +216,7 @@ def conform_numeric(column: Column, values: pa.Array, origin: RowOrigin) -> pa.A
         text = parsing.text_of_bytes(values)
         values = values if text is None else text
     if parsing.is_text_type(values.type):
-        values = parsing.mask_tokens(values, parsing.MISSING_TEXT)
+        values = parsing.mask_tokens(values, MISSING_TEXT)
     if column.temporal:
         values = _seconds(column, values, origin)
     if parsing.is_text_type(values.type):

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv as pacsv
 
+from vae_anomaly.choices import MISSING_TEXT
 from vae_anomaly.errors import DataError
 from vae_anomaly.messages import one_line
-from vae_anomaly.schema.parsing import MISSING_TEXT, TIME_FORMATS, mask_tokens, not_numbers, numbers
+from vae_anomaly.schema.parsing import TIME_FORMATS, mask_tokens, not_numbers, numbers
 from vae_anomaly.storage.filesystems import reading
 from vae_anomaly.storage.listing import COMPRESSED
 from vae_anomaly.tables.csv_dialect import COMMA_NUMBER, MAX_RECORD_BYTES, Dialect, open_text

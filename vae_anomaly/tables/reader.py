@@ -95,10 +95,10 @@ class Reader(Protocol):
 
 
 def partitions_typed(table: pa.Table, reader: Reader) -> pa.Table:
-    """Cast the columns of partition folders to int64, or to dates, where all values allow it."""
+    """Cast the columns of partition folders to int64, float64 or dates where all values allow it."""
     for name, _ in reader.file.partition:
         i = table.schema.get_field_index(name)
-        for kind in (pa.int64(), pa.date32()) if name not in reader.names else ():
+        for kind in (pa.int64(), pa.float64(), pa.date32()) if name not in reader.names else ():
             with suppress(pa.ArrowInvalid):
                 table = table.set_column(i, name, table.column(i).cast(kind))
                 break

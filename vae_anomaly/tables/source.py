@@ -32,8 +32,7 @@ ROW_NUMBERS = "\0number"
 
 # More malformed rows than this before the first good one mean that it is the wrong file.
 _MAX_LEADING_REJECTS = 100_000
-# Remarks on files that are shown: a folder may hold thousands.
-_NOTES = 10
+_NOTES = 10  # remarks on files that are shown: a folder may hold thousands
 _Names = Collection[str]
 _CSV_ONLY = "(--on-error is for rows of CSV: Parquet and Arrow files are good or damaged as a whole.)"
 
@@ -211,6 +210,7 @@ class Source:
         raw = self._raw_names(schema, extra)
         if self.rows == 0:
             raise self._no_rows()
+        schema = schema and replace(schema, default_missing=self.reading.default_missing)
         layout = _Layout(schema=schema, raw=self._raw_types(raw), missing=self.reading.missing_values, on_file=on_file)
         rejects = Rejects(on_reject=on_reject)
         batches = self._checked(self._stream(layout, Chunk(rows=chunk_rows, bytes=chunk_bytes), first_row, rejects), first_row, rejects)

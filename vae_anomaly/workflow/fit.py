@@ -25,6 +25,7 @@ from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size,
 from vae_anomaly.jobs import fit_workdir, memory, signals
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.schema.keys import group_codes, time_order
+from vae_anomaly.schema.levels import missing_notes
 from vae_anomaly.schema.qualities import shape_cautions
 from vae_anomaly.schema.schema import Schema, conform, excluded_columns, infer_schema
 from vae_anomaly.tables.csv_rejects import Rejects
@@ -99,12 +100,14 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     config, output = request.config, request.output
     rows, rows_read = _read(job, rejects)
     rows_used = rows.normal.num_rows
+    schema = infer_schema(rows.normal, config.data)
+    texts = [c.name for c in schema.columns if c.kind != "numeric" and schema.default_missing]
     notes = (
         *dict.fromkeys((*source.version_notes, *source.notes)),
+        *missing_notes(rows.normal, texts),
         *rejected_notes(rejects),
         *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed),
     )
-    schema = infer_schema(rows.normal, config.data)
     calibration_size(config.calibration, rows_used)
     _logger.info("read %s normal rows of %s columns from %s files", rows_used, len(schema.columns), len(source.files))
     tracking = replace(config.tracking, enabled=config.tracking.enabled and job.logged is None)

@@ -120,12 +120,13 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
     _refuse_rates(request)
     to, into_folder = destination(request)
     opened = open_model(request.model, uri=request.tracking_uri)
-    detector = opened.detector
-    reading = reading_for(request, detector.config.data)
+    reading = reading_for(request, opened.detector.config.data)
     if reading.pivot:
         from vae_anomaly.schema.pivoting import ids_of_pivot
 
         request = replace(request, id_columns=ids_of_pivot(reading.pivot, request.id_columns))
+    # The rows are conformed as they are read and once more as they are scored, for which a text must mean the same.
+    detector = replace(opened.detector, schema=replace(opened.detector.schema, default_missing=reading.default_missing))
     return ScoreJob(
         request=request,
         destination=to,
