@@ -338,9 +338,6 @@ def ragged(ground: Ground) -> Iterator[Case]:
     }
     for spot, place in SPOTS.items():
         for name, line in strange.items():
-            if (name, spot) == ("one cell", "first"):  # belongs to the head, as units do
-                yield ground.case(f"{name} {spot}", "x.csv", with_line(ground, place, line), "scored", rows=ground.rows)
-                continue
             yield ground.case(f"{name} {spot}", "x.csv", with_line(ground, place, line), says=f"x.csv row {place:,} ")
 
 

@@ -26,7 +26,7 @@ def parsed(kind: type[Value], values: Any) -> Value:
 
     >>> from vae_anomaly.schema.inference import Dropped
     >>> parsed(Dropped, {"name": "id", "reason": "excluded"})
-    Dropped(name='id', reason='excluded')
+    Dropped(name='id', reason='excluded', time=False)
     """
     from pydantic import ValidationError
 

@@ -126,7 +126,8 @@ def test_recalibrating_changes_the_threshold_and_the_cost_of_a_changed_constant_
     detector = tiny.detector(CASE)
     higher = calibrate(detector.threshold.calibration * 3.0, 0.05)
     again = detector.recalibrated(higher)
-    assert again.threshold is higher
+    assert (again.threshold.value, again.threshold.alpha, again.threshold.copies) == (higher.value, higher.alpha, 0)
+    np.testing.assert_array_equal(again.threshold.calibration, higher.calibration)
     assert again.ensemble.constants.penalty > float(higher.calibration.max())
     batch = tiny.encoded(detector.schema, tiny.table("mixed", 30, seed=6))
     assert torch.equal(again.scores(batch).total, detector.scores(batch).total)
