@@ -115,6 +115,21 @@ def test_an_unseen_level_costs_its_reserved_probability() -> None:
         torch.testing.assert_close(nll[..., 2 + j], expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_number_in_a_boolean_costs_an_unseen_level_and_its_student_density() -> None:
+    """Its distance from the nearer of 0 and 1, in units of the column, is what a number is off by."""
+    distances = torch.tensor([0.5, 1.0, 249.0], dtype=torch.float64)
+    codes = (2 + distances * 2**20).to(torch.int64)
+    out = 3.0 * _random(1, 4, LAYOUT.units)[:, :1].expand(1, 4, LAYOUT.units)
+    target = torch.zeros(1, 4, 3, dtype=torch.int64)
+    target[0, :, 0] = torch.cat([torch.tensor([2]), codes])  # an unseen text first
+    sigma = torch.tensor(0.7, dtype=torch.float64)
+    cells = _cells(torch.zeros(1, 4, LAYOUT.units), target)
+    cost = cell_nll(LAYOUT, out, cells, sigma=sigma, unseen=UNSEEN, likelihood="student-t")[0, :, 2]
+    density = StudentT(8.0, scale=sigma)
+    expected = _log(density, torch.zeros(3, dtype=torch.float64)) - _log(density, distances)
+    torch.testing.assert_close(cost[1:] - cost[0], expected, rtol=1e-12, atol=1e-12)
+
+
 def test_an_unseen_level_costs_as_much_as_one_met_in_a_single_row() -> None:
     """The mass kept for levels never met is 1/(rows + 1), which is what one more row would have given them."""
     rows = 200

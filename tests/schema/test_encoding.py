@@ -4,7 +4,7 @@ import torch
 
 from tests import tiny
 from vae_anomaly.config import DataConfig
-from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
+from vae_anomaly.schema.encoding import Batch, boolean_distance, concatenate, encode, model_order
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema, conform, infer_schema
 
@@ -87,3 +87,12 @@ def test_batches_are_joined_in_order() -> None:
     whole = tiny.encoded(detector.schema, tiny.odd_rows("mixed"))
     again = concatenate(whole.rows(slice(i, i + 40)) for i in range(0, len(whole), 40))
     assert all(torch.equal(getattr(again, name), getattr(whole, name)) for name in Batch.__slots__)
+
+
+def test_the_code_of_a_boolean_tells_how_far_a_number_is_from_0_and_1() -> None:
+    schema = Schema(columns=(Column(name="count", kind="boolean", levels=("0", "1")),))
+    cells = pa.RecordBatch.from_pydict({"count": ["0", "1", None, "2", "250", "-1.5", "0.25", "broken"]})
+    codes = encode(schema, conform(schema, cells, where="the test")).codes[:, 0, 0]
+    assert codes[:3].tolist() == [0, 1, 0]
+    assert codes[-1] == 2
+    np.testing.assert_allclose(boolean_distance(codes).tolist(), [0, 0, 0, 1, 249, 1.5, 0.25, 0], rtol=0, atol=2**-20)

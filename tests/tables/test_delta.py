@@ -8,8 +8,10 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pytest
 
 pytest.importorskip("deltalake", reason="needs the extra: pip install 'vae-anomaly[delta]'")
@@ -22,7 +24,9 @@ from tests.tables.lake_tables import delete_by_vector, engine_rows, our_rows, pl
 from vae_anomaly.config import Reading
 from vae_anomaly.errors import ConfigError, DataError, MissingExtra
 from vae_anomaly.storage.filesystems import resolve_uri
-from vae_anomaly.tables.delta import storage_options
+from vae_anomaly.storage.listing import Listed
+from vae_anomaly.tables import delta
+from vae_anomaly.tables.delta import delta_version, storage_options
 from vae_anomaly.tables.source import open_source
 
 MAPPED = {"delta.columnMapping.mode": "name"}
@@ -250,3 +254,21 @@ def test_the_store_of_a_uri_is_that_of_the_log(monkeypatch: pytest.MonkeyPatch) 
         "aws_endpoint": "http://localhost:9000",
         "aws_allow_http": "true",
     }
+
+
+def test_a_store_that_the_engine_does_not_know_is_refused(tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "t", rows(3))
+    store = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    listed = Listed(path="hdfs://t", location="t", root="", size=0, modified=0, filesystem=store, lake="delta")
+    with pytest.raises(DataError) as error:
+        delta_version(listed, None)
+    assert str(error.value) == (
+        "hdfs://t is a Delta table; expected one in a local folder, s3://, gs:// or abfs://. Copy it to one of them."
+    )
+
+
+def test_a_deletion_vector_of_no_live_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_deltalake(tmp_path / "t", rows(3))
+    monkeypatch.setattr(delta, "_kept_rows", lambda *_: {"gone.parquet": np.array([0])})
+    with pytest.raises(DataError, match=r"has a deletion vector of gone\.parquet, which is no file of version 0\.$"):
+        open_source([str(tmp_path / "t")])

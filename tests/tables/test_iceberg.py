@@ -193,6 +193,26 @@ def test_equality_deletes_are_refused(catalog: SqlCatalog) -> None:
         open_source([folder(table)])
 
 
+def test_files_of_another_format_are_refused(catalog: SqlCatalog) -> None:
+    from pyiceberg.manifest import DataFile, DataFileContent, FileFormat
+    from pyiceberg.typedef import Record
+
+    table = created(catalog, partitioned=False)
+    table.append(rows(30))
+    other = DataFile.from_args(
+        content=DataFileContent.DATA,
+        file_path=f"{table.location()}/data/x.orc",
+        file_format=FileFormat.ORC,
+        partition=Record(),
+        record_count=1,
+        file_size_in_bytes=1,
+    )
+    other.spec_id = 0
+    append_deletes(table, other)
+    with pytest.raises(DataError, match=r"is an Iceberg table of ORC files; expected Parquet\. Rewrite it\.$"):
+        open_source([folder(table)])
+
+
 def test_files_without_ids_are_read_by_the_name_mapping(catalog: SqlCatalog, tmp_path: Path) -> None:
     table = created(catalog, partitioned=False)
     pq.write_table(rows(10), tmp_path / "hive.parquet")

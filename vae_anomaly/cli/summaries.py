@@ -173,7 +173,8 @@ _NAMED_IN_OPTIONS = {"excluded", "id column", "group column", "time column", "la
 
 def _dropped(left_out: Sequence[Dropped]) -> str:
     """Return the dropped columns and why, and how to keep those that the user did not take out."""
-    keep = "" if all(column.reason in _NAMED_IN_OPTIONS for column in left_out) else "; --include keeps a column as an input"
+    unsaid = any(column.reason not in _NAMED_IN_OPTIONS and "--include" not in column.reason for column in left_out)
+    keep = "; --include keeps a column as an input" if unsaid else ""
     return shorten_list((f"{short(column.name)} ({column.reason})" for column in left_out), "; ") + keep
 
 

@@ -93,7 +93,7 @@ def calibrate_summary(result: CalibrateResult) -> str:
         ("rows", f"{result.calibration_rows:,} of {result.rows:,} used for calibration{anomalous}"),
         ("skipped", malformed_rows(result)),
         ("no score", f"{result.null_scores:,} rows without observed values" if result.null_scores else ""),
-        ("per day", f"{result.rows_per_day:,.6g} rows" + f"; {result.days}" * bool(result.days) if result.rows_per_day else ""),
+        ("per day", "; ".join(filter(None, (f"{result.rows_per_day:,.6g} rows", result.days))) if result.rows_per_day else ""),
         ("previous", f"{result.threshold_before:.6g} at alpha {result.alpha_before:g}"),
         *threshold_facts(result.promise),
         ("tail", f"Anderson-Darling p = {result.fit_p_value:.2g}" if result.fit_p_value is not None else ""),

@@ -124,10 +124,8 @@ class StillColumn:
 class Standstill:
     """Columns without a value, or with one number, in a whole file where the fit makes neither likely, up to a row of the input.
 
-    ``found`` in the files before, the first 100 of ``count``, and the state of this ``file``.
-
-    ``value`` holds the columns of the model that have not moved in its ``rows`` so far: their only number, None where no cell has a value;
-    ``cells``: how many have one.
+    ``found`` in the files before, the first 100 of ``count``, and the state of this ``file``: ``value`` holds the columns of the model that
+    have not moved in its ``rows`` so far, their only number, None where no cell has a value; ``cells``: how many have one.
     """
 
     found: tuple[StillColumn, ...] = ()

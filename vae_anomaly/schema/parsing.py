@@ -19,7 +19,6 @@ TRUE = ("1", "1.0", "true", "t", "yes", "y")
 # Whole numbers stay exact at any length; '1.0' is whole, '007' and '1,000' (one or a thousand?) are text.
 WHOLE = re.compile(r"([+-]?)(0|[1-9]\d*)(?:[.,]0*)?")
 _DECIMAL = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
-_COMMA_AND_THREE = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # one or a thousand times as much?
 # A number this near to 0 or 1 is that: the precision of float32.
 NEAR = 1e-6
 
@@ -242,10 +241,10 @@ def level_key(text: str) -> str:
     ('1', '1', '0.5', '007', 'auto')
     """
     plain = trimmed(text)
-    whole = None if _COMMA_AND_THREE.fullmatch(plain) else WHOLE.fullmatch(plain)
+    whole = None if _THREE_BEHIND_A_COMMA.fullmatch(plain) else WHOLE.fullmatch(plain)
     if whole:
         return ("-" if whole[1] == "-" and whole[2] != "0" else "") + whole[2]
-    if not _DECIMAL.fullmatch(plain) or _COMMA_AND_THREE.fullmatch(plain):
+    if not _DECIMAL.fullmatch(plain) or _THREE_BEHIND_A_COMMA.fullmatch(plain):
         return plain
     value = float(plain.replace(",", "."))
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)

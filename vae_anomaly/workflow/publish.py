@@ -26,8 +26,8 @@ from vae_anomaly.workflow.report import fit_report, log_report
 from vae_anomaly.workflow.requests import UploadRequest
 from vae_anomaly.workflow.results import ModelName
 
-# Packages whose version can change a score.
 FILES_REMEMBERED = 1000  # in the model card, so that a scoring of one of them is told
+# Packages whose version can change a score.
 VERSIONED = ("torch", "numpy", "pyarrow")
 
 
