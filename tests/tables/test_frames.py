@@ -120,6 +120,15 @@ def test_frames_of_other_libraries_and_records_are_the_same_rows() -> None:
     assert rows_of({name: np.array(cells[:1]) for name, cells in CELLS.items()}) == {k: v[:1] for k, v in CONFORMED.items()}
 
 
+def test_cells_in_an_array_each_are_cells() -> None:
+    """A request in the form ``instances`` arrives like this, where a column has a missing cell."""
+    wrapped = {name: np.empty(len(cells), dtype=object) for name, cells in CELLS.items()}
+    for name, cells in CELLS.items():
+        for i, cell in enumerate(cells):
+            wrapped[name][i] = np.array(cell)
+    assert rows_of(wrapped) == CONFORMED
+
+
 def test_whatever_speaks_arrows_protocol_is_a_data_frame() -> None:
     class Frame:
         def __arrow_c_stream__(self, requested_schema: object = None) -> object:

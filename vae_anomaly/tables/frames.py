@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -84,10 +85,19 @@ def _from_records(data: Mapping[Any, Any] | list[Any], where: str) -> pd.DataFra
     one_row = isinstance(data, Mapping) and not any(
         isinstance(value, list | pd.Series) or hasattr(value, "__array__") for value in data.values()
     )
+    if isinstance(data, Mapping):
+        data = {name: _cells(values) for name, values in data.items()}
     try:
         return pd.DataFrame([data] if one_row else data)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where} is no table: {error}. Expected {EXPECTED}.") from error
+
+
+def _cells(values: Any) -> Any:
+    """Return a column without the array around each cell in which MLflow's ``instances`` hands on a column with missing cells."""
+    if not isinstance(values, np.ndarray) or values.dtype != object:
+        return values
+    return [cell[()] if isinstance(cell, np.ndarray) and cell.ndim == 0 else cell for cell in values]
 
 
 def _arrow(name: str, values: Any, where: str) -> pa.Array | pa.ChunkedArray:
