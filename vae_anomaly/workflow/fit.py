@@ -24,6 +24,7 @@ from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size, split_by_label
 from vae_anomaly.jobs import fit_workdir, memory, signals
 from vae_anomaly.messages import OnProgress, ignore_progress
+from vae_anomaly.schema.inference import mark_notes
 from vae_anomaly.schema.keys import group_codes, time_order
 from vae_anomaly.schema.levels import missing_notes
 from vae_anomaly.schema.qualities import shape_cautions
@@ -105,6 +106,7 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     notes = (
         *dict.fromkeys((*source.version_notes, *source.notes)),
         *missing_notes(rows.normal, texts),
+        *mark_notes(schema.columns),
         *rejected_notes(rejects),
         *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed),
     )
