@@ -83,6 +83,19 @@ def test_csv_gets_the_scores_of_the_command_line(system: System, ask: Asked) -> 
     assert results(answer["predictions"]) == system.scores(new_rows(), kind="csv") == system.scores(new_rows())
 
 
+def test_a_csv_whose_rows_end_with_a_delimiter_is_never_scored_under_other_names(ask: Asked) -> None:
+    lines = csv_text(plant(20, 4, holes=0).select(["flow", *plant(1, 1).drop_columns("flow").column_names])).splitlines()
+    status, answer = ask(b"\n".join([lines[0], *(line + b"," for line in lines[1:])]), "text/csv")
+    assert (status, answer["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+    assert "without a name and nothing in its last column 'fuel'. pandas reads a CSV like this whose rows end with a" in answer["message"]
+
+
+def test_levels_that_pandas_takes_for_missing_need_json_or_parquet(system: System, ask: Asked) -> None:
+    status, answer = ask(csv_text(plant(40, 3)), "text/csv")
+    gone = plant(40, 3).to_pandas().assign(fuel=lambda t: t["fuel"].where(t["fuel"] == "gas", None))
+    assert (status, results(answer["predictions"])) == (200, system.scores(pa.Table.from_pandas(gone, preserve_index=False)))
+
+
 def test_parquet_gets_the_scores_of_the_command_line(system: System, ask: Asked) -> None:
     out = io.BytesIO()
     pq.write_table(plant(40, 3), out)

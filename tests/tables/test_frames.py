@@ -1,6 +1,7 @@
 """Data frames in memory: the same cells in any type and of any library are the same rows, and what a file is refused for is refused."""
 
 import datetime as dt
+import io
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -16,7 +17,7 @@ from vae_anomaly.config import DEFAULT_READING, Reading
 from vae_anomaly.errors import DataError, SchemaMismatch
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema
-from vae_anomaly.tables.frames import EXPECTED, frame_source
+from vae_anomaly.tables.frames import EXPECTED, PANDAS_MISSING, frame_source
 
 SCHEMA = Schema(
     columns=(
@@ -276,6 +277,74 @@ def test_what_is_no_table_of_the_model_is_one_line(data: Any, error: type[DataEr
     with pytest.raises(error) as refused:
         rows_of(data)
     assert str(refused.value) == message
+
+
+SHIFTED = (
+    "the data frame has the index {}, … without a name and nothing in its last column 'mode'. pandas reads a CSV like this whose rows end "
+    "with a delimiter, and puts each cell under the name before it. Take that delimiter away, or the index with reset_index(drop=True)."
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "shown"),
+    [(["1.5", "2.5"], "'1.5'"), (["a", "b"], "'a'"), (["", "2"], "'nan'"), (["True", "False"], "'True'")],
+)
+def test_a_csv_whose_rows_end_with_a_delimiter_is_refused_once_pandas_has_read_it(first: list[str], shown: str) -> None:
+    frame = _read_with_delimiters(first)
+    with pytest.raises(DataError) as refused:
+        rows_of(frame)
+    assert str(refused.value) == SHIFTED.format(shown)
+
+
+def _read_with_delimiters(first: list[str]) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO("flow,open,code,mode\n" + "".join(f"{cell},1,7,0,\n" for cell in first)))
+
+
+def test_where_rows_may_have_been_taken_from_a_frame_the_same_is_said_only(caplog: pytest.LogCaptureFixture) -> None:
+    rows_of(_read_with_delimiters(["7", "7"]))
+    rows_of(pd.DataFrame(CELLS).assign(mode=None).iloc[[3, 0, 1]])
+    rows_of(pd.DataFrame(CELLS).assign(mode=None))
+    rows_of(pd.DataFrame(CELLS).iloc[[3, 0, 1]])
+    assert [r.getMessage() for r in caplog.records] == [SHIFTED.format("'7'"), SHIFTED.format("'3'")]
+
+
+@pytest.mark.parametrize("index", [[5, 2, 9, 7], pd.date_range("2024", periods=4), pd.Index([0.5] * 4, name="t"), pd.Index(["a"] * 4)])
+def test_an_index_is_no_sign_of_that_where_cells_are_in_place(index: Any) -> None:
+    frame = pd.DataFrame(CELLS).set_axis(pd.Index(index))
+    assert rows_of(frame) == CONFORMED
+    if not isinstance(index[0], str):
+        assert rows_of(frame.assign(mode=None))["mode"] == [None] * 4
+
+
+def test_the_texts_that_pandas_takes_for_missing_are_those_of_pandas() -> None:
+    texts = ["ok", "0", "-", "?", "none", "Na", "NIL", *sorted(PANDAS_MISSING)]
+    read = pd.read_csv(io.StringIO("\n".join(["text", *texts])))["text"]
+    assert {text for text, missing in zip(texts, read.isna(), strict=True) if missing} == PANDAS_MISSING
+    assert PANDAS_MISSING | {""} == set(pd._libs.parsers.STR_NA_VALUES)  # type: ignore[attr-defined]  # noqa: SLF001  # nothing public has them
+
+
+@pytest.mark.parametrize(
+    ("cells", "warned"),
+    [
+        (["None", None, "gas", None], "2 missing cells, and the model knows 'None' there"),
+        (["None", None, "gas", "gas"], "1 missing cell, and the model knows 'None' there"),
+        (["None", "gas"], ""),
+    ],
+)
+def test_missing_cells_that_may_be_a_level_are_said(cells: list[str | None], warned: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert only(cells, column("fuel", levels=("None", "gas"), nullable=True)) == cells
+    told = (
+        f"column 'fuel' of the data frame has {warned}, which pandas reads as missing from a CSV: "
+        "if that was meant, send JSON or Parquet, or read with keep_default_na=False"
+    )
+    assert [r.getMessage() for r in caplog.records] == ([told] if warned else [])
+
+
+def test_nothing_is_said_of_what_no_csv_was(caplog: pytest.LogCaptureFixture) -> None:
+    fuel = Schema(columns=(column("fuel", levels=("None", "gas"), nullable=True),))
+    assert rows_of(pa.table({"fuel": ["None", None]}), fuel) == {"fuel": ["None", None]}
+    assert rows_of(pd.DataFrame({"mode": ["auto", None]}), Schema(columns=(SCHEMA.columns[3],))) == {"mode": ["auto", None]}
+    assert caplog.records == []
 
 
 def test_a_frame_is_not_changed() -> None:

@@ -4,6 +4,7 @@ A pandas column has the type that its values happened to need in this batch: who
 such as 007 become numbers where a CSV was read without types. Its cells are those of the model's levels that have the same value.
 """
 
+import logging
 import math
 import numbers
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,6 +31,14 @@ from vae_anomaly.tables.files import TableFile
 from vae_anomaly.tables.reader import Chunk
 from vae_anomaly.tables.source import Source
 
+# The texts that pandas.read_csv takes for missing; there is no public name for them.
+PANDAS_MISSING = frozenset({
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "None",
+    "n/a", "nan", "null",
+})  # fmt: skip
+# What an index is called by pandas that can be the first column of a CSV.
+TEXT_OR_FRACTIONS = frozenset({"floating", "string", "boolean", "mixed", "mixed-integer"})
+_logger = logging.getLogger(__name__)
 EXPECTED = "a pandas data frame, an Arrow table, or records with the names of the columns"
 
 
@@ -48,6 +57,8 @@ def frame_source(data: Any, schema: Schema, reading: Reading, *, extra: Mapping[
     table = _table(data, {*schema.names, *extra}, where)
     levels = dict(extra) | {column.name: column.levels for column in schema.columns}
     for i, name in enumerate(table.column_names):
+        if isinstance(data, pd.DataFrame):
+            _warn_of_lost_levels(name, levels.get(name, ()), table.column(i).null_count, where)
         if levels.get(name):
             table = table.set_column(i, name, _spelt_as(levels[name], parsing.plain_array(table.column(i).combine_chunks()), name, where))
     listed_file = Listed(path=where, location=where, root="", size=table.nbytes, modified=0, filesystem=pafs.LocalFileSystem())
@@ -70,6 +81,8 @@ def _table(data: Any, wanted: Collection[str], where: str) -> pa.Table:
             data = data.read_all() if isinstance(data, pa.RecordBatchReader) else pa.table(data)
     if not isinstance(data, pd.DataFrame | pa.Table):
         raise DataError(f"{where} is a {type(data).__name__}; expected {EXPECTED}.")
+    if isinstance(data, pd.DataFrame):
+        _check_not_shifted(data, where)
     names = [str(name) for name in (data.columns if isinstance(data, pd.DataFrame) else data.column_names)]
     check_duplicates(names, where)
     columns = [
@@ -79,6 +92,39 @@ def _table(data: Any, wanted: Collection[str], where: str) -> pa.Table:
         for i, name in enumerate(names)
     ]
     return pa.table(columns, names=names)
+
+
+def _check_not_shifted(frame: pd.DataFrame, where: str) -> None:
+    """Refuse what pandas, and so MLflow, makes of a CSV whose rows end with a delimiter: each cell stands one column to the left.
+
+    The cells of the first column are then an index without a name, and the last column is empty. A frame from which rows were taken looks
+    the same where that column holds whole numbers: then it is said only.
+    """
+    index, kind = frame.index, frame.index.inferred_type
+    integers = kind == "integer" and not isinstance(index, pd.RangeIndex)
+    if not (integers or kind in TEXT_OR_FRACTIONS) or index.name is not None:
+        return
+    if frame.empty or not frame.iloc[:, -1].isna().all():
+        return
+    told = (
+        f"{where} has the index {quote(str(index[0]))}, … without a name and nothing in its last column {str(frame.columns[-1])!r}. "
+        "pandas reads a CSV like this whose rows end with a delimiter, and puts each cell under the name before it. Take that delimiter "
+        "away, or the index with reset_index(drop=True)."
+    )
+    if not integers:
+        raise DataError(told)
+    _logger.warning("%s", told)
+
+
+def _warn_of_lost_levels(name: str, levels: Sequence[str], missing: int, where: str) -> None:
+    """Say that missing cells may be levels: the frame does not tell whether pandas, and so MLflow, read it from a CSV."""
+    lost = [level for level in levels if level in PANDAS_MISSING]
+    if lost and missing:
+        _logger.warning(
+            "column %r of %s has %d missing %s, and the model knows %s there, which pandas reads as missing from a CSV: "
+            "if that was meant, send JSON or Parquet, or read with keep_default_na=False",
+            name, where, missing, "cell" if missing == 1 else "cells", listed(lost),
+        )  # fmt: skip
 
 
 def _from_records(data: Mapping[Any, Any] | list[Any], where: str) -> pd.DataFrame:
