@@ -31,7 +31,12 @@ LABEL = "fault_label"
 
 @pytest.mark.parametrize(
     ("level", "spellings"),
-    [("2", ["2", "2.0", " 2 ", "2."]), ("007", ["007", " 007"]), ("2.50", ["2.50"]), ("eco", ["eco", "eco ", "eco\0\0"])],
+    [
+        ("2", ["2", "2.0", " 2 ", "2."]),
+        ("007", ["007", " 007"]),
+        ("2.50", ["2.50"]),
+        ("eco", ["eco", "eco ", "eco\0\0", "b'eco'", 'b"eco" ']),
+    ],
 )
 def test_spellings_of_a_level(level: str, spellings: list[str]) -> None:
     assert {fitted_level(text) for text in spellings} == {level}

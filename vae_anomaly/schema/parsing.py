@@ -292,8 +292,13 @@ def _boolean_of(levels: tuple[str, ...]) -> Callable[[str], str]:
 
 
 def trimmed(text: str) -> str:
-    """Return the text without blanks around it and zeros behind it, which fill fields of a fixed size."""
-    return text.rstrip("\0").strip()
+    """Return the text without blanks around it, zeros behind it, which fill fields of a fixed size, and the ``b''`` of bytes in Python.
+
+    >>> trimmed(" eco "), trimmed("b'eco'"), trimmed("b'")
+    ('eco', 'eco', "b'")
+    """
+    plain = text.rstrip("\0").strip()
+    return plain[2:-1] if plain[:2] in {"b'", 'b"'} and len(plain) > 2 and plain[-1] == plain[1] else plain  # noqa: PLR2004  # b and quotes
 
 
 TEXT_REMEDIES = ("Declare it in --missing-values", "leave the column out and fit again")
