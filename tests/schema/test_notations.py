@@ -1,10 +1,12 @@
 """Columns of numbers in another notation are left out with what to do; names that look a little like them stay categories."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pytest
 
 from vae_anomaly.schema.inference import Column, Dropped, infer_column
-from vae_anomaly.schema.notations import notation_reason
+from vae_anomaly.schema.notations import notation_reason, unread_cautions
 
 
 def judged(cells: list[str]) -> Column | Dropped:
@@ -84,3 +86,20 @@ def test_few_different_settings_are_levels_with_their_unit() -> None:
     found = judged([f"{5 * i} bar" for i in range(20)])
     assert isinstance(found, Column)
     assert found.kind == "category"
+
+
+def test_numbers_that_are_not_read_are_a_caution() -> None:
+    unit, text = judged([f"{number} bar" for number in NUMBERS]), judged([*NUMBERS, "Bad"])
+    assert isinstance(unit, Dropped)
+    assert isinstance(text, Dropped)
+    others = [Dropped(name="t", reason="timestamp"), Dropped(name="id", reason="looks like an id (no value repeats)")]
+    assert unread_cautions(others) == ()
+    (one,) = unread_cautions([*others, unit])
+    assert one == f"'a' holds numbers that are not read, so that no row is flagged for them; 'a' has {unit.reason}. " + (
+        "Write them so and fit again, or give --exclude a if they do not matter"
+    )
+    (two,) = unread_cautions([text, replace(unit, name="b")])
+    assert two.startswith(
+        "'a', 'b' hold numbers that are not read, so that no row is flagged for them; 'a' has numbers with text in them: 'Bad' "
+    )
+    assert two.endswith(" --exclude a,b if they do not matter")

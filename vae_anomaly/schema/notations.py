@@ -5,9 +5,10 @@ numbers: nearly all of them have to be in the same notation, so that names such 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from vae_anomaly.messages import quote, shorten_list
+from vae_anomaly.messages import listed, option_names, quote, shorten_list
+from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.schema.parsing import UNIT_NAMES, WITH_UNIT, cell_remedies, other_notation
 
 _SHARE = 0.9  # of the texts that are in one notation; the others are states such as 'Bad'
@@ -47,6 +48,20 @@ def notation_reason(words: Sequence[str], *, numbers: int) -> str:
         remedy = next(filter(None, remedies))
         return f"{what}: {shorten_list(map(quote, found), length=_SHOWN)}; {remedy[0].lower()}{remedy[1:]}"
     return ""
+
+
+def unread_cautions(dropped: Iterable[Dropped]) -> tuple[str, ...]:
+    """Return a caution if columns of numbers are left out because of how they are written; then nothing in them is ever flagged."""
+    unread = {column.name: column.reason for column in dropped if column.reason.startswith(_UNREAD)}
+    if not unread:
+        return ()
+    names, reason = list(unread), next(iter(unread.values()))
+    what = "holds numbers that are" if len(names) == 1 else "hold numbers that are"
+    caution = (
+        f"{listed(names)} {what} not read, so that no row is flagged for them; {quote(names[0])} has {reason}. "
+        f"Write them so and fit again, or give --exclude {option_names(names)} if they do not matter"
+    )
+    return (caution,)
 
 
 def _unit(text: str) -> str:
@@ -115,3 +130,4 @@ _NOTATIONS: tuple[tuple[Callable[[str], str], str, float], ...] = (
     (_complex, "complex numbers", _SHARE),
     (_nested, "nested values as text, such as JSON", _SHARE),
 )
+_UNREAD = ("numbers with text in them", *{f"{what}: " for _, what, _ in _NOTATIONS})
