@@ -43,7 +43,8 @@ def test_spellings_of_a_level(level: str, spellings: list[str]) -> None:
         (["0", "1.0"], ("0", "1")), (["TRUE", "False"], ("false", "true")), (["yes", "NO"], ("no", "yes")), (["t", "f"], ("false", "true")),
         (["WAHR", "falsch"], ("false", "true")), (["VRAI"], ("false", "true")), (["VERO", "FALSO"], ("false", "true")),
         (["ja", "Nein"], ("no", "yes")), (["oui", "NON"], ("no", "yes")), (["Sí", "No"], ("no", "yes")), (["J", "N"], ("no", "yes")),
-        (["ja"], None), (["N", "S"], None), (["wahr", "nein"], None), (["0", "2"], None), (["no"], None), (["0"], None), (["true"], ("false", "true")),
+        (["ja"], None), (["N", "S"], None), (["wahr", "nein"], None), (["0", "2"], None), (["no"], None), (["0"], None),
+        (["true"], ("false", "true")),
         (["yes", "true"], None),
     ],
 )  # fmt: skip

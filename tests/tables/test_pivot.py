@@ -121,6 +121,21 @@ def test_bad_values_are_missing_until_the_next_good_one(wide: pd.DataFrame, tmp_
     assert "Quality" not in source_of(long, tmp_path, reading).names
 
 
+def test_no_good_value_is_an_error_of_the_fit_alone(wide: pd.DataFrame, tmp_path: Path) -> None:
+    reading = Reading(pivot="tag=Tag,value=Value,time=TS", quality_column="Quality")
+    with pytest.raises(DataError, match=r"long\.csv is good by column 'Quality', which holds 3, 1\. Say what .* with --good-quality\."):
+        frame(source_of(long_of(wide).assign(Quality=[3, 1] * (3 * ROWS // 2)), tmp_path, reading))
+    bad = source_of(long_of(wide).assign(Quality=0), tmp_path, reading, expected=("count", "flow"))
+    assert frame(bad)["flow"].isna().all()
+
+
+def test_one_time_for_several_values_of_a_tag_is_noted(wide: pd.DataFrame, tmp_path: Path) -> None:
+    note = "column 'TS' has one time for several values of a tag, of which the last counts"
+    assert note not in source_of(long_of(wide), tmp_path).notes
+    by_day = long_of(wide).assign(TS="2024-01-01")
+    assert note in source_of(by_day, tmp_path).notes
+
+
 def test_rows_begin_when_the_tags_have_values(wide: pd.DataFrame, tmp_path: Path) -> None:
     long = long_of(wide)
     late = long[~(long["Tag"].eq("flow") & (long["TS"] < wide["TS"][3]))]
