@@ -2,22 +2,25 @@
 
 import datetime as dt
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vae_anomaly.config import DEFAULT_READING, Reading
-from vae_anomaly.errors import DataError, SchemaMismatch
+from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema
 from vae_anomaly.tables.frames import EXPECTED, PANDAS_MISSING, frame_source
+from vae_anomaly.tables.source import open_source
 
 SCHEMA = Schema(
     columns=(
@@ -345,6 +348,65 @@ def test_nothing_is_said_of_what_no_csv_was(caplog: pytest.LogCaptureFixture) ->
     assert rows_of(pa.table({"fuel": ["None", None]}), fuel) == {"fuel": ["None", None]}
     assert rows_of(pd.DataFrame({"mode": ["auto", None]}), Schema(columns=(SCHEMA.columns[3],))) == {"mode": ["auto", None]}
     assert caplog.records == []
+
+
+QUALITY = Reading(quality_column="quality")
+
+
+@pytest.mark.parametrize(
+    "quality", [[192, 0, 192, 24], [192.0, 0.0, None, 24.0], ["Good", "Bad", "good", "Bad"], pd.array([192, 0, None, 24], dtype="Int64")]
+)
+def test_values_whose_quality_is_not_good_are_missing(quality: Any) -> None:
+    frame = pd.DataFrame({**CELLS, "quality": quality})
+    expected = {name: [cell if i in {0, 2} else None for i, cell in enumerate(cells)] for name, cells in CONFORMED.items()}
+    assert rows_of(frame, reading=QUALITY) == rows_of(pa.Table.from_pandas(frame), reading=QUALITY) == expected
+
+
+def test_a_group_is_never_masked_and_a_pattern_masks_one_column_each() -> None:
+    frame = pd.DataFrame({**CELLS, "line": ["a", "b", "a", "b"], "flow_q": [0, 192, 192, 0]})
+    rows = rows_of(frame, reading=Reading(quality_column="*_q"), extra={"line": ["a", "b"]})
+    assert rows == CONFORMED | {"flow": [None, 0.0, None, None], "line": ["a", "b", "a", "b"]}
+
+
+def test_an_absent_quality_is_refused_as_by_score() -> None:
+    with pytest.raises(ConfigError) as refused:
+        rows_of(pd.DataFrame(CELLS), reading=QUALITY)
+    assert str(refused.value) == (
+        "--quality-column names a column that is not in the data: 'quality'. Available columns: 'flow', 'open', 'code', 'mode'."
+    )
+
+
+def test_a_model_of_a_long_table_takes_the_wide_one() -> None:
+    reading = Reading(pivot="tag=tag,value=value,time=ts", quality_column="quality")
+    assert rows_of(pd.DataFrame(CELLS), reading=reading) == CONFORMED
+    with pytest.raises(SchemaMismatch) as refused:
+        rows_of(pd.DataFrame({"ts": [1], "tag": ["flow"], "value": [3.0]}), reading=reading)
+    assert str(refused.value) == (
+        "the data frame has one tag and value a row, in 'tag' and 'value'; in MLflow this model takes the wide table, "
+        "with a column for each tag and a row for each time. Make it wide, or score it with vae-anomaly score."
+    )
+
+
+TEXTS = st.sampled_from(
+    ["1e3", "+5", " 7 ", "1_000", "0x10", "1.5 bar", "", "NA", "n/a", "None", "-", "inf", "TRUE", "yes", "t", "0", "1.0", "2", "007", "é"]
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cells=st.lists(st.tuples(TEXTS, TEXTS, TEXTS, TEXTS), min_size=1, max_size=4))
+def test_texts_are_read_or_refused_as_those_of_a_file(tmp_path: Path, cells: list[tuple[str, ...]]) -> None:
+    frame = pd.DataFrame(cells, columns=list(CELLS), dtype=object)
+    frame.to_csv(tmp_path / "file.csv", index=False)
+    there = _read(lambda: pa.Table.from_batches(open_source([str(tmp_path / "file.csv")]).batches(SCHEMA)).to_pydict())
+    assert _read(lambda: rows_of(frame)) == _read(lambda: rows_of(frame.to_dict("records"))) == there
+
+
+def _read(rows: Callable[[], dict[str, list[Any]]]) -> Any:
+    """Return the rows, or what is refused and why, without the place and the advice: a file has ``--on-error`` too."""
+    try:
+        return rows()
+    except DataError as error:
+        return re.sub(r" in (the data frame|\S*file\.csv) row (\d+).*?\)", r" in row \2", str(error)).partition(". ")[0]
 
 
 def test_a_frame_is_not_changed() -> None:

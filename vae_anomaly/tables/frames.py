@@ -24,6 +24,8 @@ from vae_anomaly.config import Reading
 from vae_anomaly.errors import DataError, SchemaMismatch
 from vae_anomaly.messages import listed, quote
 from vae_anomaly.schema import parsing
+from vae_anomaly.schema.pivoting import parse_pivot
+from vae_anomaly.schema.qualities import quality_pairs
 from vae_anomaly.schema.schema import Schema, check_duplicates
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables.arrow import ColumnarTable
@@ -52,9 +54,16 @@ def frame_source(data: Any, schema: Schema, reading: Reading, *, extra: Mapping[
     DataError
         It is no table, or has two columns of one name.
     SchemaMismatch
-        Cells of a column are no scalars, or numbers where the model tells levels of the same value apart.
+        Cells of a column are no scalars, or numbers where the model tells levels of the same value apart; or the table is long.
+    ConfigError
+        The column of the quality is absent.
     """
-    table = _table(data, {*schema.names, *extra}, where)
+    frame = _frame(data, where)
+    names = [str(name) for name in (frame.columns if isinstance(frame, pd.DataFrame) else frame.column_names)]
+    check_duplicates(names, where)
+    _check_not_long(names, schema, reading, where)
+    qualities = quality_pairs(names, reading.quality_column) if reading.quality_column and not reading.pivot else {}
+    table = _table(frame, names, {*schema.names, *extra, *qualities}, where)
     levels = dict(extra) | {column.name: column.levels for column in schema.columns}
     for i, name in enumerate(table.column_names):
         if isinstance(data, pd.DataFrame):
@@ -65,15 +74,19 @@ def frame_source(data: Any, schema: Schema, reading: Reading, *, extra: Mapping[
     reader = ColumnarTable(
         file=TableFile(listed=listed_file, format="arrow"), schema=table.schema, rows=table.num_rows, batches=partial(_batches, table)
     )
-    return Source(readers=(reader,), reading=reading)
+    if not qualities:
+        return Source(readers=(reader,), reading=reading)
+    from vae_anomaly.tables.pivot import reshaped
+
+    return Source(readers=reshaped((reader,), reading, keep=extra, expected=()), reading=reading)
 
 
 def _batches(table: pa.Table, _file: TableFile, names: Sequence[str], chunk: Chunk) -> Iterator[pa.RecordBatch]:
     yield from table.select(list(names)).combine_chunks().to_batches(max_chunksize=chunk.rows)
 
 
-def _table(data: Any, wanted: Collection[str], where: str) -> pa.Table:
-    """Return the columns of a data frame of any library; those that are not wanted are null."""
+def _frame(data: Any, where: str) -> pd.DataFrame | pa.Table:
+    """Return a data frame of any library as one of pandas or Arrow."""
     if isinstance(data, Mapping | list):
         data = _from_records(data, where)
     if not isinstance(data, pd.DataFrame):
@@ -83,15 +96,28 @@ def _table(data: Any, wanted: Collection[str], where: str) -> pa.Table:
         raise DataError(f"{where} is a {type(data).__name__}; expected {EXPECTED}.")
     if isinstance(data, pd.DataFrame):
         _check_not_shifted(data, where)
-    names = [str(name) for name in (data.columns if isinstance(data, pd.DataFrame) else data.column_names)]
-    check_duplicates(names, where)
+    return data
+
+
+def _table(frame: pd.DataFrame | pa.Table, names: Sequence[str], wanted: Collection[str], where: str) -> pa.Table:
+    """Return the columns of a data frame; those that are not wanted are null."""
     columns = [
-        pa.nulls(len(data))
+        pa.nulls(len(frame))
         if name not in wanted
-        else _arrow(name, data.iloc[:, i] if isinstance(data, pd.DataFrame) else data.column(i), where)
+        else _arrow(name, frame.iloc[:, i] if isinstance(frame, pd.DataFrame) else frame.column(i), where)
         for i, name in enumerate(names)
     ]
     return pa.table(columns, names=names)
+
+
+def _check_not_long(names: Collection[str], schema: Schema, reading: Reading, where: str) -> None:
+    """Refuse a table of one tag, time and value a row: MLflow has one result a row of the input, and this would have fewer."""
+    pivot = parse_pivot(reading.pivot) if reading.pivot else None
+    if pivot and {pivot.tag, pivot.value} <= {*names} - {*schema.names}:
+        raise SchemaMismatch(
+            f"{where} has one tag and value a row, in {quote(pivot.tag)} and {quote(pivot.value)}; in MLflow this model takes the wide "
+            "table, with a column for each tag and a row for each time. Make it wide, or score it with vae-anomaly score."
+        )
 
 
 def _check_not_shifted(frame: pd.DataFrame, where: str) -> None:
