@@ -95,7 +95,8 @@ def test_numbers_that_are_not_read_are_a_caution() -> None:
     others = [Dropped(name="t", reason="timestamp"), Dropped(name="id", reason="looks like an id (no value repeats)")]
     assert unread_cautions(others) == ()
     (one,) = unread_cautions([*others, unit])
-    assert one == f"'a' holds numbers that are not read, so that no row is flagged for them; 'a' has {unit.reason}. " + (
+    assert one == (
+        f"'a' holds numbers that are not read, so that no row is flagged for them; 'a' has {unit.reason}. "
         "Write them so and fit again, or give --exclude a if they do not matter"
     )
     (two,) = unread_cautions([text, replace(unit, name="b")])

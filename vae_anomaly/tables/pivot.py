@@ -68,6 +68,9 @@ class PivotedTable:
         if self.quality and not self.expected and not tags.has_values:
             cells = next(iter(self.readers[0].stream(ColumnSelection(raw=[self.quality]), Chunk()))).column(0)
             raise none_good(self.readers[0].file.path, self.quality, cells)
+        if self.pivot.every is None and tags.samples > 2 * tags.rows * len(tags.code) and tags.in_days:
+            where = f"column {quote(self.pivot.time)} of {self.readers[0].file.path}"
+            raise DataError(f"{where} holds days, each for several values of a tag. Join date and time in one column, or give every=1d.")
         if tags.falls and tags.samples > MOST_SORTED:
             raise DataError(
                 f"{tags.falls} has an earlier time than the row above it, and {tags.samples:,} values are too many to be sorted here "
