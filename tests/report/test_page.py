@@ -255,7 +255,7 @@ def test_the_marker_stands_where_the_axis_says(shown: Page) -> None:
     box = shown.ask("(r => [r.left, r.right, r.top, r.bottom])(document.getElementById('marker').getBoundingClientRect())")
     axes = shown.ask("(r => [r.left, r.right, r.top, r.bottom])(document.getElementById('distribution-patch_2').getBoundingClientRect())")
     assert axes[0] <= box[0] <= box[1] + 1 <= axes[1] + 2
-    assert box[2:] == pytest.approx(axes[2:], abs=2.0)
+    assert box[2:] == pytest.approx(axes[2:], abs=2.5)  # matplotlib 3.10 draws half a pixel off 3.11
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True), (320, True)])

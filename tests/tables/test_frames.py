@@ -79,7 +79,7 @@ TYPES: dict[str, list[Any]] = {
     "code": ["float64", "Int64", "UInt8", object, "category", "string", pd.ArrowDtype(pa.int16()), pd.ArrowDtype(pa.float32())],
     "mode": [
         "string",
-        "str",
+        *(["str"] if int(pd.__version__.split(".")[0]) >= 3 else []),  # before, pandas itself writes None as a text here
         object,
         "category",
         pd.ArrowDtype(pa.string()),

@@ -226,11 +226,16 @@ def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:
         short = size - len(block)
         if short:
             block = Batch(
-                numeric=functional.pad(block.numeric, (0, 0, 0, 0, 0, short)),
-                codes=functional.pad(block.codes, (0, 0, 0, 0, 0, short)),
-                observed=functional.pad(block.observed, (0, 0, 0, 0, 0, short), value=True),
+                numeric=_with_rows(block.numeric, short, 0),
+                codes=_with_rows(block.codes, short, 0),
+                observed=_with_rows(block.observed, short, 1),
             )
         yield block
+
+
+def _with_rows(values: Tensor, count: int, value: int) -> Tensor:
+    """Append rows of one value; ``functional.pad`` does not take tensors without columns before torch 2.7."""
+    return torch.cat([values, values.new_full((count, *values.shape[1:]), value)])
 
 
 @contextmanager

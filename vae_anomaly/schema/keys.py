@@ -42,8 +42,8 @@ def key_value(cell: pa.Scalar) -> object:
     """Return a key as a Python value; bytes become text, times that Python cannot represent their stored integer as text."""
     try:
         value = cell.as_py()
-    except (OverflowError, ValueError):
-        # Beyond the year 9999, finer than a microsecond, or in an unknown time zone.
+    except (OverflowError, ValueError, KeyError):
+        # Beyond the year 9999, finer than a microsecond, or in an unknown time zone: pytz, where it is installed, raises a KeyError.
         return str(cell.value)
     return parsing.bytes_text(value) if isinstance(value, bytes) else value
 
