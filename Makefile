@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help demo test browser test-systems java check docs bench clean
+.PHONY: help demo test browser test-systems java test-lowest test-pythons check docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,31 @@ java:
 	fi; \
 	command -v java >/dev/null || { echo "Spark needs Java 17 or newer, and there is no java on the path: install a JRE, such as default-jre-headless"; exit 1; }
 
+PROCESSES ?= 2
+
+# The resolver of pip takes some minutes over old versions.
+.venv-lowest/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet -c constraints-lowest.txt -e '.[cloud,test]'
+	touch $@
+
+test-lowest: .venv-lowest/.ready browser  ## the suite with the lowest versions that pyproject.toml allows; the log is benchmarks/results/versions.md
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python benchmarks/versions.py lowest -n $(PROCESSES)
+
+PYTHONS ?= python3.12 python3.13
+
+.venv-python%/.ready: pyproject.toml constraints.txt
+	python$* -m venv .venv-python$*
+	.venv-python$*/bin/pip install --quiet -c constraints.txt -e '.[test]'
+	touch $@
+
+test-pythons: browser  ## the suite on each of PYTHONS, by default "python3.12 python3.13"; the same log
+	@status=0; for name in $(PYTHONS); do \
+		if $$name -c '' 2>/dev/null; then \
+			{ $(MAKE) .venv-$$name/.ready && OMP_NUM_THREADS=1 .venv-$$name/bin/python benchmarks/versions.py $$name -n $(PROCESSES); } || status=1; \
+		else $(PYTHON) benchmarks/versions.py $$name --absent; fi; \
+	done; exit $$status
+
 check: $(READY)  ## ruff (ALL), formatting, mypy (strict)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -73,4 +98,4 @@ bench: $(READY)  ## all measurements, with the peers in the same run: hours; ADB
 	$(BIN)/python benchmarks/fuzz/run.py --work .fuzz
 
 clean:  ## remove the environment and all generated files
-	rm -rf .venv site .cache mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json data/.*.resume
+	rm -rf .venv .venv-lowest .venv-python* site .cache mlruns mlflow.db .mypy_cache .ruff_cache data/*.scores.* data/*.manifest.json data/.*.resume

@@ -459,7 +459,8 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(fit, 0)[1]) % 256 for fit in f
 def test_simultaneous_fits_on_a_cold_store_all_land_in_silence(own_folder: Path, logged: Logged) -> None:
     many = int(os.environ.get("COLD_FITS", "4"))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", COLD_FITS, str(logged.folder / "out"), str(many)]
+    # Since 3.12, Python warns of a fork beside the threads that libraries start when they are imported.
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", COLD_FITS, str(logged.folder / "out"), str(many)]
     fits = subprocess.run(command, cwd=own_folder, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert (fits.stdout, fits.stderr, fits.returncode) == ("", "", 0)
     versions = registry.registered_versions(uri=f"sqlite:///{own_folder}/mlflow.db")
