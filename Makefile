@@ -6,10 +6,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help demo test browser check docs bench clean
+.PHONY: help demo test browser test-systems java check docs bench clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # torch is installed first: it is the largest download, and pip resolves the other packages against it.
 $(READY): pyproject.toml constraints.txt
@@ -36,6 +36,17 @@ browser:
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium) >/dev/null 2>&1 \
 		|| echo "no Chromium could be installed; the tests that look at the report in a browser will be skipped"; \
 	fi
+
+test-systems: $(READY) java  ## one table through MLflow's server and command line and through Spark; the log is benchmarks/results/systems.md
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[systems]'
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/systems.py
+
+java:
+	@command -v java >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends default-jre-headless) >/dev/null 2>&1; \
+	fi; \
+	command -v java >/dev/null || { echo "Spark needs Java 17 or newer, and there is no java on the path: install a JRE, such as default-jre-headless"; exit 1; }
 
 check: $(READY)  ## ruff (ALL), formatting, mypy (strict)
 	$(BIN)/ruff check .

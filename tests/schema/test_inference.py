@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from vae_anomaly.schema.inference import MAX_LEVELS, Column, Dropped, infer_column
+from vae_anomaly.schema.inference import MAX_LEVELS, Column, Dropped, infer_column, mark_notes
+from vae_anomaly.schema.schema import Schema, conform
 
 DAY = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
 
@@ -170,3 +171,26 @@ def test_a_column_in_another_notation_is_left_out_with_what_to_do() -> None:
     other = judged([f"{i}.5" for i in range(60)] + ["40-", "Bad"])
     assert isinstance(other, Dropped)
     assert other.reason.startswith("numbers with text in them: '40-' (1 ×), 'Bad' (1 ×)")
+
+
+@pytest.mark.parametrize(
+    ("values", "levels"),
+    [
+        (["X", None, "X"], ("", "X")), (["", "x", " "], ("", "x")), ([None, "✓"], ("", "✓")), (["*", None], ("", "*")),
+        (["X", "X"], None), (["A", None], None), (["X", "Y", None], None), (["X", "", None], None),
+    ],
+)  # fmt: skip
+def test_a_mark_beside_blanks_is_a_boolean(values: list[str | None], levels: tuple[str, str] | None) -> None:
+    column = judged(pa.array(values, pa.string()))
+    assert isinstance(column, Column)
+    assert (column.kind == "boolean") == (levels is not None)
+    assert mark_notes([column]) == (
+        (f"column 'c': {levels[1]!r} or nothing, read as a boolean; a blank cell is not set",) if levels else ()
+    )
+    assert levels is None or (column.levels, column.nullable) == (levels, False)
+
+
+@pytest.mark.parametrize("written", [["X", None], ["x ", ""], ["X", " "], [True, False], [1, 0], ["1.0", "0"], ["true", "falsch"]])
+def test_a_mark_that_is_written_otherwise_is_the_same_level(written: list[object]) -> None:
+    schema = Schema(columns=(Column(name="c", kind="boolean", levels=("", "X")),))
+    assert conform(schema, pa.record_batch({"c": pa.array(written)}), where="x")["c"].to_pylist() == ["X", ""]

@@ -31,7 +31,12 @@ LABEL = "fault_label"
 
 @pytest.mark.parametrize(
     ("level", "spellings"),
-    [("2", ["2", "2.0", " 2 ", "2."]), ("007", ["007", " 007"]), ("2.50", ["2.50"]), ("eco", ["eco", "eco ", "eco\0\0"])],
+    [
+        ("2", ["2", "2.0", " 2 ", "2."]),
+        ("007", ["007", " 007"]),
+        ("2.50", ["2.50"]),
+        ("eco", ["eco", "eco ", "eco\0\0", "b'eco'", 'b"eco" ']),
+    ],
 )
 def test_spellings_of_a_level(level: str, spellings: list[str]) -> None:
     assert {fitted_level(text) for text in spellings} == {level}
@@ -41,7 +46,11 @@ def test_spellings_of_a_level(level: str, spellings: list[str]) -> None:
     ("texts", "pair"),
     [
         (["0", "1.0"], ("0", "1")), (["TRUE", "False"], ("false", "true")), (["yes", "NO"], ("no", "yes")), (["t", "f"], ("false", "true")),
-        (["0", "2"], None), (["no"], None), (["0"], None), (["true"], ("false", "true")), (["yes", "true"], None),
+        (["WAHR", "falsch"], ("false", "true")), (["VRAI"], ("false", "true")), (["VERO", "FALSO"], ("false", "true")),
+        (["ja", "Nein"], ("no", "yes")), (["oui", "NON"], ("no", "yes")), (["Sí", "No"], ("no", "yes")), (["J", "N"], ("no", "yes")),
+        (["ja"], None), (["N", "S"], None), (["wahr", "nein"], None), (["0", "2"], None), (["no"], None), (["0"], None),
+        (["true"], ("false", "true")),
+        (["yes", "true"], None),
     ],
 )  # fmt: skip
 def test_a_boolean_by_its_spellings(texts: list[str], pair: tuple[str, str] | None) -> None:

@@ -1,5 +1,6 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from vae_anomaly.config import Reading
@@ -8,14 +9,58 @@ from vae_anomaly.schema.qualities import good_values, long_table_caution, looks_
 
 
 @pytest.mark.parametrize(
-    "value", ["Good", "GOOD ", "good", "OK", "Good, Local Override", "Good (192)", "192", "216", "219", "193", "true", "", None]
+    "value",
+    [
+        "Good",
+        "GOOD ",
+        "good",
+        "OK",
+        "Good, Local Override",
+        "Good (192)",
+        "192",
+        "216",
+        "219",
+        "193",
+        "true",
+        "",
+        None,
+        "0x00000000",
+        "0x00000400",
+        "0xC0",
+        "GoodClamped",
+        "Good (0x00000000)",
+        "Gut",
+        "gültig",
+    ],
 )
 def test_what_is_usually_good(value: str | None) -> None:
     assert good_values(pa.array([value], pa.string())).to_pylist() == [True]
 
 
 @pytest.mark.parametrize(
-    "value", ["Bad", "Uncertain", "Questionable", "Substituted", "0", "64", "24", "4", "80", "2147483648", "false", "no good", "1.5"]
+    "value",
+    [
+        "Bad",
+        "Uncertain",
+        "Questionable",
+        "Substituted",
+        "0",
+        "64",
+        "24",
+        "4",
+        "80",
+        "2147483648",
+        "false",
+        "no good",
+        "1.5",
+        "0x80000000",
+        "0x408F0000",
+        "0x18",
+        "0x0",
+        "BadSensorFailure",
+        "UncertainLastUsableValue",
+        "Schlecht",
+    ],
 )
 def test_what_is_not(value: str) -> None:
     assert good_values(pa.array([value])).to_pylist() == [False]
@@ -53,6 +98,8 @@ def test_which_columns_a_quality_is_of() -> None:
         ("temp_status", ["Good"] * 9, True),
         ("OPC_Quality", [192, 0, 64] * 3, True),
         ("qual", [192] * 9, True),
+        ("StatusCode", ["0x00000000", "0x808A0000"] * 4, True),
+        ("StatusCode", ["Good", "BadSensorFailure", "UncertainInitialValue"] * 3, True),
         ("quality", [0.7, 0.9] * 4, False),  # a measurement
         ("quality", [3, 5, 6] * 4, False),  # of wine
         ("status", ["on", "off"] * 4, False),
@@ -72,7 +119,15 @@ def _long(tag: str, value: str, time: str) -> pa.Table:
 
 @pytest.mark.parametrize(
     ("tag", "value", "time"),
-    [("Tag", "Value", "TS"), ("TagName", "vValue", "DateTime"), ("_field", "_value", "_time"), ("metric", "val", "t")],
+    [
+        ("Tag", "Value", "TS"),
+        ("TagName", "vValue", "DateTime"),
+        ("_field", "_value", "_time"),
+        ("metric", "val", "t"),
+        ("VarName", "VarValue", "TimeString"),
+        ("topic", "payload", "ts"),
+        ("tagid", "floatvalue", "t_stamp"),
+    ],
 )
 def test_a_long_table_is_recognised_and_the_option_filled_in(tag: str, value: str, time: str) -> None:
     (caution,) = long_table_caution(_long(tag, value, time))
@@ -85,6 +140,23 @@ def test_times_of_a_long_table_may_be_text() -> None:
     table = _long("Tag", "Value", "TS")
     text = table.set_column(0, "TS", pa.array([f"01-Mar-24 10:{i // 3:02}:00" for i in range(60)]))
     assert long_table_caution(text)
+
+
+def test_tags_and_times_of_a_long_table_may_be_numbers() -> None:
+    table = _long("sensor_id", "value", "ts")
+    numbers = pa.table({"ts": table["ts"].cast(pa.int64()), "sensor_id": [1, 2, 3] * 20, "value": table["value"]})
+    assert long_table_caution(numbers) == ()  # 1970
+    for unit in (1, 1000):
+        stamps = pc.multiply(pc.add(numbers["ts"], 1_700_000_000), unit)
+        (caution,) = long_table_caution(numbers.set_column(0, "ts", stamps))
+        assert "Give --pivot 'tag=sensor_id,value=value,time=ts'" in caution
+
+
+def test_the_time_of_a_long_table_is_not_the_range_of_its_query() -> None:
+    table = _long("_field", "_value", "_time")
+    start = pa.chunked_array([pa.array([0] * table.num_rows, pa.timestamp("s"))])
+    (caution,) = long_table_caution(table.add_column(0, "_start", start).append_column("_stop", start))
+    assert "time=_time'" in caution
 
 
 @pytest.mark.parametrize("names", [("mode", "Value", "TS"), ("Tag", "temp", "TS")])

@@ -1,22 +1,26 @@
 """Data frames in memory: the same cells in any type and of any library are the same rows, and what a file is refused for is refused."""
 
 import datetime as dt
-from collections.abc import Sequence
+import io
+import re
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vae_anomaly.config import DEFAULT_READING, Reading
-from vae_anomaly.errors import DataError, SchemaMismatch
+from vae_anomaly.errors import ConfigError, DataError, SchemaMismatch
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema
-from vae_anomaly.tables.frames import EXPECTED, frame_source
+from vae_anomaly.tables.frames import EXPECTED, PANDAS_MISSING, frame_source
+from vae_anomaly.tables.source import open_source
 
 SCHEMA = Schema(
     columns=(
@@ -118,6 +122,15 @@ def test_frames_of_other_libraries_and_records_are_the_same_rows() -> None:
     assert all(rows_of(frame) == CONFORMED for frame in frames)
     assert rows_of({"flow": 3, "open": True, "code": "7", "mode": "auto"}) == {k: v[:1] for k, v in CONFORMED.items()}
     assert rows_of({name: np.array(cells[:1]) for name, cells in CELLS.items()}) == {k: v[:1] for k, v in CONFORMED.items()}
+
+
+def test_cells_in_an_array_each_are_cells() -> None:
+    """A request in the form ``instances`` arrives like this, where a column has a missing cell."""
+    wrapped = {name: np.empty(len(cells), dtype=object) for name, cells in CELLS.items()}
+    for name, cells in CELLS.items():
+        for i, cell in enumerate(cells):
+            wrapped[name][i] = np.array(cell)
+    assert rows_of(wrapped) == CONFORMED
 
 
 def test_whatever_speaks_arrows_protocol_is_a_data_frame() -> None:
@@ -267,6 +280,133 @@ def test_what_is_no_table_of_the_model_is_one_line(data: Any, error: type[DataEr
     with pytest.raises(error) as refused:
         rows_of(data)
     assert str(refused.value) == message
+
+
+SHIFTED = (
+    "the data frame has the index {}, … without a name and nothing in its last column 'mode'. pandas reads a CSV like this whose rows end "
+    "with a delimiter, and puts each cell under the name before it. Take that delimiter away, or the index with reset_index(drop=True)."
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "shown"),
+    [(["1.5", "2.5"], "'1.5'"), (["a", "b"], "'a'"), (["", "2"], "'nan'"), (["True", "False"], "'True'")],
+)
+def test_a_csv_whose_rows_end_with_a_delimiter_is_refused_once_pandas_has_read_it(first: list[str], shown: str) -> None:
+    frame = _read_with_delimiters(first)
+    with pytest.raises(DataError) as refused:
+        rows_of(frame)
+    assert str(refused.value) == SHIFTED.format(shown)
+
+
+def _read_with_delimiters(first: list[str]) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO("flow,open,code,mode\n" + "".join(f"{cell},1,7,0,\n" for cell in first)))
+
+
+def test_where_rows_may_have_been_taken_from_a_frame_the_same_is_said_only(caplog: pytest.LogCaptureFixture) -> None:
+    rows_of(_read_with_delimiters(["7", "7"]))
+    rows_of(pd.DataFrame(CELLS).assign(mode=None).iloc[[3, 0, 1]])
+    rows_of(pd.DataFrame(CELLS).assign(mode=None))
+    rows_of(pd.DataFrame(CELLS).iloc[[3, 0, 1]])
+    assert [r.getMessage() for r in caplog.records] == [SHIFTED.format("'7'"), SHIFTED.format("'3'")]
+
+
+@pytest.mark.parametrize("index", [[5, 2, 9, 7], pd.date_range("2024", periods=4), pd.Index([0.5] * 4, name="t"), pd.Index(["a"] * 4)])
+def test_an_index_is_no_sign_of_that_where_cells_are_in_place(index: Any) -> None:
+    frame = pd.DataFrame(CELLS).set_axis(pd.Index(index))
+    assert rows_of(frame) == CONFORMED
+    if not isinstance(index[0], str):
+        assert rows_of(frame.assign(mode=None))["mode"] == [None] * 4
+
+
+def test_the_texts_that_pandas_takes_for_missing_are_those_of_pandas() -> None:
+    texts = ["ok", "0", "-", "?", "none", "Na", "NIL", *sorted(PANDAS_MISSING)]
+    read = pd.read_csv(io.StringIO("\n".join(["text", *texts])))["text"]
+    assert {text for text, missing in zip(texts, read.isna(), strict=True) if missing} == PANDAS_MISSING
+    assert PANDAS_MISSING | {""} == set(pd._libs.parsers.STR_NA_VALUES)  # type: ignore[attr-defined]  # noqa: SLF001  # nothing public has them
+
+
+@pytest.mark.parametrize(
+    ("cells", "warned"),
+    [
+        (["None", None, "gas", None], "2 missing cells, and the model knows 'None' there"),
+        (["None", None, "gas", "gas"], "1 missing cell, and the model knows 'None' there"),
+        (["None", "gas"], ""),
+    ],
+)
+def test_missing_cells_that_may_be_a_level_are_said(cells: list[str | None], warned: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert only(cells, column("fuel", levels=("None", "gas"), nullable=True)) == cells
+    told = (
+        f"column 'fuel' of the data frame has {warned}, which pandas reads as missing from a CSV: "
+        "if that was meant, send JSON or Parquet, or read with keep_default_na=False"
+    )
+    assert [r.getMessage() for r in caplog.records] == ([told] if warned else [])
+
+
+def test_nothing_is_said_of_what_no_csv_was(caplog: pytest.LogCaptureFixture) -> None:
+    fuel = Schema(columns=(column("fuel", levels=("None", "gas"), nullable=True),))
+    assert rows_of(pa.table({"fuel": ["None", None]}), fuel) == {"fuel": ["None", None]}
+    assert rows_of(pd.DataFrame({"mode": ["auto", None]}), Schema(columns=(SCHEMA.columns[3],))) == {"mode": ["auto", None]}
+    assert caplog.records == []
+
+
+QUALITY = Reading(quality_column="quality")
+
+
+@pytest.mark.parametrize(
+    "quality", [[192, 0, 192, 24], [192.0, 0.0, None, 24.0], ["Good", "Bad", "good", "Bad"], pd.array([192, 0, None, 24], dtype="Int64")]
+)
+def test_values_whose_quality_is_not_good_are_missing(quality: Any) -> None:
+    frame = pd.DataFrame({**CELLS, "quality": quality})
+    expected = {name: [cell if i in {0, 2} else None for i, cell in enumerate(cells)] for name, cells in CONFORMED.items()}
+    assert rows_of(frame, reading=QUALITY) == rows_of(pa.Table.from_pandas(frame), reading=QUALITY) == expected
+
+
+def test_a_group_is_never_masked_and_a_pattern_masks_one_column_each() -> None:
+    frame = pd.DataFrame({**CELLS, "line": ["a", "b", "a", "b"], "flow_q": [0, 192, 192, 0]})
+    rows = rows_of(frame, reading=Reading(quality_column="*_q"), extra={"line": ["a", "b"]})
+    assert rows == CONFORMED | {"flow": [None, 0.0, None, None], "line": ["a", "b", "a", "b"]}
+
+
+def test_an_absent_quality_is_refused_as_by_score() -> None:
+    with pytest.raises(ConfigError) as refused:
+        rows_of(pd.DataFrame(CELLS), reading=QUALITY)
+    assert str(refused.value) == (
+        "--quality-column names a column that is not in the data: 'quality'. Available columns: 'flow', 'open', 'code', 'mode'."
+    )
+
+
+def test_a_model_of_a_long_table_takes_the_wide_one() -> None:
+    reading = Reading(pivot="tag=tag,value=value,time=ts", quality_column="quality")
+    assert rows_of(pd.DataFrame(CELLS), reading=reading) == CONFORMED
+    with pytest.raises(SchemaMismatch) as refused:
+        rows_of(pd.DataFrame({"ts": [1], "tag": ["flow"], "value": [3.0]}), reading=reading)
+    assert str(refused.value) == (
+        "the data frame has one tag and value a row, in 'tag' and 'value'; in MLflow this model takes the wide table, "
+        "with a column for each tag and a row for each time. Make it wide, or score it with vae-anomaly score."
+    )
+
+
+TEXTS = st.sampled_from(
+    ["1e3", "+5", " 7 ", "1_000", "0x10", "1.5 bar", "", "NA", "n/a", "None", "-", "inf", "TRUE", "yes", "t", "0", "1.0", "2", "007", "é"]
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cells=st.lists(st.tuples(TEXTS, TEXTS, TEXTS, TEXTS), min_size=1, max_size=4))
+def test_texts_are_read_or_refused_as_those_of_a_file(tmp_path: Path, cells: list[tuple[str, ...]]) -> None:
+    frame = pd.DataFrame(cells, columns=list(CELLS), dtype=object)
+    frame.to_csv(tmp_path / "file.csv", index=False)
+    there = _read(lambda: pa.Table.from_batches(open_source([str(tmp_path / "file.csv")]).batches(SCHEMA)).to_pydict())
+    assert _read(lambda: rows_of(frame)) == _read(lambda: rows_of(frame.to_dict("records"))) == there
+
+
+def _read(rows: Callable[[], dict[str, list[Any]]]) -> Any:
+    """Return the rows, or what is refused and why, without the place and the advice: a file has ``--on-error`` too."""
+    try:
+        return rows()
+    except DataError as error:
+        return re.sub(r" in (the data frame|\S*file\.csv) row (\d+).*?\)", r" in row \2", str(error)).partition(". ")[0]
 
 
 def test_a_frame_is_not_changed() -> None:

@@ -121,6 +121,31 @@ def test_bad_values_are_missing_until_the_next_good_one(wide: pd.DataFrame, tmp_
     assert "Quality" not in source_of(long, tmp_path, reading).names
 
 
+def test_no_good_value_is_an_error_of_the_fit_alone(wide: pd.DataFrame, tmp_path: Path) -> None:
+    reading = Reading(pivot="tag=Tag,value=Value,time=TS", quality_column="Quality")
+    with pytest.raises(DataError, match=r"long\.csv is good by column 'Quality', which holds 3, 1\. Say what .* with --good-quality\."):
+        frame(source_of(long_of(wide).assign(Quality=[3, 1] * (3 * ROWS // 2)), tmp_path, reading))
+    bad = source_of(long_of(wide).assign(Quality=0), tmp_path, reading, expected=("count", "flow"))
+    assert frame(bad)["flow"].isna().all()
+
+
+def test_one_time_for_several_values_of_a_tag_is_noted(wide: pd.DataFrame, tmp_path: Path) -> None:
+    note = "column 'TS' has one time for several values of a tag, of which the last counts"
+    assert note not in source_of(long_of(wide), tmp_path).notes
+    assert note in source_of(long_of(wide).assign(TS="2024-01-01 10:00:00"), tmp_path).notes
+
+
+def test_days_alone_are_no_times_of_several_values(wide: pd.DataFrame, tmp_path: Path) -> None:
+    long = long_of(wide)
+    long["TS"] = long["TS"].dt.floor("h").where(long["TS"].dt.minute >= ROWS // 2, pd.Timestamp("2023-12-31")).dt.strftime("%Y-%m-%d")
+    with pytest.raises(
+        DataError, match=r"column 'TS' of .*long\.csv holds days, each for several values of a tag\. Join date and time in one"
+    ):
+        frame(source_of(long, tmp_path))
+    daily = Reading(pivot="tag=Tag,value=Value,time=TS,every=1d")
+    assert frame(source_of(long, tmp_path, daily))["count"].tolist() == [wide["count"][ROWS // 2 - 1], wide["count"][ROWS - 1]]
+
+
 def test_rows_begin_when_the_tags_have_values(wide: pd.DataFrame, tmp_path: Path) -> None:
     long = long_of(wide)
     late = long[~(long["Tag"].eq("flow") & (long["TS"] < wide["TS"][3]))]

@@ -87,12 +87,12 @@ _DATE_WORDS = _words(
 )
 # Names of a clock that runs from the start: the whole name is one of these words, a unit aside.
 _CLOCK_NAMES = _words(
-    "time t ts timestamp elapsed uptime clock zeit laufzeit seconds secs sec millis milliseconds ms s minutes tempo tiempo temps "
-    "tijd tid czas timestep tick ticks step reltime relative rel since start run test total from system sys up 时间 時間 время"
+    "time times t ts timestamp timestamps elapsed uptime clock zeit laufzeit seconds secs sec millis milliseconds ms s minutes tempo "
+    "tiempo temps tijd tid czas timestep tick ticks step reltime relative rel since start run test total from system sys up 时间 時間 время"
 )
 _SURE_CLOCK = _words(
-    "time t ts timestamp elapsed uptime clock zeit seconds secs sec millis milliseconds tempo tiempo temps tijd tid czas timestep "
-    "tick ticks reltime 时间 時間 время"
+    "time times t ts timestamp timestamps elapsed uptime clock zeit seconds secs sec millis milliseconds tempo tiempo temps tijd tid "
+    "czas timestep tick ticks reltime 时间 時間 время"
 )
 EVEN = 0.9  # share of steps that are equal within a tenth, from which on they are those of a clock
 COMMON = 0.5  # the same where the range of the numbers already says time

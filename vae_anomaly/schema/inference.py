@@ -1,12 +1,14 @@
 """Inference of the kind of one column from its type and values: numeric, boolean, category, or dropped with a reason.
 
 Numbers are numeric, unless their values are exactly 0 and 1; text is a category, and so are a dictionary of integers and bytes that are
-text; the type bool and 0/1, t/f, y/n, yes/no and true/false in any case are boolean. The kind does not depend on how the values are
-written: 0 and 1 may be integers, floats, decimals or text. What is no measurement by name and values is in ``roles``. Dropped besides:
-timestamps, empty and nested columns, bytes, free text, numbers mixed with text, and likely ids (distinct text, or strictly monotonic
-whole numbers; never with decimals).
+text; the type bool and 0/1, t/f, y/n, yes/no and true/false in any case are boolean, also in other languages, and so is a mark such as X
+where the other cells are blank. The kind does not depend on how the values are written: 0 and 1 may be integers, floats, decimals or
+text. What is no measurement by name and values is in ``roles``. Dropped besides: timestamps, empty and nested columns, bytes, free text,
+numbers mixed with text or in other ``notations``, and likely ids (distinct text, or strictly monotonic whole numbers; never with
+decimals).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,13 +27,14 @@ ID_ROWS = 50  # with fewer rows, distinct values may be chance
 NUMBER_LEVELS = 20  # text with more distinct numbers is a measurement, not codes
 NOTATIONS_READ = 50  # texts among numbers that must all be numbers in another notation
 WORDS_SHOWN = 5  # texts among numbers that a reason lists
+MARKS = frozenset({"x", "✓", "✔", "☑", "✗", "*", "•"})  # alone beside blanks: set, as SAP and forms write it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """One input column of the model.
 
-    ``levels``: of a boolean 0 and 1, false and true or no and yes, as in the data; of a category at most 255, by falling frequency, ties
+    ``levels``: of a boolean 0 and 1, false and true, no and yes, or blank and a mark; of a category at most 255, by falling frequency, ties
     by text.
     ``nullable``: cells were missing in the fit. ``temporal``: a time or duration that the user included, in seconds.
     """
@@ -50,6 +53,12 @@ class Dropped:
     name: str
     reason: str
     time: bool = False
+
+
+def mark_notes(columns: Iterable[Column]) -> tuple[str, ...]:
+    """Return one note for each column in which blank means not set: a boolean of a mark and nothing else."""
+    marks = [column for column in columns if "" in column.levels and not column.nullable]
+    return tuple(f"column {messages.quote(c.name)}: {c.levels[1]!r} or nothing, read as a boolean; a blank cell is not set" for c in marks)
 
 
 def infer_column(name: str, values: pa.ChunkedArray, *, included: bool, default_missing: bool = True) -> Column | Dropped:
@@ -129,6 +138,8 @@ def _text(name: str, values: pa.ChunkedArray, *, included: bool) -> Column | Dro
     pair = boolean_pair(_most_frequent(counts))
     if pair is not None:
         return Column(name=name, kind="boolean", levels=pair, nullable=nullable)
+    if nullable and len(counts) == 1 and (mark := counts["values"][0].as_py()).lower() in MARKS:
+        return Column(name=name, kind="boolean", levels=("", mark))
     numbers = parsing.numbers(counts["values"])
     if len(counts) > NUMBER_LEVELS and not numbers.null_count and not pc.any(pc.is_inf(numbers)).as_py():
         return _number(name, parsing.numbers(values), included=included)
@@ -160,14 +171,13 @@ def _text_reason(counts: pa.Table) -> str | None:
 
 
 def _notation_reason(counts: pa.Table) -> str | None:
-    """Return the reason for a column of numbers of which some are in another notation, None for one with other text."""
+    """Return the reason for a column of numbers that are in another notation, None for one of other text."""
     words = counts.filter(pc.is_null(parsing.numbers(counts["values"])))["values"]
-    first = words.slice(0, NOTATIONS_READ).to_pylist()
-    if len(counts) <= NUMBER_LEVELS or not first:
+    if len(counts) <= NUMBER_LEVELS or not len(words):
         return None
-    remedies = [parsing.other_notation(text) for text in first]
-    shown = messages.shorten_list(map(messages.quote, first), length=WORDS_SHOWN)
-    return f"numbers in another notation: {shown}; {remedies[0][0].lower()}{remedies[0][1:]}" if all(remedies) else None
+    from vae_anomaly.schema.notations import notation_reason  # noqa: PLC0415  # only a fit asks for it: a score enters fewer modules
+
+    return notation_reason(words.slice(0, NOTATIONS_READ).to_pylist(), numbers=len(counts) - len(words)) or None
 
 
 def _number_reason(counts: pa.Table, rows: int) -> str | None:

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from vae_anomaly.choices import MISSING_TEXT
 from vae_anomaly.messages import quote
-from vae_anomaly.schema.parsing import WHOLE, is_text_type, level_key, plain_array, trimmed, unwrapped_type
+from vae_anomaly.schema.parsing import BOOLEAN_WORDS, WHOLE, is_text_type, level_key, plain_array, trimmed, unwrapped_type
 
 # Spellings of the levels of a boolean; a column with the words of one pair only is one.
-_WORDS = {"f": "false", "t": "true", "n": "no", "y": "yes"}
+_WORDS = {word: means for means, words in BOOLEAN_WORDS.items() for word in words}
 _PAIRS = (("0", "1"), ("false", "true"), ("no", "yes"))
 
 
@@ -77,8 +77,8 @@ def boolean_pair(levels: Sequence[str]) -> tuple[str, str] | None:
 
     Both must occur, but for false and true: text that is nothing else is boolean also while it is constant.
 
-    >>> boolean_pair(["T", "f"]), boolean_pair(["0.0", "1"]), boolean_pair(["FALSE"]), boolean_pair(["no"])
-    (('false', 'true'), ('0', '1'), ('false', 'true'), None)
+    >>> boolean_pair(["T", "f"]), boolean_pair(["0.0", "1"]), boolean_pair(["FALSE"]), boolean_pair(["no"]), boolean_pair(["JA", "nein"])
+    (('false', 'true'), ('0', '1'), ('false', 'true'), None, ('no', 'yes'))
     """
     words = {_WORDS.get(key, key) for key in (level_key(text).lower() for text in levels)}
     if words and words <= {"false", "true"} and {text.lower() for text in levels} - {"f", "t"}:

@@ -12,9 +12,13 @@ import pyarrow.compute as pc
 
 from vae_anomaly.choices import MISSING_TEXT
 
-# Spellings in pairs, false and true at the same index; compared in lower case.
-FALSE = ("0", "0.0", "false", "f", "no", "n")
-TRUE = ("1", "1.0", "true", "t", "yes", "y")
+# Spellings of booleans, compared in lower case: also the national ones that spreadsheets write.
+BOOLEAN_WORDS = {
+    "false": ("false", "f", "falsch", "faux", "falso", "falsk", "onwaar", "fałsz", "yanlış", "ложь"),
+    "true": ("true", "t", "wahr", "vrai", "vero", "verdadero", "verdadeiro", "waar", "prawda", "doğru", "истина"),
+    "no": ("no", "n", "nein", "non", "nee", "nej", "nie", "não", "nao", "нет"),
+    "yes": ("yes", "y", "ja", "j", "oui", "si", "sí", "sì", "sim", "tak", "да"),
+}
 
 # Whole numbers stay exact at any length; '1.0' is whole, '007' and '1,000' (one or a thousand?) are text.
 WHOLE = re.compile(r"([+-]?)(0|[1-9]\d*)(?:[.,]0*)?")
@@ -274,8 +278,7 @@ def _level_of(levels: tuple[str, ...]) -> Callable[[str], str]:
 
 def _boolean_of(levels: tuple[str, ...]) -> Callable[[str], str]:
     """Return a function from a text to the level of a boolean; another number to its shortest text, another text to itself."""
-    pairs = zip(FALSE, TRUE, strict=True)
-    words = {word: level for pair in pairs for word, level in zip(pair, levels, strict=True)}
+    words = {word: level for means, level in zip(BOOLEAN_WORDS, 2 * levels, strict=True) for word in BOOLEAN_WORDS[means]}
     words |= {level_key(level).lower(): level for level in levels}
 
     def level_of(text: str) -> str:
@@ -289,8 +292,13 @@ def _boolean_of(levels: tuple[str, ...]) -> Callable[[str], str]:
 
 
 def trimmed(text: str) -> str:
-    """Return the text without blanks around it and zeros behind it, which fill fields of a fixed size."""
-    return text.rstrip("\0").strip()
+    """Return the text without blanks around it, zeros behind it, which fill fields of a fixed size, and the ``b''`` of bytes in Python.
+
+    >>> trimmed(" eco "), trimmed("b'eco'"), trimmed("b'")
+    ('eco', 'eco', "b'")
+    """
+    plain = text.rstrip("\0").strip()
+    return plain[2:-1] if plain[:2] in {"b'", 'b"'} and len(plain) > 2 and plain[-1] == plain[1] else plain  # noqa: PLR2004  # b and quotes
 
 
 TEXT_REMEDIES = ("Declare it in --missing-values", "leave the column out and fit again")
@@ -303,11 +311,11 @@ _THREE_BEHIND_A_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?P<mark>[ \u00a0\u202f'\u2019.,])\d{3}(?:(?P=mark)\d{3})*(?:(?!(?P=mark))(?P<decimal>[.,])\d+)?")
 _MINUS_BEHIND = re.compile(r"\d[\d.,]* ?-")  # as SAP writes it
 # The lookahead excludes '0xFF' and '5e', which have no unit.
-_WITH_UNIT = re.compile(
-    r"([+-]?(?:\d+(?:[.,]\d+)?|[.,]\d+))\s*(?![xXeE][0-9A-Fa-f]*$)(?:[^\W\d_]|[°%‰])(?:[^\s\d]|(?<!\d)[234](?!\d)){0,9}"
+WITH_UNIT = re.compile(
+    r"([+-]?(?:\d+(?:[.,]\d+)?|[.,]\d+))\s*(?![xXeE][0-9A-Fa-f]*$)((?:[^\W\d_]|[°%‰])(?:[^\s\d]|(?<!\d)[234](?!\d)){0,9})"
 )
 _BRACKETED = re.compile(r"\[[^\]\d]{0,12}\d?\]|\([^)\d]{1,12}\d?\)")
-_UNIT_NAMES = re.compile(
+UNIT_NAMES = re.compile(
     r"°[CFK]|degC|K|%|‰|m?bar|[kMh]?Pa|psi|(l|m3|m³|kg|t)/(h|s|min)|k?g|[cmk]?m|m?m/s|(rpm|[1U]/min)|[kM]?Hz|[mk]?[VA]|[kM]?Wh?|m?s|min|h|k?Nm?|dB|ppm",
     re.IGNORECASE,
 )
@@ -322,7 +330,7 @@ def cell_remedies(cell: str, column: str) -> tuple[str, ...]:
     text = cell.strip()
     if text == column.strip():
         return REPEATED_HEADER_REMEDY
-    if _UNIT_NAMES.fullmatch(text) or _BRACKETED.fullmatch(text):
+    if UNIT_NAMES.fullmatch(text) or _BRACKETED.fullmatch(text):
         return _UNIT_REMEDY
     return _respelled(text) or TEXT_REMEDIES
 
@@ -356,5 +364,5 @@ def _respelled(text: str) -> tuple[str, ...]:
         whole = text.replace(parted["mark"], "")
         point = whole.replace(",", ".") if parted["decimal"] else whole
         return (f"Write such numbers without thousands separators ({point})",)
-    unit = _WITH_UNIT.fullmatch(text)
+    unit = WITH_UNIT.fullmatch(text)
     return (f"Write the number without its unit ({unit[1].replace(',', '.')})",) if unit else ()

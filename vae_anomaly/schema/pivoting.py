@@ -168,6 +168,16 @@ class Tags:
                 kinds[code] = False
 
     @property
+    def has_values(self) -> bool:
+        """Whether any sample has a value."""
+        return min(self.first, default=_NEVER) < _NEVER
+
+    @property
+    def in_days(self) -> bool:
+        """Whether the first and last time and those of all first values are midnights, as of a column of dates."""
+        return not any(time % _UNITS["d"] for time in (self.begin, self.end, *self.first) if time < _NEVER)
+
+    @property
     def start(self) -> int:
         """The time from which on every tag has had a value that has its first one in the first tenth of the time."""
         soon = self.begin + int(START_SHARE * (self.end - self.begin))

@@ -1,5 +1,6 @@
 """Quality of values as historians and OPC servers write it: which are good, which columns hold it, and whether a table is a long one."""
 
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -7,16 +8,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vae_anomaly.config import Reading
-from vae_anomaly.errors import ConfigError
+from vae_anomaly.errors import ConfigError, DataError
 from vae_anomaly.messages import absent_text, quote
 from vae_anomaly.schema import parsing
+from vae_anomaly.schema.clocks import DAYS, unit_of
 from vae_anomaly.schema.time_text import read_times
 
 # OPC DA: the two high bits of the low byte are 11 for good, 01 for uncertain and 00 for bad (OPC Data Access 3.00, section 6.8).
 _OPC_QUALITY, _OPC_GOOD, _OPC_LARGEST = 0xC0, 0xC0, 0xFFFF
 # Texts of good values, in lower case; also as the first word, as in "Good, Local Override". Empty: no flag is set.
-_GOOD_WORDS = frozenset({"good", "ok", "valid", "true", "goodnonspecific", "g", ""})
-_OTHER_WORDS = frozenset({"bad", "uncertain", "questionable", "substituted", "invalid", "false", "b", "u"})
+_GOOD_WORDS = frozenset({"good", "ok", "valid", "true", "g", "gut", "gültig", "bon", "bonne", "buono", "bueno", "buena", "goed", ""})
+_OTHER_WORDS = frozenset(
+    {"bad", "uncertain", "questionable", "substituted", "invalid", "false", "b", "u", "schlecht", "unsicher", "ungültig"}
+)
+# OPC UA: words such as GoodClamped and BadSensorFailure, and codes of 32 bits, whose two high bits are 00 for good.
+_UA_GOOD = re.compile(r"good[a-z]*")
+_UA_OTHER = re.compile(r"(bad|uncertain)[a-z]*")
+_HEXADECIMAL = re.compile(r"0x([0-9a-f]{1,8})")
+_UA_DIGITS, _UA_SEVERITY = 8, 0xC0000000
 _OPC_CODES = frozenset({0, 4, 8, 12, 16, 20, 24, 28, 32, 64, 68, 80, 84, 88, 192, 216})
 _NAMES = ("quality", "qual", "status", "flag", "opc", "qc")
 MOST_CODES = 20  # distinct qualities of a column
@@ -25,13 +34,15 @@ MOST_CODES = 20  # distinct qualities of a column
 def good_values(quality: pa.Array, good: Sequence[str] = ()) -> pa.Array:
     """Return a mask, true for a quality that is one of ``good`` or, without these, one that is usually good.
 
-    Usual: no quality, Good, OK, Valid and true in any case, and OPC codes whose high bits say good, 192 and above. Numbers are compared as
-    numbers.
+    Usual: no quality, Good, OK, Valid and true in any case, OPC DA codes whose high bits say good, 192 and above, and OPC UA codes in
+    eight hexadecimal digits. Numbers are compared as numbers.
 
     >>> good_values(pa.array(["Good", "192", "216", "64", "0", "Bad", None, "Good, Local Override"])).to_pylist()
     [True, True, True, False, False, False, True, True]
     >>> good_values(pa.array([0, 192]), ("0",)).to_pylist()
     [True, False]
+    >>> good_values(pa.array(["0x00000000", "0x808A0000", "GoodClamped", "BadNoData"])).to_pylist()
+    [True, False, True, False]
     """
     plain = parsing.plain_array(quality)
     text = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(plain.cast(pa.string()), "")))
@@ -52,8 +63,25 @@ def _number_or_word(text: str) -> float | str:
 def _usually_good(text: str) -> bool:
     value = _number_or_word(text)
     if isinstance(value, str):
-        return value in _GOOD_WORDS or value.replace(",", " ").split()[0].strip(".;:()[]") in _GOOD_WORDS
+        return _is_good_word(value)
     return value.is_integer() and 0 <= value <= _OPC_LARGEST and int(value) & _OPC_QUALITY == _OPC_GOOD
+
+
+def _is_good_word(text: str) -> bool:
+    code = _HEXADECIMAL.fullmatch(text)
+    if code is not None:
+        bits = int(code[1], 16)
+        return not bits & _UA_SEVERITY if len(code[1]) == _UA_DIGITS else _usually_good(str(bits))
+    first = text.replace(",", " ").split()[0].strip(".;:()[]") if text else ""
+    return first in _GOOD_WORDS or _UA_GOOD.fullmatch(first) is not None
+
+
+def none_good(path: str, name: str, quality: pa.Array | pa.ChunkedArray) -> DataError:
+    """Return the error for a file in which no value is good."""
+    found = ", ".join(map(str, pc.unique(quality).to_pylist()[:5]))
+    return DataError(
+        f"no value of {path} is good by column {quote(name)}, which holds {found}. Say what it holds for a good value with --good-quality."
+    )
 
 
 def quality_pairs(names: Sequence[str], pattern: str) -> dict[str, tuple[str, ...]]:
@@ -92,14 +120,21 @@ def looks_like_quality(name: str, values: pa.ChunkedArray) -> bool:
     codes = all(isinstance(word, float) and word in _OPC_CODES for word in words) and any(
         isinstance(word, float) and word >= _OPC_GOOD for word in words
     )
-    return codes or (all(isinstance(w, str) and (_usually_good(w) or w in _OTHER_WORDS) for w in words) and any(words))
+    return codes or (all(isinstance(w, str) and (_is_good_word(w) or _is_other_word(w)) for w in words) and any(words))
 
 
-_TAG_NAMES = """tag tagname tagid point pointname pointid sensor sensorid sensorname signal signalname variable item itemid itemname metric
-metricname parameter parametername channel channelname node nodeid series seriesname field attribute measure measurement name id"""
+def _is_other_word(text: str) -> bool:
+    return text in _OTHER_WORDS or _UA_OTHER.fullmatch(text) is not None or _HEXADECIMAL.fullmatch(text) is not None
+
+
+_TAG_NAMES = """tag tags tagname tagid tagpath point pointname pointid sensor sensorid sensorname signal signalname variable varname item
+itemid itemname metric metricname parameter parametername channel channelname node nodeid browsename displayname series seriesname field
+attribute measure measurement topic register name id"""
 _TAGS = frozenset(_TAG_NAMES.split())
-_VALUES = frozenset("value val reading measurement vvalue numericvalue doublevalue floatvalue measurevalue samplevalue v".split())  # noqa: SIM905
-MOST_COLUMNS = 8  # of a long table: tag, time, value, and a few such as unit and quality
+_VALUE_NAMES = """value val varvalue tagvalue reading measurement vvalue numericvalue doublevalue floatvalue realvalue measurevalue
+samplevalue payload v"""
+_VALUES = frozenset(_VALUE_NAMES.split())
+MOST_COLUMNS = 10  # of a long table: tag, time, value, and a few such as unit and quality
 ROWS_A_TAG = 3
 
 
@@ -116,9 +151,11 @@ def long_table_caution(table: pa.Table) -> tuple[str, ...]:
     plain = {name: "".join(c for c in name.lower() if c.isalnum()) for name in table.column_names}
     tag = next((n for n in table.column_names if plain[n] in _TAGS and _repeats(table[n])), None)
     value = next((n for n in table.column_names if plain[n] in _VALUES and n != tag), None)
-    time = next((n for n in table.column_names if n not in {tag, value} and _are_times(table[n])), None)
-    if tag is None or value is None or time is None:
+    times = [n for n in table.column_names if n not in {tag, value} and _are_times(table[n])]
+    if tag is None or value is None or not times:
         return ()
+    # An export also repeats the limits of its time range in every row.
+    time = max(times, key=lambda n: pc.count_distinct(parsing.plain_array(table[n])).as_py())
     count = pc.count_distinct(parsing.plain_array(table[tag])).as_py()
     what = f"the table looks like a long one, with one value a row: column {quote(tag)} names {count:,} tags"
     why = "and a model of its rows knows no relation between them"
@@ -137,7 +174,7 @@ def quality_cautions(table: pa.Table) -> tuple[str, ...]:
 
 def _repeats(values: pa.ChunkedArray) -> bool:
     kind = parsing.unwrapped_type(values.type)
-    if not parsing.is_text_type(kind):
+    if not (parsing.is_text_type(kind) or pa.types.is_integer(kind)):
         return False
     tags = pc.count_distinct(parsing.plain_array(values)).as_py()
     return bool(tags > 1 and tags * ROWS_A_TAG <= len(values))
@@ -148,6 +185,9 @@ def _are_times(values: pa.ChunkedArray) -> bool:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return True
     head = parsing.plain_array(values).slice(0, 100).combine_chunks()
+    if parsing.is_number_type(head.type):
+        low, high = (float(end) if end is not None else 0.0 for end in pc.min_max(head.cast(pa.float64(), safe=False)).as_py().values())
+        return unit_of(low, high) not in {None, *DAYS}
     if not parsing.is_text_type(head.type):
         return False
     return not pc.any(pc.is_null(read_times(head).values)).as_py()

@@ -239,9 +239,10 @@ def conform_levels(column: Column, values: pa.Array, origin: RowOrigin, *, defau
             f"column {column.name!r} is a {column.kind} in this model but {values.type} in {origin.where}. "
             "Write it as text, or leave it out and fit again."
         ) from None
-    if pc.all(pc.is_in(text, pa.array([*column.levels, None], pa.string()))).as_py() is not False:
-        return text
-    return parsing.known_levels(text, column.levels, boolean=column.kind == "boolean", default_missing=default_missing)
+    if pc.all(pc.is_in(text, pa.array([*column.levels, None], pa.string()))).as_py() is False:
+        text = parsing.known_levels(text, column.levels, boolean=column.kind == "boolean", default_missing=default_missing)
+    # A blank that is a level although no cell was missing: of a column that is marked or blank.
+    return pc.fill_null(text, "") if "" in column.levels and not column.nullable else text
 
 
 def _parsed(column: Column, text: pa.Array, origin: RowOrigin) -> pa.Array:

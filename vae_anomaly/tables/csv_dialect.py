@@ -40,7 +40,7 @@ _WHOLE_SCAN = 64 << 20
 _DELIMITER_RECORDS = 30
 # Records from which the decimal sign is inferred: the first hundreds may have whole numbers only.
 _DECIMAL_RECORDS = 2000
-_DELIMITERS = "\t;|,"
+_DELIMITERS = "\t;|\x01,"  # the fourth is that of Hive
 # Characters at the end of the sample in which its last records are, and their share that decides.
 _LAST_TEXT = 1 << 16
 _MOST = 0.5

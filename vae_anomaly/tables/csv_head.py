@@ -26,6 +26,8 @@ _FEW = 5
 _SAME_WIDTH = 0.9
 # Share of numbers and times in a column of them; the others are texts such as 'Bad'.
 _COUNTED = 0.9
+# Rows of text below a header that may be units and types; more are those of another table.
+_MOST_TEXTS = 20
 # A longer cell is neither a number nor a time.
 _LONGEST = 40
 # From this many names on, whole numbers in equal steps are names: of years, channels or wavelengths; and decimals from that many on.
@@ -370,6 +372,11 @@ def _no_sure_header(records: Records, end: int, path: str) -> DataError:
 
 def _texts_below(records: Records, at: int, end: int, path: str) -> DataError:
     rows, line = end - at - 1, records.lines[end - 1]
+    if rows > _MOST_TEXTS:
+        raise DataError(
+            f"{path} seems to hold two tables: from line {line.number:,} on ({_shown(line.cells)}) its rows have {records.width:,} cells, "
+            f"those above are of another table. Write one table a file, or name the line of the names of the one to read with --header-row."
+        )
     which = f"row 1 (line {line.number:,}) holds" if rows == 1 else f"rows 1 to {rows} (up to line {line.number:,}) hold"
     named = f", or --header-row {line.number} if line {line.number} has the column names" if records.is_full(end - 1) else ""
     return DataError(

@@ -286,10 +286,31 @@ class _Rows:
         records, broken = chunk.records, chunk.broken
         if self._delimiter in self._header and self._header in records:
             broken = broken | {i: REPEATED for i, record in enumerate(records) if record == self._header}
+        broken = broken | self._other_tables(records)
         if self._head.comments:
             broken = broken | {i: COMMENT for i, record in enumerate(records) if record.startswith(b"#")}
         records = [self._cut(record) for record in records] if self._trailing else records
         return RecordChunk(records=records, broken=broken)
+
+    def _other_tables(self, records: list[bytes]) -> dict[int, str]:
+        """Return the reasons of rows that repeat many, but not all, of the column names, and of those below them."""
+        if self._head.annotated or self._delimiter not in self._header:
+            return {}
+        first = self._header.partition(self._delimiter)[0] + self._delimiter
+        begins = {i for i, record in enumerate(records) if record.startswith(first) and self._names_most(record)}
+        if not begins and not self._foreign:
+            return {}
+        found = dict[int, str]()
+        for i, record in enumerate(records):
+            self._foreign = (self._foreign or i in begins) and record != self._header
+            if self._foreign:
+                found[i] = OTHER_TABLE if i in begins else FOREIGN
+        return found
+
+    def _names_most(self, record: bytes) -> bool:
+        """Whether a record is no row but another header: most of its cells are those of the header, in their places."""
+        names, cells = (line.rstrip(b"\r\n").split(self._delimiter) for line in (self._header, record))
+        return names != cells and 2 * sum(map(bytes.__eq__, names, cells)) > len(names)
 
     def _cut(self, record: bytes) -> bytes:
         text = record.rstrip(b"\r\n")

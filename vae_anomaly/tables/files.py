@@ -33,6 +33,8 @@ _UNSUPPORTED = {
     b"ORC": ("ORC", "Write it as Parquet"),
     b"Obj\x01": ("Avro", "Write it as Parquet"),
     b"FEA1": ("Feather version 1", "Write it again with a current pyarrow"),
+    b'{"': ("JSON", "Write it as CSV or Parquet"),
+    b"[{": ("JSON", "Write it as CSV or Parquet"),
     b"version https://": ("a Git LFS pointer", "Fetch the file itself with git lfs pull"),
 }
 _UNSUPPORTED_SUFFIXES = (".json", ".jsonl", ".ndjson", ".xml", ".html", ".yaml", ".toml", ".md", ".py", ".ipynb")

@@ -20,7 +20,7 @@ from vae_anomaly.messages import absent_text, listed, quote
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.keys import as_times
 from vae_anomaly.schema.pivoting import Held, PivotRoles, Samples, Tags, as_kind, joined, parse_pivot
-from vae_anomaly.schema.qualities import good_values, quality_pairs
+from vae_anomaly.schema.qualities import good_values, none_good, quality_pairs
 from vae_anomaly.tables.csv_rejects import OnBad
 from vae_anomaly.tables.files import TableFile
 from vae_anomaly.tables.reader import Chunk, ColumnSelection, Reader, SizeEstimate
@@ -65,6 +65,12 @@ class PivotedTable:
                 row += rows
         if not tags.samples:
             raise DataError(f"no row of {self.readers[0].file.path} has a tag; there is nothing to pivot.")
+        if self.quality and not self.expected and not tags.has_values:
+            cells = next(iter(self.readers[0].stream(ColumnSelection(raw=[self.quality]), Chunk()))).column(0)
+            raise none_good(self.readers[0].file.path, self.quality, cells)
+        if self.pivot.every is None and tags.samples > 2 * tags.rows * len(tags.code) and tags.in_days:
+            where = f"column {quote(self.pivot.time)} of {self.readers[0].file.path}"
+            raise DataError(f"{where} holds days, each for several values of a tag. Join date and time in one column, or give every=1d.")
         if tags.falls and tags.samples > MOST_SORTED:
             raise DataError(
                 f"{tags.falls} has an earlier time than the row above it, and {tags.samples:,} values are too many to be sorted here "
@@ -102,6 +108,8 @@ class PivotedTable:
             if unused:
                 advice = "" if self.quality else "; if one says how good a value is, name it with --quality-column"
                 notes.append(f"not used of the long table: {listed(unused)}{advice}")
+        if self.pivot.every is None and tags.samples > 2 * tags.rows * len(tags.code):
+            notes.append(f"column {quote(self.pivot.time)} has one time for several values of a tag, of which the last counts")
         if tags.start > tags.begin:
             notes.append(f"rows before {_stamp(tags.start)} are left out: not every tag had a value yet")
         if tags.falls:
@@ -371,11 +379,7 @@ class MaskedTable:
         for quality, qualified in self.pairs.items():
             good = good_values(table[quality].combine_chunks(), self.good)
             if len(good) and not pc.any(good).as_py():
-                found = ", ".join(map(str, pc.unique(table[quality]).to_pylist()[:5]))
-                raise DataError(
-                    f"no value of {self.file.path} is good by column {quote(quality)}, which holds {found}. "
-                    "Say what it holds for a good value with --good-quality."
-                )
+                raise none_good(self.file.path, quality, table[quality])
             for name in {*qualified} - self.keep - self.pairs.keys():
                 columns[name] = pc.if_else(good, columns[name], pa.scalar(None, columns[name].type))
         return pa.table({name: columns[name] for name in self.names})

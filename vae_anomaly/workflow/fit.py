@@ -25,8 +25,10 @@ from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size,
 from vae_anomaly.jobs import fit_workdir, memory, signals
 from vae_anomaly.messages import OnProgress, about_seconds, ignore_progress
 from vae_anomaly.model.training import Trial
+from vae_anomaly.schema.inference import mark_notes
 from vae_anomaly.schema.keys import group_codes, time_order
 from vae_anomaly.schema.levels import missing_notes
+from vae_anomaly.schema.notations import unread_cautions
 from vae_anomaly.schema.qualities import shape_cautions
 from vae_anomaly.schema.schema import Schema, conform, excluded_columns, infer_schema
 from vae_anomaly.tables.csv_rejects import Rejects
@@ -109,6 +111,7 @@ def _fit_and_publish(job: FitJob) -> FitResult:
     notes = (
         *dict.fromkeys((*source.version_notes, *source.notes)),
         *missing_notes(rows.normal, texts),
+        *mark_notes(schema.columns),
         *rejected_notes(rejects),
         *memory.sampling_notes(rows_used + rows.anomalous.num_rows, rows_read, config.seed),
     )
@@ -139,7 +142,11 @@ def _read(job: FitJob, rejects: Rejects) -> tuple[LabelledRows, int]:
 def _train(rows: LabelledRows, schema: Schema, job: FitJob, began: float, notes: tuple[str, ...]) -> Outcome:
     """Train, calibrate and evaluate; the outcome is stored in the work folder."""
     source, config = job.source, job.request.config
-    on_table = (*label_cautions(rows.normal, schema, config.data), *shape_cautions(rows.normal, config.data))
+    on_table = (
+        *label_cautions(rows.normal, schema, config.data),
+        *shape_cautions(rows.normal, config.data),
+        *unread_cautions(schema.dropped),
+    )
     for caution in on_table:
         _logger.warning("%s", caution)
     with located(source.readers, rows.anomalous_numbers):
