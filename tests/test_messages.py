@@ -6,6 +6,7 @@ from vae_anomaly.messages import (
     ERROR_LENGTH,
     NAMES_SHOWN,
     QUOTED_LENGTH,
+    about_seconds,
     absent_text,
     did_you_mean,
     ignore_progress,
@@ -105,3 +106,19 @@ def test_progress_can_be_ignored() -> None:
 
 def test_percent_has_three_digits() -> None:
     assert [percent(x) for x in (0.5, 0.000123456, 1.0)] == ["50 %", "0.0123 %", "100 %"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 seconds"),
+        (61, "61 seconds"),
+        (119, "119 seconds"),
+        (120, "2 minutes"),
+        (7100, "118 minutes"),
+        (7200, "2 hours"),
+        (200_000, "2 days"),
+    ],
+)
+def test_a_duration_is_told_in_the_largest_unit_that_it_holds_twice(seconds: float, text: str) -> None:
+    assert about_seconds(seconds) == text

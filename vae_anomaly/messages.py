@@ -86,6 +86,18 @@ def one_line(text: object) -> str:
     return shorten(redacted(" ".join(str(text).split())), ERROR_LENGTH).rstrip(".")
 
 
+def about_seconds(seconds: float) -> str:
+    """Return a duration in the unit that people would use: ``80 seconds``, ``5 minutes``, ``3 hours``, ``2 days``.
+
+    >>> about_seconds(290.0)
+    '5 minutes'
+    """
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def percent(share: float) -> str:
     """Return a share as per cent with three significant digits.
 

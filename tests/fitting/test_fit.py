@@ -14,12 +14,12 @@ from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.config import CalibrationConfig, Config
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
-from vae_anomaly.fitting.checkpointing import Progress
+from vae_anomaly.fitting.checkpointing import NoCheckpoint, Progress, Stage
 from vae_anomaly.fitting.fit import check_device, find_constant_columns, fit_detector, fit_rows
 from vae_anomaly.fitting.robust import TrimmedRows
 from vae_anomaly.fitting.splits import RowSplit, assign_networks, split_rows
 from vae_anomaly.model.ensemble import score_rows
-from vae_anomaly.model.training import TrainingState
+from vae_anomaly.model.training import TrainingState, Trial
 from vae_anomaly.schema.encoding import Batch
 from vae_anomaly.schema.schema import infer_schema
 
@@ -260,8 +260,21 @@ class InMemory:
 
 
 def _bytes(table: pa.Table, config: Config, checkpoint: InMemory | None = None) -> tuple[str, dict[str, bytes]]:
-    state, tensors = fit_rows(table, infer_schema(table, config.data), config, checkpoint=checkpoint).detector.state()
+    stage = Stage(checkpoint=checkpoint or NoCheckpoint())
+    state, tensors = fit_rows(table, infer_schema(table, config.data), config, stage=stage).detector.state()
     return json.dumps(state), {name: t.contiguous().numpy().tobytes() for name, t in tensors.items()}
+
+
+def test_a_timed_step_before_the_training_changes_no_byte_of_the_model() -> None:
+    config, table, tried = tiny.config(SPLIT, steps=6), tiny.normal_rows("mixed"), []
+
+    def run(trial: Trial) -> None:
+        tried.append(trial.steps)
+        trial.run()
+
+    state, tensors = fit_rows(table, infer_schema(table, config.data), config, stage=Stage(on_trial=run)).detector.state()
+    assert (json.dumps(state), {n: t.contiguous().numpy().tobytes() for n, t in tensors.items()}) == _bytes(table, config)
+    assert len(tried) == 1
 
 
 @pytest.mark.parametrize("robust", [False, True], ids=["plain", "contamination-robust"])

@@ -23,6 +23,7 @@ from vae_anomaly.model.training import (
     device_of,
     fit_weights,
     step_budget,
+    trial,
 )
 from vae_anomaly.model.vae import Layout, Vae
 from vae_anomaly.schema.encoding import Batch
@@ -299,3 +300,29 @@ def test_devices_are_named_or_found() -> None:
     assert device_of("cpu") == torch.device("cpu")
     assert device_of("cuda:1") == torch.device("cuda:1")
     assert device_of("auto").type in {"cpu", "cuda", "mps"}
+
+
+@pytest.mark.parametrize(("steps", "done", "left"), [(30, 0, 30), (30, 12, 18), (30, 30, 0), (5, 0, 5), (None, 0, 113)])
+def test_a_trial_counts_the_steps_that_are_left_and_the_points_of_the_curve(steps: int | None, done: int, left: int) -> None:
+    """A point of the curve, of 14 rows here, is a pass forward: a third of a step of 14 of its 16 rows. 60 epochs of 30 rows: 113 steps."""
+    rows = [THIRDS[0], THIRDS[1]]
+    vae = Vae(2, LAYOUT, MODEL, torch.Generator().manual_seed(0))
+    data = TrainingData(batch=_batch(), views=_views(rows), rows=rows, validation=[THIRDS[2][:14]] * 2, unseen=0.01)
+    found = trial(vae, data, TrainConfig(steps=steps, batch_rows=16), done)
+    whole = left + min(left, 20) * 14 / 16 / 3
+    assert found.steps == round(whole)
+    weights = sum(p.numel() for p in vae.parameters())
+    assert found.operations == pytest.approx(whole * 3 * 2 * 16 * weights)
+
+
+def test_a_trial_leaves_the_weights_the_gradients_and_the_global_generator_alone() -> None:
+    rows = list(THIRDS)
+    generator = torch.Generator().manual_seed(0)
+    vae = Vae(3, LAYOUT, MODEL, generator)
+    data = TrainingData(batch=_batch(), views=_views(rows), rows=rows, validation=[THIRDS[2]] * 3, unseen=0.01)
+    before, drawn, everywhere = {n: t.clone() for n, t in vae.state_dict().items()}, generator.get_state(), torch.get_rng_state()
+    trial(vae, data, _config()).run()
+    assert _same(before, vae.state_dict())
+    assert all(p.grad is None for p in vae.parameters())
+    assert torch.equal(generator.get_state(), drawn)
+    assert torch.equal(torch.get_rng_state(), everywhere)

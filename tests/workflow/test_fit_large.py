@@ -21,9 +21,11 @@ from vae_anomaly import artifact
 from vae_anomaly.config import CalibrationConfig, Config, DataConfig, ModelConfig, Reading, TrackingConfig, TrainConfig
 from vae_anomaly.errors import DataError, SchemaMismatch
 from vae_anomaly.jobs import memory
+from vae_anomaly.model.training import Trial
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.reader import SizeEstimate
 from vae_anomaly.tables.source import open_source
+from vae_anomaly.workflow import fit as fit_module
 from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.requests import FitRequest
 
@@ -267,3 +269,40 @@ def test_a_process_keeps_within_its_limit() -> None:
     assert said["rows_read"] == 300_000
     assert 5_000 < said["rows_used"] < 20_000
     assert int(done.stderr.split()[-1]) * 1024 < 560 * MB
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps", "text"), [(0.5, 121, "60 seconds"), (0.5, 300, "2 minutes"), (0.5, 120, None), (100.0, 200, "6 hours")]
+)
+def test_a_training_of_more_than_a_minute_is_announced_before_its_first_step(
+    seconds: float, steps: int, text: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("vae_anomaly.workflow.fit.time.perf_counter", lambda: clock[0])
+
+    def slow(_vae: object, _data: object, _config: TrainConfig, done: int) -> Trial:
+        return Trial(steps=steps - done, operations=fit_module.OPERATIONS_TRIED, run=lambda: clock.__setitem__(0, clock[0] + seconds))
+
+    monkeypatch.setattr("vae_anomaly.fitting.fit.trial", slow)
+    told: list[tuple[str, int]] = []
+    pq.write_table(rows(300), "rows.parquet")
+    config = Config(train=TrainConfig(steps=2), tracking=TrackingConfig(enabled=False))
+    with caplog.at_level("WARNING"):
+        fit_files(
+            FitRequest(data=("rows.parquet",), config=config, output=Path("m")), tell=lambda *at: told.append((at[0], len(caplog.records)))
+        )
+    line = (
+        f"training takes about {text} here. Fewer steps (--steps), columns (--exclude) or views (model.views in --config) shorten it; "
+        "if it is interrupted, the same command continues it."
+    )
+    assert [r.message for r in caplog.records if r.message.startswith("training takes")] == ([line] if text else [])
+    if text:
+        assert all(said for stage, said in told if stage == "training"), "before the first step"
+
+
+def test_a_small_training_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Trial(steps=200, operations=fit_module.OPERATIONS_TRIED - 1, run=lambda: pytest.fail("a step was tried"))
+    monkeypatch.setattr("vae_anomaly.fitting.fit.trial", lambda *_: small)
+    pq.write_table(rows(300), "rows.parquet")
+    config = Config(train=TrainConfig(steps=2), tracking=TrackingConfig(enabled=False))
+    fit_files(FitRequest(data=("rows.parquet",), config=config, output=Path("m")))

@@ -4,11 +4,11 @@ Protocols only: the caller passes a ``TrainingCheckpoint`` that stores states, o
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vae_anomaly.fitting.robust import TrimmedRows
-from vae_anomaly.model.training import TrainingState
+from vae_anomaly.model.training import TrainingState, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,12 @@ class NoCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A named training of a fit, with its progress callback and its checkpoint."""
+    """A named training of a fit: its progress callback, its checkpoint, and ``on_trial``, called before the first step; it may run it."""
 
-    name: str
-    on_progress: Callable[[Progress], None]
-    checkpoint: TrainingCheckpoint
+    name: str = "train"
+    on_progress: Callable[[Progress], None] = lambda _: None
+    checkpoint: TrainingCheckpoint = field(default_factory=NoCheckpoint)
+    on_trial: Callable[[Trial], None] = lambda _: None
 
     def start(self) -> TrainingState | None:
         """Return the state to resume from, None to start from the beginning."""

@@ -21,7 +21,7 @@ from vae_anomaly.config import Config, TrainConfig
 from vae_anomaly.detector.card import Card, are_measured
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, TooFewRows
-from vae_anomaly.fitting.checkpointing import NoCheckpoint, Progress, Stage, TrainingCheckpoint
+from vae_anomaly.fitting.checkpointing import Progress, Stage
 from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions, with_doubts
 from vae_anomaly.fitting.held_out import FitRecord, cross_fit_scores
 from vae_anomaly.fitting.robust import exemplar_limit, first_pass_scores, first_pass_split, robust_note, trim_rows
@@ -31,7 +31,7 @@ from vae_anomaly.model.constants import FLOAT64, is_close
 from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, score_rows, single_threaded_products
 from vae_anomaly.model.exemplars import choose_exemplars
 from vae_anomaly.model.scaling import Views, gather_cells, learn_views
-from vae_anomaly.model.training import History, TrainingData, device_of, fit_weights, is_small_step
+from vae_anomaly.model.training import History, TrainingData, device_of, fit_weights, is_small_step, trial
 from vae_anomaly.model.vae import START_ROWS, Layout, Vae, init_linear
 from vae_anomaly.model.weighting import unit_weights, with_learned_weights
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
@@ -39,6 +39,9 @@ from vae_anomaly.schema.schema import Schema, conform
 
 # Largest absolute number: the sum of squared differences of 10¹⁰ such numbers is still a finite float64.
 LARGEST = 1e148
+
+# The training of a fit that nobody watches or resumes.
+ONE_TRAINING = Stage()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,7 +69,7 @@ def fit_detector(
     needs more calibration rows, SchemaMismatch if a row does not fit the schema, DataError if all columns are constant or a number is too
     large, ConfigError if the device is not available.
     """
-    return fit_rows(table, schema, config, time=time, group=group, on_progress=on_progress).detector
+    return fit_rows(table, schema, config, time=time, group=group, stage=Stage(on_progress=on_progress)).detector
 
 
 def fit_rows(
@@ -76,18 +79,16 @@ def fit_rows(
     *,
     time: NDArray[np.int64] | None = None,
     group: NDArray[np.int64] | None = None,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-    checkpoint: TrainingCheckpoint | None = None,
+    stage: Stage = ONE_TRAINING,
 ) -> FitRecord:
-    """Fit as ``fit_detector`` does and return the rows as well; resume from the states in ``checkpoint``, if it has any."""
-    checkpoint = checkpoint or NoCheckpoint()
+    """Fit as ``fit_detector`` does and return the rows as well; resume from the states in the checkpoint of ``stage``, if it has any."""
     split = split_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
     check_device(device_of(config.train.device))
     batch = _encode_table(schema, table)
     if config.train.contamination_robust:
-        split = _trim(batch, schema, split, config, Stage(name="first pass", on_progress=on_progress, checkpoint=checkpoint))
-    learned = _learn(batch, schema, split, config, Stage(name="train", on_progress=on_progress, checkpoint=checkpoint))
-    on_progress(Progress(stage="calibrate", done=0, total=1))
+        split = _trim(batch, schema, split, config, replace(stage, name="first pass"))
+    learned = _learn(batch, schema, split, config, stage)
+    stage.on_progress(Progress(stage="calibrate", done=0, total=1))
     ensemble, threshold = _calibrate(learned.ensemble, batch, split, learned.networks, config)
     quality = with_doubts(column_quality(ensemble, batch, schema, learned.networks.validation), schema, table, config.data, time)
     copied = copied_rows(batch, split) if are_measured(quality) else 0
@@ -246,7 +247,9 @@ def _start(vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor]) -> None:
 def _train(vae: Vae, data: TrainingData, config: TrainConfig, generator: torch.Generator, stage: Stage) -> History:
     """Train on the configured device, then move the weights back to the CPU."""
     device = device_of(config.device)
-    history = fit_weights(vae.to(device), data.to(device), config, generator, start=stage.start(), on_step=stage.step)
+    vae, data, start = vae.to(device), data.to(device), stage.start()
+    stage.on_trial(trial(vae, data, config, start.step if start else 0))
+    history = fit_weights(vae, data, config, generator, start=start, on_step=stage.step)
     vae.cpu().requires_grad_(requires_grad=False).eval()
     return history
 

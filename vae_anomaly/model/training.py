@@ -118,6 +118,40 @@ class TrainingData:
         return replace(self, batch=batch, views=views)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trial:
+    """One step of a training that is about to begin: ``run()`` does its work and changes nothing, so that it can be timed.
+
+    The training takes about ``steps`` such steps, its learning curve counted in, and ``operations`` floating point operations.
+    """
+
+    steps: int
+    operations: float
+    run: Callable[[], None]
+
+
+def trial(vae: Vae, data: TrainingData, config: TrainConfig, done: int = 0) -> Trial:
+    """Return a step of the training that ``fit_weights`` does after ``done`` steps, on the device of ``data``."""
+    generator = torch.Generator().manual_seed(0)
+    epochs = Sampler(rows=tuple(data.rows), batch=config.batch_rows, generator=generator).epochs()
+    steps = max(0, step_budget(config, epochs)[0] - done)
+    rows = min(config.batch_rows, epochs.shortest)
+    # A point of the learning curve is a forward pass; a step is three times that for its rows.
+    curve = min(CURVE_POINTS, steps) * min(VALIDATION_ROWS, *(len(v) for v in data.validation)) / (3 * rows)
+    return Trial(
+        steps=steps + round(curve), operations=_operations(vae, rows) * (steps + curve), run=partial(_try, vae, data, config, epochs)
+    )
+
+
+def _try(vae: Vae, data: TrainingData, config: TrainConfig, epochs: "Epochs") -> None:
+    """Do the work of a step with copies of the weights and noise of its own."""
+    weights = torch.cat([p.detach().flatten(1) for p in vae.parameters()], dim=1)
+    draw = minibatch_cells(data.views, vae.layout, data.batch)
+    _step(vae, draw(next(epochs)), config, data.unseen, epochs.sampler.generator)
+    moments = torch.zeros_like(weights), torch.zeros_like(weights)
+    adamw_step(weights, _clipped_gradient(vae), moments, 1, rate=config.learning_rate, decay=config.weight_decay)
+
+
 def fit_weights(
     vae: Vae,
     data: TrainingData,
@@ -238,11 +272,13 @@ def _restore(start: TrainingState, tensors: tuple[Tensor, ...], epochs: Epochs) 
 
 
 def is_small_step(vae: Vae, batch: int) -> bool:
-    """Return whether a step with ``batch`` rows a network is too little work to split over threads.
+    """Return whether a step with ``batch`` rows a network is too little work to split over threads."""
+    return _operations(vae, batch) < SMALL_STEP
 
-    Counts two operations for each weight and row in each of three matrix products: forward, and backward to inputs and to weights.
-    """
-    return 6 * batch * sum(p.numel() for p in vae.parameters()) < SMALL_STEP
+
+def _operations(vae: Vae, batch: int) -> int:
+    """Return two for each weight and row in each of three matrix products: forward, and backward to inputs and to weights."""
+    return 6 * batch * sum(p.numel() for p in vae.parameters())
 
 
 def step_budget(config: TrainConfig, epochs: Epochs) -> tuple[int, str]:

@@ -15,7 +15,7 @@ from vae_anomaly.config import validate
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.evaluation.results import Quality
-from vae_anomaly.fitting.checkpointing import Progress
+from vae_anomaly.fitting.checkpointing import Progress, Stage
 from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.fitting.fit import fit_rows, with_group_thresholds
 from vae_anomaly.fitting.held_out import FitRecord
@@ -23,7 +23,8 @@ from vae_anomaly.fitting.label_cautions import label_cautions
 from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size, split_by_label
 from vae_anomaly.jobs import fit_workdir, memory, signals
-from vae_anomaly.messages import OnProgress, ignore_progress
+from vae_anomaly.messages import OnProgress, about_seconds, ignore_progress
+from vae_anomaly.model.training import Trial
 from vae_anomaly.schema.inference import mark_notes
 from vae_anomaly.schema.keys import group_codes, time_order
 from vae_anomaly.schema.levels import missing_notes
@@ -42,6 +43,9 @@ from vae_anomaly.workflow.results import FitResult, ModelName
 from vae_anomaly.workflow.score_counts import rejected_notes
 
 _logger = logging.getLogger(__name__)
+# A training of fewer operations takes under a minute on any processor in use, and its steps are not worth a trial.
+OPERATIONS_TRIED = 3e11
+ANNOUNCED_SECONDS = 60.0
 STAGES = {"first pass": "first pass", "train": "training", "calibrate": "calibrating"}
 
 
@@ -169,9 +173,25 @@ def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> FitRecord:
     def on_progress(progress: Progress) -> None:
         job.tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
 
-    config = job.request.config
-    record = fit_rows(table, schema, config, time=order, group=group, on_progress=on_progress, checkpoint=job.checkpoint)
+    stage = Stage(on_progress=on_progress, checkpoint=job.checkpoint, on_trial=_announce)
+    record = fit_rows(table, schema, job.request.config, time=order, group=group, stage=stage)
     return with_group_thresholds(record, table, schema.group) if schema.group else record
+
+
+def _announce(trial: Trial) -> None:
+    """Say before a training of more than a minute how long it takes, from the time of one step."""
+    if trial.operations < OPERATIONS_TRIED:
+        return
+    trial.run()  # the first step also allocates
+    began = time.perf_counter()
+    trial.run()
+    seconds = (time.perf_counter() - began) * trial.steps
+    if seconds > ANNOUNCED_SECONDS:
+        _logger.warning(
+            "training takes about %s here. Fewer steps (--steps), columns (--exclude) or views (model.views in --config) shorten it; "
+            "if it is interrupted, the same command continues it.",
+            about_seconds(seconds),
+        )
 
 
 def _quality(detector: Detector, split: RowSplit, rows: LabelledRows) -> Quality | None:
