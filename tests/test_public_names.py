@@ -92,7 +92,7 @@ def _short(annotation: Any) -> str:
     """Return a type or its text without modules: ``pyarrow.lib.Table | None`` is ``Table | None``."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     text = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=[A-Za-z_])", "", text)
-    return re.sub(r"ndarray\[tuple\[Any, \.\.\.\], dtype\[(\w+)\]\]", r"NDArray[\1]", text)
+    return re.sub(r"ndarray\[(?:tuple\[Any, \.\.\.\]|Any), dtype\[(\w+)\]\]", r"NDArray[\1]", text)  # numpy 2.0 says Any
 
 
 def _field_default(field: Any) -> str:
