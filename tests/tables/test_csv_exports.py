@@ -125,6 +125,6 @@ def test_units_are_known(row: str) -> None:
     assert are_units(row.split(), row.split())
 
 
-@pytest.mark.parametrize("row", ["low mid high", "A", "temperature pressure flow", "Reactor Pump", "on off"])
+@pytest.mark.parametrize("row", ["low mid high", "A", "temperature pressure flow", "Reactor Pump", "on off", "n/a t", "None m"])
 def test_other_texts_are_no_units(row: str) -> None:
     assert not are_units(row.split(), row.split())

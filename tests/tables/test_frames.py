@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from vae_anomaly.config import DEFAULT_READING, Reading
@@ -394,6 +394,7 @@ TEXTS = st.sampled_from(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cells=st.lists(st.tuples(TEXTS, TEXTS, TEXTS, TEXTS), min_size=1, max_size=4))
+@example(cells=[("", "", "n/a", "t"), ("1.0", "2", "é", "yes")])
 def test_texts_are_read_or_refused_as_those_of_a_file(tmp_path: Path, cells: list[tuple[str, ...]]) -> None:
     frame = pd.DataFrame(cells, columns=list(CELLS), dtype=object)
     frame.to_csv(tmp_path / "file.csv", index=False)

@@ -43,6 +43,8 @@ _TYPES = frozenset({
 })  # fmt: skip
 _PATTERN = re.compile(r"[yYMdDhHmsSTZfaAp%:./, '_\-\[\]]{4,}")
 
+_NO_UNIT = {"n/a", "na", "nan", "none", "null"}
+
 
 def are_units(cells: Sequence[str], above_numbers: Sequence[str]) -> bool:
     """Whether a row holds units or types: every text in it is one, at least one of them in a column of numbers or times.
@@ -58,6 +60,9 @@ def are_units(cells: Sequence[str], above_numbers: Sequence[str]) -> bool:
 
 def _is_empty(text: str) -> bool:
     """Whether a cell stands for no unit; a rule below the names is made of such cells too."""
+    # A first row of data may hold a missing text and a letter: ``n/a`` alone is no unit a year.
+    if text.strip().lower() in _NO_UNIT:
+        return True
     return re.fullmatch(r"[-–—=_. 1]*", text.strip()) is not None and len(text.strip()) < 2  # noqa: PLR2004
 
 
