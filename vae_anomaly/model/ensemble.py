@@ -234,7 +234,7 @@ def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:
 
 
 def _with_rows(values: Tensor, count: int, value: int) -> Tensor:
-    """Append rows of one value; ``functional.pad`` does not take tensors without columns before torch 2.7."""
+    """Append rows of one value; ``functional.pad`` of torch 2.6 does not take tensors without columns."""
     return torch.cat([values, values.new_full((count, *values.shape[1:]), value)])
 
 
