@@ -48,6 +48,9 @@ java:
 	fi; \
 	command -v java >/dev/null || { echo "Spark needs Java 17 or newer, and there is no java on the path: install a JRE, such as default-jre-headless"; exit 1; }
 
+test-ways: $(READY)  ## 200 made tables, each written in every way that means the same; the log is benchmarks/results/ways.md
+	MADE_TABLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/schema/test_levels.py -k written_or_folders
+
 PROCESSES ?= 2
 
 # The resolver of pip takes some minutes over old versions.
