@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help demo test browser test-systems java test-lowest test-pythons check docs bench clean
+.PHONY: help demo test browser test-systems java test-ways test-lowest test-pythons check docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
