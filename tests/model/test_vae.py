@@ -14,7 +14,6 @@ from vae_anomaly.model.vae import (
     Cells,
     Layout,
     Vae,
-    best_log_loss,
     by_column,
     cell_nll,
     expected_units,
@@ -44,8 +43,8 @@ def _some_cells(seed: int = 1) -> Cells:
     return _cells(_random(2, 5, LAYOUT.units, seed=seed), target)
 
 
-def _nll(out: Tensor, cells: Cells, *, unseen: float = UNSEEN) -> Tensor:
-    return cell_nll(LAYOUT, out, cells, sigma=SIGMA, unseen=unseen)
+def _nll(out: Tensor, cells: Cells, *, unseen: float = UNSEEN, full: bool = False) -> Tensor:
+    return cell_nll(LAYOUT, out, cells, sigma=SIGMA, unseen=unseen, full=full)
 
 
 def _log(distribution: Distribution, value: Tensor) -> Tensor:
@@ -159,7 +158,7 @@ def test_a_missing_cell_costs_nothing_and_pulls_at_nothing() -> None:
     out, cells = _random(2, 5, LAYOUT.units).requires_grad_(), _some_cells()
     seen = torch.tensor([False, True, False, True, False]).expand(5, 5)
     missing = Cells(units=cells.units, target=cells.target, observed=seen)
-    loss = _nll(out, missing) + best_log_loss(LAYOUT, out, missing)
+    loss = _nll(out, missing, full=True)
     assert loss[..., [0, 2, 4]].abs().max() == 0.0
     torch.testing.assert_close(_nll(out, missing)[..., [1, 3]], _nll(out, cells)[..., [1, 3]])
     (gradient,) = torch.autograd.grad(loss.sum(), out)
@@ -172,7 +171,7 @@ def test_a_missing_cell_costs_nothing_and_pulls_at_nothing() -> None:
 
 def test_the_loss_of_levels_is_the_full_negative_log_likelihood() -> None:
     out, cells = _random(2, 5, LAYOUT.units), _some_cells()
-    full = (_nll(out, cells) + best_log_loss(LAYOUT, out, cells))[..., 2:]
+    full = _nll(out, cells, full=True)[..., 2:]
     expected = [
         -_log(Bernoulli(logits=out[..., 2]), cells.target[..., 0].to(torch.float64)),
         -_log(Categorical(logits=out[..., 3:6]), cells.target[..., 1]),
@@ -189,7 +188,7 @@ def test_the_training_loss_is_the_negative_elbo_of_one_sample() -> None:
     out = vae.decode(q.base_dist.mean + q.base_dist.stddev * noise)
     numbers = Normal(out[..., :2], SIGMA)
     peak = _log(numbers, out[..., :2])
-    levels = _nll(out, cells)[..., 2:] + best_log_loss(LAYOUT, out, cells)[..., 2:]
+    levels = _nll(out, cells, full=True)[..., 2:]
     reconstruction, kl = training_loss(vae, cells, noisy, noise, unseen=UNSEEN)
     expected = (peak - _log(numbers, cells.units[..., :2])).sum(-1) + levels.sum(-1)
     torch.testing.assert_close(reconstruction, expected, rtol=1e-9, atol=1e-9)
@@ -319,3 +318,21 @@ def test_a_network_without_linear_paths_starts_at_random() -> None:
     before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
     init_linear(vae, 0, torch.randn(9, 4), torch.zeros(0))
     assert all(torch.equal(before[name], tensor) for name, tensor in vae.state_dict().items())
+
+
+@pytest.mark.parametrize("levels", [(3,) * 37, (2, 5, 2, 5) * 20, (9,) * 40])
+def test_many_categories_cost_what_each_of_them_costs(levels: tuple[int, ...]) -> None:
+    """Many columns of few levels take another way through the softmax, and fill it up to whole vectors."""
+    layout = Layout(numeric=1, booleans=1, levels=levels)
+    out = _random(2, 5, layout.units).requires_grad_()
+    codes = [torch.arange(10).reshape(2, 5) % (count + 1) for count in (2, *levels)]
+    cells = Cells(units=_random(2, 5, layout.units), target=torch.stack(codes, -1), observed=torch.ones(5, layout.cells, dtype=torch.bool))
+    wide = cell_nll(layout, out, cells, sigma=SIGMA, unseen=UNSEEN, full=True)
+    (gradient,) = torch.autograd.grad(wide.sum(), out)
+    for j, units in enumerate(layout.slices()[2]):
+        alone = Cells(units=out[..., units].detach(), target=codes[j + 1].unsqueeze(-1), observed=torch.ones(5, 1, dtype=torch.bool))
+        logits = out.detach()[..., units].requires_grad_()
+        cost = cell_nll(Layout(numeric=0, booleans=0, levels=(levels[j],)), logits, alone, sigma=SIGMA, unseen=UNSEEN, full=True)
+        torch.testing.assert_close(wide[..., 2 + j].detach(), cost[..., 0].detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient[..., units], torch.autograd.grad(cost.sum(), logits)[0], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(expected_units(layout, out)[..., units], torch.softmax(out[..., units], -1), rtol=1e-12, atol=1e-12)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.tiny import Case, detector, encoded, table
 from vae_anomaly import artifact
 from vae_anomaly.detector.stream import ScoredBatch, scored_batches
 from vae_anomaly.errors import ConfigError, DataError, OutputError, SchemaMismatch
-from vae_anomaly.jobs import manifest, score_workdir
+from vae_anomaly.jobs import manifest, memory, score_workdir
 from vae_anomaly.storage.destinations import destination_of
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow import score_folder
@@ -26,6 +27,7 @@ from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.score import score_files
 
 BATCH = 512
+MB = 10**6
 
 
 SEEN = "rows that the model was fitted on: they score lower than new ones, so that alarms and p-values say little"
@@ -380,3 +382,21 @@ def test_batches_with_fewer_alarms_than_chance_allows_are_told(request_: ScoreRe
     assert counts.alarms == 0
     assert {text.split(" ", 3)[3] for text in counts.cautions[1:]} == {f"in all 3,000 rows of {tmp_path / 'still.parquet'}"}
     assert counts.cautions[0].startswith("0 alarms are fewer than chance allows: 300.0 are expected of 3,000 normal rows.")
+
+
+def test_a_memory_limit_that_was_not_kept_is_told(request_: ScoreRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = chain([2_000 * MB], repeat(9_864 * MB))
+    monkeypatch.setattr(memory, "peak", lambda: next(peaks))
+    caution = "the process held 9,864 MB at its peak, more than --memory-limit allows"
+    limited = replace(request_, memory_limit=9_000 * MB)
+    assert caution in score_files(limited).counts.cautions
+    assert caution in score_files(limited).counts.cautions, "nothing to do: the manifest says it"
+    assert f'"peak": {9_864 * MB}' in (tmp_path / "out" / manifest.FOLDER_MANIFEST).read_text(encoding="utf-8")
+    peaks = chain([2_000 * MB], repeat(9_864 * MB))
+    one = replace(limited, data=(request_.data[0] + "/b.csv",), output=tmp_path / "one.parquet")
+    assert caution in score_files(one).counts.cautions
+    written = manifest.read_manifest(tmp_path / "one.parquet")
+    assert written is not None
+    assert caution in written.counts["cautions"]
+    peaks = chain(repeat(8_000 * MB))
+    assert caution not in score_files(replace(one, overwrite=True)).counts.cautions

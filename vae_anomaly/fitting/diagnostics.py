@@ -24,7 +24,7 @@ from vae_anomaly.messages import percent
 from vae_anomaly.model.ensemble import Ensemble, score_rows
 from vae_anomaly.model.imputation import impute_by_decoding
 from vae_anomaly.model.scaling import QUANTILE_ROWS, gather_cells
-from vae_anomaly.model.vae import Cells, best_log_loss, by_column, cell_nll
+from vae_anomaly.model.vae import Cells, by_column, cell_nll
 from vae_anomaly.schema.encoding import Batch, model_order
 from vae_anomaly.schema.inference import NUMBER_LEVELS, Column
 from vae_anomaly.schema.schema import Schema
@@ -66,7 +66,7 @@ def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
     """
     layout = ensemble.layout
     out = ensemble.vae.decode(ensemble.vae.encode(cells.units)[0])
-    error = (cell_nll(layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, out, cells)).double()
+    error = cell_nll(layout, out, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen, full=True).double()
     baseline = torch.zeros_like(out)
     numeric = layout.window * layout.numeric
     baseline[..., numeric:] = ensemble.views.mean.clamp(1e-6, 1 - 1e-6).unsqueeze(1).expand_as(baseline[..., numeric:]).log()
@@ -75,9 +75,7 @@ def _explained(ensemble: Ensemble, cells: Cells) -> Tensor:
     seen = cells.observed[..., :numeric]
     centre = (cells.units[..., :numeric] * seen).sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp_min(1)
     baseline[..., :numeric] = centre
-    base = (
-        cell_nll(layout, baseline, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen) + best_log_loss(layout, baseline, cells)
-    ).double()
+    base = cell_nll(layout, baseline, cells, sigma=ensemble.vae.sigma, unseen=ensemble.unseen, full=True).double()
     total = base.sum(1)
     ratio = torch.where(total > UNCHANGED, 1.0 - error.sum(1) / total.clamp_min(UNCHANGED), 0.0)
     return by_column(layout, ratio.mean(0, keepdim=True)).squeeze(0) / layout.window

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -35,8 +35,17 @@ SCORE_EXPLAINED_ROW = 6 * 2**10  # an explained row passes through Python object
 SCORE_MIN_ROWS = 1024  # smaller chunks are too slow; a limit below this is refused
 SCORE_CHUNK = 32 * MiB  # read, and held for a checkpoint, at a time when memory suffices
 
-# Fitting: peak memory = FIT_START + rows × (FIT_COPIES × bytes read + columns × FIT_CELL + FIT_ROW) + the scaled cells.
-FIT_START = 500 * 10**6  # libraries and networks
+# Fitting: peak memory = start + rows × (FIT_COPIES × bytes read + columns × FIT_CELL + FIT_ROW) + the scaled cells.
+FIT_START = 500 * 10**6  # libraries and networks, where the libraries are those that were measured
+FIT_HELD = 350 * 10**6  # held of that when a fit begins; what a process holds beyond, such as a CUDA build of torch, adds to the start
+FIT_HELD_USUAL = 400 * 10**6  # up to here the rows of a sample do not change with what is held
+FIT_HELD_STEP = 500 * 10**6  # and beyond, by such steps: what is held differs a little from run to run, the sample must not
+FIT_TRACKING = 130 * 10**6  # MLflow
+FIT_LABELS = 60 * 10**6  # scikit-learn, and the evaluation
+FIT_SMALL_ROWS = 2_000  # fewer are cross-fitted, with a network for each fold
+FIT_SMALL_COLUMN = 750_000  # of these networks, for each column beyond the first FIT_SMALL_COLUMNS
+FIT_SMALL_COLUMNS = 100
+FIT_TOLD = 10**7  # a least limit is rounded up to this
 FIT_COPIES = 4  # copies of a row as it is read
 FIT_CELL = 48  # of each cell, encoded
 FIT_ROW = 200  # of each row besides
@@ -84,7 +93,34 @@ def _no_address_space(needed: float) -> ConfigError:
     )
 
 
-def max_fit_rows(weight: SizeEstimate, columns: int, limit: int | None) -> int | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitStart:
+    """What a fit takes besides its rows: ``held`` by the process when it begins, and ``libraries`` besides the measured ones."""
+
+    held: int = 0
+    libraries: int = 0
+
+    def exact(self) -> float:
+        """Return the bytes that this process takes before its first row."""
+        return FIT_START + self.libraries + max(0, self.held - FIT_HELD)
+
+    def told(self) -> float:
+        """Return ``exact`` rounded up, so that the least limit that is told is enough also when a little more is held."""
+        more = max(0, self.held - FIT_HELD)
+        return FIT_START + self.libraries + (math.ceil(more / FIT_TOLD) + 1) * FIT_TOLD * (more > 0)
+
+    def stepped(self) -> float:
+        """Return what the rows of a sample are planned with: the same in every run on one installation."""
+        steps = math.ceil(max(0, self.held - FIT_HELD_USUAL) / FIT_HELD_STEP)
+        return FIT_START + self.libraries + (FIT_HELD_USUAL - FIT_HELD) * (steps > 0) + steps * FIT_HELD_STEP
+
+
+def fit_start(*, tracked: bool, labelled: bool) -> FitStart:
+    """Return what a fit takes besides its rows; called before anything is read."""
+    return FitStart(held=resident(), libraries=FIT_TRACKING * tracked + FIT_LABELS * labelled)
+
+
+def max_fit_rows(weight: SizeEstimate, columns: int, limit: int | None, start: FitStart) -> int | None:
     """Return how many rows a fit can hold in memory; None: all of them.
 
     The limit defaults to half of the machine's memory. The result is rounded down to two digits, so that a resumed fit samples the same
@@ -92,23 +128,27 @@ def max_fit_rows(weight: SizeEstimate, columns: int, limit: int | None) -> int |
     """
     row = FIT_COPIES * weight.row_bytes + FIT_CELL * columns + FIT_ROW
     scaled_row = row + FIT_SCALED_CELL * columns
-    allowed = (FIT_SHARE * available() if limit is None else limit) - FIT_START
+    fewest = min(weight.rows, FIT_MIN_ROWS) * scaled_row + (weight.rows < FIT_SMALL_ROWS) * _small_networks(columns)
+    if limit is not None and limit < start.exact() + fewest:
+        least = math.ceil((start.told() + fewest) / 1e6)
+        raise ConfigError(
+            f"--memory-limit {limit / 1e6:,.0f} MB is less than a fit of {columns:,} columns needs; give at least {least} MB."
+        )
+    allowed = FIT_SHARE * available() - FIT_START if limit is None else limit - start.stepped()
     space = space_left() - FIT_ADDRESS_SPACE
     free = min(allowed, space)
     rows = max(free / scaled_row, (free - FIT_SCALED_MAX) / row)
-    if weight.rows <= rows or (limit is None and weight.rows <= FIT_MIN_ROWS):
+    if weight.rows <= max(rows, FIT_MIN_ROWS if limit is None or space >= fewest else 0):
         return None
-    least = FIT_MIN_ROWS * scaled_row
-    if space < least:
-        raise _no_address_space(FIT_ADDRESS_SPACE + least)
-    if limit is not None and allowed < least:
-        raise ConfigError(
-            f"--memory-limit {limit / 1e6:,.0f} MB is less than a fit of {columns:,} columns needs; "
-            f"give at least {math.ceil((FIT_START + least) / 1e6)} MB."
-        )
+    if space < fewest:
+        raise _no_address_space(FIT_ADDRESS_SPACE + fewest)
     most = max(FIT_MIN_ROWS, int(rows))
     digits = int(10 ** (len(str(most)) - 2))
     return most // digits * digits
+
+
+def _small_networks(columns: int) -> int:
+    return FIT_SMALL_COLUMN * max(0, columns - FIT_SMALL_COLUMNS)
 
 
 def sampling_notes(used: int, read: int, seed: int) -> tuple[str, ...]:
@@ -145,6 +185,38 @@ def resident() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
     except ImportError:
         return 0
+
+
+def peak() -> int:
+    """Return the most bytes of memory that this process has held; 0 where the system does not say."""
+    with suppress(OSError, StopIteration):
+        # Not what getrusage says: that counts the memory of the parent that the process was forked from.
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """A memory limit of a job, and the most that its process held ``before``: with a large table in a notebook, more than the limit."""
+
+    limit: float
+    before: int = field(default_factory=lambda: peak())  # noqa: PLW0108  # looked up when it is called
+
+    def excess(self) -> int:
+        """Return the most that the process has held, if that is more than the limit and than before; else 0."""
+        most = peak()
+        return most if most > max(self.limit, self.before) else 0
+
+
+def excess_cautions(most: int) -> tuple[str, ...]:
+    """Return a caution on a process that held more than its limit."""
+    return (f"the process held {most / 1e6:,.0f} MB at its peak, more than --memory-limit allows",) if most else ()
 
 
 def available() -> float:

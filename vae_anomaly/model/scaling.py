@@ -8,6 +8,7 @@ and categories). Cells w·d are ordered numbers, booleans, categories.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -115,39 +116,43 @@ def _codes_to_units(views: Views, layout: Layout, batch: Batch) -> tuple[Tensor,
     observed = _flat_observed(layout, batch)[..., layout.window * layout.numeric :]
     observed = observed if observed.dim() == 3 else observed.expand(nets, *observed.shape)  # noqa: PLR2004
     first, units, target = 0, [], []
-    for j, levels in enumerate((1,) * booleans.shape[-1] + layout.levels * layout.window):
-        here = slice(first, first + levels)
-        known, mean = views.known[:, here].unsqueeze(1), views.mean[:, here].unsqueeze(1)
-        codes, seen = flat[..., j], observed[..., j].unsqueeze(-1)
-        unit, goal = _boolean_units(codes, known) if j < booleans.shape[-1] else _category_units(codes, known, levels)
-        units.append(torch.where(seen, unit - mean, 0.0))
+    count = booleans.shape[-1]
+    if count:
+        codes, seen, mean = flat[..., :count], observed[..., :count], views.mean[:, :count].unsqueeze(1)
+        units.append(torch.where(seen, (codes == 1).to(torch.float32) - mean, 0.0))  # both values of a boolean are always possible
+        target.append(codes)
+    first = count
+    for levels, same in groupby(layout.levels * layout.window):
+        columns = len(list(same))
+        here, place = slice(first, first + columns * levels), slice(count, count + columns)
+        known, mean = (each[:, here].reshape(nets, 1, columns, levels) for each in (views.known, views.mean))
+        unit, goal = _category_units(flat[..., place], known, levels)
+        units.append(unit.sub_(mean).masked_fill_(~observed[..., place].unsqueeze(-1), 0.0).flatten(-2))
         target.append(goal)
-        first += levels
-    return torch.cat(units, dim=-1), torch.stack(target, dim=-1)
-
-
-def _boolean_units(codes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    del known  # both values of a boolean are always possible
-    return (codes == 1).to(torch.float32).unsqueeze(-1), codes
+        first, count = here.stop, place.stop
+    return torch.cat(units, dim=-1), torch.cat(target, dim=-1)
 
 
 def _category_units(codes: Tensor, known: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Return the one-hot units ``[g, n, k, l]`` of columns with l levels each, and their codes ``[g, n, k]``, l where unseen."""
     onehot = codes.unsqueeze(-1) == torch.arange(levels, device=codes.device)
-    onehot = onehot & known
+    onehot &= known
     return onehot.to(torch.float32), torch.where(onehot.any(-1), codes, levels)
 
 
 def learn_views(layout: Layout, batch: Batch, names: Sequence[ViewName], rows: Sequence[Tensor]) -> Views:
     """Estimate the view ``names[g]`` of each network ``g`` from rows ``rows[g]`` of the batch."""
-    cache: dict[int, tuple[Batch, dict[str, tuple[Tensor, Tensor]]]] = {}
+    cache: dict[int, tuple[Batch, tuple[Tensor, Tensor], dict[str, tuple[Tensor, Tensor]]]] = {}
     centre, scale, mean, known = [], [], [], []
     for name, index in zip(names, rows, strict=True):
-        own_rows, done = cache.setdefault(id(index), (batch.rows(index), {}))
+        if id(index) not in cache:
+            of_network = batch.rows(index)
+            cache[id(index)] = of_network, _level_statistics(layout, of_network), {}
+        own_rows, (level_mean, level_known), done = cache[id(index)]
         if name not in done:
             done[name] = _numeric_view(layout, own_rows, name)
         centre.append(done[name][0])
         scale.append(done[name][1])
-        level_mean, level_known = _level_statistics(layout, own_rows)
         mean.append(level_mean)
         known.append(level_known)
     return Views(centre=torch.stack(centre), scale=torch.stack(scale), mean=torch.stack(mean), known=torch.stack(known))

@@ -17,7 +17,7 @@ from torch import Tensor
 from vae_anomaly.config import TrainConfig
 from vae_anomaly.errors import VaeAnomalyError
 from vae_anomaly.model.scaling import Views, minibatch_cells
-from vae_anomaly.model.vae import Cells, Vae, gaussian_kl, training_loss
+from vae_anomaly.model.vae import Cells, Vae, cell_nll, gaussian_kl, training_loss
 from vae_anomaly.schema.encoding import Batch
 
 CURVE_POINTS = 20  # points of the learning curve, enough to see whether it is still falling
@@ -178,6 +178,7 @@ def fit_weights(
         _restore(start, (weights, *moments), epochs)
     draw = minibatch_cells(data.views, vae.layout, data.batch)
     validation = torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in data.validation))] for v in data.validation])
+    watched: Cells | None = None
     ends = {round(total * (b + 1) / CURVE_POINTS) for b in range(CURVE_POINTS)} - {0}
     for step in range(first, total):
         loss = _step(vae, draw(next(epochs)), config, data.unseen, generator)
@@ -186,7 +187,8 @@ def fit_weights(
         loss_sum += loss
         if step + 1 in ends:
             since = step + 1 - (blocks[-1].step if blocks else 0)
-            blocks.append(_validate(vae, draw(validation), data.unseen, step + 1, loss_sum / since))
+            watched = watched or draw(validation)  # scaling wide rows anew for each point takes as long as the point itself
+            blocks.append(_validate(vae, watched, data.unseen, step + 1, loss_sum / since))
             loss_sum = 0.0
         on_step(step + 1, total, partial(_state, step + 1, (weights, *moments), epochs, tuple(blocks), loss_sum))
     _unflatten_parameters(vae)
@@ -356,7 +358,7 @@ def adamw_step(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor]
 def _validate(vae: Vae, cells: Cells, unseen: float, step: int, loss: float) -> CurvePoint:
     """Return reconstruction, KL to N(0, I) and active units of validation rows at the posterior mean, without noise."""
     mu, logvar = vae.encode(cells.units)
-    reconstruction, _ = training_loss(vae, cells, cells.units, torch.zeros_like(mu), unseen=unseen)
+    reconstruction = cell_nll(vae.layout, vae.decode(mu), cells, sigma=vae.sigma, unseen=unseen, full=True).sum(-1)
     active = (mu.var(dim=1, correction=0) > ACTIVE_VARIANCE).sum(-1).to(torch.float64).mean()
     return CurvePoint(
         step=step,

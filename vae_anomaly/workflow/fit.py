@@ -4,6 +4,7 @@ All checks come before training. An interrupted fit continues from its work fold
 """
 
 import logging
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -61,6 +62,7 @@ class FitJob:
     source: Source
     contents: str
     max_rows: int | None
+    bound: memory.Bound
     checkpoint: fit_workdir.Checkpoint
     logged: ModelVersion | None
     tell: OnProgress
@@ -78,8 +80,10 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
     validate(config)
     if not tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
+    bound = memory.Bound(limit=math.inf if request.memory_limit is None else request.memory_limit)
+    start = memory.fit_start(tracked=tracking.enabled, labelled=data.label_column is not None)
     source = open_source(request.data, data, unused=excluded_columns(data))
-    max_rows = memory.max_fit_rows(source.estimated_size(), len(source.names), request.memory_limit)
+    max_rows = memory.max_fit_rows(source.estimated_size(), len(source.names), request.memory_limit, start)
     folder, made_from = fit_workdir.workdir_of(output, tracking.model_name), fit_resume.made_from(source, config, max_rows)
     with (
         signals.catch_signals() as interruption,
@@ -93,6 +97,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
             source=source,
             contents=source.contents(),
             max_rows=max_rows,
+            bound=bound,
             checkpoint=checkpoint,
             logged=logged,
             tell=tell,
@@ -124,7 +129,7 @@ def _fit_and_publish(job: FitJob) -> FitResult:
         run.log_dataset(source.paths, digest=source.digest(), rows=rows_used, versions=source.versions)
         outcome = fit_resume.outcome(job.checkpoint) or _train(rows, schema, job, began, notes)
         model = publish.publish_fit(run, outcome, job.checkpoint, job.logged, output=output, overwrite=request.overwrite)
-    return _result(rows, rows_read, outcome, model, job.checkpoint.resumed_steps)
+    return _result(rows, rows_read, outcome, model, job)
 
 
 def _read(job: FitJob, rejects: Rejects) -> tuple[LabelledRows, int]:
@@ -204,7 +209,7 @@ def _quality(detector: Detector, split: RowSplit, rows: LabelledRows) -> Quality
     return evaluate_fit(detector, split, normal, anomalous, rows.labels)
 
 
-def _result(rows: LabelledRows, rows_read: int, outcome: Outcome, model: ModelName, resumed_steps: int) -> FitResult:
+def _result(rows: LabelledRows, rows_read: int, outcome: Outcome, model: ModelName, job: FitJob) -> FitResult:
     detector, card = outcome.detector, outcome.detector.card
     return FitResult(
         rows_read=rows_read,
@@ -214,13 +219,13 @@ def _result(rows: LabelledRows, rows_read: int, outcome: Outcome, model: ModelNa
         left_out=detector.schema.dropped,
         seconds=card.seconds,
         steps=card.history.steps,
-        resumed_steps=resumed_steps,
+        resumed_steps=job.checkpoint.resumed_steps,
         stopped=card.history.stopped,
         active_units=active_units(detector),
         latent_units=detector.ensemble.vae.latent,
         promise=guarantee_of(detector.threshold),
         blocks=detector.blocks,
-        cautions=(*(outcome.quality.cautions if outcome.quality else ()), *cautions(detector)),
+        cautions=(*(outcome.quality.cautions if outcome.quality else ()), *cautions(detector), *memory.excess_cautions(job.bound.excess())),
         notes=card.notes,
         quality=outcome.quality,
         suspicious=outcome.suspicious,

@@ -24,6 +24,7 @@ from vae_anomaly.errors import OutputError
 from vae_anomaly.evaluation.results import MissingChange
 from vae_anomaly.explain.contributions import REST, Alarm, Reason
 from vae_anomaly.jobs import manifest
+from vae_anomaly.jobs.memory import excess_cautions
 from vae_anomaly.jobs.score_workdir import Unfinished
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.storage.atomic import writing
@@ -63,6 +64,7 @@ class Counting:
     first_rejected: str = ""
     quarantined_bytes: int = 0
     standstill: Standstill = NO_STANDSTILL
+    peak: int = 0  # bytes of memory, where they were more than the limit
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for ``counting_from``."""
@@ -124,7 +126,7 @@ class Counting:
             unseen=dict(self.unseen.most_common()),
             missing_changes=missing_changes(detector.quality, detector.card.rows, self.missing, self.rows),
             top_alarms=tuple(alarm for _, _, alarm in sorted(self.worst, key=lambda kept: (-kept[0], -kept[1]))),
-            cautions=(*filter(None, (seen, few)), *self.standstill.cautions()),
+            cautions=(*filter(None, (seen, few)), *self.standstill.cautions(), *(excess_cautions(self.peak) if self.peak else ())),
         )
 
     def _keep_worst(self, batch: pa.RecordBatch, numbers: NDArray[np.int64]) -> None:
@@ -172,6 +174,11 @@ def tally_from(counted: Mapping[str, Any]) -> Tally:
 def standstill_from(counted: Mapping[str, Any]) -> Standstill:
     """Return the columns at a standstill of one finished output. Raises ValueError for values of the wrong type."""
     return counting_from({"ids": (), **counted}).standstill
+
+
+def peak_from(counted: Mapping[str, Any]) -> int:
+    """Return the bytes of memory of one finished output, where they were more than the limit."""
+    return counting_from({"ids": (), **counted}).peak
 
 
 def missing_changes(quality: Sequence[ColumnQuality], fit_rows: int, missing: Mapping[str, int], rows: int) -> tuple[MissingChange, ...]:

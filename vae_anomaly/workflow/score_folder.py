@@ -21,7 +21,7 @@ from vae_anomaly.tables import files
 from vae_anomaly.tables.source import Source, as_one_table, open_files
 from vae_anomaly.workflow.models import known_files, rows_of_fit
 from vae_anomaly.workflow.results import Counts
-from vae_anomaly.workflow.score_counts import WORST_ALARMS, Counting, standstill_from, tally_from
+from vae_anomaly.workflow.score_counts import WORST_ALARMS, Counting, peak_from, standstill_from, tally_from
 from vae_anomaly.workflow.score_job import ScoreJob, check_input_columns, warn
 from vae_anomaly.workflow.score_output import Done, score_output
 
@@ -153,6 +153,7 @@ class Folder:
         for entry in entries:
             counting.add(tally_from(entry.counted))
             counting.standstill = counting.standstill.plus(standstill_from(entry.counted))
+            counting.peak = max(counting.peak, peak_from(entry.counted))
         total = counting.done(self.job.detector, self.job.threshold, typicality=self.job.request.typicality, seen=seen)
         worst = TypeAdapter(tuple[Alarm, ...]).validate_python([a for a in self.dataset.worst if a["part"] in parts])
         return replace(total, top_alarms=worst)

@@ -12,7 +12,7 @@ from vae_anomaly.config import Reading, reading_for
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import NO_STANDSTILL, InputBatch, Rejections, ScoreOptions, Standstill
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
-from vae_anomaly.jobs.memory import MemoryPlan, plan_memory, watched
+from vae_anomaly.jobs.memory import Bound, MemoryPlan, plan_memory, watched
 from vae_anomaly.messages import OnProgress, absent_text, listed
 from vae_anomaly.schema.schema import unknown_columns
 from vae_anomaly.storage import destinations
@@ -45,6 +45,7 @@ class ScoreJob:
     threshold: Threshold
     reading: Reading
     memory: MemoryPlan
+    bound: Bound | None
     overwrite: bool
     tell: OnProgress
 
@@ -118,6 +119,7 @@ class ScoreJob:
 def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
     """Check a request and load its model. Raises ConfigError before loading, OutputError, ArtifactError and NotCalibrated."""
     _refuse_rates(request)
+    bound = None if request.memory_limit is None else Bound(limit=request.memory_limit)
     to, into_folder = destination(request)
     opened = open_model(request.model, uri=request.tracking_uri)
     reading = reading_for(request, opened.detector.config.data)
@@ -137,6 +139,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
         threshold=_threshold_for(detector.threshold, request),
         reading=reading,
         memory=_memory_plan(request, len(detector.schema.columns)),
+        bound=bound,
         overwrite=request.overwrite,
         tell=tell,
     )

@@ -211,6 +211,7 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
             rejected = rejects.finish(job.destination)
             counting.reject(rejects.before)
             counting.standstill = counting.standstill.end(job.detector.quality)
+            counting.peak = max(counting.peak, job.bound.excess() if job.bound else 0)
         counts = counting.done(job.detector, threshold, typicality=request.typicality, discovery=discovery, seen=seen)
         counts = replace(counts, rejected=rejected)
         slot.finish(counts, counting)
