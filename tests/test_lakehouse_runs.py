@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -17,6 +18,7 @@ from vae_anomaly import artifact
 from vae_anomaly.cli.app import app
 from vae_anomaly.config import load_config
 from vae_anomaly.errors import OutputError
+from vae_anomaly.tables import delta
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow.fit import fit_files
 from vae_anomaly.workflow.models import model_info, open_versions
@@ -107,6 +109,38 @@ def test_a_table_in_an_object_store_has_the_same_rows(lake: Path, store: pafs.S3
         assert source.versions == ("1",)
         assert source.read_table().equals(here)
     assert our_rows_count("s3://lake/deep/t", "0") == 300
+
+
+def test_scores_become_versions_of_a_table_in_an_object_store(
+    lake: Path, store: pafs.S3FileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_of, current = replace(asked(lake), output="s3://lake/out/scores", format="delta"), delta.current_delta
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(delta, "current_delta", lambda _: dies() if delta_is_at(store) else None)
+    with pytest.raises(KeyboardInterrupt):
+        score_files(asked_of)
+    monkeypatch.setattr(delta, "current_delta", current)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(lake / "cache of another machine"))
+    done = score_files(asked_of)
+    assert (done.table_version, done.output, done.resumed_rows) == (0, "s3://lake/out/scores", 400)
+    assert score_files(asked_of).unchanged
+    with pytest.raises(OutputError, match="scores is a Delta table with the scores of another request"):
+        score_files(replace(asked_of, at="0"))
+    assert score_files(replace(asked_of, at="0", overwrite=True)).table_version == 1
+    assert our_rows_count("s3://lake/out/scores", "0") == 400
+    assert our_rows_count("s3://lake/out/scores", "1") == 300
+    with pytest.raises(OutputError, match="s3://lake/out/scores is the folder of a Delta table, and files written there"):
+        score_files(replace(asked_of, format=None, overwrite=True))
+    names = {info.base_name for info in store.get_file_info(pafs.FileSelector("lake/out"))}
+    assert names == {"scores", "scores.manifest.json"}
+    assert not list((lake / "cache of another machine").rglob("*.parquet"))
+
+
+def delta_is_at(store: pafs.S3FileSystem) -> bool:
+    return bool(store.get_file_info("lake/out/scores/_delta_log").type == pafs.FileType.Directory)
 
 
 def our_rows_count(path: str, at: str) -> int:

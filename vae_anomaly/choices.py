@@ -11,6 +11,8 @@ CalibrationTail = Literal["conformal", "gpd"]
 # p-values valid on average over calibration sets, or for this calibration set with 90 % confidence.
 PValueKind = Literal["marginal", "conditional"]
 OutputFormat = Literal["csv", "parquet"]
+# That of the files in an output folder, or one Delta table.
+ScoreFormat = Literal["csv", "parquet", "delta"]
 ExplainedRows = Literal["flagged", "all", "none"]
 # Columns of an explanation by their contribution to the score, or by how unusual it is for the column.
 ColumnOrder = Literal["contribution", "z"]

@@ -6,7 +6,7 @@ import pytest
 from vae_anomaly.errors import OutputError
 from vae_anomaly.jobs import manifest
 from vae_anomaly.storage import atomic
-from vae_anomaly.storage.destinations import Destination, Remote, destination_of, is_folder, local_path
+from vae_anomaly.storage.destinations import Destination, Remote, destination_of, is_folder, local_path, names_in, refuse_table, table_at
 
 
 @pytest.fixture
@@ -118,3 +118,25 @@ def test_a_name_that_no_file_system_takes_is_refused_as_an_output() -> None:
     with pytest.raises(OutputError) as error:
         destination_of(f"{name}.csv").size()
     assert str(error.value) == f"{name}.csv cannot be written: its name is too long. Give it a shorter one with -o."
+
+
+def test_a_table_above_a_destination_is_found(tmp_path: Path) -> None:
+    (tmp_path / "metadata").mkdir()  # not a log: it holds no metadata of a table
+    assert table_at(Destination(path=tmp_path / "x.csv")) is None
+    (tmp_path / "t" / "_delta_log").mkdir(parents=True)
+    (tmp_path / "h" / ".hoodie").mkdir(parents=True)
+    found = {name: table_at(Destination(path=tmp_path / name)) for name in ("t", "t/x.csv", "t/a/b", "h/x", "u/x", "t" * 300, "a\0b")}
+    table, hudi = (str(tmp_path / "t"), "delta"), (str(tmp_path / "h"), "hudi")
+    assert list(found.values()) == [table, table, table, hudi, None, None, None]
+    refuse_table(Destination(path=tmp_path / "u" / "x.csv"))
+    with pytest.raises(OutputError) as error:
+        refuse_table(Destination(path=tmp_path / "h" / "x.csv"))
+    where = f"{tmp_path}/h/x.csv is in the Hudi table {tmp_path}/h, and files written there would be no part of it."
+    assert str(error.value) == f"{where} Name another output with -o."
+
+
+def test_the_names_in_a_folder(tmp_path: Path) -> None:
+    assert names_in(pafs.LocalFileSystem(), str(tmp_path / "absent"), "absent") == set()
+    (tmp_path / "file").touch()
+    assert names_in(pafs.LocalFileSystem(), str(tmp_path), "it") == {"file"}
+    assert names_in(pafs.LocalFileSystem(), str(tmp_path / "file"), "it") is None

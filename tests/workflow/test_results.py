@@ -18,7 +18,7 @@ KEYS = {
     ),
     results.ScoreResult: (
         "alpha counts ignored_columns model next_steps output parts_before parts_made resumed_rows rows_per_second "
-        "seconds threshold unchanged"
+        "seconds table_version threshold unchanged"
     ),
     results.Counts: (
         "alarms cautions discovery expected_alarms likely_alarms missing_changes null_scores pooled_rows rejected rows "

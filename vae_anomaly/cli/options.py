@@ -19,9 +19,9 @@ from vae_anomaly.choices import (
     ExplainedRows,
     FScore,
     OnError,
-    OutputFormat,
     PValueKind,
     ReadOnError,
+    ScoreFormat,
 )
 from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
@@ -308,7 +308,8 @@ ScoreOutput = Annotated[
             show_default="NAME.scores.csv or .parquet next to the input"),
 ]  # fmt: skip
 PartFormat = Annotated[
-    OutputFormat | None, _output("--format", help="Format of the files in an output folder.", show_default="that of the input")
+    ScoreFormat | None,
+    _output("--format", help="Format of the files in an output folder; delta: -o is one Delta table.", show_default="that of the input"),
 ]
 ReportOutput = Annotated[Path, _output("--output", "-o", help="HTML file to write.", metavar="FILE")]
 EvaluateOutput = Annotated[Path | None, _output("--output", "-o", help="Also write an HTML report.", metavar="FILE.html")]

@@ -45,7 +45,7 @@ def scoring_summary(result: ScoreResult) -> str:
         ("ignored", shorten_list(map(short, result.ignored_columns))),
         ("model", model_text(result.model)),
         ("parts", _parts(result)),
-        ("written", result.output),
+        ("written", result.output + ("" if result.table_version is None else f" (version {result.table_version} of the Delta table)")),
     ]
     return join_lines([head, *fact_lines(facts), *alarm_lines(counts.top_alarms), *step_lines(result.next_steps)])
 

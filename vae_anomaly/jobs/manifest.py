@@ -1,7 +1,8 @@
 """Manifests: ``<output>.manifest.json`` records the request that made an output, ``manifest.json`` the parts of an output folder.
 
 A job writes a manifest with the state *started*, then the output, then the state *complete*. The same request finds a complete output and
-does nothing; after an interruption in between it runs again. ``made_from`` and ``counts`` are plain JSON values that the caller compares.
+does nothing; after an interruption in between it runs again. A Delta table has no state *started*: its manifest is *committing* until the
+log has the transaction that the manifest names. ``made_from`` and ``counts`` are plain JSON values that the caller compares.
 """
 
 import json
@@ -28,22 +29,39 @@ MAX_MANIFEST_BYTES = 128 * 2**20
 
 def complete(output: Path, made_from: Mapping[str, Any], counts: Mapping[str, Any], counted: Mapping[str, Any] | None = None) -> None:
     """Write the manifest of a finished output, with its counts. Raises OutputError."""
-    content = {
+    _write(output, _content("complete", made_from, output.stat().st_size, counts, counted))
+
+
+def committing(output: Path, found: "Manifest") -> None:
+    """Write the manifest of a Delta table before its commit. Raises OutputError."""
+    _write(output, {**_content("committing", found.made_from, found.bytes, found.counts, found.counted), "table": found.table})
+
+
+def committed(output: Path, found: "Manifest", version: int) -> None:
+    """Write the manifest of a Delta table with the version that the commit made. Raises OutputError."""
+    content = _content("complete", found.made_from, found.bytes, found.counts, found.counted)
+    _write(output, {**content, "table": {**found.table, "version": version}})
+
+
+def _content(
+    state: str, made_from: Mapping[str, Any], size: int, counts: Mapping[str, Any], counted: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {
         "format": MANIFEST_FORMAT,
-        "state": "complete",
+        "state": state,
         "made_from": made_from,
-        "bytes": output.stat().st_size,
+        "bytes": size,
         "counts": counts,
         "counted": counted or {},
     }
-    _write(output, content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Manifest of one output: ``made_from`` inputs, model and options; ``bytes`` of the output and ``counts`` once complete.
 
-    ``counted`` are the additive counts, from which the totals over several outputs are computed.
+    ``counted`` are the additive counts, from which the totals over several outputs are computed. ``table``: transaction and, once
+    committed, version of a Delta table; empty for a file.
     """
 
     complete: bool
@@ -51,6 +69,7 @@ class Manifest:
     bytes: int
     counts: Mapping[str, Any]
     counted: Mapping[str, Any] = field(default_factory=dict)
+    table: Mapping[str, Any] = field(default_factory=dict)
 
 
 def manifest_path(output: Path) -> Path:
@@ -81,6 +100,7 @@ def parse_manifest(content: bytes) -> Manifest | None:
             bytes=int(values["bytes"]),
             counts=dict(values["counts"]),
             counted=dict(values.get("counted") or {}),
+            table=dict(values.get("table") or {}),
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -125,7 +145,7 @@ def started(output: Path, made_from: Mapping[str, Any]) -> Iterator[None]:
     """Write a manifest with the state *started*; if the block raises, restore the previous manifest. Raises OutputError."""
     path = manifest_path(output)
     before = path.read_bytes() if path.is_file() else None
-    _write(output, {"format": MANIFEST_FORMAT, "state": "started", "made_from": made_from, "bytes": 0, "counts": {}, "counted": {}})
+    _write(output, _content("started", made_from, 0, {}, None))
     try:
         yield
     except BaseException:

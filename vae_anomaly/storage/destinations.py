@@ -16,7 +16,8 @@ import pyarrow.fs as pafs
 
 from vae_anomaly.errors import OutputError
 from vae_anomaly.storage import atomic
-from vae_anomaly.storage.filesystems import as_os_errors, expand_home, is_uri, os_error_text, resolve_uri, shown_path
+from vae_anomaly.storage.filesystems import as_os_errors, expand_home, is_unicode, is_uri, os_error_text, resolve_uri, shown_path
+from vae_anomaly.storage.lakehouse import LAKE_NAMES, LOG_FOLDERS, LakeFormat, enclosing_table, lake_format
 
 _PIECE = 8 << 20  # bytes per write of an upload: above the minimum size of a part of a multipart upload (5 MiB)
 # Object stores: a folder is a prefix of a name and need not be created.
@@ -168,6 +169,52 @@ def is_folder(destination: str | Path) -> bool:
     local = local_path(text)
     # Path.is_dir raises for names that are invalid on every file system.
     return text.endswith("/") or not re.search(r"\.[^./]+$", name) or (local is not None and os.path.isdir(local))  # noqa: PTH112
+
+
+def table_at(to: Destination) -> tuple[str, LakeFormat] | None:
+    """Return the lakehouse table that a destination is, or is in, by its location, and its format; None if there is none."""
+    filesystem = to.remote.filesystem if to.remote else pafs.LocalFileSystem()
+    location = to.remote.location if to.remote else str(to.path.absolute())
+    folders = () if to.remote else (to.path.absolute(), *to.path.absolute().parents)
+    # Path.is_dir raises for names that are invalid on every file system.
+    with_log = to.remote or any(os.path.isdir(folder / name) for folder in folders for name in LOG_FOLDERS)  # noqa: PTH112
+    if not with_log or not is_unicode(location):
+        return None
+    try:
+        with as_os_errors():
+            lake = lake_format(filesystem, location)
+            return (location, lake) if lake is not None else enclosing_table(filesystem, location)
+    except (OSError, ValueError):  # writing there fails likewise, and says why
+        return None
+
+
+def refuse_table(to: Destination) -> None:
+    """Refuse plain files in a lakehouse table, which would be no part of it. Raises OutputError."""
+    found = table_at(to)
+    if found is not None:
+        advice = "Give --format delta to write a version of it, or name" if found[1] == "delta" else "Name"
+        raise OutputError(f"{table_text(to, found)}, and files written there would be no part of it. {advice} another output with -o.")
+
+
+def table_text(to: Destination, table: tuple[str, LakeFormat]) -> str:
+    """Return what to say of a destination that is a table or is in one.
+
+    >>> table_text(Destination(path=Path("/lake/t/new.csv")), ("/lake/t", "iceberg"))
+    '/lake/t/new.csv is in the Iceberg table /lake/t'
+    """
+    location = to.remote.location if to.remote else str(to.path.absolute())
+    name = LAKE_NAMES[table[1]]
+    if table[0] != location:
+        return f"{to} is in the {name} {table[0]}"
+    return f"{to} is the folder of a{'n' if name[0] == 'I' else ''} {name}"
+
+
+def names_in(filesystem: pafs.FileSystem, location: str, shown: str) -> set[str] | None:
+    """Return the names in a folder, empty if it does not exist, None for a file. Raises OutputError."""
+    with _output_errors(shown):
+        if filesystem.get_file_info(location).type == pafs.FileType.File:
+            return None
+        return {info.base_name for info in filesystem.get_file_info(pafs.FileSelector(location, allow_not_found=True))}
 
 
 def local_path(text: str) -> Path | None:

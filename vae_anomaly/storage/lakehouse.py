@@ -15,6 +15,7 @@ LakeFormat = Literal["delta", "iceberg", "hudi"]
 LAKE_NAMES: dict[LakeFormat, str] = {"delta": "Delta table", "iceberg": "Iceberg table", "hudi": "Hudi table"}
 # Folder of the log in the folder of a table. A table may have several, for engines that read another format: the first one counts.
 _LOGS: dict[str, LakeFormat] = {"_delta_log": "delta", "metadata": "iceberg", ".hoodie": "hudi"}
+LOG_FOLDERS = tuple(_LOGS)
 # ``metadata`` is a common name: only these files in it make an Iceberg table. ``v3.gz.metadata.json`` is compressed.
 _ICEBERG_FILE = re.compile(r"version-hint\.text|.+\.metadata\.json(\.gz)?")
 # Name of the file system of web pages, which have no folders above them.

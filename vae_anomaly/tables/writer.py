@@ -1,5 +1,7 @@
 """Write record batches to CSV or Parquet atomically; how the rows are cut into batches does not change the bytes.
 
+The file of a Delta table is Parquet in the types that such a table has.
+
 A file is written under a temporary name in its folder, fsynced and renamed.
 """
 
@@ -17,6 +19,7 @@ import pyarrow.parquet as pq
 
 from vae_anomaly.choices import OutputFormat
 from vae_anomaly.errors import ConfigError
+from vae_anomaly.messages import one_line
 from vae_anomaly.schema import parsing
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.storage.atomic import replacing, sweep, writing
@@ -27,6 +30,21 @@ _GROUP_ROWS = 131_072
 _GROUP_BYTES = 16 << 20
 # Row groups end at multiples of this, so that their sizes do not depend on how the rows are cut into batches.
 _STEP_ROWS = 1024
+
+# Types of Delta by that of Arrow; Delta has no unsigned integers and no times of a day.
+_TYPES: dict[pa.DataType, pa.DataType] = {
+    **{kind: kind for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), pa.date32())},
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.uint64(): pa.decimal128(20, 0),
+    pa.float16(): pa.float32(),
+    pa.date64(): pa.date32(),
+    pa.null(): pa.string(),
+    **dict.fromkeys((pa.string(), pa.large_string(), pa.string_view()), pa.string()),
+    **dict.fromkeys((pa.binary(), pa.large_binary(), pa.binary_view()), pa.binary()),
+}
+_MOST_DIGITS = 38
 
 # Characters that need quotes around a cell (RFC 4180).
 _SPECIAL = '[",\r\n]'
@@ -214,3 +232,47 @@ def escape_formula(text: str) -> str:
     "'@SUM(A1)"
     """
     return f"'{text}" if re.search(_FORMULA, text) and not re.fullmatch(_NUMBER, text) else text
+
+
+def delta_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema in which a Delta table holds these columns. Raises ConfigError for a column that it cannot hold."""
+    lower: dict[str, str] = {}
+    for name in schema.names:
+        if lower.setdefault(name.lower(), name) != name:
+            raise ConfigError(f"columns {lower[name.lower()]!r} and {name!r} have one name in a Delta table. Write Parquet instead.")
+    return pa.schema([(f.name, _delta_type(f.name, f.type)) for f in schema])
+
+
+def _delta_type(name: str, kind: pa.DataType) -> pa.DataType:
+    """Return the smallest type of Delta that holds every value of a type of Arrow; times are in microseconds, those of a zone in UTC."""
+    found = _TYPES.get(kind)
+    if pa.types.is_dictionary(kind):
+        found = _delta_type(name, kind.value_type)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        found = pa.list_(_delta_type(name, kind.value_type))
+    elif pa.types.is_struct(kind):
+        found = pa.struct([(f.name, _delta_type(name, f.type)) for f in kind])
+    elif pa.types.is_timestamp(kind):
+        found = pa.timestamp("us", None if kind.tz is None else "UTC")
+    elif pa.types.is_decimal(kind) and max(kind.precision, kind.precision - kind.scale) <= _MOST_DIGITS:
+        found = pa.decimal128(kind.precision - min(kind.scale, 0), max(kind.scale, 0))
+    elif pa.types.is_fixed_size_binary(kind):
+        found = pa.binary()
+    if found is None:
+        advice = "Leave it out of --id-columns, or write Parquet."
+        raise ConfigError(f"column {name!r} has the type {kind}, which a Delta table cannot hold. {advice}")
+    return found
+
+
+def as_delta(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows in a schema of ``delta_schema``. Raises ConfigError for a value that it cannot hold."""
+    columns = []
+    for field, column in zip(schema, batch.columns, strict=True):
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowInvalid as error:
+            raise ConfigError(
+                f"column {field.name!r} has values that a Delta table cannot hold ({one_line(error)}). "
+                "Leave it out of --id-columns, or write Parquet."
+            ) from error
+    return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, OutputFormat, PValueKind, ReadOnError
+from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, PValueKind, ReadOnError, ScoreFormat
 from vae_anomaly.config import Config
 
 
@@ -50,17 +50,17 @@ class ReadRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest(ReadRequest):
-    """Scoring of files into one file or into an output folder.
+    """Scoring of files into one file, into an output folder or into a Delta table.
 
     ``output`` is a file, a folder (it ends with a slash, exists, or has no suffix) or a URI; None: next to the input. ``format`` is the
-    format of the files in an output folder, None: that of each input. ``top`` None: name all columns. ``part_rows``: rows between two
-    checkpoints.
+    format of the files in an output folder, None: that of each input; delta: ``output`` is the folder of a table. ``top`` None: name all
+    columns. ``part_rows``: rows between two checkpoints.
     """
 
     data: tuple[str, ...]
     model: str
     output: str | Path | None = None
-    format: OutputFormat | None = None
+    format: ScoreFormat | None = None
     id_columns: tuple[str, ...] = ()
     alpha: float | None = None
     fdr: float | None = None

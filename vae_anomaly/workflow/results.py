@@ -107,6 +107,7 @@ class ScoreResult:
     resumed_rows: int = 0  # rows that an interrupted scoring of the same request had finished
     parts_made: int | None = None  # parts written to an output folder; None: the output is a file
     parts_before: int | None = None  # parts that existed
+    table_version: int | None = None  # version of the Delta table that was written; None: the output is no table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,8 @@ def score_files(request: ScoreRequest, *, tell: OnProgress = ignore_progress) ->
     source = open_source(request.data, job.reading, expected=job.detector.schema.names)
     score_job.refuse_input_as_output(job.destination, source)
     ignored = score_job.check_input_columns(job, source)
-    counts, resumed = counts_before(job.destination, job.made_from(source), overwrite=job.overwrite), None
+    table, resumed = request.format == "delta", None
+    counts = None if table else counts_before(job.destination, job.made_from(source), overwrite=job.overwrite)
     if counts is None:
         counts, resumed = score_output(job, source)
     else:
@@ -66,7 +67,16 @@ def _result(job: ScoreJob, done: Done, seconds: float) -> ScoreResult:
         next_steps=_next_steps(done.counts, job.destination),
         parts_made=done.parts_made,
         parts_before=done.parts_before,
+        table_version=_version(job),
     )
+
+
+def _version(job: ScoreJob) -> int | None:
+    if job.request.format != "delta":
+        return None
+    from vae_anomaly.workflow.score_table import version_written
+
+    return version_written(job.destination)
 
 
 def _next_steps(counts: Counts, output: Destination) -> tuple[str, ...]:

@@ -195,8 +195,8 @@ class Folder:
         self.unfolded.append(part)
 
     def _name(self, file: Listed, source: Source, root: str) -> str:
-        fmt = self.job.request.format or ("csv" if source.format == "delimited" else "parquet")
-        part = manifest.part_name(file, root, fmt)
+        ending = self.job.request.format or ("csv" if source.format == "delimited" else "parquet")
+        part = manifest.part_name(file, root, ending)
         other = self.inputs.get(part, file.identity)
         if other != file.identity:
             raise OutputError(

@@ -157,6 +157,10 @@ def destination(request: ScoreRequest) -> tuple[Destination, bool]:
         to = writer.default_output(request.data[0])
     if str(to).strip() in {"", "-"}:
         raise ConfigError(f"{str(to)!r} is not the name of an output, and scores are not printed; name a file or a folder with -o.")
+    if request.format == "delta":
+        from vae_anomaly.workflow.score_table import table_destination
+
+        return table_destination(request), False
     folder = request.output is not None and destinations.is_folder(request.output)
     if not folder:
         fmt = writer.output_format(shown_path(str(to)))
@@ -169,7 +173,9 @@ def destination(request: ScoreRequest) -> tuple[Destination, bool]:
             "--fdr judges all rows of a batch together, and files in an output folder are scored one by one. "
             "Name one file for all scores with -o, or flag with --alpha."
         )
-    return destinations.destination_of(to), folder
+    found = destinations.destination_of(to)
+    destinations.refuse_table(found)
+    return found, folder
 
 
 def refuse_input_as_output(to: Destination, source: Source) -> None:

@@ -6,7 +6,7 @@ reads the input from the row after them.
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
@@ -63,6 +63,11 @@ class Slot:
         for checkpoint in self.checkpoints:
             yield from checkpoint.batches()
 
+    def write(self, rows: Iterator[pa.RecordBatch], schema: pa.Schema) -> None:
+        """Write the rows of the whole output."""
+        path = self.job.destination.path
+        write_batches(path, rows, schema, fmt=output_format(path), escape=self.job.request.escape)
+
     def finish(self, counts: Counts, counting: Counting) -> None:
         """Write the manifest of the whole output."""
         manifest.complete(self.job.destination.path, self.made_from, asdict(counts), counting.counted())
@@ -93,6 +98,14 @@ def claim_output(job: ScoreJob, source: Source) -> Iterator[Slot]:
         with manifest.started(path, made_from):
             yield slot
         manifest.deliver(job.destination, sides)
+
+
+def _claim(job: ScoreJob, source: Source) -> AbstractContextManager[Slot]:
+    if job.request.format == "delta":
+        from vae_anomaly.workflow.score_table import claim_table
+
+        return claim_table(job, source)
+    return claim_output(job, source)
 
 
 def counts_before(to: Destination, made_from: Mapping[str, Any], *, overwrite: bool) -> Counts | None:
@@ -126,8 +139,11 @@ def _counts_undelivered(to: Destination, made_from: Mapping[str, Any], *, overwr
 
 
 def _counts(found: manifest.Manifest) -> Counts | None:
-    if not found.complete:
-        return None
+    return counts_of(found) if found.complete else None
+
+
+def counts_of(found: manifest.Manifest) -> Counts | None:
+    """Return the counts in a manifest, None if they are invalid."""
     try:
         return TypeAdapter(Counts).validate_python(found.counts)
     except ValidationError:
@@ -174,7 +190,7 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
     OutputError when another process is writing the same output, or has just written something else there.
     """
     request, threshold, discovery = job.request, job.threshold, None
-    with claim_output(job, source) as slot:
+    with _claim(job, source) as slot:
         if slot.counts is not None:
             return slot.counts, slot.resumed_rows
         if request.fdr is not None:
@@ -191,8 +207,7 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
                 with closing(prefetch(checkpointed(scored, counting, slot, rejects, source.rows))) as fresh:
                     rows = chain(slot.rows(), fresh)
                     first = next(rows)  # a source without rows has raised; id columns have the types of the input
-                    fmt = output_format(job.destination.path)
-                    write_batches(job.destination.path, chain([first], rows), first.schema, fmt=fmt, escape=request.escape)
+                    slot.write(chain([first], rows), first.schema)
             rejected = rejects.finish(job.destination)
             counting.reject(rejects.before)
             counting.standstill = counting.standstill.end(job.detector.quality)

@@ -43,6 +43,8 @@ def watch(
     """
     if request.fdr is not None:
         raise ConfigError("--watch scores files as they come, and --fdr needs all rows of a batch at once; flag with --alpha instead.")
+    if request.format == "delta":
+        raise ConfigError("--watch writes one file for each input, and --format delta one table for all of them; leave one of them out.")
     if request.output is None or not score_job.destination(request)[1]:
         raise ConfigError("--watch writes one part for each file: name an output folder with -o, with a / at its end.")
     job = score_job.open_job(request, tell)
