@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: help demo test browser test-systems java test-lowest test-pythons check docs bench clean
+.PHONY: help demo test browser test-systems java test-ways test-lowest test-pythons check docs bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ java:
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends default-jre-headless) >/dev/null 2>&1; \
 	fi; \
 	command -v java >/dev/null || { echo "Spark needs Java 17 or newer, and there is no java on the path: install a JRE, such as default-jre-headless"; exit 1; }
+
+test-ways: $(READY)  ## 200 made tables, each written in every way that means the same; the log is benchmarks/results/ways.md
+	MADE_TABLES=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/schema/test_levels.py -k written_or_folders
 
 PROCESSES ?= 2
 

@@ -56,7 +56,7 @@ def main() -> int:
     """Run the tests and write the page; return the exit status of pytest."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-m", "systems", "tests/systems", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "--systems", "tests/systems", "-o", "junit_family=xunit1", f"--junitxml={report}"]
         status = subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, check=False).returncode
         if report.is_file():
             RESULT.write_text(log(list(ET.parse(report).iter("testcase"))), encoding="utf-8")  # noqa: S314  # pytest wrote it just now

@@ -19,6 +19,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that the tests of other systems wait for."""
+    parser.addoption("--systems", action="store_true", help="run the tests that start MLflow's servers, Spark and PostgreSQL too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests of other systems out unless they are asked for: a ``-m`` about something else would select them."""
+    if config.getoption("--systems") or config.getoption("markexpr") == "systems":
+        return
+    asked = [item for item in items if item.get_closest_marker("systems") is None]
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("systems") is not None])
+    items[:] = asked
+
+
 @pytest.fixture(scope="session")
 def tiny_detector() -> "Detector":
     """Return a fitted detector of a mixed table; all tests share it."""

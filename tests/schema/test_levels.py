@@ -1,5 +1,6 @@
 import datetime as dt
 import gzip
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -106,11 +107,13 @@ def test_a_text_that_usually_means_missing_is_kept_on_request(tmp_path: Path, su
 # ── one table, many ways ─────────────────────────────────────────────────────────────────────────────────────────────
 
 Cells = dict[str, list[object]]
+# Tables of the suite; ``make test-ways`` makes 200.
+MADE_TABLES = int(os.environ.get("MADE_TABLES", "25"))
 
 
 @st.composite
 def made_tables(draw: st.DrawFn) -> Cells:
-    """Rows of numbers exact in float32, whole numbers, 0/1, booleans, levels, labels; some cells are missing."""
+    """Rows of numbers exact in float32, whole numbers, 0/1, booleans, levels, numbers among words, labels; some cells are missing."""
     n = draw(st.integers(20, 40))
 
     def column(cell: st.SearchStrategy[object], *, gaps: bool = True) -> list[object]:
@@ -125,6 +128,7 @@ def made_tables(draw: st.DrawFn) -> Cells:
         "mode": ["auto", "eco", *column(st.sampled_from(["auto", "eco", "hand drawn", "ü"]))[2:]],
         LABEL: [0, 1, *column(st.integers(0, 1), gaps=False)[2:]],
         "day": [dt.date(2024, 1, 1) + dt.timedelta(i) for i in range(n)],
+        "mixed": ["7", "Bad", *column(st.sampled_from(["7", "12", "-3", "007", "Bad", "x9"]))[2:]],
     }
     table["x"][:3], table["whole"][:3] = [0.5, -1.25, 3.0], [3, 4, 5]
     return table
@@ -194,7 +198,7 @@ def _stream(table: pa.Table, path: Path) -> None:
         writer.write_table(table)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=MADE_TABLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(made_tables())  # the cells that the networks read are the same to the bit, and a score is a function of these alone
 def test_one_table_is_one_table_however_it_is_written(tmp_path: Path, cells: Cells) -> None:
     data, found = DataConfig(label_column=LABEL), {}
@@ -213,7 +217,7 @@ def test_one_table_is_one_table_however_it_is_written(tmp_path: Path, cells: Cel
         assert got == found["plain.parquet"], name
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=max(10, MADE_TABLES // 2), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(made_tables(), st.sampled_from(["whole", "bit", "run", "mode", "x"]))
 def test_a_column_in_the_names_of_folders_is_that_column(tmp_path_factory: pytest.TempPathFactory, cells: Cells, name: str) -> None:
     folder, data = tmp_path_factory.mktemp("hive"), DataConfig(label_column=LABEL)

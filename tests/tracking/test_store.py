@@ -386,3 +386,17 @@ def test_a_store_that_cannot_be_made_is_said_at_once(own_folder: Path, monkeypat
         "Choose another one with --tracking-uri."
     )
     assert list(own_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [("postgresql+psycopg", "psycopg", "psycopg[binary]"), ("mysql+pymysql", "pymysql", "pymysql"), ("mysql", "MySQLdb", "mysqlclient")],
+)
+def test_an_absent_driver_is_named_with_what_to_install(
+    scheme: str, module: str, package: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del own_folder
+    monkeypatch.setitem(sys.modules, module, None)
+    said = refusal(f"{scheme}://u:secret@127.0.0.1:1/db")
+    assert said.startswith(f"MLflow at {scheme}://u:***@127.0.0.1:1/db could not open the store: ")
+    assert said.endswith(f". The driver of this database is not installed: pip install '{package}'")

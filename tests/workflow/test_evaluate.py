@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv as pacsv
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tests import tiny
@@ -19,9 +20,11 @@ from vae_anomaly.errors import ConfigError, DataError, OutputError
 from vae_anomaly.report.content import Report
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.workflow import evaluate
+from vae_anomaly.workflow.calibrate import calibrate_files
 from vae_anomaly.workflow.evaluate import evaluate_files
 from vae_anomaly.workflow.fit import fit_files
-from vae_anomaly.workflow.requests import EvaluateRequest, FitRequest
+from vae_anomaly.workflow.requests import CalibrateRequest, EvaluateRequest, FitRequest, ScoreRequest
+from vae_anomaly.workflow.score import score_files
 
 NORMAL, LEAKS, WORN = 60, 12, 8
 
@@ -195,3 +198,31 @@ def test_a_flag_written_after_the_fault_is_told_by_fit_evaluation_and_page(tmp_p
     assert found.cautions[0].startswith(begins)
     assert "is constant among the normal rows and carries" in (tmp_path / "e.html").read_text()
     assert f"caution      {begins}" in evaluate_summary(found)
+
+
+@pytest.mark.parametrize(("suffix", "code"), [(".csv", "-"), (".parquet", "-9")])
+def test_a_declared_missing_value_is_none_in_labels_and_groups_too(tmp_path: Path, suffix: str, code: str) -> None:
+    """As in the fit: such a label is no label, and such a group is none."""
+    random, data = np.random.default_rng(0), tmp_path / f"labelled{suffix}"
+    labels = np.where(np.arange(400) % 10 == 0, "2", "1").astype(object)
+    labels[5::50] = code
+    unit = [code if i % 40 == 7 else str(1 + i % 2) for i in range(400)]
+    rows = pa.table({"load": random.normal(size=400), "heat": random.normal(size=400), "unit": unit, "fault": labels.tolist()})
+    if code == "-9" and suffix == ".parquet":
+        rows = rows.set_column(3, "fault", rows["fault"].cast(pa.int64())).set_column(2, "unit", rows["unit"].cast(pa.int8()))
+    (pacsv.write_csv if suffix == ".csv" else pq.write_table)(rows, data)
+    config = tiny.config(Case(kind="numeric", size="one", method="split", prior="exemplar"), steps=5)
+    reading = DataConfig(label_column="fault", normal_labels=("1",), group_by="unit", missing_values=(code,))
+    config = replace(config, data=reading, tracking=replace(config.tracking, enabled=False))
+    fitted = fit_files(FitRequest(data=(str(data),), config=config, output=tmp_path / "m"))
+    assert fitted.labels_left_out == {"2": 40, "": 8}
+    model = str(tmp_path / "m")
+    found = evaluate_files(EvaluateRequest(data=(str(data),), model=model, no_tracking=True))
+    assert set(found.by_label) == {"1", "2", "(empty)"}
+    counts = score_files(ScoreRequest(data=(str(data),), model=model, output=tmp_path / "s.parquet")).counts
+    assert (counts.unseen_groups, counts.pooled_rows) == ({}, 10)
+    other = tmp_path / f"other{suffix}"
+    (pacsv.write_csv if suffix == ".csv" else pq.write_table)(rows.slice(0, 399), other)
+    done = calibrate_files(CalibrateRequest(data=(str(other),), model=model, group_by="unit"))
+    assert (done.calibration_rows, done.anomalous_rows) == (351, 48)
+    assert sorted(group.name for group in done.groups) == ["1", "2"]

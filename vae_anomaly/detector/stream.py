@@ -25,6 +25,7 @@ from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
 from vae_anomaly.messages import absent_text, shorten
 from vae_anomaly.schema.encoding import Batch, encode, model_order
+from vae_anomaly.schema.parsing import mask_tokens
 from vae_anomaly.schema.schema import conform
 
 _T = TypeVar("_T")
@@ -284,7 +285,7 @@ def _score(
     raw, encoded = batch.rows, encode(detector.schema, cells)
     scores = detector.scores(encoded, threads=options.threads)
     total = scores.total.numpy()
-    codes, pooled, unseen_groups = _groups_of(threshold, raw, options.where)
+    codes, pooled, unseen_groups = _groups_of(threshold, raw, detector.config.data.missing_values, options.where)
     flags, p_values = threshold.flags(total, codes), threshold.p_values(total, codes)
     typicality = [two_sided(p_values, threshold.low_p_values(total, codes))] if options.typicality else []
     explained = {"flagged": np.flatnonzero(flags), "all": np.flatnonzero(~np.isnan(total)), "none": np.empty(0, np.int64)}[options.explain]
@@ -318,14 +319,16 @@ def _untypical(typicality: NDArray[np.float64], upper: NDArray[np.float64], alph
     return int(untypical.sum()), int((untypical & (typicality < np.minimum(1.0, 2.0 * upper))).sum())
 
 
-def _groups_of(threshold: Threshold, raw: pa.RecordBatch, where: str) -> tuple[NDArray[np.int64] | None, int, dict[str, int]]:
+def _groups_of(
+    threshold: Threshold, raw: pa.RecordBatch, missing: Sequence[str], where: str
+) -> tuple[NDArray[np.int64] | None, int, dict[str, int]]:
     """Return each row's group code (−1: unseen), how many rows use the pooled threshold, and those of unseen groups by name."""
     groups = threshold.groups
     if groups is None:
         return None, 0, {}
     if groups.column not in raw.schema.names:
         raise SchemaMismatch(f"{where} lacks the group column of the threshold: {absent_text([groups.column], raw.schema.names)}")
-    column = raw.column(groups.column)
+    column = mask_tokens(raw.column(groups.column), missing)
     codes = groups.codes(column)
     names, index = group_names(column, groups.column)
     counts = np.bincount(index[codes < 0], minlength=len(names)).tolist()

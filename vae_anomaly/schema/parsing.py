@@ -221,6 +221,16 @@ def mask_tokens(values: pa.Array, tokens: Sequence[str]) -> pa.Array:
     return masked.dictionary_encode() if pa.types.is_dictionary(values.type) and pa.types.is_integer(plain.type) else masked
 
 
+def mask_columns(rows: pa.RecordBatch, names: Sequence[str], tokens: Sequence[str]) -> pa.RecordBatch:
+    """Return the rows with the missing-value ``tokens`` replaced by null in the columns of these names, as ``mask_tokens`` does."""
+    if not tokens:
+        return rows
+    columns = [
+        mask_tokens(column, tokens) if name in names else column for name, column in zip(rows.schema.names, rows.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(columns, names=rows.schema.names)
+
+
 def category_texts(values: pa.Array) -> pa.Array:
     """Return the cells as ``string``; integral floats without ``.0``, so that 1, 1.0 and '1' are the same level; bytes as text.
 

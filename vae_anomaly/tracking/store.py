@@ -97,6 +97,15 @@ def _tracking_uri(uri: str) -> Iterator[None]:
             os.environ[URI_VARIABLE] = environment
 
 
+# Python module of a database driver → what pip installs it from, where that has another name.
+DRIVERS = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+    "mysql": "mysql-connector-python",
+}
+
+
 @contextmanager
 def errors(doing: str, uri: str) -> Iterator[None]:
     """Convert any exception of MLflow, its database or its server to a TrackingError of one line: could not ``doing``."""
@@ -105,7 +114,7 @@ def errors(doing: str, uri: str) -> Iterator[None]:
     except VaeAnomalyError:
         raise
     except Exception as error:
-        raise TrackingError(f"MLflow at {shown_uri(uri)} could not {doing}: {_first_line(error)}") from error
+        raise TrackingError(f"MLflow at {shown_uri(uri)} could not {doing}: {_first_line(error)}{_driver_advice(error)}") from error
 
 
 def shown_uri(uri: str) -> str:
@@ -128,6 +137,14 @@ def error_code(error: Exception) -> str:
 def _first_line(error: object) -> str:
     """Return the first line of an error; the others are a traceback or SQL."""
     return one_line((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+def _driver_advice(error: BaseException | None) -> str:
+    """Return what to install where the driver of a database is absent, else nothing."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__ or error.__context__
+    module = "" if error is None or not error.name else error.name.partition(".")[0]
+    return f". The driver of this database is not installed: pip install '{DRIVERS.get(module, module)}'" if module else ""
 
 
 def _refuse_file_store(uri: str) -> None:

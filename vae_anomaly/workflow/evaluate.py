@@ -27,6 +27,7 @@ from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
 from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
+from vae_anomaly.schema.parsing import mask_tokens
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking.runs import Run, start_run
@@ -262,7 +263,8 @@ def _normal_rows(detector: Detector, chunk: pa.RecordBatch, data: DataConfig) ->
     batch = encode(detector.schema, chunk.select(list(detector.schema.names)))
     if data.label_column is None:
         return batch
-    return batch.rows(torch.from_numpy(read_labels(chunk.column(data.label_column), data.normal_labels).normal))
+    labels = mask_tokens(chunk.column(data.label_column), data.missing_values)
+    return batch.rows(torch.from_numpy(read_labels(labels, data.normal_labels).normal))
 
 
 def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None) -> Quality:

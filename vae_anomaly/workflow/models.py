@@ -24,6 +24,7 @@ from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.messages import OnProgress, option_names, quote, shorten_list
 from vae_anomaly.redaction import redacted
 from vae_anomaly.schema.encoding import Batch, encode
+from vae_anomaly.schema.parsing import mask_columns
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source, as_one_table, input_row_numbers, open_source
@@ -178,9 +179,13 @@ class EncodedChunk:
 def encoded_chunks(
     detector: Detector, source: Source, extra: Sequence[str], rejects: Rejects, tell: OnProgress, *, stage: str
 ) -> Iterator[EncodedChunk]:
-    """Read a source with the columns of a model and ``extra`` ones, and encode it; ``tell`` gets the rows that are done."""
+    """Read a source with the columns of a model and ``extra`` ones, and encode it; ``tell`` gets the rows that are done.
+
+    In the extra columns too a declared missing value is null, as it was in the fit: labels, times and groups.
+    """
     done = 0
-    for rows in source.batches(detector.schema, extra=extra, on_reject=rejects):
+    for as_written in source.batches(detector.schema, extra=extra, on_reject=rejects):
+        rows = mask_columns(as_written, extra, source.reading.missing_values)
         cells = encode(detector.schema, rows.select(list(detector.schema.names)))
         yield EncodedChunk(rows=rows, cells=cells, numbers=input_row_numbers(rows, done))
         done += rows.num_rows

@@ -128,7 +128,10 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
 
         request = replace(request, id_columns=ids_of_pivot(reading.pivot, request.id_columns))
     # The rows are conformed as they are read and once more as they are scored, for which a text must mean the same.
-    detector = replace(opened.detector, schema=replace(opened.detector.schema, default_missing=reading.default_missing))
+    schema, config = replace(opened.detector.schema, default_missing=reading.default_missing), opened.detector.config
+    detector = replace(
+        opened.detector, schema=schema, config=replace(config, data=replace(config.data, missing_values=reading.missing_values))
+    )
     return ScoreJob(
         request=request,
         destination=to,
