@@ -54,6 +54,18 @@ def test_contributions_are_those_of_the_held_out_ensemble_in_descending_order(pl
     np.testing.assert_array_equal([reason.contribution for reason in reasons], expected)
 
 
+def test_a_level_that_is_not_in_the_schema_is_shown_by_its_text(planted: tuple[FitRecord, pa.Table]) -> None:
+    """A category has at most 255 levels; rarer ones are unseen."""
+    fitted, rows = planted
+    crews = rows["crew"].to_pylist()
+    crews[PLANTED] = "night shift"
+    rows = rows.set_column(rows.column_names.index("crew"), "crew", pa.array(crews))
+    schema = fitted.detector.schema
+    assert "night shift" not in next(c.levels for c in schema.columns if c.name == "crew")
+    reasons = suspicious_rows(fit_rows(rows, schema, fitted.detector.config), rows, np.arange(rows.num_rows), [])[0].reasons
+    assert ("crew", "night shift (unseen)") in [(reason.column, reason.value) for reason in reasons]
+
+
 def test_normal_rows_have_no_outlier() -> None:
     rows, config = tiny.normal_rows("numeric"), tiny.config(Case(kind="numeric", size="one", method="split", prior="exemplar"))
     fitted = fit_rows(rows, infer_schema(rows, config.data), config)

@@ -250,7 +250,12 @@ def test_the_signature_names_every_column_and_parameter(tiny_detector: Detector)
     assert signature.params is not None
     assert [c.name for c in signature.outputs.inputs] == [field.name for field in RESULT_FIELDS]
     assert {p.name: p.default for p in signature.params.params} == {"alpha": tiny.ALPHA, "explain": "flagged", "top": 5}
-    assert pyfunc.metadata_of(tiny_detector) == {"columns": {c.name: c.kind for c in tiny_detector.schema.columns}}
+    columns = {c.name: c.kind for c in tiny_detector.schema.columns}
+    assert pyfunc.metadata_of(tiny_detector) == {"columns": columns}
+    for pattern, more in (("opc", {"opc": "quality"}), ("*_q", {})):
+        data = replace(tiny_detector.config.data, quality_column=pattern)
+        qualified = replace(tiny_detector, config=replace(tiny_detector.config, data=data))
+        assert pyfunc.metadata_of(qualified) == {"columns": more | columns, "quality_column": pattern}
 
 
 def test_requirements_are_pinned_to_what_is_installed_without_local_labels(monkeypatch: pytest.MonkeyPatch) -> None:

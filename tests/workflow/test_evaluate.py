@@ -147,6 +147,22 @@ def test_the_report_has_the_numbers_and_labels_of_the_worst_rows(
     assert reports[0].quality == result.quality
 
 
+def test_the_report_shows_the_text_of_levels_that_were_unseen(
+    request_: EvaluateRequest, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[Report] = []
+    monkeypatch.setattr(evaluate, "write_report", lambda report, _: reports.append(report))
+    rows = table.to_pylist()
+    for i in range(NORMAL, len(rows), 3):
+        rows[i]["mode"] = f"reverse {i}"
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / "labelled.parquet", row_group_size=32)
+    evaluate_files(replace(request_, output=tmp_path / "e.html"))
+    assert reports[0].scored is not None
+    shown = {(alarm.row, r.value) for alarm, _ in reports[0].scored.worst for r in alarm.reasons if r.column == "mode" and r.value}
+    assert {(row, value) for row, value in shown if "unseen" in value} <= {(i, f"reverse {i} (unseen)") for i in range(len(rows))}
+    assert any("unseen" in value for _, value in shown)
+
+
 def test_a_report_is_not_written_over_a_file(request_: EvaluateRequest, tmp_path: Path) -> None:
     (tmp_path / "e.html").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match=r"e\.html exists\. Name another with -o, or give --overwrite to replace it\."):

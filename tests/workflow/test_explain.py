@@ -80,6 +80,12 @@ def test_a_row_without_a_cell_has_no_score_and_no_reasons(request_: ExplainReque
     assert summaries.explain_summary(found).splitlines()[2] == "Row 5, key k5: no score, because all its values are missing."
 
 
+def test_what_would_end_the_alarm_of_a_level_that_was_unseen(request_: ExplainRequest) -> None:
+    change = explain_files(replace(request_, rows=(tiny.UNSEEN,), alpha=0.3, counterfactual=True)).rows[0].smallest_change
+    assert change is not None
+    assert ("mode", "reverse (unseen)") in [(cell.column, cell.value) for cell in change.cells]
+
+
 def test_what_would_end_the_alarm(request_: ExplainRequest) -> None:
     found = explain_files(replace(request_, rows=(tiny.OUTLIER, 0), alpha=0.1, counterfactual=True))
     change = found.rows[0].smallest_change

@@ -14,6 +14,7 @@ from vae_anomaly.fitting.held_out import FitRecord
 from vae_anomaly.fitting.robust import fold_normalized, outlier_limit
 from vae_anomaly.schema.encoding import model_order
 from vae_anomaly.schema.keys import key_text
+from vae_anomaly.schema.schema import conform
 
 # Rows that are screened, evenly spread over the table.
 MOST_SCREENED = 20_000
@@ -60,18 +61,20 @@ def suspicious_rows(fitted: FitRecord, table: pa.Table, numbers: NDArray[np.int6
             ids={name: key_text(table[name][int(rows[i])]) for name in ids},
             score=float(scores[i]),
             p_value=float(p_values[i]),
-            reasons=_reasons(fitted, int(rows[i])),
+            reasons=_reasons(fitted, table, int(rows[i])),
         )
         for i in positions.tolist()
     )
 
 
-def _reasons(fitted: FitRecord, row: int) -> tuple[Reason, ...]:
+def _reasons(fitted: FitRecord, table: pa.Table, row: int) -> tuple[Reason, ...]:
     """Return the columns with the largest contributions to the score of a row, the largest first."""
     cells = fitted.batch.rows(slice(row, row + 1))
-    explanation, columns = explain_rows(fitted.held_out_ensemble(row), cells), model_order(fitted.detector.schema)
+    schema = fitted.detector.schema
+    explanation, columns = explain_rows(fitted.held_out_ensemble(row), cells), model_order(schema)
+    written = conform(schema, table.slice(row, 1).combine_chunks().to_batches()[0], where="the data")
     contribution = explanation.contribution[0].numpy()
-    value, expected = value_texts(columns, cells), expected_texts(columns, explanation)
+    value, expected = value_texts(columns, cells, written), expected_texts(columns, explanation)
     return tuple(
         Reason(column=columns[j].name, value=value(0, j), expected=expected(0, j), contribution=float(contribution[j]))
         for j in np.argsort(-contribution, kind="stable")[:REASONS_SHOWN].tolist()

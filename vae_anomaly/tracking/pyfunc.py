@@ -178,10 +178,17 @@ def signature(detector: Detector) -> ModelSignature:
 
 
 def metadata_of(detector: Detector) -> dict[str, Any]:
-    """Return the columns that a data frame must have, by name with their kind: what a signature's inputs would say."""
-    columns = {column.name: column.kind for column in detector.schema.columns}
-    groups = detector.threshold.groups
-    return {"columns": columns if groups is None else {groups.column: "category"} | columns}
+    """Return the columns that a data frame must have, by name with their kind: what a signature's inputs would say.
+
+    A pattern of quality columns stands for itself: which values have one is for each table to say.
+    """
+    groups, data = detector.threshold.groups, detector.config.data
+    quality = None if data.pivot else data.quality_column
+    columns = {} if groups is None else {groups.column: "category"}
+    if quality is not None and "*" not in quality:
+        columns[quality] = "quality"
+    told: dict[str, Any] = {"columns": columns | {column.name: column.kind for column in detector.schema.columns}}
+    return told if quality is None else told | {"quality_column": quality}
 
 
 def _mlflow_type(kind: pa.DataType) -> Any:

@@ -3,7 +3,7 @@
 All labelled rows are held in memory, encoded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +62,7 @@ class LabelledScores:
     labels: Labels
     numbers: NDArray[np.int64]
     null_scores: int
+    worst: Mapping[int, pa.RecordBatch]  # number → the row as it was read, of those with the largest scores
 
     def of_class(self, *, normal: bool) -> tuple[Batch, Matrix]:
         """Return the rows and scores of one class."""
@@ -202,7 +203,10 @@ def _page(
     flagged = np.flatnonzero(flags)
     worst = flagged[np.argsort(-scored.scores[flagged], kind="stable")[:ALARMS_SHOWN]]
     picked = scored.cells.rows(torch.from_numpy(worst))
-    features = top_features(detector.ensemble, detector.schema, picked, np.arange(len(worst)), REPORT_REASONS_SHOWN).to_pylist()
+    written = pa.concat_batches([scored.worst[number] for number in scored.numbers[worst].tolist()]) if len(worst) else None
+    features = top_features(
+        detector.ensemble, detector.schema, picked, np.arange(len(worst)), REPORT_REASONS_SHOWN, cells=written
+    ).to_pylist()
     p_values = detector.threshold.p_values(scored.scores)
     for i, shown in zip(worst.tolist(), features, strict=True):
         summary.offer(
@@ -222,11 +226,14 @@ def _scored(
 ) -> LabelledScores:
     """Encode and score all rows, with the labels as the file has them."""
     batches, scores, labels, numbers = [], [], [], []
+    worst: dict[int, pa.RecordBatch] = {}
     for chunk in encoded_chunks(detector, source, [column], rejects, tell, stage="scoring"):
         batches.append(chunk.cells)
         scores.append(detector.scores(chunk.cells, threads=threads).total.numpy())
         labels.append(chunk.rows.column(column))
         numbers.append(chunk.numbers)
+        for i in np.argsort(-scores[-1], kind="stable")[:ALARMS_SHOWN].tolist():
+            worst[int(chunk.numbers[i])] = chunk.rows.select(list(detector.schema.names)).take(pa.array([i]))
     total = np.concatenate(scores)
     has_score = ~np.isnan(total)
     if not has_score.any():
@@ -237,6 +244,7 @@ def _scored(
         labels=read_labels(pa.chunked_array(labels), normal_labels, column).where(has_score),
         numbers=np.concatenate(numbers)[has_score],
         null_scores=int((~has_score).sum()),
+        worst=worst,
     )
 
 

@@ -121,7 +121,7 @@ def _explained(detector: Detector, threshold: Threshold, row: ChosenRow, request
         p_value=float(threshold.p_values(total)[0]),
         is_anomaly=flagged,
         columns=_columns(detector, row, request.order),
-        smallest_change=_change(detector, threshold, row.cells) if request.counterfactual and flagged else None,
+        smallest_change=_change(detector, threshold, row) if request.counterfactual and flagged else None,
     )
 
 
@@ -150,10 +150,10 @@ def _columns(detector: Detector, row: ChosenRow, order: ColumnOrder) -> tuple[Co
     return tuple(sorted(reasons, key=lambda r: -(r.z if order == "z" and r.z is not None else r.contribution)))
 
 
-def _change(detector: Detector, threshold: Threshold, cells: Batch) -> SmallestChange:
+def _change(detector: Detector, threshold: Threshold, row: ChosenRow) -> SmallestChange:
     """Return the smallest change that ends the alarm, with values in raw units."""
-    change, columns = find_counterfactual(detector.ensemble, cells, threshold.value), model_order(detector.schema)
-    value, instead = value_texts(columns, cells), value_texts(columns, change.row)
+    change, columns = find_counterfactual(detector.ensemble, row.cells, threshold.value), model_order(detector.schema)
+    value, instead = value_texts(columns, row.cells, row.rows), value_texts(columns, change.row)
     return SmallestChange(
         found=change.reached,
         score=change.score,
