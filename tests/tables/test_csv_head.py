@@ -75,6 +75,14 @@ def test_notes_say_what_was_left_out(tmp_path: Path) -> None:
 
 
 REFUSED = {
+    "a sound row, and then rows too wide": (
+        ["a,b,c", "1,2,3", *["1,2,3,4"] * 40],
+        (": nearly all rows, from line 3 on, have 4 cells; the header has 3, line 2 has 3. Correct the header or these rows."),
+    ),
+    "sound rows, and then rows too narrow": (
+        [NAMES, *ROWS[:4], *[row.rsplit(",", 2)[0] for row in ROWS]],
+        (": nearly all rows, from line 6 on, have 2 cells; the header has 4, line 2 has 4. Correct the header or these rows."),
+    ),
     "unknown units": (
         [NAMES, ",Grad C,Umdr,", *ROWS],
         (

@@ -377,6 +377,13 @@ def _texts_below(records: Records, at: int, end: int, path: str) -> DataError:
             f"{path} seems to hold two tables: from line {line.number:,} on ({_shown(line.cells)}) its rows have {records.width:,} cells, "
             f"those above are of another table. Write one table a file, or name the line of the names of the one to read with --header-row."
         )
+    between = [line for line in records.lines[at + 1 : end] if len(line.cells) != records.width]
+    sound = [line for line in between if any(kind_of(cell, records.missing) in {"number", "time"} for cell in line.cells)]
+    if sound:
+        raise DataError(
+            f"{path}: nearly all rows, from line {records.lines[end].number:,} on, have {records.width:,} cells; the header has "
+            f"{len(records.lines[at].cells):,}, line {sound[0].number:,} has {len(sound[0].cells):,}. Correct the header or these rows."
+        )
     which = f"row 1 (line {line.number:,}) holds" if rows == 1 else f"rows 1 to {rows} (up to line {line.number:,}) hold"
     named = f", or --header-row {line.number} if line {line.number} has the column names" if records.is_full(end - 1) else ""
     return DataError(
