@@ -1,6 +1,7 @@
 """A lakehouse table through the commands: its version in manifest, card and data lineage, and the same rows from an object store."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,27 @@ def test_scores_become_versions_of_a_table_in_an_object_store(
 
 def delta_is_at(store: pafs.S3FileSystem) -> bool:
     return bool(store.get_file_info("lake/out/scores/_delta_log").type == pafs.FileType.Directory)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_an_iceberg_table_in_an_object_store_has_the_rows_of_the_engine(tmp_path: Path, store: pafs.S3FileSystem) -> None:
+    sql = pytest.importorskip("pyiceberg.catalog.sql", reason="needs the extra: pip install 'vae-anomaly[iceberg]'")
+    there = {"s3.endpoint": os.environ["AWS_ENDPOINT_URL"], "s3.access-key-id": "someone", "s3.secret-access-key": "hush"}
+    catalog = sql.SqlCatalog("c", uri=f"sqlite:///{tmp_path}/c.db", warehouse="s3://lake/wh", **there, **{"s3.region": "us-east-1"})
+    catalog.create_namespace("n")
+    rows = table("mixed", 60, seed=5)
+    made = catalog.create_table("n.t", schema=rows.schema)
+    made.append(rows.slice(0, 40))
+    made.append(rows.slice(40))
+    made.delete("flow > 32")
+    path = made.location()
+    assert path.startswith("s3://lake/wh/")
+    assert store.get_file_info(f"{path.removeprefix('s3://')}/metadata").type == pafs.FileType.Directory
+    for at in (None, *(str(entry.snapshot_id) for entry in made.history())):
+        found = open_source([path], load_config(None, {"data.at": at} if at else {}).data).read_table()
+        expected = made.scan(snapshot_id=int(at) if at else None).to_arrow()
+        assert sorted(map(str, found.to_pylist())) == sorted(map(str, expected.to_pylist()))
+    assert (open_source([path]).rows or 60) < 60
 
 
 def our_rows_count(path: str, at: str) -> int:

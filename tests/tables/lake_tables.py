@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,27 @@ def delete_by_vector(path: Path, positions: Sequence[int], file: int = 0) -> Non
     add |= {"stats": json.dumps(stats), "deletionVector": vector}
     commit = {"commitInfo": {"timestamp": add["modificationTime"] + 1, "operation": "DELETE"}}
     lines = "".join(f"{json.dumps(action)}\n" for action in (commit, {"remove": remove}, {"add": add}))
+    (log / f"{version + 1:020d}.json").write_text(lines)
+
+
+def rename_columns(path: Path, names: Mapping[str, str], added: str) -> None:
+    """Rename columns of a mapped table and add one of numbers (Delta protocol, column mapping): the log alone changes, and no file."""
+    from deltalake import DeltaTable
+
+    version = DeltaTable(path).version()
+    log = path / "_delta_log"
+    actions = [json.loads(line) for v in range(version + 1) for line in (log / f"{v:020d}.json").read_text().splitlines()]
+    about: dict[str, Any] = [action["metaData"] for action in actions if "metaData" in action][-1]
+    schema = json.loads(about["schemaString"])
+    for field in schema["fields"]:
+        field["name"] = names.get(field["name"], field["name"])
+    number = len(schema["fields"]) + 1
+    mapped = {"delta.columnMapping.id": number, "delta.columnMapping.physicalName": f"col-{number}"}
+    schema["fields"].append({"name": added, "type": "double", "nullable": True, "metadata": mapped})
+    about["configuration"]["delta.columnMapping.maxColumnId"] = str(number)
+    about["schemaString"] = json.dumps(schema)
+    commit = {"commitInfo": {"timestamp": about["createdTime"] + 2, "operation": "CHANGE COLUMNS"}}
+    lines = "".join(f"{json.dumps(action)}\n" for action in (commit, {"metaData": about}))
     (log / f"{version + 1:020d}.json").write_text(lines)
 
 

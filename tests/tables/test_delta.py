@@ -20,7 +20,7 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.tables.lake_tables import delete_by_vector, engine_rows, our_rows, plain, rows
+from tests.tables.lake_tables import delete_by_vector, engine_rows, our_rows, plain, rename_columns, rows
 from vae_anomaly.config import Reading
 from vae_anomaly.errors import ConfigError, DataError, MissingExtra
 from vae_anomaly.storage.filesystems import resolve_uri
@@ -87,8 +87,39 @@ def deleted_in_partition(path: Path) -> None:
         delete_by_vector(path, [0, 2], file)
 
 
+def mapped_by_name_alone(path: Path) -> None:
+    """A mode of column mapping that the protocol of the table does not have: the files have the names of the table."""
+    write_deltalake(path, rows(50), configuration={**MAPPED, **VECTORS})
+
+
+def renamed(path: Path, mode: str) -> None:
+    """Names that were those of other columns, partitions without a value, deleted rows, and a column that came later."""
+    table = rows(60)
+    line = pc.if_else(pc.equal(table["line"], "B/c"), pa.scalar(None, pa.string()), table["line"])
+    write_deltalake(path, table.set_column(4, "line", line), partition_by=["line"], configuration={"delta.columnMapping.mode": mode})
+    features = '["columnMapping","deletionVectors"]'
+    log = path / "_delta_log" / f"{0:020d}.json"
+    old, new = '{"minReaderVersion":2,"minWriterVersion":5}', '"minReaderVersion":3,"minWriterVersion":7'
+    assert old in log.read_text()
+    log.write_text(log.read_text().replace(old, f'{{{new},"readerFeatures":{features},"writerFeatures":{features}}}'))
+    delete_by_vector(path, [0, 2, 3])
+    # With a renamed partition column, deltalake 1.6.6 reads no table.
+    rename_columns(path, {"temp": "count", "count": "temp"}, added="extra")
+    more = rows(20, 60).rename_columns(["id", "count", "temp", "mode", "line"]).append_column("extra", pa.array([0.5] * 20))
+    write_deltalake(path, more, mode="append")
+
+
+def renamed_by_id(path: Path) -> None:
+    renamed(path, "id")
+
+
+def renamed_by_name(path: Path) -> None:
+    renamed(path, "name")
+
+
 MAKERS = [
     overwritten, changed, compacted, mapped, mapped_partitions, partitioned, column_added, deleted_by_vector, deleted_in_partition,
+    mapped_by_name_alone, renamed_by_id, renamed_by_name,
 ]  # fmt: skip
 
 

@@ -169,6 +169,21 @@ def test_a_killed_job_gives_one_commit(request_: ScoreRequest, tmp_path: Path, w
     assert not list(tmp_path.glob(".t*"))
 
 
+def test_a_process_that_was_killed_while_it_exits_has_committed(request_: ScoreRequest, tmp_path: Path) -> None:
+    write_deltalake(tmp_path / "t", pa.table({"other": [1, 2]}))
+    at_exit: list[Callable[[], None]] = []
+    asked = replace(request_, overwrite=True, at_exit=at_exit.append)
+    first = score_files(asked)
+    again = score_files(asked)  # started again, because the first was killed before it forgot
+    assert (again.unchanged, again.table_version, again.counts, versions(tmp_path / "t")) == (True, 1, first.counts, 2)
+    at_exit[-1]()
+    assert not list(tmp_path.glob(".t*"))
+    assert score_files(asked).table_version == 2  # asked for once more
+    at_exit[0]()
+    assert len(list(tmp_path.glob(".t*"))) == 1  # not its own
+    assert score_files(replace(asked, alpha=0.2)).table_version == 3
+
+
 def scores(request: ScoreRequest, folder: Path) -> list[float]:
     score_files(replace(request, output=folder / "plain.parquet", format=None))
     return list(pq.read_table(folder / "plain.parquet")["anomaly_score"].to_pylist())

@@ -54,6 +54,8 @@ _WRITER_FEATURES = {
 # Actions of a commit that concern no rows.
 _HARMLESS = {"commitInfo", "txn", "domainMetadata"}
 _PHYSICAL, _ID = b"delta.columnMapping.physicalName", b"delta.columnMapping.id"
+# Version of the protocol for readers that has column mapping without naming it as a feature.
+_MAPPING_READER = 2
 # Arrow's name of an object store: the scheme by which deltalake knows it.
 _SCHEMES = {"s3": "s3", "gcs": "gs", "abfs": "az", "local": ""}
 
@@ -78,10 +80,13 @@ def open_delta(file: TableFile) -> ColumnarTable:
     listed = file.listed
     with _delta_errors(listed):
         table = _opened(listed, int(listed.version))
-        unknown = set(table.protocol().reader_features or ()) - _FEATURES
+        protocol = table.protocol()
+        unknown = set(protocol.reader_features or ()) - _FEATURES
         if unknown:
             raise DataError(f"{listed.path} is a Delta table with features that are not supported: {', '.join(sorted(unknown))}.")
-        mapping = table.metadata().configuration.get("delta.columnMapping.mode") or "none"
+        mapping = "none"  # a mode without the feature means nothing: deltalake writes such tables with the names of the columns
+        if protocol.min_reader_version == _MAPPING_READER or "columnMapping" in (protocol.reader_features or ()):
+            mapping = table.metadata().configuration.get("delta.columnMapping.mode") or "none"
         schema, left_out = pa.schema(table.schema().to_arrow()), []
         if mapping != "none":  # fields within a nested column have names of their own in the files
             left_out = [f.name for f in schema if pa.types.is_nested(f.type)]

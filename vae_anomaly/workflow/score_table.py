@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.jobs.claim import install
 from vae_anomaly.jobs.manifest import Manifest
 from vae_anomaly.storage import destinations
-from vae_anomaly.storage.atomic import sync_folder, writing
+from vae_anomaly.storage.atomic import sync_folder, write_text, writing
 from vae_anomaly.storage.destinations import Destination, local_path
 from vae_anomaly.storage.filesystems import shown_path
 from vae_anomaly.storage.listing import Listed
@@ -110,6 +111,7 @@ class TableSlot(Slot):
                 to.path.mkdir(exist_ok=True)
                 self.staged.replace(to.path / file.name)
                 sync_folder(to.path)
+        write_text(_marker(to), self.transaction)
         try:
             delta.commit_delta(self.target, self.current, file, about)
         except OutputError:
@@ -124,6 +126,18 @@ class TableSlot(Slot):
         with writing(to.path):
             for path in (self.staged, *(sides if to.remote else ())):
                 path.unlink(missing_ok=True)
+
+    def ended_before(self, found: Manifest | None) -> bool:
+        """Whether the manifest is that of this request, and of a process that was killed between its commit and its exit."""
+        if found is None or not found.complete or found.made_from != self.made_from:
+            return False
+        return found.table.get("transaction") == _read(_marker(self.job.destination))
+
+    def end(self) -> None:
+        """Forget the commit when this process exits: one that is killed before counts as failed, and is started again."""
+        to = self.job.destination
+        forget = partial(_forget, to, _read(_marker(to)))
+        forget() if self.job.request.at_exit is None else self.job.request.at_exit(forget)
 
     def _refuse(self, schema: pa.Schema) -> None:
         if self.current is not None:
@@ -166,7 +180,7 @@ def claim_table(job: ScoreJob, source: Source) -> Iterator[Slot]:
         counts = None if pending is None else counts_of(pending)
         if pending is not None and slot.complete():
             slot.counts, slot.resumed_rows = counts, pending.counts["rows"]
-        elif current is not None and not job.overwrite:
+        elif current is not None and (not job.overwrite or slot.ended_before(manifest.manifest_of(to))):
             slot.counts = _unchanged(to, target, current, made_from)
         else:
             if current is not None:
@@ -178,12 +192,14 @@ def claim_table(job: ScoreJob, source: Source) -> Iterator[Slot]:
                 slot.commit()
                 slot.counts, slot.resumed_rows = counts, pending.counts["rows"]
         if slot.counts is not None:
+            slot.end()
             yield slot
             return
         refuse_existing(to.path, job.request.on_error, overwrite=job.overwrite)
         slot.checkpoints = unfinished.begin({**made_from, "install": install()}, restart=False)
         yield slot
         slot.commit()
+        slot.end()
 
 
 def version_written(to: Destination) -> int | None:
@@ -237,6 +253,22 @@ def _data_file(transaction: str) -> str:
 def _staged(to: Destination) -> Path:
     path = to.path.resolve()  # a link may lead to another file system, where nothing can be moved to
     return path.with_name(f".{path.name}.delta.parquet")
+
+
+def _marker(to: Destination) -> Path:
+    return to.path.with_name(f".{to.path.name}.commit")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _forget(to: Destination, transaction: str) -> None:
+    """Remove a marker unless another process has written its own."""
+    with suppress(OSError):
+        if _read(_marker(to)) == transaction:
+            _marker(to).unlink(missing_ok=True)
+    to.tidy()
 
 
 def _unmove(to: Destination, transaction: str) -> None:
