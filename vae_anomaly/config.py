@@ -83,7 +83,7 @@ class ModelConfig:
     activation: Activation = "silu"
     linear_skip: bool = True  # a linear path in parallel to the hidden layers
     latent: int | None = None  # None: min(input units, 64)
-    sigma: float = 0.1  # standard deviation of the decoder in training, in units of the view
+    sigma: float = 0.05  # standard deviation of the decoder in training, in units of the view
     likelihood: Likelihood = "student-t"  # of a number in the score, at its estimated noise; "gaussian": at sigma
     prior: Prior = "exemplar"  # of the KL term: a mixture over exemplars; "standard": N(0, I)
     exemplars: int = 2000  # training rows kept as exemplars, at most

@@ -103,6 +103,7 @@ def _vae() -> tuple[Vae, Views]:
         scale=torch.ones(NETS, 2, dtype=torch.float64),
         mean=torch.tensor([[0.5, 0.2, 0.3, 0.5]] * NETS),
         known=torch.ones(NETS, 4, dtype=torch.bool),
+        spread=torch.tensor([[0.5, 1.0, 1.0, 1.0]] * NETS),
     )
     return vae, views
 
@@ -116,7 +117,7 @@ def test_the_bank_is_what_the_exemplars_decode_to_in_units() -> None:
     bank = cell_bank(vae, views, exemplars)
     decoded = expected_units(LAYOUT, vae.decode(exemplars.mu))
     torch.testing.assert_close(bank.units[..., :2], decoded[..., :2])
-    torch.testing.assert_close(bank.units[..., 2:], decoded[..., 2:] - views.mean.unsqueeze(1))
+    torch.testing.assert_close(bank.units[..., 2:], (decoded[..., 2:] - views.mean.unsqueeze(1)) / views.spread.unsqueeze(1))
     for g, count in ((0, 12), (1, 8)):
         x = bank.units[g, :count].double().numpy()
         square = ((x[:, None] - x[None]) ** 2).sum(-1)

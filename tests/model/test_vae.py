@@ -280,7 +280,7 @@ def test_a_linear_start_is_the_optimum_of_a_linear_vae(rows: int) -> None:
     units = torch.randn(rows, 3, generator=generator) @ torch.randn(3, 20, generator=generator) + 2.0
     units += 0.05 * torch.randn(rows, 20, generator=generator)
     layout = Layout(numeric=20, booleans=0, levels=())
-    vae = Vae(1, layout, ModelConfig(latent=5), generator)
+    vae = Vae(1, layout, ModelConfig(latent=5, sigma=0.1), generator)
     init_linear(vae, 0, units, torch.zeros(0))
     for body in (vae.encoder, vae.decoder):
         body.out.weight.data.zero_()

@@ -80,7 +80,7 @@ class Detector:
         tensors |= {f"exemplars.{name}": getattr(e.exemplars, name) for name in Exemplars.__slots__}
         tensors |= {f"constants.{name}": getattr(e.constants, name) for name in ("numeric", "value", "code", "level")}
         tensors |= {"weight": e.weight, "beta": e.beta, "noise": e.noise, "numeric": e.numeric, "codes": e.codes}
-        tensors |= {"always": e.always} if e.always is not None else {}
+        tensors |= {name: t for name in ("always", "groups") if (t := getattr(e, name)) is not None}
         tensors |= threshold_tensors(self.threshold)
         if self.usual is not None:
             tensors |= {f"usual.{name}": getattr(self.usual, name) for name in Usual.__slots__}
@@ -119,7 +119,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
     ensemble = Ensemble(
         layout=layout,
         vae=vae,
-        views=Views(**{n: tensors[f"views.{n}"] for n in Views.__slots__}),
+        views=_views(tensors),
         exemplars=Exemplars(**{n: tensors[f"exemplars.{n}"] for n in Exemplars.__slots__}),
         weight=weight,
         beta=tensors["beta"],
@@ -131,6 +131,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         prior=_prior(values["prior"]),
         likelihood=config.model.likelihood,
         always=tensors.get("always"),
+        groups=tensors.get("groups"),
     )
     check_ensemble(ensemble, schema)
     return Detector(
@@ -143,6 +144,12 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         usual=_usual(tensors, len(values["quality"])),
         blocks=parsed(Blocks, values["blocks"]) if values.get("blocks") else None,
     )
+
+
+def _views(tensors: Mapping[str, Tensor]) -> Views:
+    """Return the stored views; those of the first versions have no spread, which means 1."""
+    spread = tensors.get("views.spread", torch.ones_like(tensors["views.mean"]))
+    return Views(**{n: tensors[f"views.{n}"] for n in Views.__slots__ if n != "spread"}, spread=spread)
 
 
 def _prior(name: Any) -> Prior:
@@ -223,6 +230,11 @@ def check_ensemble(ensemble: Ensemble, schema: Schema) -> None:
     if ensemble.always is not None:
         shape = (len(ensemble.weight), len(schema.columns))
         _check("always", _Expected(tensor=ensemble.always, shape=shape, dtype=torch.bool))
+    if ensemble.groups is not None:
+        _check("groups", _Expected(tensor=ensemble.groups, shape=(len(ensemble.weight),), dtype=I64))
+        used, several = ensemble.exemplars.log_weight.isfinite().sum(-1), ensemble.groups[ensemble.groups != 0]
+        if bool((ensemble.groups < 0).any() | (ensemble.groups > used).any()) or bool((several != several[:1]).any()):
+            raise ValueError("groups are not 0 or one number of groups of the exemplars")
     for name, tensor in ensemble.vae.state_dict().items():
         _check(f"vae.{name}", _Expected(tensor=tensor, shape=tuple(tensor.shape), dtype=F32))
     used = ensemble.exemplars.log_weight
@@ -245,6 +257,7 @@ def _expected_tensors(e: Ensemble) -> dict[str, _Expected]:
         "views.centre": _Expected(tensor=e.views.centre, shape=(nets, numbers), dtype=F64),
         "views.scale": _Expected(tensor=e.views.scale, shape=(nets, numbers), dtype=F64, positive=True),
         "views.mean": _Expected(tensor=e.views.mean, shape=(nets, rest), dtype=F32),
+        "views.spread": _Expected(tensor=e.views.spread, shape=(nets, rest), dtype=F32, positive=True),
         "views.known": _Expected(tensor=e.views.known, shape=(nets, rest), dtype=torch.bool),
         "exemplars.mu": _Expected(tensor=e.exemplars.mu, shape=(nets, n, m), dtype=F32),
         "exemplars.logvar": _Expected(tensor=e.exemplars.logvar, shape=(nets, n, m), dtype=F32),

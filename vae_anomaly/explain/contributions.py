@@ -162,7 +162,7 @@ def _to_raw(ensemble: Ensemble, batch: Batch, expected: Tensor) -> tuple[Tensor,
     number = torch.full((n, batch.numeric.shape[-1]), torch.nan, dtype=torch.float64)
     number[:, ensemble.numeric] = raw[:, numbers - layout.numeric :]
     number[:, ensemble.constants.numeric] = ensemble.constants.value
-    chance = (expected[..., numbers:rest] + views.mean.unsqueeze(1)).mean(0).to(torch.float64)
+    chance = (expected[..., numbers:rest] * views.spread.unsqueeze(1) + views.mean.unsqueeze(1)).mean(0).to(torch.float64)
     level = torch.zeros(n, batch.codes.shape[-1], dtype=torch.int64)
     probability = torch.ones(n, batch.codes.shape[-1], dtype=torch.float64)
     for j, group in zip(ensemble.codes.tolist(), _last_step(layout), strict=True):

@@ -79,10 +79,11 @@ class Ensemble:
     """Everything needed to score rows: ``g`` networks with their views, exemplars and weights.
 
     ``weight`` float64 ``[g]``: w_v / members, so that the score is a plain weighted sum over networks. ``beta`` float64 ``[g]``: weight
-    of the KL relative to the reconstruction, ≤ 1. ``noise`` float32 ``[g]``: decoder scale of numbers, in units of the view.
-    ``numeric`` and ``codes`` int64: indices of the columns that the networks read; all others are ``constants``. ``unseen``:
+    of the KL relative to the reconstruction, ≤ 1. ``noise`` float32 ``[g]``: decoder scale of numbers, in units of
+    the view. ``numeric`` and ``codes`` int64: indices of the columns that the networks read; all others are ``constants``. ``unseen``:
     probability of a level, or of a missing cell, that was never met. ``always`` bool ``[g, d]``: columns without a missing cell in the rows
-    that the network learned from; None: fitted by a version to which missing cells cost nothing.
+    that the network learned from; None: fitted by a version to which missing cells cost nothing. ``groups`` int64 ``[g]``: groups of
+    exemplars whose least KLs are averaged, 0 = the variational bound (``prior``); None: 0 for all.
     """
 
     layout: Layout
@@ -99,11 +100,12 @@ class Ensemble:
     prior: Prior
     likelihood: Likelihood
     always: Tensor | None = None
+    groups: Tensor | None = None
 
     @cached_property
     def prior_product(self) -> PriorProduct:
         """Exemplars in the form that ``kl_to_prior`` multiplies with."""
-        return prior_product(self.exemplars)
+        return prior_product(self.exemplars, self.groups)
 
     @cached_property
     def bank(self) -> CellBank:
@@ -124,6 +126,7 @@ class Ensemble:
             beta=self.beta[index],
             noise=self.noise[index],
             always=None if self.always is None else self.always[index],
+            groups=None if self.groups is None else self.groups[index],
         )
 
     def cell_cost(self, batch: Batch) -> Tensor:

@@ -35,7 +35,7 @@ def cell_bank(vae: Vae, views: Views, exemplars: Exemplars) -> CellBank:
     """Decode the exemplars; the variance of the kernel is their mean squared distance to the nearest other exemplar."""
     units = expected_units(vae.layout, vae.decode(exemplars.mu))
     numeric = units.shape[-1] - views.mean.shape[-1]
-    units[..., numeric:] -= views.mean.unsqueeze(1)
+    units[..., numeric:] = (units[..., numeric:] - views.mean.unsqueeze(1)) / views.spread.unsqueeze(1)
     step = max(1, units.shape[1] // BANDWIDTH_ROWS)
     distance = torch.cdist(units[:, ::step], units).square()
     distance.masked_fill_(torch.isinf(exemplars.log_weight).unsqueeze(1), torch.inf)
@@ -86,6 +86,6 @@ def impute_by_decoding(vae: Vae, views: Views, cells: Cells) -> Cells:
     units = cells.units
     for _ in range(FILL_ROUNDS):
         expected = expected_units(vae.layout, vae.decode(vae.encode(units)[0]))
-        expected[..., numeric:] -= views.mean.unsqueeze(1)
+        expected[..., numeric:] = (expected[..., numeric:] - views.mean.unsqueeze(1)) / views.spread.unsqueeze(1)
         units = torch.where(observed, cells.units, expected)
     return Cells(units=units, target=cells.target, observed=cells.observed)

@@ -1,7 +1,14 @@
 """Exemplar prior: the aggregated posterior of exemplar training rows, and the KL of a row's posterior to it.
 
 The prior of network ``g`` is the mixture Σ_e π_e N(mu_e, s_e²) over its exemplars. The KL of a Gaussian to a mixture has no closed form;
-the variational upper bound of Hershey & Olsen (2007, eq. 20) is used, which is deterministic and ≥ 0 because every term is.
+one of two upper bounds is used, deterministic and ≥ 0 because every term is:
+
+- the variational one of Hershey & Olsen (2007, eq. 20), which the nearest exemplar dominates;
+- the mean over b groups of exemplars of the least KL in each, by Jensen's inequality a bound of the KL to the equal mixture of these b
+  exemplars. It is the nearest neighbour in b subsamples (Sugiyama & Borgwardt 2013), about a mean over the b nearest exemplars with weights
+  that fall geometrically, and depends less on single exemplars.
+
+Which of them a network uses is learned at fit (``weighting``).
 
 Letters of shapes: g networks, n rows, e exemplars, m latent units. Costs and KLs are in nats, larger = further from the training rows.
 """
@@ -11,6 +18,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # Terms 60 nats below the largest add less than 1e-22 of a sum; they are cut there because exponentials that underflow take ten times as
 # long as others.
@@ -43,26 +51,52 @@ class PriorProduct:
     """Exemplars arranged so that all KLs of a block are one matrix product: ``right`` ``[g, 2m, e]``, ``offset`` ``[g, 1, e]``.
 
     ``centre`` ``[g, 1, m]`` is subtracted from both factors first: squares of smaller numbers lose less precision in float32.
+    ``groups`` is the b of each network, 0 = the variational bound, whose costs include −log π_e. With b groups the exemplars are padded to
+    a multiple of b and stand group by group: exemplar e is in group e mod b, which spreads neighbours in time over the groups.
     """
 
     right: Tensor
     offset: Tensor
     centre: Tensor
+    groups: tuple[int, ...]
 
 
-def prior_product(exemplars: Exemplars) -> PriorProduct:
-    """Arrange exemplars for ``kl_to_prior``; computed in float64, stored in float32."""
+def prior_product(exemplars: Exemplars, groups: Tensor | None = None) -> PriorProduct:
+    """Arrange exemplars for ``kl_to_prior``; computed in float64, stored in float32.
+
+    ``groups`` int64 ``[g]``: 0 or one number b for all; None: 0.
+    """
     used = exemplars.log_weight.exp().to(torch.float64).unsqueeze(-1)
     mu, logvar = exemplars.mu.to(torch.float64), exemplars.logvar.to(torch.float64)
     centre = (mu * used).sum(1, keepdim=True)
     mu, precision = mu - centre, (-logvar).exp()
     right = torch.cat([0.5 * precision, -mu * precision], dim=-1).transpose(1, 2)
     offset = 0.5 * (mu.square() * precision + logvar - 1.0).sum(-1) - exemplars.log_weight.to(torch.float64)
+    each = (0,) * len(mu) if groups is None else tuple(groups.tolist())
+    if groups is not None:
+        offset = offset + torch.where(groups > 0, exemplars.log_weight.amax(-1).to(torch.float64), 0.0).unsqueeze(-1)
     return PriorProduct(
-        right=right.to(torch.float32).contiguous(),
-        offset=offset.to(torch.float32).unsqueeze(1),
+        right=by_group(right.to(torch.float32), max(each), 0.0).contiguous(),
+        offset=by_group(offset.to(torch.float32).unsqueeze(1), max(each), torch.inf).contiguous(),
         centre=centre.to(torch.float32),
+        groups=each,
     )
+
+
+def by_group(values: Tensor, groups: int, padding: float) -> Tensor:
+    """Pad the last axis to a multiple of ``groups`` and order it group by group, exemplar e in group e mod ``groups``."""
+    if not groups:
+        return values
+    padded = functional.pad(values, (0, -values.shape[-1] % groups), value=padding)
+    return padded.view(*values.shape[:-1], -1, groups).transpose(-1, -2).flatten(-2)
+
+
+def _place(own: Tensor, prior: PriorProduct) -> Tensor:
+    """Return where exemplars ``own`` stand in the product; −1 stays."""
+    groups = max(prior.groups)
+    if not groups:
+        return own
+    return torch.where(own >= 0, own % groups * (prior.offset.shape[-1] // groups) + own // groups, own)
 
 
 def adapt_bandwidths(exemplars: Exemplars) -> Exemplars:
@@ -91,17 +125,28 @@ def _log_spread(one: Exemplars, used: int) -> Tensor:
 def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | None = None) -> Tensor:
     """Return the KL of N(mu, e^logvar) to the mixture of exemplars, nats, ``[g, n, m] → [g, n]``.
 
-    −log Σ_e π_e exp(−KL(q ‖ q_e)) (Hershey & Olsen 2007). ``own`` int64 ``[g, n]``: position of a training row among the exemplars,
-    −1 = none; a row leaves its own exemplar out, and the weights of the others are rescaled to sum to 1.
+    −log Σ_e π_e exp(−KL(q ‖ q_e)) (Hershey & Olsen 2007), or for a network with b ``groups`` the mean over them of the least KL(q ‖ q_e).
+    ``own`` int64 ``[g, n]``: position of a training row among the exemplars, −1 = none; a row leaves its own exemplar out, and the weights
+    of the others are rescaled to sum to 1.
     """
     nets = max(1, COSTS_AT_ONCE // (mu.shape[1] * prior.offset.shape[-1]))
     split = (torch.split(t, nets) for t in (_left(mu, logvar, prior), prior.right, prior.offset))
-    owns = [None] * -(-len(mu) // nets) if own is None else torch.split(own, nets)
-    least = torch.cat([_soft_minimum(_without_own(torch.baddbmm(o, x, r), at)) for x, r, o, at in zip(*split, owns, strict=True)])
+    owns = [None] * -(-len(mu) // nets) if own is None else torch.split(_place(own, prior), nets)
+    parts = (_without_own(torch.baddbmm(o, x, r), at) for x, r, o, at in zip(*split, owns, strict=True))
+    least = torch.cat([_least(costs, prior.groups[i * nets : (i + 1) * nets]) for i, costs in enumerate(parts)])
     if own is not None:
         count = torch.isfinite(prior.offset).sum(-1).clamp_min(2).to(mu.dtype)
-        least = least - torch.where(own >= 0, (count / (count - 1.0)).log(), 0.0)
+        mixed = torch.tensor(prior.groups, device=own.device).unsqueeze(-1) == 0
+        least = least - torch.where((own >= 0) & mixed, (count / (count - 1.0)).log(), 0.0)
     return least - _entropy(logvar)
+
+
+def _least(costs: Tensor, groups: tuple[int, ...]) -> Tensor:
+    """Return the soft minimum of costs ``[g, n, e]``, or for networks with groups the mean of their minima; overwrites ``costs``."""
+    if not any(groups):
+        return _soft_minimum(costs)
+    parts = zip(torch.split(costs, 1), groups, strict=True)
+    return torch.cat([one.view(*one.shape[:2], b, -1).amin(-1).mean(-1) if b else _soft_minimum(one) for one, b in parts])
 
 
 def _without_own(costs: Tensor, own: Tensor | None) -> Tensor:

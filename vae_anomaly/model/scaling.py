@@ -1,6 +1,7 @@
 """Views: scalings of a row, one for each network, estimated from the training rows of that network only.
 
-A network reads ``(x − centre) / scale`` clipped to ±50 for a number, and the one-hot code minus the training frequencies for a category.
+A network reads ``(x − centre) / scale`` clipped to ±50 for a number, the one-hot code minus the training frequencies for a category, and
+``(0 or 1 − frequency) / spread`` for a boolean: how much a rare one counts beside a number is a choice, and each view makes another.
 
 Letters of shapes: g networks, n rows, b rows of a minibatch, w steps of a window (1), d columns, u input units (u_cat: those of booleans
 and categories). Cells w·d are ordered numbers, booleans, categories.
@@ -33,15 +34,17 @@ PERCENTILES = (0.01, 0.99)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Views:
-    """Scalings of ``g`` networks: ``centre``, ``scale`` float64 ``[g, w·d_num]``; ``mean`` float32, ``known`` bool ``[g, u_cat]``.
+    """Scalings of ``g`` networks: ``centre``, ``scale`` float64 ``[g, w·d_num]``; ``mean``, ``spread`` float32, ``known`` bool.
 
-    ``mean`` is the training frequency of a level; ``known`` marks the levels in the training rows of the network, all others are unseen.
+    The last three are ``[g, u_cat]``: ``mean`` is the training frequency of a level, ``known`` marks the levels in the training rows of the
+    network, all others are unseen; ``spread`` is 1 for the levels of categories.
     """
 
     centre: Tensor
     scale: Tensor
     mean: Tensor
     known: Tensor
+    spread: Tensor
 
     def nets(self, index: Tensor) -> "Views":
         """Return the views of the networks at ``index``."""
@@ -118,8 +121,9 @@ def _codes_to_units(views: Views, layout: Layout, batch: Batch) -> tuple[Tensor,
     first, units, target = 0, [], []
     count = booleans.shape[-1]
     if count:
-        codes, seen, mean = flat[..., :count], observed[..., :count], views.mean[:, :count].unsqueeze(1)
-        units.append(torch.where(seen, (codes == 1).to(torch.float32) - mean, 0.0))  # both values of a boolean are always possible
+        codes, seen = flat[..., :count], observed[..., :count]
+        mean, spread = (each[:, :count].unsqueeze(1) for each in (views.mean, views.spread))
+        units.append(torch.where(seen, ((codes == 1).to(torch.float32) - mean) / spread, 0.0))  # both values are always possible
         target.append(codes)
     first = count
     for levels, same in groupby(layout.levels * layout.window):
@@ -142,20 +146,18 @@ def _category_units(codes: Tensor, known: Tensor, levels: int) -> tuple[Tensor, 
 
 def learn_views(layout: Layout, batch: Batch, names: Sequence[ViewName], rows: Sequence[Tensor]) -> Views:
     """Estimate the view ``names[g]`` of each network ``g`` from rows ``rows[g]`` of the batch."""
-    cache: dict[int, tuple[Batch, tuple[Tensor, Tensor], dict[str, tuple[Tensor, Tensor]]]] = {}
-    centre, scale, mean, known = [], [], [], []
+    cache: dict[int, tuple[Batch, tuple[Tensor, Tensor], dict[str, tuple[Tensor, Tensor, Tensor]]]] = {}
+    found = []
     for name, index in zip(names, rows, strict=True):
         if id(index) not in cache:
             of_network = batch.rows(index)
             cache[id(index)] = of_network, _level_statistics(layout, of_network), {}
-        own_rows, (level_mean, level_known), done = cache[id(index)]
+        own_rows, (mean, known), done = cache[id(index)]
         if name not in done:
-            done[name] = _numeric_view(layout, own_rows, name)
-        centre.append(done[name][0])
-        scale.append(done[name][1])
-        mean.append(level_mean)
-        known.append(level_known)
-    return Views(centre=torch.stack(centre), scale=torch.stack(scale), mean=torch.stack(mean), known=torch.stack(known))
+            done[name] = _scaling(layout, own_rows, name, mean)
+        centre, scale, spread = done[name]
+        found.append({"centre": centre, "scale": scale, "mean": mean, "known": known, "spread": spread})
+    return Views(**{f.name: torch.stack([one[f.name] for one in found]) for f in fields(Views)})
 
 
 def _level_statistics(layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -166,6 +168,7 @@ def _level_statistics(layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
         scale=torch.ones(1, layout.window * layout.numeric),
         mean=torch.zeros(1, width),
         known=torch.ones(1, width, dtype=torch.bool),
+        spread=torch.ones(1, width),
     )
     units, _ = _codes_to_units(raw, layout, batch)
     booleans, categories = _split_codes(layout, batch.observed[..., layout.numeric :])
@@ -175,8 +178,8 @@ def _level_statistics(layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:
     return (total / observed.repeat_interleave(sizes).clamp_min(1.0)).to(torch.float32), total > 0
 
 
-def _numeric_view(layout: Layout, batch: Batch, name: ViewName) -> tuple[Tensor, Tensor]:
-    """Return centre and scale of one view, float64 ``[w·d_num]``, from observed cells only."""
+def _scaling(layout: Layout, batch: Batch, name: ViewName, level_mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return centre and scale of numbers, float64 ``[w·d_num]``, from observed cells only, and spreads of one-hot units ``[u_cat]``."""
     values = batch.numeric.flatten(1).clone()
     values[~_flat_observed(layout, batch)[:, : values.shape[1]]] = torch.nan
     mean = values.nanmean(0).nan_to_num(0.0)
@@ -184,48 +187,51 @@ def _numeric_view(layout: Layout, batch: Batch, name: ViewName) -> tuple[Tensor,
     # A spread at the level of rounding errors means a constant column: its scale is 1.
     deviation = variance.sqrt()
     deviation = torch.where(deviation > 1e-9 * mean.abs().clamp_min(1e-300), deviation, 0.0)
-    centre, scale = _VIEWS[name](values, mean, deviation)
-    return centre, torch.where(scale > 0, scale, 1.0)
+    booleans, share = layout.window * layout.booleans, level_mean.to(torch.float64)[: layout.window * layout.booleans]
+    centre, scale, spread = _VIEWS[name](values, mean, deviation, (share * (1.0 - share)).clamp_min(0.0).sqrt())
+    spreads = torch.ones_like(level_mean)
+    spreads[:booleans] = torch.where(spread > 0, spread, 1.0).to(torch.float32)
+    return centre, torch.where(scale > 0, scale, 1.0), spreads
 
 
-def _standard(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """(x − mean) / standard deviation."""
+def _standard(values: Tensor, mean: Tensor, deviation: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(x − mean) / standard deviation; booleans as 0 and 1."""
     del values
-    return mean, deviation
+    return mean, deviation, torch.ones_like(truth)
 
 
-def _minmax(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+def _minmax(values: Tensor, mean: Tensor, deviation: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(x − mean) / (range · c) with one c for all columns, so that the mean variance of a column is 1."""
-    return mean, _evened(_reduce(values, "amax") - _reduce(values, "amin"), deviation)
+    return mean, *_evened(_reduce(values, "amax") - _reduce(values, "amin"), deviation, truth)
 
 
-def _percentile(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+def _percentile(values: Tensor, mean: Tensor, deviation: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """As ``_minmax`` with the range from the 1st to the 99th percentile, unless that is below the standard deviation."""
     if not values.shape[1]:
-        return mean, deviation
+        return mean, *_evened(deviation, deviation, truth)
     low, high = _quantiles(values, PERCENTILES)
     span = (high - low).nan_to_num(0.0)
     span = torch.where(span < deviation, _reduce(values, "amax") - _reduce(values, "amin"), span)
-    return mean, _evened(span, deviation)
+    return mean, *_evened(span, deviation, truth)
 
 
-def _evened(span: Tensor, deviation: Tensor) -> Tensor:
-    """Return the ranges times one common factor, so that the mean variance of a column is 1."""
+def _evened(span: Tensor, deviation: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ranges of numbers and of booleans times one common factor, so that the mean variance of a column is 1."""
     span = torch.where(deviation > 0, span, 0.0)
-    share = torch.where(span > 0, deviation / span.clamp_min(1e-300), 0.0)
+    share = torch.cat([torch.where(span > 0, deviation / span.clamp_min(1e-300), 0.0), truth])
     moving = share > 0
     common = (share.square().sum() / moving.sum().clamp_min(1)).sqrt() if bool(moving.any()) else torch.ones((), dtype=span.dtype)
-    return span * common
+    return span * common, common.expand_as(truth)
 
 
-def _robust(values: Tensor, mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """(x − median) / (IQR / 1.35); mean and standard deviation where the IQR is too narrow."""
+def _robust(values: Tensor, mean: Tensor, deviation: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(x − median) / (IQR / 1.35); mean and standard deviation where the IQR is too narrow, and for booleans."""
     if not values.shape[1]:  # no numeric columns; torch.nanquantile fails on an empty tensor
-        return mean, deviation
+        return mean, deviation, truth
     low, middle, high = _quantiles(values, QUARTILES)
     spread = (high - low).nan_to_num(0.0)
     narrow = spread < NARROW_IQR * deviation
-    return torch.where(narrow, mean, middle.nan_to_num(0.0)), torch.where(narrow, deviation, spread / NORMAL_IQR)
+    return torch.where(narrow, mean, middle.nan_to_num(0.0)), torch.where(narrow, deviation, spread / NORMAL_IQR), truth
 
 
 def _quantiles(values: Tensor, wanted: tuple[float, ...]) -> Tensor:
