@@ -36,10 +36,10 @@ class Terms:
 
 def normalised(terms: Terms) -> Floats:
     """Return the score of each bound and network at beta, in units of its 90 % quantile on its own rows, ``[2, g, n]``."""
-    from vae_anomaly.model.weighting import LEAST_SHARE, MOST_BETA
+    from vae_anomaly.model.weighting import LEAST_RECONSTRUCTION, MOST_BETA
 
     high = lambda x: np.quantile(x, 0.9, axis=-1, keepdims=True).clip(1e-9)  # noqa: E731
-    beta = np.minimum(MOST_BETA, high(terms.own_reconstruction) / (LEAST_SHARE * high(terms.own_kl)))
+    beta = np.minimum(MOST_BETA, high(terms.own_reconstruction) / (LEAST_RECONSTRUCTION * high(terms.own_kl)))
     own = terms.own_reconstruction + beta * terms.own_kl
     flagged = terms.cell_cost / max(terms.level, 1e-9)  # a changed constant counts as the largest score of its own rows
     return (terms.reconstruction + beta * terms.kl) / high(own) + flagged * (1.0 + own.max(-1, keepdims=True) / high(own))

@@ -216,7 +216,11 @@ def _kl(detector: Detector, mu: Tensor, logvar: Tensor) -> Tensor:
     ratio = logvar.unsqueeze(2) - spread.unsqueeze(1)
     gap = (mu.unsqueeze(2) - there.unsqueeze(1)).square() / spread.unsqueeze(1).exp()
     each = 0.5 * (gap + ratio.exp() - 1.0 - ratio).sum(-1).masked_fill(~used.unsqueeze(1), torch.inf)
-    return used.sum(-1, keepdim=True).double().log() - torch.logsumexp(-each, dim=-1)
+    bound = used.sum(-1, keepdim=True).double().log() - torch.logsumexp(-each, dim=-1)
+    for g, groups in enumerate([0] * len(bound) if e.groups is None else e.groups.tolist()):
+        if groups:
+            bound[g] = torch.stack([each[g, :, b::groups].amin(-1) for b in range(groups)]).mean(0)
+    return bound
 
 
 def check_input_is_not_changed(detector: Detector, rows: pa.Table) -> None:

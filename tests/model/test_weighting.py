@@ -21,7 +21,7 @@ from vae_anomaly.model.vae import Layout, cell_nll
 from vae_anomaly.model.weighting import (
     EVIDENCE,
     FARTHER,
-    LEAST_SHARE,
+    LEAST_RECONSTRUCTION,
     MOST_BETA,
     SEVERAL,
     choose_bounds,
@@ -84,7 +84,7 @@ def test_the_reconstruction_has_its_least_share_and_a_nat_of_kl_counts_a_quarter
         one = replace(done, beta=torch.ones_like(done.beta)).nets(torch.tensor([g]))
         nll, kl = net_terms(one, gather_cells(one.views, e.layout, read, rows[:count].unsqueeze(0)), torch.arange(count).unsqueeze(0))
         share = float(np.quantile(nll.sum(-1).numpy(), 0.9) / np.quantile(kl.numpy(), 0.9))
-        assert float(done.beta[g]) == pytest.approx(min(MOST_BETA, share / LEAST_SHARE), rel=1e-5)
+        assert float(done.beta[g]) == pytest.approx(min(MOST_BETA, share / LEAST_RECONSTRUCTION), rel=1e-5)
 
 
 def test_the_noise_is_the_root_mean_square_around_the_reconstruction() -> None:

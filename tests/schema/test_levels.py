@@ -250,6 +250,6 @@ def test_a_table_has_the_same_scores_and_flags_however_it_is_written(tmp_path: P
         rows = pa.Table.from_batches(open_source([path], reading).batches(detector.schema)).combine_chunks().to_batches()[0]
         total = detector.scores(encode(detector.schema, rows)).total.numpy()
         found[name] = total.tolist(), detector.threshold.flags(total).tolist()
-    assert all(found["plain.parquet"][1][3:6])
+    assert all(found["plain.parquet"][1][3:6:2])
     for name, got in found.items():
         assert got == found["plain.parquet"], name

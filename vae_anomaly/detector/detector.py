@@ -230,11 +230,6 @@ def check_ensemble(ensemble: Ensemble, schema: Schema) -> None:
     if ensemble.always is not None:
         shape = (len(ensemble.weight), len(schema.columns))
         _check("always", _Expected(tensor=ensemble.always, shape=shape, dtype=torch.bool))
-    if ensemble.groups is not None:
-        _check("groups", _Expected(tensor=ensemble.groups, shape=(len(ensemble.weight),), dtype=I64))
-        used, several = ensemble.exemplars.log_weight.isfinite().sum(-1), ensemble.groups[ensemble.groups != 0]
-        if bool((ensemble.groups < 0).any() | (ensemble.groups > used).any()) or bool((several != several[:1]).any()):
-            raise ValueError("groups are not 0 or one number of groups of the exemplars")
     for name, tensor in ensemble.vae.state_dict().items():
         _check(f"vae.{name}", _Expected(tensor=tensor, shape=tuple(tensor.shape), dtype=F32))
     used = ensemble.exemplars.log_weight
@@ -244,6 +239,11 @@ def check_ensemble(ensemble: Ensemble, schema: Schema) -> None:
         )
     if bool(torch.isnan(used).any() | (used == torch.inf).any()) or not bool(torch.isfinite(used).any(-1).all()):
         raise ValueError("exemplars.log_weight is not the logarithm of weights")
+    if ensemble.groups is not None:
+        _check("groups", _Expected(tensor=ensemble.groups, shape=(len(ensemble.weight),), dtype=I64))
+        used, several = ensemble.exemplars.log_weight.isfinite().sum(-1), ensemble.groups[ensemble.groups != 0]
+        if bool((ensemble.groups < 0).any() | (ensemble.groups > used).any()) or bool((several != several[:1]).any()):
+            raise ValueError("groups are not 0 or one number of groups of the exemplars")
     if not 0.0 < ensemble.unseen < 1.0 or not 0.0 <= ensemble.constants.penalty < float("inf"):
         raise ValueError(f"unseen is {ensemble.unseen:g} and penalty {ensemble.constants.penalty:g}; expected in (0, 1) and ≥ 0")
     _check_constants(ensemble, schema)

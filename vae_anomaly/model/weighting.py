@@ -38,7 +38,7 @@ SWAPPED = 0.2
 MOST_BETA = 0.25
 # Least weight of the reconstruction relative to the KL, both at their 90 % quantiles: else it may be a thousandth, and with it the cost of
 # an unseen level.
-LEAST_SHARE = 0.03
+LEAST_RECONSTRUCTION = 0.03
 # Probability of either row's level in a midpoint.
 HALF = 0.5
 # Factor of the distance to the centre in a scaled row.
@@ -95,7 +95,7 @@ def learn_weights(ensemble: Ensemble, read: Batch, own: Tensor, chance: Tensor) 
     reconstruction = nll.sum(-1)
     beta = torch.ones(len(own), dtype=torch.float64)
     if ensemble.prior == "exemplar":
-        beta = (_quantile_90(reconstruction) / (LEAST_SHARE * _quantile_90(kl))).clamp_max(MOST_BETA)
+        beta = (_quantile_90(reconstruction) / (LEAST_RECONSTRUCTION * _quantile_90(kl))).clamp_max(MOST_BETA)
     weight = chance / _quantile_90(reconstruction + beta.unsqueeze(-1) * kl).view_as(chance)
     return (weight / weight.mean(0, keepdim=True) / weight.shape[1]).flatten(), beta
 
