@@ -86,7 +86,7 @@ def test_the_folder_is_one_readable_json_and_one_safetensors_file(folder: Path) 
     text = (folder / "manifest.json").read_text()
     manifest = json.loads(text)
     assert list(manifest) == ["format", "package", "package_version", "digests", "tensors", "state", "digest"]
-    assert manifest["format"] == 1
+    assert manifest["format"] == 2
     assert manifest["package"] == "vae-anomaly"
     assert manifest == stamped(manifest)
     assert text == json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
@@ -182,13 +182,13 @@ def test_no_model(tmp_path: Path) -> None:
     assert str(refused.value) == f"no model at {'x' * 300}: file name too long."
 
 
-@pytest.mark.parametrize("number", [2, 99])
+@pytest.mark.parametrize("number", [3, 99])
 def test_a_newer_format_says_how_to_upgrade_whatever_else_is_in_it(folder: Path, number: int) -> None:
     (folder / "manifest.json").write_text(json.dumps({"format": number, "all": "else"}))
     with pytest.raises(UnknownFormat) as refused:
         artifact.load(folder)
     upgrade = "Upgrade: pip install -U vae-anomaly"
-    assert str(refused.value) == f"{folder} was written by a newer version (format {number}; this one reads 1). {upgrade}"
+    assert str(refused.value) == f"{folder} was written by a newer version (format {number}; this one reads 2). {upgrade}"
 
 
 @pytest.mark.parametrize("number", [0, -1, True, "1", 1.0, None, [1]])

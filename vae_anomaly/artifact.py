@@ -5,11 +5,13 @@ are checked, and the detector is built from those same bytes. What the state mea
 
 ``manifest.json``::
 
-    {"format": 1, "package": "vae-anomaly", "package_version": "…",
+    {"format": 2, "package": "vae-anomaly", "package_version": "…",
      "digests": {"weights.safetensors": "sha256 of the file"},
      "tensors": {"name": "float32[2, 20, 96]"},
      "state": {…},                        the values of Detector.state()
      "digest": "sha256 of this object without this key, as JSON with sorted keys and no spaces, in UTF-8"}
+
+Format 2 has the tensors ``views.spread`` and, with an exemplar prior, ``groups``; format 1 divides no booleans and has no groups.
 
 The digests detect damage, not attacks: whoever can write the folder can write new digests. Against attacks, nothing is executed, sizes
 are bounded by the files themselves, and file names are fixed here and never read from the manifest.
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -38,7 +41,7 @@ from vae_anomaly.storage import atomic
 # 2. Keep the old entry of READERS and let it convert the old manifest and tensors to today's. Readers are never removed.
 # 3. Save a tiny detector of the new format with ten rows and their scores as tests/golden/format-<n>/. Never rewrite an older one.
 # 4. Record it in CHANGELOG.md. Older versions raise UnknownFormat with the command that upgrades them.
-FORMAT = 1
+FORMAT = 2
 # Characters of an error that quotes a damaged file, which may hold a text of any length.
 LONGEST_WHY = 300
 PACKAGE = "vae-anomaly"
@@ -220,7 +223,15 @@ def _format(manifest: Json, path: Path) -> int:
 
 
 def _read_format_1(manifest: Json, folder: Path) -> tuple[Json, Tensors]:
-    """Check a manifest of format 1 and its weights; return state and tensors."""
+    """Return state and tensors of format 1 as those of format 2."""
+    state, tensors = _read_format_2(manifest, folder)
+    if "views.mean" in tensors:  # else the detector says what is missing
+        tensors["views.spread"] = torch.ones_like(tensors["views.mean"])
+    return state, tensors
+
+
+def _read_format_2(manifest: Json, folder: Path) -> tuple[Json, Tensors]:
+    """Check a manifest of format 2 and its weights; return state and tensors."""
     path = folder / MANIFEST
     wrong = [key for key, kind in KEYS.items() if type(manifest.get(key)) is not kind]
     if wrong:
@@ -256,4 +267,4 @@ def _damaged(path: Path, why: str) -> DamagedArtifact:
     return DamagedArtifact(f"{path} is damaged: {shorten(why, LONGEST_WHY)}. Copy the model again, or fit again.")
 
 
-READERS = {1: _read_format_1}
+READERS = {1: _read_format_1, 2: _read_format_2}

@@ -58,7 +58,8 @@ def test_a_flag_that_carries_the_score_is_named_with_the_figures_of_the_other_co
     assert found.auroc > 0.99
     assert found.words == (
         f"'TWF' is constant among the normal rows and carries {100 * found.share:.3g} % of the score of the anomalous ones: "
-        f"AUROC {found.auroc:.4f}, {found.auroc_without:.4f} by the other columns. If a fault is not measured there but written down, fit again with --exclude TWF"
+        f"AUROC {found.auroc:.4f}, {found.auroc_without:.4f} by the other columns. "
+        "If a fault is not measured there but written down, fit again with --exclude TWF"
     )
 
 

@@ -119,7 +119,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
     ensemble = Ensemble(
         layout=layout,
         vae=vae,
-        views=_views(tensors),
+        views=Views(**{n: tensors[f"views.{n}"] for n in Views.__slots__}),
         exemplars=Exemplars(**{n: tensors[f"exemplars.{n}"] for n in Exemplars.__slots__}),
         weight=weight,
         beta=tensors["beta"],
@@ -144,12 +144,6 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         usual=_usual(tensors, len(values["quality"])),
         blocks=parsed(Blocks, values["blocks"]) if values.get("blocks") else None,
     )
-
-
-def _views(tensors: Mapping[str, Tensor]) -> Views:
-    """Return the stored views; those of the first versions have no spread, which means 1."""
-    spread = tensors.get("views.spread", torch.ones_like(tensors["views.mean"]))
-    return Views(**{n: tensors[f"views.{n}"] for n in Views.__slots__ if n != "spread"}, spread=spread)
 
 
 def _prior(name: Any) -> Prior:

@@ -4,7 +4,7 @@ Which view of the rows separates anomalies, and whether the nearest exemplar doe
 from table to table. There are no anomalies to learn it from, but made ones: midpoints of two rows, rows with some cells of another row,
 and rows scaled away from the centre. In the input units of each view, the probability that such a row is farther from the exemplars than a
 real one is measured for both distances. What these probabilities say about real anomalies was learned once, as ``EVIDENCE``, on tables
-with known anomalies (``benchmarks/detection_choices.py``, which also shows what it is worth on tables that were left out).
+with known anomalies (``benchmarks/detection.py``, which also shows what it is worth on tables that were left out).
 
 Letters of shapes: g networks, n rows, e exemplars, w steps of a window (1), d columns, u input units. "Weights" here are weights of
 networks in the score.
