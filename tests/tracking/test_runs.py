@@ -142,7 +142,7 @@ def test_the_version_is_tagged_and_is_the_champion(client: MlflowClient, logged:
         "calibration": "split",
         "statement": guarantee_statement(tiny_detector.threshold),
         "calibration_rows": str(len(tiny_detector.threshold.calibration)),
-        "format": "1",
+        "format": "2",
         "package_version": __version__,
     }
 
