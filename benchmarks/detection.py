@@ -305,7 +305,7 @@ def false_alarm_section(table: pd.DataFrame) -> list[str]:
             allow = str(allowed) if method == "split" else "approximate: no promise"
             lines.append(f"| {method} | {alpha} | {len(seen)} | {len(part) - len(seen)} | {rate:.4f} | {over} | {allow} |")
     refused = ours[ours["false_alarms_0.01"].isna()]
-    names = ", ".join(sorted({f"{s} ({n} rows)" for s, n in zip(refused.set, refused.training_rows, strict=True)}))
+    names = ", ".join(sorted({f"{s} ({n:.0f} rows)" for s, n in zip(refused.set, refused.training_rows, strict=True)}))
     return [*lines, "", f"Refused at alpha 0.01 (fewer than 99 calibration rows): {names or 'none'}."]
 
 
