@@ -47,9 +47,13 @@ def normalised(terms: Terms) -> Floats:
 
 def features(terms: Terms) -> Floats:
     """Return the evidence and whether the bound is the mean over groups, mean over the networks of a view, ``[VIEWS, 2, 4]``."""
-    several = np.zeros((*terms.evidence.shape[:2], 1))
-    several[:, 1] = 1.0
-    return np.concatenate([terms.evidence, several], -1).reshape(VIEWS, -1, 2, 4).mean(1)
+    return _with_bound(terms.evidence).reshape(VIEWS, -1, 2, 4).mean(1)
+
+
+def _with_bound(evidence: Floats) -> Floats:
+    """Append whether the bound is the mean over groups, ``[g, 2, 3] → [g, 2, 4]``."""
+    several = np.broadcast_to(np.array([[0.0], [1.0]]), (len(evidence), 2, 1))
+    return np.concatenate([evidence, several], -1)
 
 
 def gains(terms: Terms) -> Floats:
@@ -81,9 +85,7 @@ def learn(fits: Sequence[Terms]) -> Floats:
 def combined(terms: Terms, weights: Floats) -> Floats:
     """Return the score ``[n]`` with log odds by ``weights`` ``[4]``: each network by its better bound, views by their chance."""
     scores, nets = normalised(terms), len(terms.evidence) // VIEWS
-    several = np.zeros((*terms.evidence.shape[:2], 1))
-    several[:, 1] = 1.0
-    odds = np.concatenate([terms.evidence, several], -1) @ weights
+    odds = _with_bound(terms.evidence) @ weights
     best, total = odds.argmax(1), np.zeros(scores.shape[-1])
     for f in range(nets):
         here = np.arange(VIEWS) * nets + f

@@ -58,7 +58,7 @@ def conditional_units(units: Tensor, observed: Tensor, bank: CellBank) -> Tensor
 
 
 def unit_observed(observed: Tensor, layout: Layout) -> Tensor:
-    """Expand a mask of cells ``[..., w·d]`` to their input units ``[..., u]``."""
+    """Expand a mask, or other values, of cells ``[..., w·d]`` to their input units ``[..., u]``."""
     single = layout.window * (layout.numeric + layout.booleans)
     sizes = torch.tensor((1,) * single + layout.levels * layout.window, device=observed.device)
     return observed.repeat_interleave(sizes, dim=-1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.model.ensemble import Ensemble, net_terms
-from vae_anomaly.model.imputation import impute_by_decoding
+from vae_anomaly.model.imputation import impute_by_decoding, unit_observed
 from vae_anomaly.model.prior import by_group
 from vae_anomaly.model.scaling import cells_per_network
 from vae_anomaly.model.vae import Cells, Layout
@@ -74,8 +74,8 @@ def learn_noise(ensemble: Ensemble, read: Batch, own: Tensor) -> Tensor:
     """Return the root mean square error of numbers over the exemplars ``own`` ``[g, e]``, in units of the view, float32 ``[g]``, ≥ 0.05."""
     numbers = slice(0, ensemble.layout.window * ensemble.layout.numeric)
     count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
-    cells = cells_per_network(ensemble.views, ensemble.layout, read.rows(own[:, :count]))
-    out = ensemble.vae.decode(ensemble.vae.encode(impute_by_decoding(ensemble.vae, ensemble.views, cells).units)[0])
+    cells = imputed_cells(ensemble, read, own[:, :count])
+    out = ensemble.vae.decode(ensemble.vae.encode(cells.units)[0])
     seen = cells.observed[..., numbers]
     square = (out[..., numbers] - cells.units[..., numbers]).square().to(torch.float64) * seen
     return (square.sum((1, 2)) / seen.sum((1, 2)).clamp_min(1)).sqrt().clamp_min(LEAST_NOISE).to(torch.float32)
@@ -91,7 +91,7 @@ def learn_weights(ensemble: Ensemble, read: Batch, own: Tensor, chance: Tensor) 
     1/4 or as much less as gives the reconstruction its least share; 1 with the standard prior, the literal ELBO.
     """
     count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
-    nll, kl = net_terms(ensemble, units_of(ensemble, read, own[:, :count]), torch.arange(count).expand(len(own), count))
+    nll, kl = net_terms(ensemble, imputed_cells(ensemble, read, own[:, :count]), torch.arange(count).expand(len(own), count))
     reconstruction = nll.sum(-1)
     beta = torch.ones(len(own), dtype=torch.float64)
     if ensemble.prior == "exemplar":
@@ -109,7 +109,7 @@ def choose_bounds(ensemble: Ensemble, read: Batch, own: Tensor, generator: torch
     odds = []
     for g, rows in enumerate(own):
         one = ensemble.nets(torch.tensor([g]))
-        units = units_of(one, read, rows[rows >= 0][:WEIGHING_ROWS].unsqueeze(0)).units[0]
+        units = imputed_cells(one, read, rows[rows >= 0][:WEIGHING_ROWS].unsqueeze(0)).units[0]
         odds.append(log_odds(evidence_of(units, columns_of(ensemble.layout), groups, generator)))
     best = torch.stack(odds).max(-1)
     return best.indices * groups, best.values
@@ -167,12 +167,10 @@ def _probit(real: Tensor, made: Tensor) -> Tensor:
 
 def columns_of(layout: Layout) -> tuple[Tensor, Tensor]:
     """Return the column of each unit, int64 ``[u]``, and whether it is a number, bool ``[u]``."""
-    single = layout.window * (layout.numeric + layout.booleans)
-    sizes = torch.tensor((1,) * single + layout.levels * layout.window)
-    return torch.arange(len(sizes)).repeat_interleave(sizes), torch.arange(layout.units) < layout.window * layout.numeric
+    return unit_observed(torch.arange(layout.cells), layout), torch.arange(layout.units) < layout.window * layout.numeric
 
 
-def units_of(ensemble: Ensemble, read: Batch, rows: Tensor) -> Cells:
+def imputed_cells(ensemble: Ensemble, read: Batch, rows: Tensor) -> Cells:
     """Return the rows ``rows[g, n]`` as the networks read them, missing cells imputed by decoding."""
     cells = cells_per_network(ensemble.views, ensemble.layout, read.rows(rows))
     return impute_by_decoding(ensemble.vae, ensemble.views, cells)
