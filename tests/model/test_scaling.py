@@ -134,6 +134,27 @@ def test_units_are_float32_clipped_and_zero_where_missing() -> None:
 MIXED = Layout(numeric=1, booleans=1, levels=(3, 2))
 
 
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("name", ["standard", "minmax", "percentile", "robust"])
+def test_a_boolean_is_scaled_as_its_view_says_and_a_category_never(name: ViewName, share: float) -> None:
+    x, random = _numbers(), np.random.default_rng(3)
+    flag, level = (random.random(ROWS) < share).astype(np.int64), random.integers(0, 3, ROWS)
+    batch, layout = _batch(x, np.stack([flag, level], 1)), Layout(numeric=NUMBERS, booleans=1, levels=(3,))
+    views = _learn(batch, [name], layout)
+    low, high = (x.min(0), x.max(0)) if name == "minmax" else np.percentile(x, [1, 99], axis=0)
+    common = np.sqrt((((x - x.mean(0)) / (high - low)).var(0).sum() + flag.var()) / (NUMBERS + 1))
+    divisor = {"standard": 1.0, "robust": flag.std(), "minmax": common, "percentile": common}[name]
+    units = to_cells(views, layout, batch).units[0].numpy()
+    np.testing.assert_allclose(units[:, NUMBERS], (flag - flag.mean()) / divisor, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(units[:, NUMBERS + 1 :], np.eye(3)[level] - np.eye(3)[level].mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_boolean_that_never_changes_has_a_finite_unit_in_every_view() -> None:
+    batch, layout = _batch(_numbers(), np.ones((ROWS, 1), np.int64)), Layout(numeric=NUMBERS, booleans=1, levels=())
+    names: tuple[ViewName, ...] = ("standard", "minmax", "percentile", "robust")
+    assert (to_cells(_learn(batch, names, layout), layout, batch).units[..., NUMBERS] == 0.0).all()
+
+
 def _mixed() -> Batch:
     codes = np.array([[1, 0, 1], [0, 2, 1], [1, 0, 0], [1, 0, 1], [0, 2, 1]])
     seen = np.ones((5, 4), np.bool_)
