@@ -16,8 +16,8 @@ DECLARED: dict[Callable[..., None], tuple[Any, set[str], set[str]]] = {
     # command: its request, fields of the request that are no options, options that are no fields
     commands.score: (
         requests.ScoreRequest,
-        {"format", "escape", "at_exit"},
-        {"context", "part_format", "no_escape", "watch", "watch_interval"},
+        {"format", "escape"},
+        {"part_format", "no_escape", "watch", "watch_interval"},
     ),
     commands.recalibrate: (requests.CalibrateRequest, set(), set()),
     commands.explain: (requests.ExplainRequest, set(), set()),

@@ -127,7 +127,6 @@ def fit(
 
 
 def score(
-    context: typer.Context,
     data: opt.Data,
     *,
     id_columns: opt.IdColumns = ScoreRequest.id_columns,
@@ -165,7 +164,7 @@ def score(
     verbose: opt.Verbose = 0,
 ) -> None:
     """Score rows with a model. Each row gets a score, a p-value, a flag, and the columns that contribute most."""
-    options = locals() | {"format": part_format, "escape": not no_escape, "at_exit": context.obj}
+    options = locals() | {"format": part_format, "escape": not no_escape}
     if watch:  # until an interrupt or an error
 
         def part_line(name: str, counts: Any) -> str:

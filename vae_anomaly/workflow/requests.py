@@ -54,7 +54,7 @@ class ScoreRequest(ReadRequest):
 
     ``output`` is a file, a folder (it ends with a slash, exists, or has no suffix) or a URI; None: next to the input. ``format`` is the
     format of the files in an output folder, None: that of each input; delta: ``output`` is the folder of a table. ``top`` None: name all
-    columns. ``part_rows``: rows between two checkpoints. ``at_exit`` as in FitRequest: only then does an ``overwrite`` of a table end.
+    columns. ``part_rows``: rows between two checkpoints.
     """
 
     data: tuple[str, ...]
@@ -75,7 +75,6 @@ class ScoreRequest(ReadRequest):
     escape: bool = True
     overwrite: bool = False
     tracking_uri: str | None = None
-    at_exit: Callable[[Callable[[], None]], object] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.jobs.claim import install
 from vae_anomaly.jobs.manifest import Manifest
 from vae_anomaly.storage import destinations
-from vae_anomaly.storage.atomic import sync_folder, write_text, writing
+from vae_anomaly.storage.atomic import sync_folder, writing
 from vae_anomaly.storage.destinations import Destination, local_path
 from vae_anomaly.storage.filesystems import shown_path
 from vae_anomaly.storage.listing import Listed
@@ -111,7 +110,6 @@ class TableSlot(Slot):
                 to.path.mkdir(exist_ok=True)
                 self.staged.replace(to.path / file.name)
                 sync_folder(to.path)
-        write_text(_marker(to), self.transaction)
         try:
             delta.commit_delta(self.target, self.current, file, about)
         except OutputError:
@@ -126,18 +124,6 @@ class TableSlot(Slot):
         with writing(to.path):
             for path in (self.staged, *(sides if to.remote else ())):
                 path.unlink(missing_ok=True)
-
-    def ended_before(self, found: Manifest | None) -> bool:
-        """Whether the manifest is that of this request, and of a process that was killed between its commit and its exit."""
-        if found is None or not found.complete or found.made_from != self.made_from:
-            return False
-        return found.table.get("transaction") == _read(_marker(self.job.destination))
-
-    def end(self) -> None:
-        """Forget the commit when this process exits: one that is killed before counts as failed, and is started again."""
-        to = self.job.destination
-        forget = partial(_forget, to, _read(_marker(to)))
-        forget() if self.job.request.at_exit is None else self.job.request.at_exit(forget)
 
     def _refuse(self, schema: pa.Schema) -> None:
         if self.current is not None:
@@ -166,8 +152,9 @@ class TableSlot(Slot):
 def claim_table(job: ScoreJob, source: Source) -> Iterator[Slot]:
     """Claim the table of a job for this process; when the block ends, what was written there is committed.
 
-    A job that was killed goes on, with ``overwrite`` too. Raises OutputError when another process writes there from this machine, and for
-    a table that may not be replaced.
+    A job that was killed goes on, and a table that this request has written and nobody changed is left as it is: with ``overwrite`` too, so
+    that a job that is started again makes one commit whenever it was killed. Raises OutputError when another process writes there from
+    this machine, and for a table that may not be replaced.
     """
     to, made_from = job.destination, job.made_from(source)
     with score_workdir.claim(to.path) as unfinished:
@@ -180,9 +167,9 @@ def claim_table(job: ScoreJob, source: Source) -> Iterator[Slot]:
         counts = None if pending is None else counts_of(pending)
         if pending is not None and slot.complete():
             slot.counts, slot.resumed_rows = counts, pending.counts["rows"]
-        elif current is not None and (not job.overwrite or slot.ended_before(manifest.manifest_of(to))):
-            slot.counts = _unchanged(to, target, current, made_from)
-        else:
+        elif current is not None:
+            slot.counts = _unchanged(to, target, current, made_from, overwrite=job.overwrite)
+        if slot.counts is None:
             if current is not None:
                 delta.refuse_features(target, current)
             elif names - {_data_file(transaction)}:
@@ -192,14 +179,12 @@ def claim_table(job: ScoreJob, source: Source) -> Iterator[Slot]:
                 slot.commit()
                 slot.counts, slot.resumed_rows = counts, pending.counts["rows"]
         if slot.counts is not None:
-            slot.end()
             yield slot
             return
         refuse_existing(to.path, job.request.on_error, overwrite=job.overwrite)
         slot.checkpoints = unfinished.begin({**made_from, "install": install()}, restart=False)
         yield slot
         slot.commit()
-        slot.end()
 
 
 def version_written(to: Destination) -> int | None:
@@ -217,25 +202,30 @@ def _pending(to: Destination, made_from: Mapping[str, Any]) -> Manifest | None:
     return None
 
 
-def _unchanged(to: Destination, target: Listed, current: "delta.DeltaTable", made_from: Mapping[str, Any]) -> Counts:
-    """Return the counts of a table that is what this request would write. Raises OutputError for any other."""
+def _unchanged(
+    to: Destination, target: Listed, current: "delta.DeltaTable", made_from: Mapping[str, Any], *, overwrite: bool
+) -> Counts | None:
+    """Return the counts of a table that is what this request would write; None for another one, where that may be overwritten.
+
+    Raises OutputError for another one.
+    """
     found = manifest.manifest_of(to)
     version = None if found is None else found.table.get("version")
     if found is None or version is None:
-        raise OutputError(
-            f"{to} is a Delta table and no manifest says what it is. "
-            "Name another with -o, or give --overwrite to write a new version of it."
-        )
-    other = [name for name, value in made_from.items() if found.made_from.get(name) != value]
-    if other:
-        raise OutputError(
-            f"{to} is a Delta table with the scores of another request (other {' and '.join(other)}). "
-            "Name another with -o, or give --overwrite to write a new version of it."
-        )
-    counts = counts_of(found)
-    if counts is None or delta.changed_after(target, current, version):
-        raise delta.changed_error(str(to))
-    return counts
+        error = _exists(f"{to} is a Delta table and no manifest says what it is.")
+    elif other := [name for name, value in made_from.items() if found.made_from.get(name) != value]:
+        error = _exists(f"{to} is a Delta table with the scores of another request (other {' and '.join(other)}).")
+    elif (counts := counts_of(found)) is not None and not delta.changed_after(target, current, version):
+        return counts
+    else:
+        error = delta.changed_error(str(to))
+    if overwrite:
+        return None
+    raise error
+
+
+def _exists(text: str) -> OutputError:
+    return OutputError(f"{text} Name another with -o, or give --overwrite to write a new version of it.")
 
 
 def _names(to: Destination, target: Listed) -> set[str]:
@@ -253,22 +243,6 @@ def _data_file(transaction: str) -> str:
 def _staged(to: Destination) -> Path:
     path = to.path.resolve()  # a link may lead to another file system, where nothing can be moved to
     return path.with_name(f".{path.name}.delta.parquet")
-
-
-def _marker(to: Destination) -> Path:
-    return to.path.with_name(f".{to.path.name}.commit")
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _forget(to: Destination, transaction: str) -> None:
-    """Remove a marker unless another process has written its own."""
-    with suppress(OSError):
-        if _read(_marker(to)) == transaction:
-            _marker(to).unlink(missing_ok=True)
-    to.tidy()
 
 
 def _unmove(to: Destination, transaction: str) -> None:
