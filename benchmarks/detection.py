@@ -12,7 +12,6 @@ other sets. ``--scores`` keeps the terms of every row, so that other forms of th
 import argparse
 import dataclasses
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -30,6 +29,7 @@ import nested
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from measured import processor
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -348,15 +348,6 @@ def summary(table: pd.DataFrame, command: str, weights: Floats | None) -> str:
     lines += ["", "## Every set (AUROC / AP, mean over seeds)", "", "| set | " + " | ".join(order) + " |", "|---" * (len(order) + 1) + "|"]
     lines += [f"| {s} | " + " | ".join(f"{auroc[m][s]:.1f} / {ap[m][s]:.1f}" for m in order) + " |" for s in auroc.index]
     return "\n".join(lines) + "\n"
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _interval(difference: "pd.Series[float]", tail: float = 0.025) -> str:

@@ -6,16 +6,15 @@ Needs the extra ``delta``. Writes ``benchmarks/results/lakehouse.md``.
 """
 
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from measured import measured, processor
 
 COLUMNS, FILE_ROWS = 8, 2_000_000
 RESULT = Path(__file__).parent / "results" / "lakehouse.md"
@@ -42,15 +41,6 @@ def make(folder: Path, files: int) -> int:
     return sum(Path(uri).stat().st_size for uri in live)
 
 
-def score(folder: Path, name: str, *options: str) -> tuple[float, float, float]:
-    """Score in a new process; return its seconds, those of the processor, and peak memory in MB."""
-    command = [sys.executable, "-m", "vae_anomaly", "score", str(folder / name), "-m", str(folder / "m"), "--overwrite", *options]
-    began, child = time.perf_counter(), subprocess.Popen([*command, "-o", str(folder / "o.parquet"), "--quiet"], stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    assert status == 0, (command, status)
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
 def main() -> None:
     """Measure, and write the result."""
     size = float(sys.argv[1]) if len(sys.argv) > 1 else 2.0
@@ -65,16 +55,17 @@ def main() -> None:
         lines = [
             f"# Lakehouse tables: {written / 1e9:.2f} GB in {files} files, {files * FILE_ROWS:,} rows of {COLUMNS} numbers",
             "",
-            f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before; one network.",
-            "On a busy machine the processor time is what compares.",
+            f"{processor()}, load {os.getloadavg()[0]:.1f} before; one network.",
             "",
             "| options | table | seconds | processor seconds | peak memory |",
             "|---|---|---|---|---|",
         ]
         for given in ([], ["--memory-limit", "900MB"]):
             for name in ("parquet", "delta"):
-                seconds, busy, memory = score(folder, name, *given)
-                lines.append(f"| {' '.join(given) or 'none'} | {name} | {seconds:.1f} | {busy:.1f} | {memory:.0f} MB |")
+                out = ["-o", folder / "o.parquet", "--overwrite", "--quiet"]
+                took = measured("score", folder / name, "-m", folder / "m", *out, *given)
+                cells = (" ".join(given) or "none", name, f"{took.seconds:.1f}", f"{took.processor:.1f}", f"{took.peak:.0f} MB")
+                lines.append(f"| {' | '.join(cells)} |")
     RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

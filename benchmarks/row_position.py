@@ -11,13 +11,13 @@ Times are the median over repetitions of one pass over all widths, relative to t
 
 import argparse
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
+from measured import processor
 from torch import Tensor
 
 NETWORKS = 3
@@ -77,14 +77,6 @@ def seconds(product: Product, block: int) -> float:
             product(bias, rows[:, :block], weight)
         times.append(time.perf_counter() - began)
     return median(times)
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text(encoding="utf-8").splitlines() if about.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def main() -> None:

@@ -6,7 +6,6 @@
 ``make test-lowest`` and ``make test-pythons`` make the environments. Writes one section of ``benchmarks/results/versions.md``.
 """
 
-import os
 import platform
 import re
 import subprocess
@@ -18,6 +17,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+from measured import processor
 
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "versions.md"
@@ -31,13 +32,6 @@ def packages() -> str:
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
     names = [re.split(r"[\[<>=]", line)[0] for line in needed]
     return ", ".join(f"{name} {metadata.version(name)}" for name in names)
-
-
-def processor() -> str:
-    """Return the processor as Linux names it, elsewhere its kind."""
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.is_file() else None
-    return f"{named[1] if named else platform.machine()}, {os.cpu_count()} cores"
 
 
 def outcome(case: ET.Element) -> str:

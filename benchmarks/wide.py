@@ -6,16 +6,14 @@ Writes ``benchmarks/results/wide.md``.
 """
 
 import os
-import platform
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from measured import measured, processor
 
 ROWS, STEPS, CAUSES = 1500, 20, 40
 RESULT = Path(__file__).parent / "results" / "wide.md"
@@ -31,23 +29,13 @@ def table(columns: int, coded: float) -> pa.Table:
     return pa.table({**texts, **{f"s{i}": values[:, i] for i in range(cut, columns)}})
 
 
-def fit(folder: Path) -> tuple[float, float, float]:
-    """Fit in a new process; return its seconds, those of the processor, and its peak memory in MB."""
-    command = [sys.executable, "-m", "vae_anomaly", "fit", str(folder / "t.parquet"), "--steps", str(STEPS), "--no-tracking"]
-    began = time.perf_counter()
-    child = subprocess.Popen([*command, "-o", str(folder / "m"), "--overwrite", "--quiet"], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(child.pid, 0)
-    assert status == 0, (command, status)
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
 def main() -> None:
     """Measure, and write the result."""
     columns = int(sys.argv[1]) if len(sys.argv) > 1 else 3000
     lines = [
         f"# Wide tables: `fit --steps {STEPS}` of {ROWS:,} rows, whole command",
         "",
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before.",
+        f"{processor()}, load {os.getloadavg()[0]:.1f} before.",
         "",
         "| columns | of them text | seconds | of the processor | peak memory |",
         "|---|---|---|---|---|",
@@ -56,8 +44,9 @@ def main() -> None:
         folder = Path(temporary)
         for coded in (0.0, 0.25):
             pq.write_table(table(columns, coded), folder / "t.parquet")
-            seconds, processor, memory = fit(folder)
-            lines.append(f"| {columns:,} | {columns * coded:,.0f} | {seconds:.1f} | {processor:.1f} | {memory:,.0f} MB |")
+            options = ["--steps", str(STEPS), "--no-tracking", "-o", folder / "m", "--overwrite", "--quiet"]
+            took = measured("fit", folder / "t.parquet", *options)
+            lines.append(f"| {columns:,} | {columns * coded:,.0f} | {took.seconds:.1f} | {took.processor:.1f} | {took.peak:,.0f} MB |")
     RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

@@ -243,7 +243,8 @@ def calibration_stability(
     if split.method == "cross":
         return None
     rows = split.calibration if time is None else split.calibration[np.argsort(time[split.calibration], kind="stable")]
-    return alarm_stability(score_rows(ensemble, batch.rows(torch.from_numpy(rows))).total.numpy(), threshold.value)
+    totals = score_rows(ensemble, batch.rows(torch.from_numpy(rows)), threads=torch.get_num_threads()).total
+    return alarm_stability(totals.numpy(), threshold.value)
 
 
 def usual_contributions(ensemble: Ensemble, batch: Batch, split: RowSplit, held_out_fold: Sequence[int]) -> Usual:
@@ -261,7 +262,7 @@ def usual_contributions(ensemble: Ensemble, batch: Batch, split: RowSplit, held_
         if split.method == "cross":
             nets = ensemble.nets((torch.tensor(held_out_fold) == k).nonzero().flatten())
             nets = replace(nets, weight=nets.weight * split.folds)
-        contributions.append(explain_rows(nets, batch.rows(torch.from_numpy(here))).contribution)
+        contributions.append(explain_rows(nets, batch.rows(torch.from_numpy(here)), threads=torch.get_num_threads()).contribution)
     middle, high = np.quantile(torch.cat(contributions).numpy(), [0.5, 0.9], axis=0)
     spread = (high - middle) / NORMAL_90
     least = max(LEAST_SPREAD * float(spread.mean()), 1e-9)

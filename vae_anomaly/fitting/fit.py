@@ -259,8 +259,10 @@ def _calibrate(
 ) -> tuple[Ensemble, Threshold]:
     """Set the threshold from held-out scores of the calibration rows, and the penalty of changed constants above all of them."""
     rows = torch.from_numpy(split.calibration)
-    whole = split.method == "split"
-    totals = score_rows(ensemble, batch.rows(rows)).total if whole else cross_fit_scores(ensemble, batch, split, networks.held_out_fold)
+    if split.method == "split":
+        totals = score_rows(ensemble, batch.rows(rows), threads=torch.get_num_threads()).total
+    else:
+        totals = cross_fit_scores(ensemble, batch, split, networks.held_out_fold)
     totals = totals[~totals.isnan()]
     if not len(totals):
         raise TooFewRows("no calibration row has an observed value in any model column; give rows with fewer missing values.")

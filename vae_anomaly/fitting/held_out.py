@@ -28,7 +28,8 @@ def cross_fit_scores(ensemble: Ensemble, batch: Batch, split: RowSplit, held_out
     totals = torch.full((len(batch),), torch.nan, dtype=torch.float64)
     for k in range(split.folds):
         here = torch.from_numpy(np.flatnonzero(split.fold == k))
-        totals[here] = score_rows(ensemble_without_fold(ensemble, split, held_out_fold, k), batch.rows(here)).total
+        nets = ensemble_without_fold(ensemble, split, held_out_fold, k)
+        totals[here] = score_rows(nets, batch.rows(here), threads=torch.get_num_threads()).total
     return totals
 
 
@@ -77,7 +78,8 @@ class FitRecord:
         if self.split.method == "cross":
             scores = cross_fit_scores(ensemble, batch, replace(self.split, fold=self.split.fold[rows]), self.held_out_fold)
         else:
-            scores = score_rows(ensemble, batch, own=exemplar_positions(self.exemplar_rows, len(self.batch))[:, index]).total
+            own = exemplar_positions(self.exemplar_rows, len(self.batch))[:, index]
+            scores = score_rows(ensemble, batch, own=own, threads=torch.get_num_threads()).total
         return scores.numpy()
 
     def fold(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -193,10 +193,12 @@ def principal_axes(rows: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     x = (x - mean) / max(1, len(x)) ** 0.5
     if len(x) < x.shape[1]:  # the Gram matrix is smaller and has the same variances
         variance, left = torch.linalg.eigh(x @ x.T)
+        variance, left = variance[-most:], left[:, -most:]
         axes = (x.T @ left) / variance.clamp_min(1e-12).sqrt()
     else:
         variance, axes = torch.linalg.eigh(x.T @ x)
-    return mean, variance.flip(0)[:most].clamp_min(0.0), axes.flip(1)[:, :most]
+        variance, axes = variance[-most:], axes[:, -most:]
+    return mean, variance.flip(0).clamp_min(0.0), axes.flip(1)
 
 
 def _start_logits(layout: Layout, frequency: Tensor) -> Tensor:
