@@ -24,6 +24,7 @@ NETWORKS = 3
 INPUTS = (4, 10, 20, 96)
 WIDTHS = range(2, 129)
 OFFSETS = range(1, 32)
+ROWS = (1, 2, 7, 32, 64, 100, 256, 384, 2048)
 REPETITIONS = 5
 Product = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -79,6 +80,19 @@ def seconds(product: Product, block: int) -> float:
     return median(times)
 
 
+def rows_matter(count: int) -> list[tuple[int, int]]:
+    """Return the shapes, padded to 4, in which a row of a block of ``count`` rows has other bits than in blocks of 128."""
+    found = []
+    for inputs in INPUTS:
+        for width in (*WIDTHS, 500, 1000):
+            bias, rows, weight = operands(inputs, width, 1024)
+            usual = torch.cat([padded(4)(bias, block, weight) for block in torch.split(rows[:, :2048], 128, dim=1)], dim=1)
+            other = [padded(4)(bias, rows[:, i : i + count], weight) for i in range(0, 2048 - count + 1, count)]
+            if not torch.equal(torch.cat(other, dim=1), usual[:, : 2048 // count * count]):
+                found.append((inputs, width))
+    return found
+
+
 def main() -> None:
     """Compare the candidates and print, or append, a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,6 +112,8 @@ def main() -> None:
         widths = ", ".join(map(str, sorted({w for _, w in found}))) or "none"
         lines.append(f"| {name} | {len(found)} | {len(shapes)} | {widths} | {taken / base:.2f} |")
         print(lines[-1], flush=True)
+    lines += ["", "| rows of a block, padded to 4 | shapes with other bits than in blocks of 128 rows |", "|---|---|"]
+    lines += [f"| {count:,} | {len(rows_matter(count))} of {len(INPUTS) * (len(WIDTHS) + 2)} |" for count in ROWS]
     text = "\n".join([*lines, ""])
     print(text)
     if arguments.output:

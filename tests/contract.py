@@ -72,6 +72,17 @@ def check_score_ignores_batch_size(detector: Detector, rows: pa.Table) -> None:
         _same_bits(expected, np.concatenate(parts), f"{size} rows at once")
 
 
+def check_score_ignores_place(detector: Detector, rows: pa.Table, shifts: Iterable[int] = range(1, 32)) -> None:
+    """Rows without the first 1 to 31, or cut anywhere, have the scores that they have among all, on one thread and on several."""
+    batch = encoded(detector.schema, rows)
+    whole = _total(detector, batch)
+    for first in shifts:
+        threads = first % 4 + 1
+        _same_bits(whole[first:], _total(detector, batch.rows(slice(first, None)), threads=threads), f"without the first {first} rows")
+        cut = first * len(batch) // 32
+        _same_bits(whole[:cut], _total(detector, batch.rows(slice(0, cut)), threads=threads), f"only the first {cut} rows")
+
+
 def check_score_ignores_row_order(detector: Detector, rows: pa.Table) -> None:
     """Permuted rows have permuted scores."""
     batch = encoded(detector.schema, rows)

@@ -16,6 +16,7 @@ Check = Callable[[Detector, pa.Table], None]
 ON_ODD_ROWS: tuple[Check, ...] = (
     contract.check_score_is_repeatable,
     contract.check_score_ignores_batch_size,
+    contract.check_score_ignores_place,
     contract.check_score_ignores_row_order,
     contract.check_score_ignores_threads,
     contract.check_streaming_equals_whole,
@@ -53,6 +54,14 @@ def test_on_normal_rows(case: Case, check: Check) -> None:
 @pytest.mark.parametrize("case", MIXED, ids=str)
 def test_with_categories(case: Case, check: Check) -> None:
     check(tiny.detector(case), tiny.table("mixed", 40, seed=3))
+
+
+@pytest.mark.parametrize("columns", range(2, 41))
+def test_a_table_of_any_width_is_scored_alike_in_every_batch(columns: int) -> None:
+    """Products of some widths round by the place of a row on some processors."""
+    rows = tiny.correlated(columns, 400, seed=columns)
+    shifts = [(columns + 6 * k) % 31 + 1 for k in range(5)]  # over all widths, each shift several times
+    contract.check_score_ignores_place(tiny.fit(rows.slice(0, 200), tiny.usual_sizes()), rows, shifts)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -3,7 +3,7 @@
 Every size and every setting is written out, so that no test depends on a default.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from typing import Any, Literal
@@ -93,6 +93,25 @@ def table(kind: Kind, rows: int, seed: int) -> pa.Table:
             "site": pa.array(["north"] * rows),
         }
     return pa.table(columns)
+
+
+def correlated(columns: int, rows: int, seed: int) -> pa.Table:
+    """Return numbers with three common causes; in every other table one cell in fifty is missing."""
+    random = np.random.default_rng(seed)
+    numbers = random.normal(size=(rows, 3)) @ random.normal(size=(3, columns)) + 0.3 * random.normal(size=(rows, columns))
+    if seed % 2:
+        numbers[random.random(numbers.shape) < 0.02] = np.nan
+    return pa.table({f"x{j}": pa.array(numbers[:, j], from_pandas=True) for j in range(columns)})
+
+
+def usual_sizes() -> Config:
+    """Return the networks that people use, as good as untrained: how their products round depends on their sizes alone."""
+    defaults = Config()
+    return replace(
+        defaults,
+        model=replace(defaults.model, members=2, views=("standard", "robust")),
+        train=replace(defaults.train, steps=1, batch_rows=32, device="cpu"),
+    )
 
 
 def _holed(random: np.random.Generator, values: NDArray[Any]) -> pa.Array:

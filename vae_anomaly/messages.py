@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from vae_anomaly.redaction import redacted
 
+BATCH_MATTERS = "on this processor the last digits of a score can depend on the rows that are scored with it"
 NAMES_SHOWN = 10  # items of one list; a table can have thousands of columns
 QUOTED_LENGTH = 60  # characters of one cell or name; free text and JSON are longer than a line
 ERROR_LENGTH = 300  # characters of another library's error; a server may answer with a whole page

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from vae_anomaly import __version__
 from vae_anomaly.cli.app import app
 from vae_anomaly.jobs import score_workdir
+from vae_anomaly.model.ensemble import Ensemble
 
 ROOT = Path(__file__).parents[2]
 ROWS = 240
@@ -544,6 +545,15 @@ def test_info_shows_columns_and_promise(ground: Path) -> None:
         assert words in shown.stdout
     found = json.loads(run("info", ground / "model", "--json").stdout)
     assert (found["rows"], found["training_rows"], found["seed"], found["networks"]) == (ROWS, 144, 0, 1)
+
+
+def test_info_verifies_that_the_batch_does_not_matter(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "verified" not in run("info", ground / "model").stdout
+    shown = run("info", ground / "model", "--verify").stdout
+    assert "verified     on this processor a row has the same score, to the bit, in every batch" in shown
+    monkeypatch.setattr(Ensemble, "rounds_alike", property(lambda _: False))
+    shown = run("info", ground / "model", "--verify").stdout
+    assert "verified     on this processor the last digits of a score can depend on the rows that are scored with it" in shown
 
 
 def test_verbose_says_what_was_loaded(ground: Path) -> None:

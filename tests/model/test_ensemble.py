@@ -2,6 +2,7 @@ import math
 import threading
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +14,18 @@ from tests.contract import silence
 from tests.tiny import Case
 from vae_anomaly.config import CalibrationConfig, Config, ModelConfig, TrainConfig
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, blocks_of, kl_of, net_terms, score_rows, single_threaded_products
+from vae_anomaly.model.ensemble import (
+    ConstantColumns,
+    Ensemble,
+    block_rows,
+    blocks_of,
+    kl_of,
+    net_terms,
+    score_rows,
+    single_threaded_products,
+)
 from vae_anomaly.model.prior import kl_to_prior
-from vae_anomaly.model.vae import gaussian_kl
+from vae_anomaly.model.vae import gaussian_kl, row_product
 from vae_anomaly.schema.encoding import Batch
 
 MIXED = Case(kind="mixed", size="several", method="split", prior="exemplar")
@@ -210,3 +220,25 @@ def test_blocks_have_one_size_and_hold_the_rows_in_order() -> None:
     assert torch.equal(torch.cat([block.observed for block in blocks])[:300], batch.observed)
     assert [len(block) for block in blocks_of(batch.rows(slice(0, 128)), 128)] == [128]
     assert list(blocks_of(batch.rows(slice(0, 0)), 128)) == []
+
+
+def test_a_block_is_a_multiple_of_128_rows_for_every_thread_and_bounded() -> None:
+    ensemble = _wide()[0].ensemble  # four networks, 35 units
+    got = [block_rows(ensemble, rows, threads) for rows, threads in ((1, 1), (128, 2), (129, 1), (300, 2), (4000, 4), (100_000, 1))]
+    assert got == [128, 128, 256, 256, 1024, 2048]
+    wide = replace(ensemble, layout=replace(ensemble.layout, numeric=5000))
+    assert block_rows(wide, 100_000, 1) == 128
+
+
+@pytest.mark.parametrize("size", ["one", "several"])
+def test_whether_a_row_has_the_same_bits_in_every_batch_is_tried(size: tiny.Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(kind="mixed", size=size, method="split", prior="exemplar")
+    assert replace(tiny.detector(case).ensemble).rounds_alike
+
+    def by_place(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **rest: Any) -> torch.Tensor:
+        product = row_product(x, weight, bias, **rest)
+        product[:, 1::2] += 1e-6 * product[:, 1::2].abs()
+        return product
+
+    monkeypatch.setattr("vae_anomaly.model.vae.row_product", by_place)
+    assert not replace(tiny.detector(case).ensemble).rounds_alike

@@ -129,7 +129,7 @@ def test_padding_is_no_exemplar() -> None:
 def test_costs_are_the_kl_to_each_exemplar_and_its_weight() -> None:
     e, (mu, logvar) = _exemplars(2, 7), _posteriors(2, 20, seed=5)
     expected = _pairwise(mu, logvar, e) - e.log_weight.double().unsqueeze(1)
-    torch.testing.assert_close(exemplar_costs(mu, logvar, prior_product(e)).double(), expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(exemplar_costs(mu, logvar, prior_product(e))[..., :7].double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_weights_share_one_among_the_exemplars_of_each_network() -> None:

@@ -61,7 +61,8 @@ def test_info_describes_the_model(folder: Path, tiny_detector: Detector) -> None
     assert (info.model.name, info.rows, info.seed) == ("pump", tiny_detector.card.rows, tiny_detector.config.seed)
     assert info.promise.threshold == tiny_detector.threshold.value
     assert [column.name for column in info.columns] == [column.name for column in tiny_detector.quality]
-    assert (info.networks, info.views) == (1, ("standard",))
+    assert (info.networks, info.views, info.rounds_alike) == (1, ("standard",), None)
+    assert model_info(str(folder), verify=True).rounds_alike
 
 
 def test_versions_are_listed_newest_first(uri: str) -> None:

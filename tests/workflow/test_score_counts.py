@@ -1,7 +1,9 @@
 import pytest
 
+from tests import tiny
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.stream import Rejections
+from vae_anomaly.model.ensemble import Ensemble
 from vae_anomaly.tables.csv_rejects import Rejected
 from vae_anomaly.workflow.score_counts import Counting, RejectLog, missing_changes
 
@@ -54,3 +56,11 @@ def test_resumed_rejections_are_those_of_a_straight_pass(position: int) -> None:
         if number >= position:
             resumed.add(rejected(number))
     assert resumed.up_to(9) == straight.up_to(9)
+
+
+def test_a_processor_on_which_the_batch_matters_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = tiny.detector(tiny.CASES[0])
+    assert Counting(ids=(), rows=10).done(detector, detector.threshold).cautions == ()
+    monkeypatch.setattr(Ensemble, "rounds_alike", property(lambda _: False))
+    told = Counting(ids=(), rows=10).done(detector, detector.threshold).cautions
+    assert told == ("on this processor the last digits of a score can depend on the rows that are scored with it",)

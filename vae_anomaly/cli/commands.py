@@ -293,6 +293,7 @@ def report(
 
 def info(
     model: opt.ModelArgument = DEFAULT_MODEL,
+    verify: opt.Verify = False,
     tracking_uri: opt.TrackingUri = None,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
@@ -301,7 +302,7 @@ def info(
     """Describe a model. Columns, threshold and its guarantee, training, package versions and location."""
     run_verb(
         "models.model_info", "summaries.model_summary", locals(),
-        reports_progress=False, summary_if_quiet=True, model=model, tracking_uri=tracking_uri,
+        reports_progress=False, summary_if_quiet=True, model=model, verify=verify, tracking_uri=tracking_uri,
     )  # fmt: skip
 
 

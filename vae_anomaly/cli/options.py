@@ -289,6 +289,7 @@ CalibratedAlias = Annotated[str | None, _name("--alias", help=_ALIAS, show_defau
 NoRegister = Annotated[bool, _output("--no-register", help="Log the run without registering the model.")]
 NoTracking = Annotated[bool, _output("--no-tracking", help="Do not use MLflow; needs --output.")]
 NoLogging = Annotated[bool, _output("--no-tracking", help="Log nothing to MLflow.")]
+Verify = Annotated[bool, _output("--verify", help="Try whether a row has the same score, to the bit, in every batch on this processor.")]
 TrackingUri = Annotated[
     str | None, _output(help="MLflow tracking URI.", metavar="URI", show_default="MLFLOW_TRACKING_URI, or mlflow.db in this folder")
 ]

@@ -16,7 +16,7 @@ from vae_anomaly.cli.text import fact_lines, join_lines, plural, short, step_lin
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Intervals, Quality
 from vae_anomaly.fitting.diagnostics import WEAK
-from vae_anomaly.messages import NAMES_SHOWN, percent, shorten_list
+from vae_anomaly.messages import BATCH_MATTERS, NAMES_SHOWN, percent, shorten_list
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.workflow.results import (
     ColumnReason,
@@ -114,9 +114,16 @@ def model_summary(result: InfoResult) -> str:
         ("latent", f"{result.active_units:.3g} of {result.latent_units} units active"),
         ("stopped", f"{result.stopped}; seed {result.seed}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
+        ("verified", _verified(result.rounds_alike)),
         *location_facts(result.model),
     ]
     return join_lines([model_text(result.model), *fact_lines(facts), "", *_column_table(result.columns), *step_lines(result.next_steps)])
+
+
+def _verified(rounds_alike: bool | None) -> str:
+    if rounds_alike is None:
+        return ""
+    return "on this processor a row has the same score, to the bit, in every batch" if rounds_alike else BATCH_MATTERS
 
 
 def versions_table(result: ModelsResult) -> str:

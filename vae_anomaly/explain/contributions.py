@@ -16,17 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vae_anomaly.model.ensemble import SCORE_BLOCK_ROWS as SCORE_ROWS
-from vae_anomaly.model.ensemble import Ensemble, blocks_of, kl_of, net_terms, single_threaded_products
-from vae_anomaly.model.imputation import CellBank, unit_observed
-from vae_anomaly.model.vae import Cells, Layout, by_column
+from vae_anomaly.model.ensemble import MOST_NUMBERS, Ensemble, block_rows, blocks_of, kl_of, net_terms, single_threaded_products
+from vae_anomaly.model.imputation import CellBank, kernel_costs, kernel_mean, unit_observed
+from vae_anomaly.model.prior import NAT_IN_BITS
+from vae_anomaly.model.vae import ROWS, Cells, Layout, by_column, row_product
 from vae_anomaly.schema.encoding import Batch, model_order
 from vae_anomaly.schema.inference import Column
 from vae_anomaly.schema.schema import Schema
 
-EXPLAIN_BLOCK_ROWS = 32  # bounds memory: several tensors are [g, rows, exemplars]
-CANDIDATE_COLUMNS = 32  # columns furthest from expectation, among which the KL is attributed; each costs an encoder pass
-CANDIDATES_AT_ONCE = 4  # of 32 rows each: the rows of one block of the score
+CANDIDATE_COLUMNS = 8  # columns furthest from expectation, among which the KL is attributed; each costs a pass of encoder and prior
+CANDIDATES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,10 +74,10 @@ def explain_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1) -> Expla
         return Explanation(reconstruction=none, kl=none, number=none[:, :d_num], level=none[:, d_num:].long(), probability=none[:, d_num:])
     _ = ensemble.bank, ensemble.prior_product  # cached properties: computed here, because several threads would compute them at once
     with single_threaded_products(), ThreadPoolExecutor(max(1, threads)) as pool:
-        # The terms of the score need the blocks of the score: matrix products of another shape round differently.
-        terms = pool.map(torch.no_grad()(_terms), repeat(ensemble), blocks_of(batch, SCORE_ROWS[ensemble.prior]))
+        terms = pool.map(torch.no_grad()(_terms), repeat(ensemble), blocks_of(batch, block_rows(ensemble, len(batch), threads)))
         cost, total_kl = _join(list(terms), len(batch))
-        shares = pool.map(torch.no_grad()(_share_and_expect), repeat(ensemble), blocks_of(batch, EXPLAIN_BLOCK_ROWS))
+        # The fewest rows: several tensors are [g, rows, exemplars].
+        shares = pool.map(torch.no_grad()(_share_and_expect), repeat(ensemble), blocks_of(batch, ROWS))
         share, number, level, probability = _join(list(shares), len(batch))
     reconstruction, kl = ensemble.cell_cost(batch), torch.zeros(len(batch), d_num + d_cat, dtype=torch.float64)
     reconstruction[:, modelled] += cost
@@ -116,18 +115,16 @@ def unit_columns(layout: Layout) -> Tensor:
 def expected_given_others(cells: Cells, layout: Layout, bank: CellBank) -> Tensor:
     """Return the expected units ``[g, n, u]``, each column by kernel regression on the other columns (``model.imputation``)."""
     seen = unit_observed(cells.observed, layout).to(cells.units.dtype).unsqueeze(0).expand(cells.units.shape)
-    distance = torch.baddbmm(seen @ bank.units.square().transpose(1, 2), cells.units * seen, bank.units.transpose(1, 2), alpha=-2.0)
-    # The log weight without column j is that of all columns plus Σ has·(there² − 2·here·there) over the units of j.
-    half = 0.5 / bank.variance
-    whole = bank.log_weight.unsqueeze(1) - distance * half
-    squares, there = bank.units.square().transpose(1, 2), bank.units.transpose(1, 2)
-    has, here = seen * half, cells.units * seen * (-2.0 * half)
-    expected, column = torch.empty_like(cells.units), unit_columns(layout)
+    known, there = cells.units * seen, bank.units.transpose(1, 2)
+    costs = kernel_costs(known, seen, bank)
+    # The cost without column j is that of all columns minus Σ half·(there² − 2·here·there) over the units of j that are seen.
+    half = 0.5 * NAT_IN_BITS / bank.variance
+    has, here = seen * -half, known * (2.0 * half)
+    expected, column, buffer = torch.empty_like(cells.units), unit_columns(layout), torch.empty_like(costs)
     for j in range(int(column.max()) + 1 if len(column) else 0):
         own = (column == j).nonzero().flatten()
-        left, right = torch.cat([has[..., own], here[..., own]], dim=-1), torch.cat([squares[:, own], there[:, own]], dim=1)
-        weight = torch.softmax(torch.baddbmm(whole, left, right), dim=-1)
-        expected[..., own] = weight @ bank.units[..., own]
+        left, right = torch.cat([has[..., own], here[..., own]], dim=-1), torch.cat([there[:, own].square(), there[:, own]], dim=1)
+        expected[..., own] = kernel_mean(row_product(left, right, costs, out=buffer), bank.units[..., own])
     return expected
 
 
@@ -143,7 +140,8 @@ def _kl_share(ensemble: Ensemble, cells: Cells, expected: Tensor) -> Tensor:
     candidates = distance.masked_fill(~observed, -1.0).topk(min(CANDIDATE_COLUMNS, columns), dim=1).indices
     fall = torch.zeros(n, columns, dtype=torch.float64)
     kl = kl_of(ensemble, *ensemble.vae.encode(cells.units))
-    for some in torch.split(candidates, CANDIDATES_AT_ONCE, dim=1):
+    at_once = min(CANDIDATES_AT_ONCE, max(1, MOST_NUMBERS // cells.units.numel()))
+    for some in torch.split(candidates, at_once, dim=1):
         replaced = torch.where(column == some.unsqueeze(-1), expected.unsqueeze(2), cells.units.unsqueeze(2))
         without = kl_of(ensemble, *ensemble.vae.encode(replaced.flatten(1, 2))).view(-1, *some.shape)
         fall.scatter_(1, some, ((kl.unsqueeze(-1) - without) * weight).sum(0).clamp_min(0.0))

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from vae_anomaly.explain.contributions import Explanation, explain_rows
-from vae_anomaly.model.ensemble import SCORE_BLOCK_ROWS, Ensemble, score_rows
+from vae_anomaly.model.ensemble import Ensemble, score_rows
+from vae_anomaly.model.vae import ROWS
 from vae_anomaly.schema.encoding import Batch
 
 MAX_CHANGED_COLUMNS = 10  # more columns do not make a useful explanation
 CANDIDATES_PER_STEP = 32  # columns tried in a step, by falling contribution
-GRID_POINTS = SCORE_BLOCK_ROWS["exemplar"]  # trial values at a time: one block of the score
+GRID_POINTS = ROWS  # trial values at a time: one block of the score
 GRID_ROUNDS = 3  # refinements of the grid: the change is minimal to one part in 128³
 MOST_DIGITS = 15  # significant digits that float64 represents exactly
 ROUNDING = 0.01  # a value with fewer digits may enlarge the change by this share

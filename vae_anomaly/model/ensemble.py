@@ -1,7 +1,8 @@
 """Ensemble scores: reconstruction + KL in weighted nats, higher = more anomalous, a pure function of each row.
 
-Matrix products round differently for different shapes. Rows are therefore scored in padded blocks of a fixed size, one thread a block,
-with sums in float64: a row gets the same bits whatever the batch, the order of the rows or the number of threads.
+Matrix products round differently for different shapes. Rows are therefore scored in padded blocks of a multiple of 128 rows, with padded
+outputs (``row_product``), one thread a block, with sums in float64: a row gets the same bits whatever the batch, the order of the rows
+or the number of threads.
 
 Letters of shapes: g networks, n rows, w steps of a window (1), d columns of a batch, u input units, m latent units, e exemplars.
 """
@@ -23,12 +24,16 @@ from vae_anomaly.model.constants import NEAREST, is_unchanged
 from vae_anomaly.model.imputation import CellBank, cell_bank, fill_missing
 from vae_anomaly.model.prior import Exemplars, PriorProduct, kl_to_prior, prior_product
 from vae_anomaly.model.scaling import Views, to_cells
-from vae_anomaly.model.vae import Cells, Layout, Vae, cell_nll, gaussian_kl, unseen_cost
+from vae_anomaly.model.vae import ROWS, Cells, Layout, Vae, cell_nll, gaussian_kl, unseen_cost
 from vae_anomaly.schema.encoding import Batch
 
-# Rows of a block: large enough for full speed of the matrix products, small enough that a single row is cheap and that the costs
-# [g, rows, e] stay in the cache. The standard prior has no such costs, so there the overhead of a call matters more.
-SCORE_BLOCK_ROWS = {"exemplar": 128, "standard": 2048}
+# Rows of a block at most: the overhead of the calls, during which other threads wait, then no longer counts.
+MOST_ROWS = 2048
+# Numbers of one activation of a block at most, so that wide tables keep their memory.
+MOST_NUMBERS = 2**21
+# Share of missing cells in the rows that ``rounds_alike`` is tried with.
+MADE_HOLES = 0.05
+LEAST_WIDTH = 64  # of the activations: hidden layers are about as wide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -111,6 +116,18 @@ class Ensemble:
     def bank(self) -> CellBank:
         """Decoded exemplars, from which missing cells are imputed."""
         return cell_bank(self.vae, self.views, self.exemplars)
+
+    @cached_property
+    def rounds_alike(self) -> bool:
+        """Whether a row has the same bits in every batch on this processor, tried with rows made for it.
+
+        Networks have one shape, so that two of them say it for all.
+        """
+        few = self.nets(torch.arange(min(2, len(self.weight))))
+        rows = trial_rows(few, 2 * ROWS)
+        whole = score_rows(few, rows).total
+        parts = [slice(first, last) for first, last in ((0, 1), (1, ROWS + 31), (ROWS + 6, 2 * ROWS))]
+        return all(torch.equal(score_rows(few, rows.rows(part)).total, whole[part]) for part in parts)
 
     def nets(self, index: Tensor) -> "Ensemble":
         """Return the ensemble of the networks at ``index``; weights are not rescaled."""
@@ -198,18 +215,25 @@ def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1, own: Tenso
     if not batch.complete:
         _ = ensemble.bank  # computed before the threads start, or each would compute it
     _ = ensemble.prior_product
-    size, n = SCORE_BLOCK_ROWS[ensemble.prior], len(batch)
+    n = len(batch)
+    size = block_rows(ensemble, n, threads)
     both = torch.empty(2, n, dtype=torch.float64)
     with single_threaded_products():
-        for block, scores in enumerate(_over_blocks(ensemble, batch, threads, own)):
+        for block, scores in enumerate(_over_blocks(ensemble, batch, size, threads, own)):
             # Copied at once: a small result that is kept alive would pin the memory of the large buffers around it.
             target = slice(block * size, min(n, (block + 1) * size))
             both[:, target] = torch.stack([scores.reconstruction, scores.kl])[:, : target.stop - target.start]
     return Scores(reconstruction=both[0], kl=both[1])
 
 
-def _over_blocks(ensemble: Ensemble, batch: Batch, threads: int, own: Tensor | None) -> Iterator[Scores]:
-    size = SCORE_BLOCK_ROWS[ensemble.prior]
+def block_rows(ensemble: Ensemble, rows: int, threads: int) -> int:
+    """Return how many rows to score at once: a multiple of ``ROWS``, so that every thread has some and the memory of a block is bounded."""
+    width = len(ensemble.weight) * max(ensemble.layout.units, LEAST_WIDTH)
+    most = min(MOST_ROWS, MOST_NUMBERS // width, -(-rows // max(1, threads)))
+    return max(1, -(-most // ROWS)) * ROWS
+
+
+def _over_blocks(ensemble: Ensemble, batch: Batch, size: int, threads: int, own: Tensor | None) -> Iterator[Scores]:
     blocks = list(blocks_of(batch, size))
     short = len(blocks) * size - len(batch)
     owns: Sequence[Tensor | None] = [None] * len(blocks)
@@ -239,6 +263,24 @@ def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:
 def _with_rows(values: Tensor, count: int, value: int) -> Tensor:
     """Append rows of one value; ``functional.pad`` of torch 2.6 does not take tensors without columns."""
     return torch.cat([values, values.new_full((count, *values.shape[1:]), value)])
+
+
+def trial_rows(ensemble: Ensemble, count: int) -> Batch:
+    """Return rows in the ranges of the first network's view, one cell in twenty of the second half missing; the same in every run."""
+    generator = torch.Generator().manual_seed(0)
+    layout, constants = ensemble.layout, ensemble.constants
+    numbers, codes = len(ensemble.numeric) + len(constants.numeric), len(ensemble.codes) + len(constants.code)
+    numeric = torch.zeros(count, layout.window, numbers, dtype=torch.float64)
+    drawn = torch.randn(count, layout.window * layout.numeric, generator=generator, dtype=torch.float64)
+    numeric[..., ensemble.numeric] = (ensemble.views.centre[0] + ensemble.views.scale[0] * drawn).view(count, layout.window, -1)
+    numeric[..., constants.numeric] = constants.value
+    levels = torch.tensor([*[2] * layout.booleans, *layout.levels], dtype=torch.float64)
+    level = torch.zeros(count, layout.window, codes, dtype=torch.int64)
+    level[..., ensemble.codes] = (torch.rand(count, layout.window, len(levels), generator=generator, dtype=torch.float64) * levels).long()
+    level[..., constants.code] = constants.level
+    observed = torch.rand(count, layout.window, numbers + codes, generator=generator) >= MADE_HOLES
+    observed[: count // 2] = True
+    return Batch(numeric=numeric.masked_fill(~observed[..., :numbers], 0.0), codes=level, observed=observed)
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae_anomaly.model.prior import Exemplars
+from vae_anomaly.model.prior import COSTS_AT_ONCE, NAT_IN_BITS, NEGLIGIBLE_BITS, Exemplars
 from vae_anomaly.model.scaling import Views
-from vae_anomaly.model.vae import Cells, Layout, Vae, expected_units
+from vae_anomaly.model.vae import ROWS, Cells, Layout, Vae, expected_units, row_product
 
 # Exemplars used for the bandwidth: the mean of 500 nearest-neighbour distances is good to a few per cent.
 BANDWIDTH_ROWS = 500
@@ -50,11 +50,25 @@ def cell_bank(vae: Vae, views: Views, exemplars: Exemplars) -> CellBank:
 def conditional_units(units: Tensor, observed: Tensor, bank: CellBank) -> Tensor:
     """Return the expected units ``[g, n, u]`` given the units that are ``observed`` (bool ``[g or 1, n, u]``)."""
     seen = observed.to(units.dtype).expand(units.shape)
-    known = units * seen
-    square = bank.units.square()
-    distance = torch.baddbmm(seen @ square.transpose(1, 2), known, bank.units.transpose(1, 2), alpha=-2.0)
-    weight = torch.softmax(bank.log_weight.unsqueeze(1) - distance / (2.0 * bank.variance), dim=-1)
-    return weight @ bank.units
+    rows = max(1, COSTS_AT_ONCE // (bank.log_weight.numel() * ROWS)) * ROWS
+    parts = zip(torch.split(units * seen, rows, dim=1), torch.split(seen, rows, dim=1), strict=True)
+    return torch.cat([kernel_mean(kernel_costs(known, here, bank), bank.units) for known, here in parts], dim=1)
+
+
+def kernel_costs(known: Tensor, seen: Tensor, bank: CellBank) -> Tensor:
+    """Return −log2 of the weight of every exemplar, up to a constant of the row, ``[g, n, e]``; ``known``: units, 0 where not ``seen``."""
+    there = bank.units.transpose(1, 2)
+    distance = row_product(known, there, row_product(seen, there.square()), alpha=-2.0)
+    return torch.addcmul(-NAT_IN_BITS * bank.log_weight.unsqueeze(1), distance, 0.5 * NAT_IN_BITS / bank.variance)
+
+
+def kernel_mean(costs: Tensor, values: Tensor) -> Tensor:
+    """Return the mean of ``values`` ``[g, e, v]`` with weights 2^−costs, ``[g, n, e] → [g, n, v]``; overwrites ``costs``."""
+    weight = torch.sub(costs.amin(-1, keepdim=True), costs, out=costs).clamp_min_(NEGLIGIBLE_BITS).exp2_()
+    if values.shape[-1] == 1:  # products with one or few outputs are many times slower
+        return ((weight * values.transpose(1, 2)).sum(-1) / weight.sum(-1)).unsqueeze(-1)
+    sums = row_product(weight, torch.cat([values, torch.ones_like(values[..., :1])], dim=-1))
+    return sums[..., :-1] / sums[..., -1:]
 
 
 def unit_observed(observed: Tensor, layout: Layout) -> Tensor:

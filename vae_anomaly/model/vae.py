@@ -39,6 +39,9 @@ RAREST = 1e-3
 SHORT_SOFTMAX = 7
 MANY_COLUMNS = 32
 VECTOR = 16
+# Outputs of a product are padded to a multiple of this, and the rows of a block to one of that: see ``row_product``.
+OUTPUTS = 4
+ROWS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,25 @@ class Cells:
     complete: bool = False
 
 
+def row_product(rows: Tensor, weight: Tensor, bias: Tensor | None = None, *, alpha: float = 1.0, out: Tensor | None = None) -> Tensor:
+    """Return ``bias + alpha · rows @ weight``, ``[g, n, a] · [g, a, b] → [g, n, b]``; ``bias`` ``[g, n or 1, b]``.
+
+    In blocks of a multiple of ``ROWS`` rows a row has the same bits whatever its place and the number of rows, where
+    ``Ensemble.rounds_alike``. Libraries of matrix products choose their code by the shape: MKL on AMD processors computes 5 to 11 outputs
+    in two ways, by the row's place, and a few rows in a third; padded shapes have one way (``benchmarks/row_position.py``). ``out`` may
+    hold the result.
+    """
+    width, extra = weight.shape[-1], -weight.shape[-1] % OUTPUTS
+    if extra:
+        weight = functional.pad(weight, (0, extra))
+        bias = None if bias is None else functional.pad(bias, (0, extra))
+    if bias is None:
+        product = torch.bmm(rows, weight).mul_(alpha) if alpha != 1.0 else torch.bmm(rows, weight)
+    else:
+        product = torch.baddbmm(bias, rows, weight, alpha=alpha, out=None if extra else out)
+    return product[..., :width] if extra else product
+
+
 class BatchedLinear(nn.Module):
     """``g`` linear layers at once, ``[g, n, a] → [g, n, b]``: weights uniform in ±scale/√a, or uninitialized without a generator."""
 
@@ -99,7 +121,7 @@ class BatchedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[g, n, a]`` to ``[g, n, b]``."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        return torch.baddbmm(self.bias, x, self.weight) if torch.is_grad_enabled() else row_product(x, self.weight, self.bias)
 
 
 class ResidualMlp(nn.Module):

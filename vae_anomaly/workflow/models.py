@@ -36,8 +36,11 @@ from vae_anomaly.workflow.results import InfoResult, ModelName, ModelsResult, Ui
 _logger = logging.getLogger(__name__)
 
 
-def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
-    """Describe a model. Raises ArtifactError and its subclasses, TrackingError."""
+def model_info(model: str, *, verify: bool = False, tracking_uri: str | None = None) -> InfoResult:
+    """Describe a model; ``verify``: score made rows to see whether a score depends on its batch on this processor.
+
+    Raises ArtifactError and its subclasses, TrackingError.
+    """
     loaded = open_model(model, uri=tracking_uri)
     detector, card = loaded.detector, loaded.detector.card
     return InfoResult(
@@ -60,6 +63,7 @@ def model_info(model: str, *, tracking_uri: str | None = None) -> InfoResult:
         latent_units=detector.ensemble.vae.latent,
         views=detector.config.model.views,
         networks=len(detector.ensemble.weight),
+        rounds_alike=detector.ensemble.rounds_alike if verify else None,
         next_steps=(),
     )
 

@@ -195,6 +195,7 @@ class InfoResult:
     latent_units: int
     views: tuple[str, ...]
     networks: int
+    rounds_alike: bool | None  # whether a score is the same bits in every batch on this processor; None: not tried
     next_steps: tuple[str, ...]
 
 

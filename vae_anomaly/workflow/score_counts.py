@@ -26,6 +26,7 @@ from vae_anomaly.explain.contributions import REST, Alarm, Reason
 from vae_anomaly.jobs import manifest
 from vae_anomaly.jobs.memory import excess_cautions
 from vae_anomaly.jobs.score_workdir import Unfinished
+from vae_anomaly.messages import BATCH_MATTERS
 from vae_anomaly.schema.keys import key_text
 from vae_anomaly.storage.atomic import writing
 from vae_anomaly.storage.destinations import Destination
@@ -113,6 +114,7 @@ class Counting:
         """
         scored = self.rows - self.unscored
         few = "" if seen or discovery is not None else too_few_alarms(threshold, scored, self.alarms)
+        alike = "" if detector.ensemble.rounds_alike else BATCH_MATTERS
         return Counts(
             rows=self.rows,
             alarms=self.alarms,
@@ -126,7 +128,7 @@ class Counting:
             unseen=dict(self.unseen.most_common()),
             missing_changes=missing_changes(detector.quality, detector.card.rows, self.missing, self.rows),
             top_alarms=tuple(alarm for _, _, alarm in sorted(self.worst, key=lambda kept: (-kept[0], -kept[1]))),
-            cautions=(*filter(None, (seen, few)), *self.standstill.cautions(), *(excess_cautions(self.peak) if self.peak else ())),
+            cautions=(*filter(None, (seen, few, alike)), *self.standstill.cautions(), *(excess_cautions(self.peak) if self.peak else ())),
         )
 
     def _keep_worst(self, batch: pa.RecordBatch, numbers: NDArray[np.int64]) -> None:
