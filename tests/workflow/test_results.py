@@ -32,7 +32,7 @@ KEYS = {
     results.ReportResult: "alarms bytes cautions model next_steps output rows",
     results.InfoResult: (
         "active_units blocks cautions columns created latent_units left_out model networks next_steps notes promise "
-        "rows seed source steps stopped training_rows versions views"
+        "rounds_alike rows seed source steps stopped training_rows versions views"
     ),
     results.ModelsResult: "store versions",
     results.UiResult: "command store url",
