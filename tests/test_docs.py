@@ -223,6 +223,7 @@ OTHER_PROGRAMS: Mapping[str, Callable[[list[str]], bool]] = {
     "pip": extras_exist,
     "mlflow": entry_point_exists,
     "python": lambda words: words[0] == "-m" or (ROOT / words[0]).is_file(),
+    "torchrun": lambda words: not problem_of_ours(words[words.index("vae_anomaly") + 1 :]),
     "source": lambda words: words == [".venv/bin/activate"],
 }
 

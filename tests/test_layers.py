@@ -71,7 +71,6 @@ SHORT = {
     "choices.py": "literals that several packages and --help share",
     "_version.py": "one number that packages below the public face need",
     "jobs/signals.py": "one idea, and no other module handles signals",
-    "model/exemplars.py": "choosing exemplars needs the imputation, which needs the prior: in prior.py it would be a cycle",
     "pyfunc.py": "the address in logged models, never moved",
     "redaction.py": "secrets in texts",
     "cli/text.py": "plain text: lines, counts, tables",

@@ -7,7 +7,8 @@ import torch
 
 from vae_anomaly.fitting.checkpointing import NoCheckpoint, Progress, Stage, TrainingCheckpoint
 from vae_anomaly.fitting.robust import TrimmedRows
-from vae_anomaly.model.training import SamplerState, TrainingState
+from vae_anomaly.model.minibatches import SamplerState
+from vae_anomaly.model.training import TrainingState
 
 STATE = TrainingState(
     step=7,

@@ -20,7 +20,8 @@ from vae_anomaly.errors import ConfigError, DataError, Interrupted, OutputError,
 from vae_anomaly.jobs import claim, fit_workdir, training_state
 from vae_anomaly.jobs.fit_workdir import Checkpoint, claim_fit, request_in, workdir_of
 from vae_anomaly.jobs.signals import Interruption
-from vae_anomaly.model.training import SamplerState, TrainingState
+from vae_anomaly.model.minibatches import SamplerState
+from vae_anomaly.model.training import TrainingState
 
 MADE_FROM = {"inputs": {"a.csv": [1, 2]}, "settings": {"seed": 0}}
 OTHER = {**MADE_FROM, "settings": {"seed": 1}}

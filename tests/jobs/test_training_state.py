@@ -10,7 +10,8 @@ from safetensors.torch import load, save
 
 from vae_anomaly.fitting.robust import TrimmedRows
 from vae_anomaly.jobs import training_state
-from vae_anomaly.model.training import CurvePoint, SamplerState, TrainingState
+from vae_anomaly.model.minibatches import SamplerState
+from vae_anomaly.model.training import CurvePoint, TrainingState
 
 BLOCK = CurvePoint(step=3, train_loss=0.1 + 0.2, val_reconstruction=1 / 3, val_kl=float("inf"), active_units=2.5)
 

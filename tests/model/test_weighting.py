@@ -15,7 +15,7 @@ from tests.tiny import Case
 from vae_anomaly.config import ModelConfig
 from vae_anomaly.fitting.splits import assign_networks, split_rows
 from vae_anomaly.model.ensemble import Ensemble, net_terms
-from vae_anomaly.model.exemplars import choose_exemplars
+from vae_anomaly.model.imputation import choose_exemplars
 from vae_anomaly.model.scaling import gather_cells
 from vae_anomaly.model.vae import Layout, cell_nll
 from vae_anomaly.model.weighting import (

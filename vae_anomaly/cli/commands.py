@@ -123,6 +123,10 @@ def fit(
         "seed": seed,
     }
     settings = {"config": load_config(config, overrides), "at_exit": context.obj}
+    if _imported("jobs.process_group.processes")()[0]:  # not the first of the processes that torchrun has started
+        terminal.set_logging(verbose, quiet=quiet)
+        _imported("workflow.fit.help_fit")(settings["config"])
+        return
     run_verb("fit.fit_files", "summaries.fit_summary", options | settings, FitRequest)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vae_anomaly.fitting.robust import TrimmedRows
-from vae_anomaly.model.training import TrainingState, Trial
+from vae_anomaly.model.training import ALONE, Team, TrainingState, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +54,13 @@ class NoCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A named training of a fit: its progress callback, its checkpoint, and ``on_trial``, called before the first step; it may run it."""
+    """A named training of a fit: progress callback, checkpoint, ``on_trial``, called before the first step, which it may run; and team."""
 
     name: str = "train"
     on_progress: Callable[[Progress], None] = lambda _: None
     checkpoint: TrainingCheckpoint = field(default_factory=NoCheckpoint)
     on_trial: Callable[[Trial], None] = lambda _: None
+    team: Team = ALONE
 
     def start(self) -> TrainingState | None:
         """Return the state to resume from, None to start from the beginning."""

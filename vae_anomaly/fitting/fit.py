@@ -29,7 +29,7 @@ from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_netwo
 from vae_anomaly.messages import quote
 from vae_anomaly.model.constants import FLOAT64, is_close
 from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, score_rows, single_threaded_products
-from vae_anomaly.model.exemplars import choose_exemplars
+from vae_anomaly.model.imputation import choose_exemplars
 from vae_anomaly.model.scaling import Views, gather_cells, learn_views
 from vae_anomaly.model.training import History, TrainingData, device_of, fit_weights, is_small_step, trial
 from vae_anomaly.model.vae import START_ROWS, Layout, Vae, init_linear
@@ -249,7 +249,8 @@ def _train(vae: Vae, data: TrainingData, config: TrainConfig, generator: torch.G
     device = device_of(config.device)
     vae, data, start = vae.to(device), data.to(device), stage.start()
     stage.on_trial(trial(vae, data, config, start.step if start else 0))
-    history = fit_weights(vae, data, config, generator, start=start, on_step=stage.step)
+    with stage.team.training(vae, data, config, generator, start):
+        history = fit_weights(vae, data, config, generator, start=start, on_step=stage.step, team=stage.team)
     vae.cpu().requires_grad_(requires_grad=False).eval()
     return history
 

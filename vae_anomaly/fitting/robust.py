@@ -24,7 +24,7 @@ from vae_anomaly.config import ModelConfig
 from vae_anomaly.fitting.held_out import cross_fit_scores
 from vae_anomaly.fitting.splits import ROBUST_FOLDS, NetworkAssignment, RowSplit
 from vae_anomaly.model.ensemble import Ensemble
-from vae_anomaly.model.exemplars import choose_exemplars
+from vae_anomaly.model.imputation import choose_exemplars
 from vae_anomaly.model.weighting import unit_weights, with_learned_weights
 from vae_anomaly.schema.encoding import Batch
 

@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vae_anomaly.fitting.robust import TrimmedRows
-from vae_anomaly.model.training import CurvePoint, SamplerState, TrainingState
+from vae_anomaly.model.minibatches import SamplerState
+from vae_anomaly.model.training import CurvePoint, TrainingState
 from vae_anomaly.storage.atomic import replacing
 
 # Errors from reading a file that is damaged or not a checkpoint.

@@ -1,4 +1,4 @@
-"""Imputation: the expected value of a cell given the observed cells of its row.
+"""Imputation: the expected value of a cell given the observed cells of its row; and the exemplars from which it is imputed.
 
 Kernel regression over the decoded exemplars in the input units of each network, with weights exp(−‖x − x_e‖² / 2h²) over observed cells
 only (Nadaraya 1964; Watson 1964).
@@ -6,14 +6,16 @@ only (Nadaraya 1964; Watson 1964).
 Letters of shapes: g networks, n rows, e exemplars, u input units, w·d cells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vae_anomaly.model.prior import COSTS_AT_ONCE, NAT_IN_BITS, NEGLIGIBLE_BITS, Exemplars
-from vae_anomaly.model.scaling import Views
+from vae_anomaly.model.prior import COSTS_AT_ONCE, NAT_IN_BITS, NEGLIGIBLE_BITS, Exemplars, adapt_bandwidths, equal_log_weights
+from vae_anomaly.model.scaling import Views, gather_cells
 from vae_anomaly.model.vae import ROWS, Cells, Layout, Vae, expected_units, row_product
+from vae_anomaly.schema.encoding import Batch
 
 # Exemplars used for the bandwidth: the mean of 500 nearest-neighbour distances is good to a few per cent.
 BANDWIDTH_ROWS = 500
@@ -103,3 +105,27 @@ def impute_by_decoding(vae: Vae, views: Views, cells: Cells) -> Cells:
         expected[..., numeric:] = (expected[..., numeric:] - views.mean.unsqueeze(1)) / views.spread.unsqueeze(1)
         units = torch.where(observed, cells.units, expected)
     return Cells(units=units, target=cells.target, observed=cells.observed)
+
+
+@torch.no_grad()
+def choose_exemplars(
+    vae: Vae, views: Views, read: Batch, rows: Sequence[Tensor], limit: int, generator: torch.Generator, *, widen: bool = True
+) -> tuple[Exemplars, Tensor]:
+    """Return the exemplars of each network and their rows of the batch ``read``, int64 ``[g, e]``, −1 = padding.
+
+    Draws at most ``limit`` of the rows ``rows[g]`` for network ``g``; complete rows first, because an imputed cell is a guess. With
+    ``widen``, posteriors get an adaptive bandwidth (``adapt_bandwidths``).
+    """
+    complete = read.observed.flatten(1).all(1)
+    chosen = []
+    for index in rows:
+        shuffled = index[torch.randperm(len(index), generator=generator)]
+        chosen.append(shuffled[(~complete[shuffled]).to(torch.uint8).argsort(stable=True)][:limit].sort().values)
+    counts = torch.tensor([len(index) for index in chosen])
+    own = torch.full((len(rows), int(counts.max())), -1)
+    for g, index in enumerate(chosen):
+        own[g, : counts[g]] = index
+    cells = impute_by_decoding(vae, views, gather_cells(views, vae.layout, read, own.clamp_min(0)))
+    mu, logvar = vae.encode(cells.units)
+    exemplars = Exemplars(mu=mu, logvar=logvar, log_weight=equal_log_weights(counts, own.shape[1]))
+    return adapt_bandwidths(exemplars) if widen else exemplars, own

@@ -7,15 +7,17 @@ independent of each other's rows.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from vae_anomaly.config import TrainConfig
 from vae_anomaly.errors import VaeAnomalyError
+from vae_anomaly.model.minibatches import Epochs, Sampler, SamplerState
 from vae_anomaly.model.scaling import Views, minibatch_cells
 from vae_anomaly.model.vae import Cells, Vae, cell_nll, gaussian_kl, training_loss
 from vae_anomaly.schema.encoding import Batch
@@ -62,18 +64,6 @@ class History:
     blocks: tuple[CurvePoint, ...]
     steps: int
     stopped: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SamplerState:
-    """Position of ``Epochs``: column ``next`` of the current order, which starts with ``rest`` int64 ``[g, r]``, left over before it.
-
-    ``drawn_at`` is the generator's state (uint8) before the permutations were drawn: they are drawn again instead of being stored.
-    """
-
-    rest: Tensor
-    drawn_at: Tensor
-    next: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -130,6 +120,45 @@ class Trial:
     run: Callable[[], None]
 
 
+class Team(Protocol):
+    """Processes that train together: each computes the gradients of every ``size``-th row of a minibatch, from row ``rank`` on."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process; 0 watches the training, and what is made of it is made there."""
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+
+    def training(
+        self, vae: Vae, data: TrainingData, config: TrainConfig, generator: torch.Generator, start: TrainingState | None
+    ) -> AbstractContextManager[None]:
+        """Entered by process 0 for a training: the others train with it from the same state."""
+
+    def add(self, values: Tensor) -> Tensor:
+        """Return the sum of ``values`` over the processes, the same bits in each of them; called by all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alone:
+    """A team of one process."""
+
+    rank: int = 0
+    size: int = 1
+
+    def training(self, *_: object) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
+    def add(self, values: Tensor) -> Tensor:
+        """Return the values."""
+        return values
+
+
+ALONE = Alone()
+
+
 def trial(vae: Vae, data: TrainingData, config: TrainConfig, done: int = 0) -> Trial:
     """Return a step of the training that ``fit_weights`` does after ``done`` steps, on the device of ``data``."""
     generator = torch.Generator().manual_seed(0)
@@ -147,9 +176,9 @@ def _try(vae: Vae, data: TrainingData, config: TrainConfig, epochs: "Epochs") ->
     """Do the work of a step with copies of the weights and noise of its own."""
     weights = torch.cat([p.detach().flatten(1) for p in vae.parameters()], dim=1)
     draw = minibatch_cells(data.views, vae.layout, data.batch)
-    _step(vae, draw(next(epochs)), config, data.unseen, epochs.sampler.generator)
+    gradient, _ = _step(vae, draw, next(epochs), config, data.unseen, epochs.sampler.generator)
     moments = torch.zeros_like(weights), torch.zeros_like(weights)
-    adamw_step(weights, _clipped_gradient(vae), moments, 1, rate=config.learning_rate, decay=config.weight_decay)
+    adamw_step(weights, gradient, moments, 1, rate=config.learning_rate, decay=config.weight_decay)
 
 
 def fit_weights(
@@ -160,8 +189,9 @@ def fit_weights(
     *,
     start: TrainingState | None = None,
     on_step: OnStep = lambda _done, _total, _training: None,
+    team: Team = ALONE,
 ) -> History:
-    """Train ``vae`` in place on the device of ``data`` and return the learning curve.
+    """Train ``vae`` in place on the device of ``data`` and return the learning curve, which is empty but in process 0 of a ``team``.
 
     AdamW with warm-up and a cosine learning rate schedule. Loss: negative ELBO, reconstruction + KL to N(0, I) in nats, times 4 over the
     number of units (a constant for the optimizer). Resuming from ``start``, a state of this same training, gives the same bits as an
@@ -177,78 +207,21 @@ def fit_weights(
         first, loss_sum, blocks = start.step, start.loss_sum, list(start.blocks)
         _restore(start, (weights, *moments), epochs)
     draw = minibatch_cells(data.views, vae.layout, data.batch)
-    validation = torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in data.validation))] for v in data.validation])
     watched: Cells | None = None
     ends = {round(total * (b + 1) / CURVE_POINTS) for b in range(CURVE_POINTS)} - {0}
     for step in range(first, total):
-        loss = _step(vae, draw(next(epochs)), config, data.unseen, generator)
+        gradient, loss = _step(vae, draw, next(epochs), config, data.unseen, generator, team)
         rate = config.learning_rate * _learning_rate_factor(step, total)
-        adamw_step(weights, _clipped_gradient(vae), moments, step + 1, rate=rate, decay=config.weight_decay)
+        adamw_step(weights, gradient, moments, step + 1, rate=rate, decay=config.weight_decay)
         loss_sum += loss
-        if step + 1 in ends:
+        if step + 1 in ends and team.rank == 0:
             since = step + 1 - (blocks[-1].step if blocks else 0)
-            watched = watched or draw(validation)  # scaling wide rows anew for each point takes as long as the point itself
+            watched = watched or draw(_validation_rows(data))  # scaling wide rows anew for each point takes as long as the point itself
             blocks.append(_validate(vae, watched, data.unseen, step + 1, loss_sum / since))
             loss_sum = 0.0
         on_step(step + 1, total, partial(_state, step + 1, (weights, *moments), epochs, tuple(blocks), loss_sum))
     _unflatten_parameters(vae)
     return History(blocks=tuple(blocks), steps=total, stopped=why)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sampler:
-    """Minibatches without replacement: slices ``[g, b]`` of random permutations of each network's rows.
-
-    Networks with more rows than the smallest one use a random subset of that size in each epoch.
-    """
-
-    rows: tuple[Tensor, ...]
-    batch: int
-    generator: torch.Generator
-
-    def epochs(self) -> "Epochs":
-        """Return an endless iterator of row indices ``[g, b]``."""
-        return Epochs(self)
-
-
-class Epochs:
-    """Endless iterator of a sampler, one permutation of every network's rows after the other; its position can be saved."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-        self.shortest = min(len(r) for r in sampler.rows)
-        self.order = self.rest = torch.empty(len(sampler.rows), 0, dtype=torch.int64)
-        self.drawn_at = sampler.generator.get_state()
-        self.next = 0
-
-    def __next__(self) -> Tensor:
-        """Return the next slice; the remainder of an epoch comes before the next permutation."""
-        size = min(self.sampler.batch, self.shortest)
-        if self.next + size > self.order.shape[1]:
-            self._draw(self.order[:, self.next :])
-        self.next += size
-        return self.order[:, self.next - size : self.next]
-
-    def __iter__(self) -> "Epochs":
-        """Return self."""
-        return self
-
-    def state(self) -> SamplerState:
-        """Return the position of the next slice; call it after the first slice."""
-        return SamplerState(rest=self.rest.clone(), drawn_at=self.drawn_at, next=self.next)
-
-    def restore(self, state: SamplerState) -> None:
-        """Continue from a position; draws its permutations again, which moves the generator."""
-        self.sampler.generator.set_state(state.drawn_at)
-        self._draw(state.rest)
-        self.next = state.next
-
-    def _draw(self, rest: Tensor) -> None:
-        self.rest, self.drawn_at, self.next = rest, self.sampler.generator.get_state(), 0
-        self.order = torch.cat([rest, torch.stack([self._shuffled(r) for r in self.sampler.rows])], dim=1)
-
-    def _shuffled(self, rows: Tensor) -> Tensor:
-        return rows[torch.randperm(len(rows), generator=self.sampler.generator)[: self.shortest]]
 
 
 def _state(step: int, tensors: tuple[Tensor, ...], epochs: Epochs, blocks: tuple[CurvePoint, ...], loss_sum: float) -> TrainingState:
@@ -298,24 +271,43 @@ def _learning_rate_factor(step: int, total: int) -> float:
     return warm * (FINAL_RATE + (1.0 - FINAL_RATE) * 0.5 * (1.0 + math.cos(math.pi * step / total)))
 
 
-def _step(vae: Vae, cells: Cells, config: TrainConfig, unseen: float, generator: torch.Generator) -> float:
-    """Compute the gradients of one minibatch, left in ``vae``, and return the mean loss in nats per row."""
-    shape, device = cells.units.shape, cells.units.device
-    noisy = cells.units + config.input_noise * _normal(shape, generator, device)
-    noise = _normal((*shape[:-1], vae.latent), generator, device)
+def _step(
+    vae: Vae,
+    draw: Callable[[Tensor], Cells],
+    index: Tensor,
+    config: TrainConfig,
+    unseen: float,
+    generator: torch.Generator,
+    team: Team = ALONE,
+) -> tuple[Tensor, float]:
+    """Return the clipped gradient ``[g, p]`` of the minibatch ``index`` ``[g, b]`` and its mean loss in nats per row."""
+    part = slice(team.rank, None, team.size)
+    cells = draw(index[:, part])
+    device, rows = cells.units.device, index.shape[1]
+    # Every process draws the noise of all rows: the numbers are those of a training in one process.
+    noisy = cells.units + config.input_noise * _normal((*index.shape, cells.units.shape[-1]), generator)[:, part].to(device)
+    noise = _normal((*index.shape, vae.latent), generator)[:, part].to(device)
     reconstruction, kl = training_loss(vae, cells, noisy, noise, unseen=unseen)
-    per_net = (reconstruction + kl).mean(-1)
+    per_net = (reconstruction + kl).sum(-1) / rows
     (per_net.sum() * (4.0 / vae.layout.units)).backward()  # type: ignore[no-untyped-call]
-    loss = float(per_net.detach().mean())
+    gradient = torch.cat([*(cast("Tensor", p.grad).flatten(1) for p in vae.parameters()), per_net.detach().unsqueeze(1)], dim=1)
+    for parameter in vae.parameters():
+        parameter.grad = None
+    gradient = team.add(gradient)
+    loss = float(gradient[:, -1].mean())
     if not math.isfinite(loss):
         msg = "training diverged: the loss is no longer finite. Lower train.learning_rate or look for extreme values in the data."
         raise VaeAnomalyError(msg)
-    return loss
+    return _clipped(gradient[:, :-1]), loss
 
 
-def _normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw standard normal noise on the generator's device, then move it: training devices get the same numbers."""
-    return torch.randn(*shape, generator=generator, device=generator.device).to(device)
+def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Draw standard normal noise on the generator's device, from where it is moved: training devices get the same numbers."""
+    return torch.randn(*shape, generator=generator, device=generator.device)
+
+
+def _validation_rows(data: TrainingData) -> Tensor:
+    return torch.stack([v[: min(VALIDATION_ROWS, *(len(v) for v in data.validation))] for v in data.validation])
 
 
 def _flatten_parameters(vae: Vae) -> Tensor:
@@ -334,12 +326,9 @@ def _unflatten_parameters(vae: Vae) -> None:
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
 
 
-def _clipped_gradient(vae: Vae) -> Tensor:
-    """Take the gradients out of ``vae`` as ``[g, p]`` with the norm of each network clipped to ``CLIP_NORM``."""
-    gradient = torch.cat([cast("Tensor", p.grad).flatten(1) for p in vae.parameters()], dim=1)
-    for parameter in vae.parameters():
-        parameter.grad = None
-    return gradient.mul_(CLIP_NORM / torch.linalg.vector_norm(gradient, dim=1, keepdim=True).clamp_min(CLIP_NORM))
+def _clipped(gradient: Tensor) -> Tensor:
+    """Return a gradient ``[g, p]`` with the norm of each network clipped to ``CLIP_NORM``."""
+    return gradient.mul(CLIP_NORM / torch.linalg.vector_norm(gradient, dim=1, keepdim=True).clamp_min(CLIP_NORM))
 
 
 def adamw_step(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], step: int, *, rate: float, decay: float) -> None:

@@ -160,6 +160,7 @@ class Vae(nn.Module):
     def __init__(self, nets: int, layout: Layout, model: ModelConfig, generator: torch.Generator | None) -> None:
         super().__init__()
         self.layout = layout
+        self.settings = model
         self.sigma = model.sigma
         self.latent = model.latent or max(2, min(layout.units, 64))
         self.encoder = ResidualMlp(nets, (layout.units, *model.hidden), 2 * self.latent, model, generator)

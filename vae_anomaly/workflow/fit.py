@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from vae_anomaly.calibration.guarantee import guarantee_of
-from vae_anomaly.config import validate
+from vae_anomaly.config import Config, validate
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.evaluation.results import Quality
@@ -23,9 +23,9 @@ from vae_anomaly.fitting.held_out import FitRecord
 from vae_anomaly.fitting.label_cautions import label_cautions
 from vae_anomaly.fitting.outliers import suspicious_rows
 from vae_anomaly.fitting.splits import LabelledRows, RowSplit, calibration_size, split_by_label
-from vae_anomaly.jobs import fit_workdir, memory, signals
+from vae_anomaly.jobs import fit_workdir, memory, process_group, signals
 from vae_anomaly.messages import OnProgress, about_seconds, ignore_progress
-from vae_anomaly.model.training import Trial
+from vae_anomaly.model.training import Team, Trial
 from vae_anomaly.schema.inference import mark_notes
 from vae_anomaly.schema.keys import group_codes, time_order
 from vae_anomaly.schema.levels import missing_notes
@@ -66,6 +66,14 @@ class FitJob:
     checkpoint: fit_workdir.Checkpoint
     logged: ModelVersion | None
     tell: OnProgress
+    team: Team
+
+
+def help_fit(config: Config) -> None:
+    """Take part in the training of the process 0 that torchrun has started beside this one; it alone reads, saves, logs and registers."""
+    with process_group.join_processes(config.train.device) as team:
+        if isinstance(team, process_group.ProcessGroup):
+            team.help()
 
 
 def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> FitResult:
@@ -86,6 +94,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
     max_rows = memory.max_fit_rows(source.estimated_size(), len(source.names), request.memory_limit, start)
     folder, made_from = fit_workdir.workdir_of(output, tracking.model_name), fit_resume.made_from(source, config, max_rows)
     with (
+        process_group.join_processes(config.train.device) as team,
         signals.catch_signals() as interruption,
         fit_workdir.claim_fit(folder, made_from, interruption, needed=output is not None, at_exit=request.at_exit) as checkpoint,
     ):
@@ -101,6 +110,7 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
             checkpoint=checkpoint,
             logged=logged,
             tell=tell,
+            team=team,
         )
         return _fit_and_publish(job)
 
@@ -178,7 +188,7 @@ def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> FitRecord:
     def on_progress(progress: Progress) -> None:
         job.tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
 
-    stage = Stage(on_progress=on_progress, checkpoint=job.checkpoint, on_trial=_announce)
+    stage = Stage(on_progress=on_progress, checkpoint=job.checkpoint, on_trial=_announce, team=job.team)
     record = fit_rows(table, schema, job.request.config, time=order, group=group, stage=stage)
     return with_group_thresholds(record, table, schema.group) if schema.group else record
 

@@ -20,6 +20,7 @@ from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.explain.contributions import Alarm
 from vae_anomaly.jobs.claim import install
 from vae_anomaly.jobs.fit_workdir import Checkpoint
+from vae_anomaly.jobs.process_group import processes
 from vae_anomaly.model.training import device_of
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking import recovery, store
@@ -48,6 +49,7 @@ def made_from(source: Source, config: Config, most: int | None) -> dict[str, Any
             "package": __version__,
             "device": device,
             "threads": torch.get_num_threads(),
+            **({"processes": size} if (size := processes()[1]) > 1 else {}),
         },
         "store": store.store_uri(config.tracking.uri) if config.tracking.enabled else "",
     }

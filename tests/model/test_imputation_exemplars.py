@@ -4,7 +4,7 @@ import torch
 from tests import tiny
 from tests.tiny import Case
 from vae_anomaly.fitting.splits import NetworkAssignment, assign_networks, split_rows
-from vae_anomaly.model.exemplars import choose_exemplars
+from vae_anomaly.model.imputation import choose_exemplars
 from vae_anomaly.schema.encoding import Batch
 
 SPLIT = Case(kind="mixed", size="several", method="split", prior="exemplar")

@@ -1,0 +1,181 @@
+"""A fit in several processes, as torchrun starts them: process 0 fits, the others help it to train.
+
+Process 0 alone reads, calibrates, logs and registers. Before each training it sends networks, rows and settings to the others; then every
+process computes the gradients of its share of each minibatch, and all of them add up the gradients (data parallelism, as in
+``torch.nn.parallel.DistributedDataParallel``, whose buckets are one here: the gradient of all networks is one tensor).
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_anomaly.config import ModelConfig, TrainConfig
+from vae_anomaly.errors import ConfigError
+from vae_anomaly.messages import one_line
+from vae_anomaly.model.scaling import Views
+from vae_anomaly.model.training import ALONE, Alone, TrainingData, TrainingState, device_of, fit_weights
+from vae_anomaly.model.vae import Layout, Vae
+from vae_anomaly.schema.encoding import Batch
+
+_logger = logging.getLogger(__name__)
+# What torchrun sets in every process that it starts.
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# The others wait while process 0 reads and calibrates, which takes hours for large data.
+_PATIENCE = timedelta(days=30)
+
+
+def processes() -> tuple[int, int]:
+    """Return the number of this process and how many there are; (0, 1) unless torchrun has started several."""
+    given = {name: os.environ.get(name, "") for name in _VARIABLES}
+    if not all(given.values()):
+        return 0, 1
+    try:
+        rank, size = int(given["RANK"]), int(given["WORLD_SIZE"])
+    except ValueError:
+        rank = size = -1
+    if not 0 <= rank < size:
+        raise ConfigError(
+            f"RANK={given['RANK']} and WORLD_SIZE={given['WORLD_SIZE']} are not what torchrun sets; unset them or use torchrun."
+        )
+    return rank, size
+
+
+@contextmanager
+def join_processes(device: str) -> Iterator["Alone | ProcessGroup"]:
+    """Join the processes that torchrun has started; without them, the team is this process alone.
+
+    Raises ConfigError where they do not find each other.
+    """
+    rank, size = processes()
+    if size == 1:
+        yield ALONE
+        return
+    import torch.distributed as dist
+
+    cuda = device_of(device).type == "cuda"
+    if cuda and device in {"auto", "cuda"}:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"the {size} processes that torchrun started do not find each other: {one_line(error)}") from error
+    group = ProcessGroup(rank=rank, size=size)
+    try:
+        yield group
+    finally:
+        group.release()
+        dist.destroy_process_group()
+
+
+@dataclass(kw_only=True, eq=False)
+class ProcessGroup:
+    """The processes of a fit, a ``model.training.Team``; ``busy`` while the others are in a training.
+
+    Raises KeyboardInterrupt where one of them has ended: completed work is kept.
+    """
+
+    rank: int
+    size: int
+    busy: bool = False
+
+    @contextmanager
+    def training(
+        self, vae: Vae, data: TrainingData, config: TrainConfig, generator: torch.Generator, start: TrainingState | None
+    ) -> Iterator[None]:
+        """Send a training to the others, which begin it."""
+        parameters = [p.detach().cpu() for p in vae.parameters()]
+        tensors = {**_fields(data.batch), **_fields(data.views), **{f"p{i}": p for i, p in enumerate(parameters)}}
+        made = {"nets": len(data.rows), "layout": vae.layout, "model": vae.settings, "train": config, "unseen": data.unseen, "start": start}
+        made |= {"rows": list(data.rows), "generator": generator.get_state()}
+        self._broadcast([{**made, "tensors": {name: (t.shape, t.dtype) for name, t in tensors.items()}}])
+        for tensor in tensors.values():
+            self._send(tensor)
+        self.busy = True
+        yield
+        self.busy = False
+
+    def add(self, values: Tensor) -> Tensor:
+        """Return the sum of ``values`` over all processes."""
+        import torch.distributed as dist
+
+        values = values.contiguous()
+        with _together():
+            dist.all_reduce(values)
+        return values
+
+    def release(self) -> None:
+        """Let the others end; in a training they notice by themselves that this process ends."""
+        if self.rank == 0 and not self.busy:
+            with suppress(KeyboardInterrupt):
+                self._broadcast([None])
+
+    def help(self) -> int:
+        """Take part in every training that process 0 begins, until it releases this process; return how many there were."""
+        count = 0
+        while (made := self._broadcast([None])) is not None:
+            vae, data, generator = self._received(made)
+            device = device_of(made["train"].device)
+            fit_weights(vae.to(device), data.to(device), made["train"], generator, start=made["start"], team=self)
+            count += 1
+        return count
+
+    def _received(self, made: Mapping[str, Any]) -> tuple[Vae, TrainingData, torch.Generator]:
+        tensors = {name: self._receive(shape, dtype) for name, (shape, dtype) in made["tensors"].items()}
+        layout: Layout = made["layout"]
+        model: ModelConfig = made["model"]
+        vae = Vae(made["nets"], layout, model, None)
+        for i, parameter in enumerate(vae.parameters()):
+            parameter.data = tensors[f"p{i}"]
+        batch = Batch(**{name: tensors[name] for name in Batch.__slots__})
+        views = Views(**{name: tensors[name] for name in Views.__slots__})
+        generator = torch.Generator()
+        generator.set_state(made["generator"])
+        rows: list[Tensor] = made["rows"]
+        return vae, TrainingData(batch=batch, views=views, rows=rows, validation=rows, unseen=made["unseen"]), generator
+
+    def _broadcast(self, objects: list[Any]) -> Any:
+        import torch.distributed as dist
+
+        with _together():
+            dist.broadcast_object_list(objects, src=0, device=torch.device("cpu"))
+        return objects[0]
+
+    def _send(self, tensor: Tensor) -> None:
+        import torch.distributed as dist
+
+        with _together():
+            dist.broadcast(_as_bytes(tensor.contiguous().cpu()), src=0)
+
+    def _receive(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        import torch.distributed as dist
+
+        tensor = torch.empty(shape, dtype=dtype)
+        with _together():
+            dist.broadcast(_as_bytes(tensor), src=0)
+        return tensor
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Raise KeyboardInterrupt where another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        _logger.error("another process of this fit has ended: %s", one_line(error))  # noqa: TRY400  # one line
+        raise KeyboardInterrupt from error
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """Return the memory of a contiguous tensor: bytes of any type can be sent."""
+    return tensor.view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
+
+
+def _fields(of: Batch | Views) -> dict[str, Tensor]:
+    return {name: getattr(of, name) for name in type(of).__slots__}
