@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import betainc, betaincinv, betaln, gammaln
 
 from vae_anomaly.errors import ConfigError
 
@@ -82,10 +82,14 @@ class RateLaw:
 
     def upper(self, confidence: float = CONFIDENCE) -> float:
         """Return the upper confidence limit of the rate, one-sided, over calibration samples."""
+        from scipy.special import betaincinv
+
         return float(betaincinv(self.a, self.b, confidence))
 
     def central(self, share: float) -> tuple[float, float]:
         """Return the equal-tailed interval that contains the rate with probability ``share``."""
+        from scipy.special import betaincinv
+
         tail = (1.0 - share) / 2.0
         return float(betaincinv(self.a, self.b, tail)), float(betaincinv(self.a, self.b, 1.0 - tail))
 
@@ -105,7 +109,7 @@ class RateLaw:
             return math.floor(rows * low_rate), math.ceil(rows * high_rate)
         k = np.arange(first, last + 1, dtype=np.float64)
         chance = np.exp(
-            gammaln(rows + 1.0) - gammaln(k + 1.0) - gammaln(rows - k + 1.0) + betaln(k + a, rows - k + b) - betaln(a, b)
+            _log_gamma(rows + 1.0) - _log_gamma(k + 1.0) - _log_gamma(rows - k + 1.0) + _log_beta(k + a, rows - k + b) - _log_beta(a, b)
         ).cumsum()
         # Tolerances: a bound that meets its probability exactly counts despite the rounding of the cumulative sum.
         low, high = np.searchsorted(chance, [tail + 1e-12, 1.0 - tail - 1e-9])
@@ -116,10 +120,20 @@ class RateLaw:
         if alarms >= rows:
             return 1.0
         if alarms > MOST_TERMS:
+            from scipy.special import betainc
+
             return float(betainc(self.a, self.b, alarms / rows))
         k = np.arange(alarms + 1.0)
-        chance = gammaln(rows + 1.0) - gammaln(k + 1.0) - gammaln(rows - k + 1.0) + betaln(k + self.a, rows - k + self.b)
-        return min(1.0, float(np.exp(chance - betaln(self.a, self.b)).sum()))
+        chance = _log_gamma(rows + 1.0) - _log_gamma(k + 1.0) - _log_gamma(rows - k + 1.0) + _log_beta(k + self.a, rows - k + self.b)
+        return min(1.0, float(np.exp(chance - _log_beta(self.a, self.b)).sum()))
+
+
+def _log_gamma(x: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    return torch.lgamma(torch.as_tensor(x, dtype=torch.float64)).numpy()
+
+
+def _log_beta(a: float | NDArray[np.float64], b: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    return _log_gamma(a) + _log_gamma(b) - _log_gamma(a + b)
 
 
 def conformal_law(n: int, alpha: float) -> RateLaw:
@@ -148,5 +162,5 @@ def conditional_p_values(n: int, delta: float = CONDITIONAL_DELTA) -> NDArray[np
     # Factorials overflow: log of i!/(i−k)! over n!/(n−k)!, −inf where the product has a factor 0.
     log_ratio = np.full(n, -np.inf)
     inside = i >= k
-    log_ratio[inside] = gammaln(i[inside] + 1) - gammaln(i[inside] - k + 1) - gammaln(n + 1.0) + gammaln(n - k + 1.0)
+    log_ratio[inside] = _log_gamma(i[inside] + 1) - _log_gamma(i[inside] - k + 1) - _log_gamma(n + 1.0) + _log_gamma(n - k + 1.0)
     return np.append(-np.expm1((np.log(delta) + log_ratio) / k), 1.0)

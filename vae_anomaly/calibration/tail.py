@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, gammaincinv
 
 from vae_anomaly.calibration.conformal import RateLaw, finest_alpha
 from vae_anomaly.errors import NotCalibrated
@@ -223,6 +222,8 @@ def _matched(posterior: TailPosterior, score: float, k: int) -> tuple[float, flo
     Tail rates are small, so Beta(a, b) is close to Gamma(a)/b and the ratio of the quantiles determines a. The share of rows above the
     start is itself estimated from ``k`` rows, which adds 1/k to the relative variance 1/a.
     """
+    from scipy.special import betaincinv, gammaincinv
+
     rates = posterior.rates(score)
     low, high = (_quantile(rates, posterior.weight, share) for share in (WIDENED, 1.0 - WIDENED))
     below, above = np.log(0.2), np.log(1e6)

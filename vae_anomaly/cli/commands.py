@@ -7,6 +7,7 @@ of a command have the names of the fields of its request.
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -43,6 +44,8 @@ def run_verb(
     terminal.set_logging(options["verbose"], quiet=quiet)
     if options.get("memory_limit") is not None:
         terminal.limit_preallocation()
+    if verb in {"score.score_files", "watch.watch"} and Path(options["model"], "manifest.json").is_file():
+        terminal.leave_pandas_out()  # MLflow, which needs it, is not asked for a model in a folder
     if request_type is not None:
         arguments["request"] = _request(request_type, options)
     call = _imported(f"workflow.{verb}")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc
 
 from vae_anomaly.model.training import History
 
@@ -101,6 +100,8 @@ def alarm_stability(scores: NDArray[np.float64], limit: float) -> Blocks | None:
 
     Pearson's χ² test of equal rates (Pearson 1900) with one degree of freedom less than there are stretches.
     """
+    from scipy.special import chdtrc
+
     alarms = scores[~np.isnan(scores)] > limit
     count = min(MOST_STRETCHES, int(alarms.sum()) // ALARMS_EACH)
     if count < 2 or bool(alarms.all()):  # noqa: PLR2004 (a test needs two stretches)

@@ -89,7 +89,7 @@ _DURATIONS = (
 )
 
 # What every time has: digits parted by something, many digits, or a word with digits; cheap beside all the styles.
-_PERHAPS = r"\d\D{1,14}\d|\d{8}|^\p{L}{3,12}\.?[-\s/]?\d{4}$|^[+-]?P.*\d|^[+-]?\d+\s?day"
+_PERHAPS = r"\d\D{1,14}\d|\d{8}|^\p{L}{3,12}\.?[-\s/]?\d{4}$|^[+-]?P.*\d[YMWDHS]|^[+-]?\d+\s?day"
 
 # Directives of ``strptime`` as groups.
 _DIRECTIVES = {
