@@ -86,6 +86,23 @@ def test_few_modules_take_part_in_a_score(traced: dict[str, list[str]]) -> None:
     assert len(traced["modules"]) <= MOST_MODULES, traced["modules"]
 
 
+FIT = """
+import sys
+from vae_anomaly.cli.app import app
+try:
+    app(["fit", sys.argv[1], "--no-tracking", "-o", "m", "--steps", "5", "--quiet"])
+except SystemExit as done:
+    assert done.code == 0
+print(*sorted({"pandas", "mlflow"} & sys.modules.keys()))
+"""
+
+
+def test_a_fit_that_is_not_tracked_imports_neither_pandas_nor_mlflow(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FIT, str(ROOT / "data" / "normal.parquet")]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True).stdout.split() == []
+
+
 LOADER = """
 import sys
 if sys.argv.pop(1) == "with pandas":

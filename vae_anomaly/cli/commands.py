@@ -34,18 +34,20 @@ def run_verb(
     *,
     reports_progress: bool = True,
     summary_if_quiet: bool = False,
+    without_pandas: bool = False,
     **arguments: Any,
 ) -> Any:
     """Call ``workflow.VERB``, print its result as JSON or with ``cli.SUMMARY``, and return it.
 
-    A request is filled with the options of the same names as its fields; other ``arguments`` are passed on by name.
+    A request is filled with the options of the same names as its fields; other ``arguments`` are passed on by name. ``without_pandas`` for
+    a verb that does not ask MLflow, which needs it.
     """
     as_json, quiet = options["as_json"], options["quiet"]
     terminal.set_logging(options["verbose"], quiet=quiet)
     if options.get("memory_limit") is not None:
         terminal.limit_preallocation()
-    if verb in {"score.score_files", "watch.watch"} and Path(options["model"], "manifest.json").is_file():
-        terminal.leave_pandas_out()  # MLflow, which needs it, is not asked for a model in a folder
+    if without_pandas:
+        terminal.leave_pandas_out()
     if request_type is not None:
         arguments["request"] = _request(request_type, options)
     call = _imported(f"workflow.{verb}")
@@ -65,6 +67,14 @@ def _request(request_type: Any, options: Mapping[str, Any]) -> Any:
     """Return a request; a list of the command line becomes a tuple."""
     values = {field.name: options[field.name] for field in fields(request_type)}
     return request_type(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _is_in_folder(model: str) -> bool:
+    """Whether a model is a folder, for which MLflow is not asked; False for a name that no file system takes."""
+    try:
+        return Path(model, "manifest.json").is_file()
+    except OSError:
+        return False
 
 
 def fit(
@@ -130,7 +140,8 @@ def fit(
         terminal.set_logging(verbose, quiet=quiet)
         _imported("workflow.fit.help_fit")(settings["config"])
         return
-    run_verb("fit.fit_files", "summaries.fit_summary", options | settings, FitRequest)
+    untracked = not settings["config"].tracking.enabled
+    run_verb("fit.fit_files", "summaries.fit_summary", options | settings, FitRequest, without_pandas=untracked)
 
 
 def score(
@@ -172,14 +183,16 @@ def score(
 ) -> None:
     """Score rows with a model. Each row gets a score, a p-value, a flag, and the columns that contribute most."""
     options = locals() | {"format": part_format, "escape": not no_escape}
+    in_folder = _is_in_folder(model)
     if watch:  # until an interrupt or an error
 
         def part_line(name: str, counts: Any) -> str:
             return str(_imported("cli.summaries_scoring.watch_line")(name, counts))
 
         on_part = terminal.line_printer(part_line, quiet=quiet)
-        run_verb("watch.watch", "", options, ScoreRequest, reports_progress=False, interval=watch_interval, on_part=on_part)
-    run_verb("score.score_files", "summaries_scoring.scoring_summary", options, ScoreRequest)
+        arguments = {"interval": watch_interval, "on_part": on_part}
+        run_verb("watch.watch", "", options, ScoreRequest, reports_progress=False, without_pandas=in_folder, **arguments)
+    run_verb("score.score_files", "summaries_scoring.scoring_summary", options, ScoreRequest, without_pandas=in_folder)
 
 
 def recalibrate(

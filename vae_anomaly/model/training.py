@@ -290,15 +290,19 @@ def _step(
     reconstruction, kl = training_loss(vae, cells, noisy, noise, unseen=unseen)
     per_net = (reconstruction + kl).sum(-1) / rows
     (per_net.sum() * (4.0 / vae.layout.units)).backward()  # type: ignore[no-untyped-call]
-    gradient = torch.cat([*(cast("Tensor", p.grad).flatten(1) for p in vae.parameters()), per_net.detach().unsqueeze(1)], dim=1)
+    parts = [cast("Tensor", p.grad).flatten(1) for p in vae.parameters()]
     for parameter in vae.parameters():
         parameter.grad = None
-    gradient = team.add(gradient)
-    loss = float(gradient[:, -1].mean())
+    if team.size == 1:
+        gradient, per_net = torch.cat(parts, dim=1), per_net.detach()
+    else:
+        both = team.add(torch.cat([*parts, per_net.detach().unsqueeze(1)], dim=1))
+        gradient, per_net = both[:, :-1].contiguous(), both[:, -1]
+    loss = float(per_net.mean())
     if not math.isfinite(loss):
         msg = "training diverged: the loss is no longer finite. Lower train.learning_rate or look for extreme values in the data."
         raise VaeAnomalyError(msg)
-    return _clipped(gradient[:, :-1]), loss
+    return _clipped(gradient), loss
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -327,8 +331,8 @@ def _unflatten_parameters(vae: Vae) -> None:
 
 
 def _clipped(gradient: Tensor) -> Tensor:
-    """Return a gradient ``[g, p]`` with the norm of each network clipped to ``CLIP_NORM``."""
-    return gradient.mul(CLIP_NORM / torch.linalg.vector_norm(gradient, dim=1, keepdim=True).clamp_min(CLIP_NORM))
+    """Clip the norm of each network's gradient ``[g, p]`` to ``CLIP_NORM``, in place, and return it."""
+    return gradient.mul_(CLIP_NORM / torch.linalg.vector_norm(gradient, dim=1, keepdim=True).clamp_min(CLIP_NORM))
 
 
 def adamw_step(weights: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], step: int, *, rate: float, decay: float) -> None:
