@@ -190,8 +190,10 @@ def score(
             return str(_imported("cli.summaries_scoring.watch_line")(name, counts))
 
         on_part = terminal.line_printer(part_line, quiet=quiet)
-        arguments = {"interval": watch_interval, "on_part": on_part}
-        run_verb("watch.watch", "", options, ScoreRequest, reports_progress=False, without_pandas=in_folder, **arguments)
+        run_verb(
+            "watch.watch", "", options, ScoreRequest,
+            reports_progress=False, without_pandas=in_folder, interval=watch_interval, on_part=on_part,
+        )  # fmt: skip
     run_verb("score.score_files", "summaries_scoring.scoring_summary", options, ScoreRequest, without_pandas=in_folder)
 
 
