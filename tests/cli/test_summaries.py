@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.calibration.threshold import calibrate
@@ -112,6 +113,16 @@ def test_a_fit_in_words() -> None:
         "  registered   pump version 3, alias live",
     ]
     assert lines[-3:] == ["", "Next:", "  do this"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("when", "when: --time-column when"), ("", "'': --time-column ''"), ("Date Time", "Date Time: --time-column 'Date Time'")],
+)
+def test_a_time_is_offered_with_its_option_as_a_shell_takes_it(name: str, shown: str) -> None:
+    said = summaries.fit_summary(replace(FIT, left_out=(Dropped(name=name, reason="timestamp", time=True),)))
+    assert f"{shown} calibrates on the latest rows" in said
+    assert f"dropped      {shown.partition(':')[0]} (timestamp)" in said
 
 
 def test_a_detection_in_words() -> None:

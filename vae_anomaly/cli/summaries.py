@@ -1,5 +1,6 @@
 """Results of the verbs as text: what happened, what needs attention, and what to do next; those of score and calibrate have a module."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -12,7 +13,7 @@ from vae_anomaly.cli.summaries_scoring import (
     suspicious_lines,
     threshold_facts,
 )
-from vae_anomaly.cli.text import fact_lines, join_lines, plural, short, step_lines, table_lines
+from vae_anomaly.cli.text import escape_controls, fact_lines, join_lines, plural, short, step_lines, table_lines
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Intervals, Quality
 from vae_anomaly.fitting.diagnostics import WEAK
@@ -190,7 +191,7 @@ def _time(left_out: Sequence[Dropped]) -> str:
     times = [column.name for column in left_out if column.time]
     if not times or any(column.reason == "time column" for column in left_out):
         return ""
-    return f"{short(times[0])}: --time-column {short(times[0])} calibrates on the latest rows"
+    return f"{short(times[0])}: --time-column {shlex.quote(escape_controls(times[0]))} calibrates on the latest rows"
 
 
 def _blocks(blocks: Blocks | None) -> str:

@@ -26,8 +26,13 @@ def _escape(character: str) -> str:
 
 
 def short(name: str) -> str:
-    """Return a name or cell escaped, and cut when long."""
-    return shorten(escape_controls(name))
+    """Return a name or cell escaped, and cut when long; a blank one in quotes.
+
+    >>> short("flow"), short(" ")
+    ('flow', "' '")
+    """
+    text = shorten(escape_controls(name))
+    return text if text.strip() else f"'{text}'"
 
 
 def plural(number: int, what: str) -> str:
