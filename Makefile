@@ -89,6 +89,7 @@ docs: $(READY)  ## the documentation as a site in site/; a warning, a broken lin
 bench: $(READY)  ## all measurements, with the peers in the same run: hours; ADBENCH=folder of its .npz files, SHARED=folder with mixed/sick.data
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[bench]'
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/acceptance.py $(if $(SHARED),--shared $(SHARED))
 	$(BIN)/python benchmarks/reasons.py
 	$(BIN)/python benchmarks/kill.py

@@ -73,7 +73,6 @@ SHORT = {
     "jobs/signals.py": "one idea, and no other module handles signals",
     "pyfunc.py": "the address in logged models, never moved",
     "redaction.py": "secrets in texts",
-    "cli/text.py": "plain text: lines, counts, tables",
     "calibration/fdr.py": "Benjamini-Hochberg",
     "strict_json.py": "JSON to values, nothing else",
 }
