@@ -139,7 +139,9 @@ def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | N
     rows = max(1, COSTS_AT_ONCE // (prior.offset.shape[-1] * ROWS)) * ROWS
     left = torch.split(_left(mu, logvar, prior), rows, dim=1)
     places = [None] * len(left) if place is None else torch.split(place, rows, dim=1)
-    least = torch.cat([_least_costs(some, prior, at) for some, at in zip(left, places, strict=True)], dim=1)
+    one = left[0].shape[1] * prior.offset.shape[-1]  # costs of a network
+    buffer = mu.new_empty(max(one, min(COSTS_AT_ONCE, len(mu) * one)))  # allocated again and again it is slow
+    least = torch.cat([_least_costs(some, prior, at, buffer) for some, at in zip(left, places, strict=True)], dim=1)
     if own is not None:
         count = torch.isfinite(prior.offset).sum(-1).clamp_min(2).to(mu.dtype)
         mixed = torch.tensor(prior.groups, device=own.device).unsqueeze(-1) == 0
@@ -147,13 +149,14 @@ def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | N
     return least - _entropy(logvar)
 
 
-def _least_costs(left: Tensor, prior: PriorProduct, place: Tensor | None) -> Tensor:
-    """Return what ``_least`` gives for rows ``[g, n, 2m]``, in nats, as many networks at once as stay in the cache, ``[g, n]``."""
-    nets = max(1, COSTS_AT_ONCE // (left.shape[1] * prior.offset.shape[-1]))
+def _least_costs(left: Tensor, prior: PriorProduct, place: Tensor | None, buffer: Tensor) -> Tensor:
+    """Return what ``_least`` gives for rows ``[g, n, 2m]``, in nats, ``[g, n]``: as many networks at once as the ``buffer`` holds."""
+    costs = left.shape[1], prior.offset.shape[-1]
+    nets = len(buffer) // (costs[0] * costs[1])
     split = (torch.split(t, nets) for t in (left, prior.right, prior.offset))
     places = [None] * -(-len(left) // nets) if place is None else torch.split(place, nets)
-    buffer = left.new_empty(min(nets, len(left)), left.shape[1], prior.offset.shape[-1])  # memory that is allocated again and again is slow
-    parts = (_without_own(row_product(x, r, o, out=buffer[: len(x)]), at) for x, r, o, at in zip(*split, places, strict=True))
+    outs = (buffer[: len(x) * costs[0] * costs[1]].view(len(x), *costs) for x in torch.split(left, nets))
+    parts = (_without_own(row_product(x, r, o, out=out), at) for x, r, o, out, at in zip(*split, outs, places, strict=True))
     return torch.cat([_least(costs, prior.groups[i * nets : (i + 1) * nets]) for i, costs in enumerate(parts)]).div_(NAT_IN_BITS)
 
 
