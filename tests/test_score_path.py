@@ -103,6 +103,28 @@ def test_a_fit_that_is_not_tracked_imports_neither_pandas_nor_mlflow(tmp_path: P
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True).stdout.split() == []
 
 
+LIMITED = """
+import sys
+from vae_anomaly.cli import terminal
+from vae_anomaly.cli.app import app
+limit = terminal.limit_preallocation
+def look():
+    print("pyarrow" in sys.modules)
+    limit()
+terminal.limit_preallocation = look
+try:
+    app(["fit", sys.argv[1], "--no-tracking", "-o", "m", "--steps", "5", "--quiet", "--memory-limit", "4GB"])
+except SystemExit as done:
+    assert done.code == 0
+"""
+
+
+def test_memory_is_limited_before_arrow_is_loaded(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LIMITED, str(ROOT / "data" / "normal.parquet")]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=True).stdout.split() == ["False"]
+
+
 LOADER = """
 import sys
 if sys.argv.pop(1) == "with pandas":

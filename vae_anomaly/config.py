@@ -161,7 +161,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.residual_blocks": _at_least(0),
     "model.latent": _at_least(1),
     "model.sigma": _POSITIVE,
-    "model.exemplars": _at_least(1),
+    "model.exemplars": _at_least(2),
     "data.time_format": (
         lambda value: value is None or value in {DAY_FIRST, MONTH_FIRST, *TIME_COUNTS} or _is_time_format(value),
         f"{DAY_FIRST}, {MONTH_FIRST}, a unit ({', '.join(TIME_COUNTS)}) or a format such as '%d-%b-%y %H:%M'",

@@ -117,7 +117,12 @@ def test_a_fit_in_words() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("when", "when: --time-column when"), ("", "'': --time-column ''"), ("Date Time", "Date Time: --time-column 'Date Time'")],
+    [
+        ("when", "when: --time-column when"),
+        ("", "'': --time-column ''"),
+        ("Date Time", "Date Time: --time-column 'Date Time'"),
+        ("t\nx", "t\\nx: --time-column with its name"),
+    ],
 )
 def test_a_time_is_offered_with_its_option_as_a_shell_takes_it(name: str, shown: str) -> None:
     said = summaries.fit_summary(replace(FIT, left_out=(Dropped(name=name, reason="timestamp", time=True),)))

@@ -1,5 +1,6 @@
 """Fits in several processes as torchrun starts them, with gloo on the CPU: the same model, one run, and what a killed process leaves."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,9 +16,12 @@ from mlflow import MlflowClient
 
 from tests import tiny
 from vae_anomaly import artifact
+from vae_anomaly.config import Config
 from vae_anomaly.errors import ConfigError
-from vae_anomaly.jobs.process_group import join_processes, processes
+from vae_anomaly.jobs.process_group import join_processes, processes, together
 from vae_anomaly.model.training import ALONE
+from vae_anomaly.workflow.fit import fit_files
+from vae_anomaly.workflow.requests import FitRequest
 
 GIVEN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 SETTINGS = '[train]\ndevice = "cpu"\nbatch_rows = 33\n[model]\nhidden = [16]\nexemplars = 100\n'
@@ -48,6 +52,21 @@ def test_numbers_that_torchrun_does_not_set_are_refused(monkeypatch: pytest.Monk
     with pytest.raises(ConfigError) as error:
         processes()
     assert str(error.value) == f"RANK={rank} and WORLD_SIZE={size} are not what torchrun sets; unset them or use torchrun."
+
+
+def test_only_the_first_process_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GIVEN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"^process 1 of 2 that torchrun started cannot fit by itself: call help_fit"):
+        fit_files(FitRequest(data=("absent.csv",), config=Config(), output=Path("m")))
+
+
+def test_what_says_that_a_process_has_gone_is_an_interrupt_and_nothing_else_is(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(KeyboardInterrupt), together():
+        raise RuntimeError("[pair.cc:547] Connection closed by peer [127.0.0.1]:5000")
+    assert caplog.messages == ["another process of this fit has ended: [pair.cc:547] Connection closed by peer [127.0.0.1]:5000"]
+    with pytest.raises(RuntimeError, match="out of memory"), together():
+        raise RuntimeError("CUDA out of memory")
 
 
 @pytest.fixture
@@ -141,3 +160,14 @@ def test_an_error_of_the_data_is_one_line_and_lets_the_others_end(here: Path) ->
     assert done.returncode == 1  # of torchrun
     assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == ["error: normal.parquet does not exist."]
     assert "exitcode: 3" in done.stderr
+
+
+@pytest.mark.usefixtures("here")
+def test_a_wrong_option_is_told_once() -> None:
+    done = subprocess.run(
+        command(2, "--no-tracking", "-o", "m", "--alpha", "7", "--json"),
+        capture_output=True, text=True, timeout=DEADLINE, env=environment(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    told = "settings.toml: calibration.alpha must be in (0, 1); got 7. Did you mean 0.07?"
+    assert json.loads(done.stdout) == {"error": told, "exit_code": 2}

@@ -230,6 +230,16 @@ def test_a_block_is_a_multiple_of_128_rows_for_every_thread_and_bounded() -> Non
     assert block_rows(wide, 100_000, 1) == 128
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_one_column_has_the_same_bits_in_every_batch(*, missing: bool) -> None:
+    """A row that is made for the trial has at least one cell: one without has no score to compare."""
+    random = np.random.default_rng(0)
+    values = random.normal(size=300)
+    values[::9] = np.nan if missing else 1.0
+    rows = pa.table({"x": pa.array(values, from_pandas=True), "same": pa.array(np.full(300, 2.0))})
+    assert tiny.fit(rows, tiny.usual_sizes()).ensemble.rounds_alike
+
+
 @pytest.mark.parametrize("size", ["one", "several"])
 def test_whether_a_row_has_the_same_bits_in_every_batch_is_tried(size: tiny.Size, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(kind="mixed", size=size, method="split", prior="exemplar")

@@ -15,6 +15,7 @@ import typer
 from vae_anomaly.cli import options as opt
 from vae_anomaly.cli import terminal
 from vae_anomaly.config import DEFAULT_MODEL, DataConfig, load_config
+from vae_anomaly.jobs.process_group import processes
 from vae_anomaly.workflow.requests import (
     CalibrateRequest,
     EvaluateRequest,
@@ -136,8 +137,10 @@ def fit(
         "seed": seed,
     }
     settings = {"config": load_config(config, overrides), "at_exit": context.obj}
-    if _imported("jobs.process_group.processes")()[0]:  # not the first of the processes that torchrun has started
+    if processes()[0]:  # not the first of the processes that torchrun has started
         terminal.set_logging(verbose, quiet=quiet)
+        if memory_limit is not None:
+            terminal.limit_preallocation()
         _imported("workflow.fit.help_fit")(settings["config"])
         return
     untracked = not settings["config"].tracking.enabled

@@ -191,7 +191,9 @@ def _time(left_out: Sequence[Dropped]) -> str:
     times = [column.name for column in left_out if column.time]
     if not times or any(column.reason == "time column" for column in left_out):
         return ""
-    return f"{short(times[0])}: --time-column {shlex.quote(escape_controls(times[0]))} calibrates on the latest rows"
+    name = times[0]
+    option = shlex.quote(name) if escape_controls(name) == name else "with its name"
+    return f"{short(name)}: --time-column {option} calibrates on the latest rows"
 
 
 def _blocks(blocks: Blocks | None) -> str:

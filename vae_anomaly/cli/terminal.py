@@ -24,7 +24,8 @@ import typer
 
 from vae_anomaly.choices import PREFETCH_THREADS
 from vae_anomaly.cli.text import escape_controls
-from vae_anomaly.errors import OutputError, VaeAnomalyError
+from vae_anomaly.errors import ConfigError, OutputError, VaeAnomalyError
+from vae_anomaly.jobs.process_group import processes
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.redaction import without_secrets
 
@@ -117,12 +118,24 @@ def usage_text(error: Exception) -> str:
 
 
 def _leave(text: str, code: int, *, as_json: bool) -> NoReturn:
-    """Print the error line and exit with the code."""
+    """Print the error line and exit with the code.
+
+    Of the processes that torchrun has started, the first one speaks for all about options and interrupts.
+    """
+    if code in {ConfigError.exit_code, INTERRUPTED} and _is_helper():
+        raise SystemExit(code)
     line = escape_controls(without_secrets(" ".join(text.split()), os.environ))
     if as_json:
         print(json.dumps({"error": line, "exit_code": code}), flush=True)  # noqa: T201
     print(f"error: {line}", file=sys.stderr)  # noqa: T201
     raise SystemExit(code)
+
+
+def _is_helper() -> bool:
+    try:
+        return processes()[0] > 0
+    except ConfigError:
+        return False
 
 
 def _traceback(error: Exception) -> None:

@@ -7,28 +7,33 @@ process computes the gradients of its share of each minibatch, and all of them a
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from vae_anomaly.config import ModelConfig, TrainConfig
+from vae_anomaly.config import TrainConfig
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.messages import one_line
-from vae_anomaly.model.scaling import Views
-from vae_anomaly.model.training import ALONE, Alone, TrainingData, TrainingState, device_of, fit_weights
-from vae_anomaly.model.vae import Layout, Vae
-from vae_anomaly.schema.encoding import Batch
+
+if TYPE_CHECKING:  # the command line asks for ``processes`` before it may load any of these
+    import torch
+    from torch import Tensor
+
+    from vae_anomaly.model.scaling import Views
+    from vae_anomaly.model.training import Alone, TrainingData, TrainingState
+    from vae_anomaly.model.vae import Vae
+    from vae_anomaly.schema.encoding import Batch
 
 _logger = logging.getLogger(__name__)
 # What torchrun sets in every process that it starts.
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # The others wait while process 0 reads and calibrates, which takes hours for large data.
 _PATIENCE = timedelta(days=30)
+# How gloo and NCCL say that a process has gone.
+_GONE = re.compile("clos|reset|abort|timed out|timeout|broken pipe|remote process|peer", re.IGNORECASE)
 
 
 def processes() -> tuple[int, int]:
@@ -53,17 +58,16 @@ def join_processes(device: str) -> Iterator["Alone | ProcessGroup"]:
 
     Raises ConfigError where they do not find each other.
     """
+    from vae_anomaly.model.training import ALONE
+
     rank, size = processes()
     if size == 1:
         yield ALONE
         return
     import torch.distributed as dist
 
-    cuda = device_of(device).type == "cuda"
-    if cuda and device in {"auto", "cuda"}:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+        dist.init_process_group(_backend(device), timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"the {size} processes that torchrun started do not find each other: {one_line(error)}") from error
     group = ProcessGroup(rank=rank, size=size)
@@ -72,6 +76,19 @@ def join_processes(device: str) -> Iterator["Alone | ProcessGroup"]:
     finally:
         group.release()
         dist.destroy_process_group()
+
+
+def _backend(device: str) -> str:
+    """Return the backends for a device; with a GPU for each process of this machine, that one becomes the current GPU."""
+    import torch
+
+    from vae_anomaly.model.training import device_of
+
+    if device_of(device).type != "cuda" or device not in {"auto", "cuda"}:
+        return "gloo"
+    here, count = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])), torch.cuda.device_count()
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % count)
+    return "cpu:gloo,cuda:nccl" if here <= count else "gloo"  # NCCL refuses two processes on one GPU
 
 
 @dataclass(kw_only=True, eq=False)
@@ -87,7 +104,7 @@ class ProcessGroup:
 
     @contextmanager
     def training(
-        self, vae: Vae, data: TrainingData, config: TrainConfig, generator: torch.Generator, start: TrainingState | None
+        self, vae: "Vae", data: "TrainingData", config: TrainConfig, generator: "torch.Generator", start: "TrainingState | None"
     ) -> Iterator[None]:
         """Send a training to the others, which begin it."""
         parameters = [p.detach().cpu() for p in vae.parameters()]
@@ -101,12 +118,12 @@ class ProcessGroup:
         yield
         self.busy = False
 
-    def add(self, values: Tensor) -> Tensor:
+    def add(self, values: "Tensor") -> "Tensor":
         """Return the sum of ``values`` over all processes."""
         import torch.distributed as dist
 
         values = values.contiguous()
-        with _together():
+        with together():
             dist.all_reduce(values)
         return values
 
@@ -118,6 +135,8 @@ class ProcessGroup:
 
     def help(self) -> int:
         """Take part in every training that process 0 begins, until it releases this process; return how many there were."""
+        from vae_anomaly.model.training import device_of, fit_weights
+
         count = 0
         while (made := self._broadcast([None])) is not None:
             vae, data, generator = self._received(made)
@@ -126,56 +145,67 @@ class ProcessGroup:
             count += 1
         return count
 
-    def _received(self, made: Mapping[str, Any]) -> tuple[Vae, TrainingData, torch.Generator]:
+    def _received(self, made: Mapping[str, Any]) -> "tuple[Vae, TrainingData, torch.Generator]":
+        import torch
+
+        from vae_anomaly.model.scaling import Views
+        from vae_anomaly.model.training import TrainingData
+        from vae_anomaly.model.vae import Vae
+        from vae_anomaly.schema.encoding import Batch
+
         tensors = {name: self._receive(shape, dtype) for name, (shape, dtype) in made["tensors"].items()}
-        layout: Layout = made["layout"]
-        model: ModelConfig = made["model"]
-        vae = Vae(made["nets"], layout, model, None)
+        vae = Vae(made["nets"], made["layout"], made["model"], None)
         for i, parameter in enumerate(vae.parameters()):
             parameter.data = tensors[f"p{i}"]
         batch = Batch(**{name: tensors[name] for name in Batch.__slots__})
         views = Views(**{name: tensors[name] for name in Views.__slots__})
         generator = torch.Generator()
         generator.set_state(made["generator"])
-        rows: list[Tensor] = made["rows"]
+        rows = made["rows"]
         return vae, TrainingData(batch=batch, views=views, rows=rows, validation=rows, unseen=made["unseen"]), generator
 
     def _broadcast(self, objects: list[Any]) -> Any:
+        import torch
         import torch.distributed as dist
 
-        with _together():
+        with together():
             dist.broadcast_object_list(objects, src=0, device=torch.device("cpu"))
         return objects[0]
 
-    def _send(self, tensor: Tensor) -> None:
+    def _send(self, tensor: "Tensor") -> None:
         import torch.distributed as dist
 
-        with _together():
+        with together():
             dist.broadcast(_as_bytes(tensor.contiguous().cpu()), src=0)
 
-    def _receive(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def _receive(self, shape: "torch.Size", dtype: "torch.dtype") -> "Tensor":
+        import torch
         import torch.distributed as dist
 
         tensor = torch.empty(shape, dtype=dtype)
-        with _together():
+        with together():
             dist.broadcast(_as_bytes(tensor), src=0)
         return tensor
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def together() -> Iterator[None]:
     """Raise KeyboardInterrupt where another process has ended."""
     try:
         yield
     except RuntimeError as error:
+        if not _GONE.search(str(error)):
+            raise
         _logger.error("another process of this fit has ended: %s", one_line(error))  # noqa: TRY400  # one line
         raise KeyboardInterrupt from error
 
 
-def _as_bytes(tensor: Tensor) -> Tensor:
+def _as_bytes(tensor: "Tensor") -> "Tensor":
     """Return the memory of a contiguous tensor: bytes of any type can be sent."""
+    import torch
+
     return tensor.view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
 
 
-def _fields(of: Batch | Views) -> dict[str, Tensor]:
+def _fields(of: "Batch | Views") -> "dict[str, Tensor]":
     return {name: getattr(of, name) for name in type(of).__slots__}

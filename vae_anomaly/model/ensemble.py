@@ -127,7 +127,7 @@ class Ensemble:
         rows = trial_rows(few, 2 * ROWS)
         whole = score_rows(few, rows).total
         parts = [slice(first, last) for first, last in ((1, ROWS + 1), (ROWS - 9, 2 * ROWS))]
-        return all(torch.equal(score_rows(few, rows.rows(part)).total, whole[part]) for part in parts)
+        return all(torch.equal(score_rows(few, rows.rows(part)).total.view(torch.int64), whole[part].view(torch.int64)) for part in parts)
 
     def nets(self, index: Tensor) -> "Ensemble":
         """Return the ensemble of the networks at ``index``; weights are not rescaled."""
@@ -280,6 +280,7 @@ def trial_rows(ensemble: Ensemble, count: int) -> Batch:
     level[..., constants.code] = constants.level
     observed = torch.rand(count, layout.window, numbers + codes, generator=generator) >= MADE_HOLES
     observed[: count // 2] = True
+    observed |= ~observed.any(-1, keepdim=True)  # a row without a cell has no score
     return Batch(numeric=numeric.masked_fill(~observed[..., :numbers], 0.0), codes=level, observed=observed)
 
 

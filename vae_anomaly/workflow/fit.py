@@ -85,6 +85,9 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
     """
     config, output = request.config, request.output
     data, tracking = config.data, config.tracking
+    rank, size = process_group.processes()
+    if rank:
+        raise ConfigError(f"process {rank} of {size} that torchrun started cannot fit by itself: call help_fit in all but process 0.")
     validate(config)
     if not tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
