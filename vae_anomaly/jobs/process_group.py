@@ -107,6 +107,7 @@ class ProcessGroup:
         self, vae: "Vae", data: "TrainingData", config: TrainConfig, generator: "torch.Generator", start: "TrainingState | None"
     ) -> Iterator[None]:
         """Send a training to the others, which begin it."""
+        self.busy = True  # from now on they wait for its parts and not to be released
         parameters = [p.detach().cpu() for p in vae.parameters()]
         tensors = {**_fields(data.batch), **_fields(data.views), **{f"p{i}": p for i, p in enumerate(parameters)}}
         made = {"nets": len(data.rows), "layout": vae.layout, "model": vae.settings, "train": config, "unseen": data.unseen, "start": start}
@@ -114,7 +115,6 @@ class ProcessGroup:
         self._broadcast([{**made, "tensors": {name: (t.shape, t.dtype) for name, t in tensors.items()}}])
         for tensor in tensors.values():
             self._send(tensor)
-        self.busy = True
         yield
         self.busy = False
 
