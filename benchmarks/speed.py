@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from measured import measured
 from numpy.typing import NDArray
 
 from vae_anomaly.config import Config, ModelConfig, TrackingConfig, TrainConfig
@@ -135,18 +135,6 @@ RATIOS = (
 )
 
 
-def peak_of(process: "subprocess.Popen[bytes]") -> int:
-    """Wait for a process and return the most memory it held, in KiB; what the parent held when it was started does not count."""
-    peak, status = 0, Path(f"/proc/{process.pid}/status")
-    while process.poll() is None:
-        held = [line.split()[1] for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
-        peak = max(peak, int(held[0]) if held else 0)
-        time.sleep(0.2)
-    if process.returncode:
-        sys.exit(f"{process.args} ended with {process.returncode}")
-    return peak
-
-
 def stream(rows: int) -> dict[str, float]:
     """Score a Parquet file of ``rows`` × 20 with the command line in a process of its own; return rows a second and peak memory."""
     from vae_anomaly.artifact import save
@@ -159,11 +147,8 @@ def stream(rows: int) -> dict[str, float]:
         with pq.ParquetWriter(folder / "big.parquet", schema) as writer:
             for start in range(0, rows, SCORE_ROWS):
                 writer.write_table(as_table(sample(min(SCORE_ROWS, rows - start), seed=start)))
-        command = [sys.executable, "-m", "vae_anomaly", "score", str(folder / "big.parquet"), "-m", str(folder / "model"), "--quiet"]
-        start_time = time.perf_counter()
-        kib = peak_of(subprocess.Popen(command))
-        seconds = time.perf_counter() - start_time
-    return {"rows": rows, "rows_per_second": rows / seconds, "peak_gib": kib / 2**20}
+        took = measured("score", folder / "big.parquet", "-m", folder / "model", "--quiet")
+    return {"rows": rows, "rows_per_second": rows / took.seconds, "peak_gib": took.peak * 1e6 / 2**30}
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 
 from tests import tiny
 from vae_anomaly import artifact
+from vae_anomaly.cli import terminal
 from vae_anomaly.config import Config
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs.process_group import join_processes, processes, together
@@ -59,6 +60,29 @@ def test_only_the_first_process_fits(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"^process 1 of 2 that torchrun started cannot fit by itself: call help_fit"):
         fit_files(FitRequest(data=("absent.csv",), config=Config(), output=Path("m")))
+
+
+def test_processes_that_do_not_find_each_other_are_an_error_of_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise RuntimeError("no answer from localhost")
+
+    for name, value in GIVEN.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.distributed.init_process_group", nobody)
+    with pytest.raises(ConfigError) as error, join_processes("cpu"):
+        pass
+    assert str(error.value) == "the 2 processes that torchrun started do not find each other: no answer from localhost"
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_the_first_process_alone_tells_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str, lines: int
+) -> None:
+    for name, value in (GIVEN | {"RANK": rank}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended, terminal.exit_codes(as_json=False):
+        raise KeyboardInterrupt
+    assert (ended.value.code, len(capsys.readouterr().err.splitlines())) == (130, lines)
 
 
 def test_what_says_that_a_process_has_gone_is_an_interrupt_and_nothing_else_is(caplog: pytest.LogCaptureFixture) -> None:

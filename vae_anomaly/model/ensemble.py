@@ -31,9 +31,9 @@ from vae_anomaly.schema.encoding import Batch
 MOST_ROWS = 2048
 # Numbers of one activation of a block at most, so that wide tables keep their memory.
 MOST_NUMBERS = 2**21
+LEAST_WIDTH = 64  # of the activations: hidden layers are about as wide
 # Share of missing cells in the rows that ``rounds_alike`` is tried with.
 MADE_HOLES = 0.05
-LEAST_WIDTH = 64  # of the activations: hidden layers are about as wide
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

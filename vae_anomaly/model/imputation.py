@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vae_anomaly.model.prior import COSTS_AT_ONCE, NAT_IN_BITS, NEGLIGIBLE_BITS, Exemplars, adapt_bandwidths, equal_log_weights
+from vae_anomaly.model.prior import NAT_IN_BITS, Exemplars, adapt_bandwidths, equal_log_weights, relative_powers, rows_at_once
 from vae_anomaly.model.scaling import Views, gather_cells
-from vae_anomaly.model.vae import ROWS, Cells, Layout, Vae, expected_units, row_product
+from vae_anomaly.model.vae import Cells, Layout, Vae, expected_units, row_product
 from vae_anomaly.schema.encoding import Batch
 
 # Exemplars used for the bandwidth: the mean of 500 nearest-neighbour distances is good to a few per cent.
@@ -52,7 +52,7 @@ def cell_bank(vae: Vae, views: Views, exemplars: Exemplars) -> CellBank:
 def conditional_units(units: Tensor, observed: Tensor, bank: CellBank) -> Tensor:
     """Return the expected units ``[g, n, u]`` given the units that are ``observed`` (bool ``[g or 1, n, u]``)."""
     seen = observed.to(units.dtype).expand(units.shape)
-    rows = max(1, COSTS_AT_ONCE // (bank.log_weight.numel() * ROWS)) * ROWS
+    rows = rows_at_once(bank.log_weight.numel())
     parts = zip(torch.split(units * seen, rows, dim=1), torch.split(seen, rows, dim=1), strict=True)
     return torch.cat([kernel_mean(kernel_costs(known, here, bank), bank.units) for known, here in parts], dim=1)
 
@@ -66,7 +66,7 @@ def kernel_costs(known: Tensor, seen: Tensor, bank: CellBank) -> Tensor:
 
 def kernel_mean(costs: Tensor, values: Tensor) -> Tensor:
     """Return the mean of ``values`` ``[g, e, v]`` with weights 2^−costs, ``[g, n, e] → [g, n, v]``; overwrites ``costs``."""
-    weight = torch.sub(costs.amin(-1, keepdim=True), costs, out=costs).clamp_min_(NEGLIGIBLE_BITS).exp2_()
+    _, weight = relative_powers(costs)
     if values.shape[-1] == 1:  # products with one or few outputs are many times slower
         return ((weight * values.transpose(1, 2)).sum(-1) / weight.sum(-1)).unsqueeze(-1)
     sums = row_product(weight, torch.cat([values, torch.ones_like(values[..., :1])], dim=-1))

@@ -136,7 +136,7 @@ def kl_to_prior(mu: Tensor, logvar: Tensor, prior: PriorProduct, own: Tensor | N
     of the others are rescaled to sum to 1.
     """
     place = None if own is None else _place(own, prior)
-    rows = max(1, COSTS_AT_ONCE // (prior.offset.shape[-1] * ROWS)) * ROWS
+    rows = rows_at_once(prior.offset.shape[-1])
     left = torch.split(_left(mu, logvar, prior), rows, dim=1)
     places = [None] * len(left) if place is None else torch.split(place, rows, dim=1)
     one = left[0].shape[1] * prior.offset.shape[-1]  # costs of a network
@@ -177,9 +177,19 @@ def _without_own(costs: Tensor, own: Tensor | None) -> Tensor:
 
 def _soft_minimum(costs: Tensor) -> Tensor:
     """Return −log2 Σ 2^(−costs) over the last axis; overwrites ``costs``."""
+    least, powers = relative_powers(costs)
+    return least.squeeze(-1) - powers.sum(-1).log2()
+
+
+def relative_powers(costs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least of costs in bits ``[g, n, e]``, ``[g, n, 1]``, and 2^(least − cost) of each; overwrites ``costs``."""
     least = costs.amin(-1, keepdim=True)
-    total = torch.sub(least, costs, out=costs).clamp_min_(NEGLIGIBLE_BITS).exp2_().sum(-1)
-    return least.squeeze(-1) - total.log2()
+    return least, torch.sub(least, costs, out=costs).clamp_min_(NEGLIGIBLE_BITS).exp2_()
+
+
+def rows_at_once(costs: int) -> int:
+    """Return of how many rows ``COSTS_AT_ONCE`` holds the costs, so many of each: a multiple of ``ROWS``, ``ROWS`` at least."""
+    return max(1, COSTS_AT_ONCE // (costs * ROWS)) * ROWS
 
 
 def exemplar_costs(mu: Tensor, logvar: Tensor, prior: PriorProduct) -> Tensor:
