@@ -53,7 +53,6 @@ def test_sensor_differs_where_it_says_so() -> None:
         "data.group_by",
         "data.missing_values",
         "calibration.alpha",
-        "calibration.method",
         "tracking.model_name",
         "tracking.experiment",
     }

@@ -23,6 +23,7 @@ Prior = Literal["exemplar", "standard"]
 Activation = Literal["silu", "relu"]
 Likelihood = Literal["student-t", "gaussian"]
 CalibrationMethod = Literal["auto", "split", "cross"]
+SeriesView = Literal["values", "own", "ar"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +69,8 @@ class DataConfig(Reading):
     id_columns: tuple[str, ...] = ()  # keys; never inputs of the model
     exclude: tuple[str, ...] = ()  # columns to drop
     include: tuple[str, ...] = ()  # columns to use although they look like ids or timestamps
-    time_column: str | None = None  # the most recent rows calibrate, because neighbouring rows are correlated
-    group_by: str | None = None  # one threshold per value of this column
+    time_column: str | None = None  # the rows are time series: the settings of [series] apply
+    group_by: str | None = None  # one threshold per value of this column; with a time column, one time series per value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,17 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeriesConfig:
+    """Rows in time, where ``data.time_column`` is set: what the networks read, smoothing of the score, and folds of the calibration."""
+
+    views: tuple[SeriesView, ...] = ("values", "own", "ar")  # numbers, residuals from their own past, and from that of all columns
+    lags: int = 3  # rows that a prediction takes
+    span: int = 20  # rows of the exponentially weighted mean of the scores; 1: none
+    folds: int = 5  # contiguous blocks of the training time that calibrate
+    max_gap: float | None = None  # a longer step of time starts the series anew, in seconds; None: 20 times the usual step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingConfig:
     """Where MLflow logs runs and models."""
 
@@ -136,6 +148,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    series: SeriesConfig = field(default_factory=SeriesConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
 
@@ -177,6 +190,11 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "calibration.alpha": _SHARE,
     "calibration.share": _SHARE,
     "calibration.max_rows": _at_least(1),
+    "series.views": (lambda value: 0 < len(set(value)) == len(value), "at least one view, each once"),
+    "series.lags": _at_least(1),
+    "series.span": _at_least(1),
+    "series.folds": _at_least(3),
+    "series.max_gap": (lambda value: value is None or 0 < value < math.inf, "> 0"),
     "tracking.model_name": _A_NAME,
     "tracking.alias": _A_NAME,
     "tracking.experiment": (lambda value: value.strip() != "", "a name"),  # on Databricks a path, with slashes

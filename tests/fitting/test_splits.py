@@ -1,13 +1,10 @@
 """Split of the rows: which calibrate, which train, and which rows each network learns from, is validated on and takes exemplars from."""
 
-import math
-
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from tests import tiny
 from tests.tiny import Case
@@ -16,7 +13,6 @@ from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config
 from vae_anomaly.errors import TooFewRows
 from vae_anomaly.fitting.splits import (
     FEW_FOLDS,
-    GAP_SHARE,
     MANY_FOLDS,
     SPLIT_FROM_ROWS,
     RowSplit,
@@ -119,43 +115,14 @@ def test_the_rate_that_a_refusal_names_is_then_accepted(rows: int, method: Calib
     assert len(split_rows(_config(alpha=named, method=method), rows, seed=0).calibration) >= calibration_rows_needed(named)
 
 
-# Time
-
-
-def _check_blocks(split: RowSplit, time: NDArray[np.int64], group: NDArray[np.int64]) -> None:
-    """Check that in time order every group has training rows, then a gap, then calibration rows."""
-    for name in np.unique(group):
-        rows = np.flatnonzero(group == name)
-        fold = split.fold[rows[np.argsort(time[rows])]]
-        held, gap = int((fold == -1).sum()), int((fold == -2).sum())
-        assert (fold[len(fold) - held :] == -1).all()
-        assert (fold[len(fold) - held - gap : len(fold) - held] == -2).all()
-        assert gap == math.ceil(GAP_SHARE * len(rows))
-        assert held == pytest.approx(0.2 * len(rows), abs=1)
-
-
-def test_with_time_the_last_rows_of_each_group_calibrate_after_a_gap() -> None:
-    random = np.random.default_rng(0)
-    time, group = random.permutation(3000), random.choice(np.array([7, 8, 9]), p=[0.6, 0.3, 0.1], size=3000)
-    _check_blocks(split_rows(_config(), 3000, seed=0, time=time, group=group), time, group)
-    _check_blocks(split_rows(_config(), 3000, seed=0, time=time), time, np.zeros(3000, np.int64))
-
-
-def test_the_gap_neither_trains_nor_calibrates() -> None:
-    split = split_rows(_config(), 3000, seed=0, time=np.arange(3000))
-    gap = np.flatnonzero(split.fold == -2)
-    assert len(gap) == 30
-    assert not set(gap) & ({*split.training} | {*split.calibration})
-
-
 # Excluded rows
 
 
 def test_excluded_rows_keep_their_fold_but_do_not_train() -> None:
-    fold, excluded = np.array([0, 1, 0, -1, -2]), np.array([True, False, False, False, False])
+    fold, excluded = np.array([0, 1, 0, -1, -1]), np.array([True, False, False, False, False])
     split = RowSplit(method="split", folds=2, fold=fold, excluded=excluded)
     assert split.trainable.tolist() == [False, True, True, False, False]
-    assert (split.training.tolist(), split.calibration.tolist()) == ([1, 2], [3])
+    assert (split.training.tolist(), split.calibration.tolist()) == ([1, 2], [3, 4])
     assert RowSplit(method="cross", folds=2, fold=fold, excluded=excluded).calibration.tolist() == [0, 1, 2, 3, 4]
 
 

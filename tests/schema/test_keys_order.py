@@ -1,10 +1,17 @@
 from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
 from vae_anomaly.errors import BadCell, DataError
-from vae_anomaly.schema.keys import group_codes, time_order
+from vae_anomaly.schema.keys import group_codes, time_values
+
+
+def ranks(time: NDArray[np.float64]) -> list[int]:
+    """Return the dense rank of each time."""
+    return np.unique(time, return_inverse=True)[1].tolist()
 
 
 @pytest.mark.parametrize(
@@ -28,12 +35,12 @@ from vae_anomaly.schema.keys import group_codes, time_order
     ],
 )
 def test_order_of_times(column: pa.ChunkedArray) -> None:
-    assert time_order(column, "t").tolist() == [2, 0, 1, 2]
+    assert ranks(time_values(column, "t")[0]) == [2, 0, 1, 2]
 
 
 def test_a_missing_time_is_refused() -> None:
     with pytest.raises(DataError) as error:
-        time_order(pa.chunked_array([[1, None]]), "t")
+        time_values(pa.chunked_array([[1, None]]), "t")
     assert str(error.value) == (
         "time column 't' must have a time in every row but has none in the data row 2 (counted from 1). "
         "Drop such rows, or leave --time-column out."
@@ -51,7 +58,7 @@ def test_a_missing_time_is_refused() -> None:
 )
 def test_the_first_text_that_is_no_time_is_refused(texts: list[str], row: int) -> None:
     with pytest.raises(BadCell) as error:
-        time_order(pa.chunked_array([texts]), "t")
+        time_values(pa.chunked_array([texts]), "t")
     assert error.value.row == row
     assert str(error.value) == (
         f"time column 't' must hold times such as 2025-03-03 12:00:00 but is {texts[row]!r} in the data row {row + 1} "
@@ -62,7 +69,7 @@ def test_the_first_text_that_is_no_time_is_refused(texts: list[str], row: int) -
 @pytest.mark.parametrize("column", [pa.array([b"a"]), pa.array([[1]]), pa.array([{"x": 1}]), pa.array([True])], ids=lambda c: str(c.type))
 def test_what_has_no_order_in_time_is_refused(column: pa.Array) -> None:
     with pytest.raises(DataError) as error:
-        time_order(pa.chunked_array([column]), "t")
+        time_values(pa.chunked_array([column]), "t")
     assert str(error.value) == f"time column 't' must hold times or numbers; it is {column.type}. Name another with --time-column."
 
 
@@ -76,17 +83,30 @@ def test_groups_are_told_apart_and_no_group_is_one() -> None:
 def test_day_and_month_are_asked_for_and_never_guessed() -> None:
     texts = pa.chunked_array([["03/01/2024", "02/02/2024"]])
     with pytest.raises(DataError) as error:
-        time_order(texts, "t")
+        time_values(texts, "t")
     assert str(error.value) == (
         "time column 't' holds '03/01/2024', of which either number may be the day: give --time-format day-first or month-first."
     )
-    assert time_order(texts, "t", "day-first").tolist() == [0, 1]
-    assert time_order(texts, "t", "month-first").tolist() == [1, 0]
-    assert time_order(pa.chunked_array([["03/01/2024", "13/02/2024"]]), "t").tolist() == [0, 1]  # the second can only be day first
+    assert ranks(time_values(texts, "t", "day-first")[0]) == [0, 1]
+    assert ranks(time_values(texts, "t", "month-first")[0]) == [1, 0]
+    assert ranks(time_values(pa.chunked_array([["03/01/2024", "13/02/2024"]]), "t")[0]) == [0, 1]  # the second can only be day first
 
 
 def test_numbers_that_are_no_times_in_the_format_are_refused() -> None:
     with pytest.raises(DataError) as error:
-        time_order(pa.chunked_array([pa.array([float("inf"), 1.0])]), "t", "ms")
+        time_values(pa.chunked_array([pa.array([float("inf"), 1.0])]), "t", "ms")
     assert str(error.value) == "time column 't' cannot be read with --time-format ms. Name the format or the unit of its numbers."
-    assert time_order(pa.chunked_array([["1700000060", "1700000000"]]), "t").tolist() == [1, 0]
+    assert time_values(pa.chunked_array([["1700000060", "1700000000"]]), "t")[0].tolist() == [1700000060.0, 1700000000.0]
+
+
+def test_times_are_in_seconds_and_numbers_are_plain() -> None:
+    time, is_clock = time_values(pa.chunked_array([pa.array([1_500, 2_000], pa.timestamp("ms"))]), "t")
+    assert (time.tolist(), is_clock) == ([1.5, 2.0], True)
+    time, is_clock = time_values(pa.array(["3", "1"]), "t")
+    assert (time.tolist(), is_clock) == ([3.0, 1.0], False)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_number_that_is_no_time_names_its_row(number: float) -> None:
+    with pytest.raises(BadCell, match=r"time column 't' must have a time in every row but has none in the data row 2 "):
+        time_values(pa.array([1.0, number]), "t")

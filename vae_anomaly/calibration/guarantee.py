@@ -5,6 +5,7 @@ A limit for this very model is stated only where one is known; a rate that holds
 
 from dataclasses import dataclass
 
+from vae_anomaly.calibration.blocks import BlockRates
 from vae_anomaly.calibration.conformal import CONFIDENCE, finest_alpha, rounded_up
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.messages import percent
@@ -12,7 +13,9 @@ from vae_anomaly.messages import percent
 
 def guarantee_statement(threshold: Threshold) -> str:
     """Return one sentence: the upper limit of the false-alarm rate, its confidence and the rows it holds for."""
-    n = len(threshold.calibration)
+    n, rates = len(threshold.calibration), threshold.rates
+    if rates is not None:
+        return blocks_statement(threshold.alpha, rates)
     if threshold.method == "cross":
         return (
             f"cross-fitted on n = {n:,} rows the false-alarm rate is about {percent(threshold.alpha)}, and at most "
@@ -28,6 +31,18 @@ def guarantee_statement(threshold: Threshold) -> str:
     return (
         f"with n = {_counted_rows(threshold)}{fitted} the false-alarm rate{pooled} is {sure}{assumed}, for exchangeable rows{chosen}"
         f"{_of_groups(threshold)}"
+    )
+
+
+def blocks_statement(alpha: float, rates: BlockRates) -> str:
+    """Return what blocks of time say about the false-alarm rate of a threshold: an estimate, and for which time it holds."""
+    worth = max(1.0, float(f"{rates.effective_rows:.2g}"))
+    few = f", fewer than the {1 / alpha:,.0f} of which one would be a false alarm" if rates.effective_rows < 1 / alpha else ""
+    return (
+        f"alpha {alpha:g} is set from {rates.blocks} contiguous blocks of your training time. Its rows resemble their neighbours: "
+        f"{rates.rows:,} rows are worth about {worth:,.0f} independent ones{few}. Inside that time the blocks' own rates were "
+        f"{percent(rates.lowest)} to {percent(rates.highest)}. In the next stretch of the same kind expect between {percent(rates.low)} "
+        f"and {percent(rates.high)}; if the process drifts beyond what these blocks show, more. This is an estimate, not a guarantee"
     )
 
 
@@ -79,6 +94,7 @@ def guarantee_of(threshold: Threshold) -> Guarantee:
     """
     n = len(threshold.calibration)
     low, high = threshold.law.central(BAND) if threshold.method == "split" else (None, None)
+    estimated = threshold.method in {"cross", "blocks"}
     return Guarantee(
         alpha=threshold.alpha,
         method=threshold.method,
@@ -89,7 +105,7 @@ def guarantee_of(threshold: Threshold) -> Guarantee:
         low=low,
         high=high,
         words=_promise_in_words(threshold, low, high),
-        limit=None if threshold.method == "cross" else threshold.limit,
+        limit=None if estimated else threshold.limit,
         statement=guarantee_statement(threshold),
     )
 
@@ -100,6 +116,11 @@ def _promise_in_words(threshold: Threshold, low: float | None, high: float | Non
         return (
             f"about {percent(alpha)} of normal rows like these are flagged (estimated by a tail fitted to the "
             f"{threshold.tail.exceedances:,} highest of {n:,} calibration rows)"
+        )
+    if (rates := threshold.rates) is not None:
+        return (
+            f"about {percent(alpha)} of normal rows in time like these are flagged: between {percent(rates.low)} and {percent(rates.high)} "
+            f"in the next stretch, estimated from {rates.blocks} blocks of {n:,} rows"
         )
     if low is None or high is None:
         return (

@@ -228,7 +228,7 @@ def budget_table(threshold: Threshold, anomalous: _Floats | None, rows: float | 
 def _budget_row(threshold: Threshold, anomalous: _Floats | None, rows: float | None) -> BudgetRow:
     return BudgetRow(
         alpha=threshold.alpha,
-        limit=None if threshold.method == "cross" else threshold.limit,
+        limit=None if threshold.method in {"cross", "blocks"} else threshold.limit,
         threshold=threshold.value,
         false_alarms_per_10000=threshold.alpha * 10_000,
         alerts_per_day=None if rows is None else threshold.alpha * rows,

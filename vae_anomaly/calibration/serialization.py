@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, get_args
 
 import numpy as np
@@ -29,12 +30,15 @@ def threshold_values(threshold: Threshold) -> dict[str, Any]:
         "statement": guarantee_statement(threshold),
         "tail": tail and {"exceedances": tail.exceedances, "shape": tail.shape, "fit_p_value": tail.fit_p_value},
         "groups": groups and {"column": groups.column, "names": list(groups.names)},
+        **({} if threshold.rates is None else {"blocks": asdict(threshold.rates)}),
     }
 
 
 def threshold_tensors(threshold: Threshold) -> dict[str, Tensor]:
     """Return the calibration scores, the curve of the tail and the arrays of the groups, by tensor name."""
     arrays: dict[str, NDArray[Any]] = {"calibration": threshold.calibration}
+    if threshold.block is not None:
+        arrays["threshold.block"] = threshold.block
     if threshold.tail is not None:
         arrays["threshold.curve"] = threshold.tail.curve
     if threshold.groups is not None:
@@ -63,7 +67,20 @@ def threshold_from(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
         groups=_groups(values["groups"], tensors, len(scores)) if values.get("groups") else None,
         tried=tried,
         copies=_copies(values.get("copies", 0), len(scores)),
+        **_blocks(values, tensors, len(scores)),
     )
+
+
+def _blocks(values: Mapping[str, Any], tensors: Mapping[str, Tensor], rows: int) -> dict[str, Any]:
+    """Return the blocks of the calibration scores of a time series and how many independent rows these are worth."""
+    if values["method"] != "blocks":
+        return {}
+    block, worth = tensors["threshold.block"].numpy(), values["blocks"]["effective_rows"]
+    if block.dtype != np.int64 or block.shape != (rows,) or len(np.unique(block)) < 2:  # noqa: PLR2004  # a spread needs two
+        raise ValueError("threshold.block does not name the block of each calibration score")
+    if type(worth) is not float or not 0.0 < worth < math.inf:
+        raise ValueError(f"effective_rows is {worth!r}, not a number above 0")
+    return {"block": block, "effective_rows": worth}
 
 
 def _copies(copies: Any, rows: int) -> int:

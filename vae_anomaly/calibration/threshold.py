@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vae_anomaly.calibration.blocks import BlockRates, block_rates, block_threshold
 from vae_anomaly.calibration.conformal import (
     CONFIDENCE,
     RateLaw,
@@ -28,7 +29,7 @@ from vae_anomaly.calibration.tail import LEAST_ROWS, Tail, finest_tail_alpha
 from vae_anomaly.errors import NotCalibrated
 
 Method = Literal["split", "cross"]
-ThresholdKind = Literal["split", "cross", "gpd"]
+ThresholdKind = Literal["split", "cross", "gpd", "blocks"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +49,8 @@ class Threshold:
     groups: Groups | None = None
     tried: int = 1
     copies: int = 0
+    block: NDArray[np.int64] | None = None  # of a time series: block of training time of each calibration score, [n]
+    effective_rows: float | None = None  # of a time series: how many independent rows the calibration scores are worth
     table: NDArray[np.float64] | None = None  # conditional p-value of each rank, [n + 1]; None for marginal p-values
 
     def p_values(self, scores: NDArray[np.float64], codes: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
@@ -85,6 +88,8 @@ class Threshold:
         """
         n = len(self.calibration)
         needed = calibration_rows_needed(alpha)
+        if self.block is not None and needed <= n:
+            return replace(self, alpha=alpha, value=block_threshold(self.calibration, self.block, alpha), tried=1)
         if self.tail is not None:
             return replace(self, alpha=alpha, value=self._value_of_tail(alpha, self.tail), tried=1)
         if self.table is not None:
@@ -156,6 +161,13 @@ class Threshold:
         return replace(self, copies=len(self.calibration) - len(np.unique(self.calibration)))
 
     @property
+    def rates(self) -> BlockRates | None:
+        """What the blocks of a time series say about the false-alarm rate; None for rows that are not in time."""
+        if self.block is None or self.effective_rows is None:
+            return None
+        return block_rates(self.calibration, self.block, self.alpha, effective_rows=self.effective_rows)
+
+    @property
     def limit(self) -> float:
         """Upper 95 % confidence limit of the false-alarm rate, Bonferroni-corrected for the ``tried`` rates."""
         return self.law.upper(1.0 - (1.0 - CONFIDENCE) / self.tried)
@@ -163,11 +175,18 @@ class Threshold:
     @property
     def highest(self) -> float:
         """Value of the threshold at the smallest alpha it allows."""
+        if self.block is not None:
+            return max(float(self.calibration[-1]), self.value)
         return float(self.calibration[-1]) if self.tail is None else max(float(self.calibration[-1]), self.tail.value(self.tail.finest))
 
 
 # How an error names the p-values of each method; empty for exact ones.
-_KINDS = {"split": "", "cross": "cross-fitted ones, which are approximate", "gpd": "those of a fitted tail, which are estimates"}
+_KINDS = {
+    "split": "",
+    "blocks": "those of a time series, which are estimates",
+    "cross": "cross-fitted ones, which are approximate",
+    "gpd": "those of a fitted tail, which are estimates",
+}
 
 
 def _by_tail(n: int, alpha: float) -> str:
@@ -188,6 +207,18 @@ def calibrate(scores: NDArray[np.float64], alpha: float, method: Method = "split
     return Threshold(method=method, alpha=alpha, value=math.inf, calibration=ordered).at(alpha)
 
 
+def calibrate_blocks(scores: NDArray[np.float64], block: NDArray[np.int64], alpha: float, *, effective_rows: float) -> Threshold:
+    """Return the threshold of a time series for smoothed held-out scores ``[n]`` and the block of training time of each, int64 ``[n]``.
+
+    Raises NotCalibrated if there are too few scores for ``alpha``.
+    """
+    order = np.argsort(scores, kind="stable")
+    found = Threshold(
+        method="blocks", alpha=alpha, value=math.inf, calibration=scores[order], block=block[order], effective_rows=effective_rows
+    )
+    return found.at(alpha)
+
+
 AS_FEW = 0.001  # probability below which few alarms are told: of one batch of normal rows in a thousand
 
 
@@ -196,7 +227,12 @@ def too_few_alarms(threshold: Threshold, rows: int, alarms: int) -> str:
 
     The probability is that of independent normal rows like those of the calibration, over calibrations and batches.
     """
-    if not math.isfinite(threshold.value) or alarms >= threshold.alpha * rows or threshold.law.as_few(rows, alarms) >= AS_FEW:
+    if (
+        threshold.block is not None
+        or not math.isfinite(threshold.value)
+        or alarms >= threshold.alpha * rows
+        or threshold.law.as_few(rows, alarms) >= AS_FEW
+    ):
         return ""
     return (
         f"{alarms:,} alarms are fewer than chance allows: {threshold.alpha * rows:,.1f} are expected of {rows:,} normal rows. Rows that "

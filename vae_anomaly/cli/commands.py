@@ -100,6 +100,8 @@ def fit(
     at: opt.At = None,
     time_column: opt.TimeColumn = None,
     group_by: opt.GroupBy = None,
+    span: opt.Span = None,
+    max_gap: opt.MaxGap = None,
     alpha: opt.Alpha = None,
     calibration: opt.Calibration = None,
     steps: opt.Steps = None,
@@ -129,6 +131,7 @@ def fit(
     overrides = {
         "data": {field.name: options[field.name] for field in fields(DataConfig)},
         "calibration": {"alpha": alpha, "method": calibration},
+        "series": {"span": span, "max_gap": max_gap},
         "train": {"steps": steps, "device": device, "contamination_robust": contamination_robust or None},
         "model.prior": prior,
         "tracking": {"model_name": model_name, "alias": alias, "experiment": experiment, "uri": tracking_uri},

@@ -23,7 +23,7 @@ from vae_anomaly.choices import (
     ReadOnError,
     ScoreFormat,
 )
-from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, TrackingConfig, TrainConfig
+from vae_anomaly.config import CalibrationConfig, CalibrationMethod, Config, DataConfig, Prior, SeriesConfig, TrackingConfig, TrainConfig
 from vae_anomaly.errors import ConfigError
 
 BYTE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
@@ -101,6 +101,18 @@ def parse_size(text: str) -> int:
     return size
 
 
+def duration(text: str | float) -> float:
+    """Return a duration in seconds: ``'90s'``, ``'10min'``, ``'2h'``, ``'1d'``; a plain number as it is. Raises ConfigError.
+
+    >>> duration("10min"), duration("0.5h"), duration("100")
+    (600.0, 1800.0, 100.0)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|h|d|)\s*", str(text))
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError(f"--max-gap must be a time such as 90s, 10min, 2h or 1d; got {text!r}")
+    return float(match[1]) * {"ms": 1e-3, "min": 60.0, "h": 3600.0, "d": 86_400.0}.get(match[2], 1.0)
+
+
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 _data = partial(typer.Option, rich_help_panel="Data")
 _column = partial(_data, metavar="COLUMN")
@@ -126,12 +138,26 @@ Include = Annotated[Any, _list(help="Columns to keep even if they look like IDs,
 MissingValues = Annotated[
     Any, _list(help="Texts that mean a missing value, comma-separated; an empty cell is always missing.", metavar="'?,Bad'")
 ]
-TimeColumn = Annotated[str | None, _column(help="Timestamp column: the latest rows are held out for calibration.")]
+TimeColumn = Annotated[
+    str | None,
+    _column(
+        help="Timestamp column: the rows are time series. Their past is part of the score, which is smoothed, and blocks of time calibrate."
+    ),
+]
+Span = Annotated[
+    int | None,
+    _data(metavar="ROWS", help="Rows over which the scores of a time series are smoothed; 1: none.", show_default=str(SeriesConfig().span)),
+]
+MaxGap = Annotated[
+    Any,
+    _data("--max-gap", metavar="TIME", parser=duration, show_default="20 times the usual step",
+          help="Longest step in a time series, such as 90s, 10min or 2h; after a longer one it starts anew."),
+]  # fmt: skip
 RateTime = Annotated[str | None, _column("--time-column", help="Timestamp column, to count rows per day.", show_default="that of the fit")]
 GroupBy = Annotated[
     str | None,
-    _column(help="Column that names the machine or other group of a row: one threshold per group, and with --time-column the latest rows "
-            "of each group are held out."),
+    _column(help="Column that names the machine or other group of a row: one threshold per group, and with --time-column one time series "
+            "per group."),
 ]  # fmt: skip
 _ON_ERROR = "What to do with a malformed CSV row: stop, or skip it and report how many were skipped."
 OnErrorFit = Annotated[ReadOnError | None, _data("--on-error", help=_ON_ERROR, show_default=DataConfig().on_error)]

@@ -147,16 +147,24 @@ def _budget(table: Sequence[BudgetRow]) -> list[str]:
     return ["Alternatives:", *text.table_lines([head[i] for i in filled], [[row[i] for i in filled] for row in rows])]
 
 
+_METHODS = {
+    "split": "split, exact",
+    "cross": "cross-fitted, approximate",
+    "gpd": "fitted tail, estimated",
+    "blocks": "blocks of time, estimated",
+}
+
+
 def threshold_facts(promise: Guarantee) -> list[tuple[str, str]]:
     """Return the threshold and its guarantee as facts."""
-    method = {"split": "split, exact", "cross": "cross-fitted, approximate", "gpd": "fitted tail, estimated"}[promise.method]
+    method = _METHODS[promise.method]
     return [
         (
             "threshold",
             f"{promise.threshold:.6g} at alpha {promise.alpha:g} ({method}; smallest possible alpha {rounded_up(promise.finest_alpha)})",
         ),
         ("guarantee", promise.words),
-        ("limit", promise.statement if promise.limit is not None else ""),
+        ("limit", promise.statement if promise.limit is not None or promise.method == "blocks" else ""),
     ]
 
 

@@ -16,12 +16,14 @@ from vae_anomaly.calibration.serialization import threshold_from, threshold_tens
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.config import Config, ModelConfig, Prior, config_from_dict, config_to_dict
 from vae_anomaly.detector.card import Blocks, Card, ColumnQuality, are_measured
+from vae_anomaly.detector.series import Series
 from vae_anomaly.errors import ConfigError, DamagedArtifact
 from vae_anomaly.explain.contributions import Usual
 from vae_anomaly.messages import shorten
 from vae_anomaly.model.ensemble import ConstantColumns, Ensemble, Scores, score_rows
+from vae_anomaly.model.prediction import ACROSS, Predictors
 from vae_anomaly.model.prior import Exemplars
-from vae_anomaly.model.scaling import Views
+from vae_anomaly.model.scaling import VIEW_TENSORS, Views
 from vae_anomaly.model.vae import Layout, Vae
 from vae_anomaly.redaction import redacted_config
 from vae_anomaly.schema.encoding import Batch, model_order
@@ -44,6 +46,7 @@ class Detector:
     card: Card
     usual: Usual | None = None  # None: fitted by a version that did not store it
     blocks: Blocks | None = None  # None: too few alarms, or cross-fitted
+    series: Series | None = None  # how rows in time are scored; None: each row is scored alone
 
     def scores(self, batch: Batch, *, threads: int = 1) -> Scores:
         """Score rows encoded by ``schema.encoding.encode``: reconstruction, KL and their sum, float64 ``[n]``, weighted nats."""
@@ -75,8 +78,14 @@ class Detector:
             "card": asdict(self.card),
             "blocks": None if self.blocks is None else asdict(self.blocks),
         }
+        if self.series is not None:
+            values["series"] = {name: getattr(self.series, name) for name in Series.__slots__ if name != "start"}
         tensors = {f"vae.{name}": tensor for name, tensor in e.vae.state_dict().items()}
-        tensors |= {f"views.{name}": getattr(e.views, name) for name in Views.__slots__}
+        tensors |= {f"views.{name}": getattr(e.views, name) for name in VIEW_TENSORS}
+        if e.views.predictors is not None:
+            tensors |= {f"predictors.{name}": getattr(e.views.predictors, name) for name in Predictors.__slots__}
+        if self.series is not None:
+            tensors["series.start"] = self.series.start
         tensors |= {f"exemplars.{name}": getattr(e.exemplars, name) for name in Exemplars.__slots__}
         tensors |= {f"constants.{name}": getattr(e.constants, name) for name in ("numeric", "value", "code", "level")}
         tensors |= {"weight": e.weight, "beta": e.beta, "noise": e.noise, "numeric": e.numeric, "codes": e.codes}
@@ -119,7 +128,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
     ensemble = Ensemble(
         layout=layout,
         vae=vae,
-        views=Views(**{n: tensors[f"views.{n}"] for n in Views.__slots__}),
+        views=Views(**{n: tensors[f"views.{n}"] for n in VIEW_TENSORS}, predictors=_predictors(tensors)),
         exemplars=Exemplars(**{n: tensors[f"exemplars.{n}"] for n in Exemplars.__slots__}),
         weight=weight,
         beta=tensors["beta"],
@@ -143,7 +152,46 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Detector
         card=parsed(Card, values["card"]),
         usual=_usual(tensors, len(values["quality"])),
         blocks=parsed(Blocks, values["blocks"]) if values.get("blocks") else None,
+        series=_series(values, tensors, ensemble, len(schema.columns)),
     )
+
+
+def _predictors(tensors: Mapping[str, Tensor]) -> Predictors | None:
+    """Return the predictors of a model of rows in time, None for another model. Raises KeyError and ValueError."""
+    if "predictors.kind" not in tensors:
+        return None
+    found = Predictors(**{name: tensors[f"predictors.{name}"] for name in Predictors.__slots__})
+    nets, lags, numbers = found.own.shape
+    across = int((found.kind == ACROSS).sum())
+    expected = {
+        "kind": _Expected(tensor=found.kind, shape=(nets,), dtype=I64),
+        "centre": _Expected(tensor=found.centre, shape=(nets, numbers), dtype=F64),
+        "spread": _Expected(tensor=found.spread, shape=(nets, numbers), dtype=F64, positive=True),
+        "own": _Expected(tensor=found.own, shape=(nets, lags, numbers), dtype=F64),
+        "across": _Expected(tensor=found.across, shape=(across, lags * numbers, numbers), dtype=F64),
+    }
+    for name, one in expected.items():
+        _check(f"predictors.{name}", one)
+    if not lags or not bool(((found.kind >= 0) & (found.kind <= ACROSS)).all()):
+        raise ValueError("predictors.kind names a kind of network that there is not")
+    return found
+
+
+def _series(values: Mapping[str, Any], tensors: Mapping[str, Tensor], ensemble: Ensemble, columns: int) -> Series | None:
+    """Return how rows in time are scored, None for a model of single rows. Raises KeyError, TypeError and ValueError."""
+    predictors, stored = ensemble.views.predictors, values.get("series")
+    if (predictors is None) != (stored is None):
+        raise ValueError("a model of rows in time has both predictors and the settings of its series")
+    if predictors is None or stored is None:
+        return None
+    if predictors.centre.shape != ensemble.views.centre.shape:
+        raise ValueError("predictors are not those of the networks")
+    start = tensors["series.start"]
+    _check("series.start", _Expected(tensor=start, shape=(len(set(predictors.kind.tolist())), columns + 1), dtype=F64))
+    series = Series(start=start, **stored)
+    if type(series.span) is not int or series.span < 1 or not series.max_gap > 0 or type(series.is_clock) is not bool:
+        raise ValueError("the settings of the series are impossible")
+    return series
 
 
 def _prior(name: Any) -> Prior:

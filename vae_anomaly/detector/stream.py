@@ -21,9 +21,12 @@ from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import PREFETCH_THREADS, ExplainedRows
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.in_time import score_in_time, series_features
+from vae_anomaly.detector.series import SeriesScores, SeriesState
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
 from vae_anomaly.messages import absent_text, shorten
+from vae_anomaly.model.ensemble import Scores
 from vae_anomaly.schema.encoding import Batch, encode, model_order
 from vae_anomaly.schema.parsing import mask_tokens
 from vae_anomaly.schema.schema import conform
@@ -203,12 +206,13 @@ class InputBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredBatch:
-    """Output rows with their counts, and the rejections and the standstill up to their end."""
+    """Output rows with their counts, and the rejections, the standstill and the state of the series up to their end."""
 
     rows: pa.RecordBatch
     tally: Tally
     rejections: Rejections
     standstill: Standstill = NO_STANDSTILL
+    series: SeriesState | None = None
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -232,11 +236,17 @@ def score_batches(
 
 
 def scored_batches(
-    detector: Detector, batches: Iterable[InputBatch], options: ScoreOptions, *, threshold: Threshold | None = None
+    detector: Detector,
+    batches: Iterable[InputBatch],
+    options: ScoreOptions,
+    *,
+    threshold: Threshold | None = None,
+    state: SeriesState | None = None,
 ) -> Iterator[ScoredBatch]:
     """Score batches as they come; memory does not grow with their number.
 
-    ``threshold``: another than the detector's, at its own alpha; one with groups reads the group column.
+    ``threshold``: another than the detector's, at its own alpha; one with groups reads the group column. ``state``: where the series of
+    rows in time stand, None: at their start; their time and group columns are read.
 
     ``anomaly_score`` is in weighted nats, higher = more anomalous, null where no cell of the row is observed. Raises SchemaMismatch when
     a batch does not fit the schema and NotCalibrated when ``options.alpha`` is finer than the calibration allows.
@@ -247,7 +257,9 @@ def scored_batches(
     for batch in _gathered(batches):
         _refuse_without_ids(batch.rows, options)
         cells = conform(detector.schema, batch.rows, where=options.where, first_row=row)
-        yield _score(detector, threshold, batch, cells, options, row)
+        scored = _score(detector, threshold, batch, cells, options, row, state)
+        state = scored.series
+        yield scored
         row += batch.rows.num_rows
 
 
@@ -280,23 +292,39 @@ def _refuse_without_ids(rows: pa.RecordBatch, options: ScoreOptions) -> None:
 
 
 def _score(
-    detector: Detector, threshold: Threshold, batch: InputBatch, cells: pa.RecordBatch, options: ScoreOptions, row: int
+    detector: Detector,
+    threshold: Threshold,
+    batch: InputBatch,
+    cells: pa.RecordBatch,
+    options: ScoreOptions,
+    row: int,
+    state: SeriesState | None,
 ) -> ScoredBatch:
     raw, encoded = batch.rows, encode(detector.schema, cells)
-    scores = detector.scores(encoded, threads=options.threads)
-    total = scores.total.numpy()
+    in_time: SeriesScores | None = None
+    scores: Scores | SeriesScores
+    if detector.series is None:
+        scores = detector.scores(encoded, threads=options.threads)
+    else:
+        scores, state = score_in_time(detector, raw, encoded, state, threads=options.threads, where=options.where, first_row=row)
+        in_time = scores
+    total, *parts = (np.asarray(values) for values in (scores.total, scores.reconstruction, scores.kl))
     codes, pooled, unseen_groups = _groups_of(threshold, raw, detector.config.data.missing_values, options.where)
     flags, p_values = threshold.flags(total, codes), threshold.p_values(total, codes)
     typicality = [two_sided(p_values, threshold.low_p_values(total, codes))] if options.typicality else []
     explained = {"flagged": np.flatnonzero(flags), "all": np.flatnonzero(~np.isnan(total)), "none": np.empty(0, np.int64)}[options.explain]
+    if in_time is None:
+        features = top_features(detector.ensemble, detector.schema, encoded, explained, options.top, threads=options.threads, cells=cells)
+    else:
+        features = series_features(detector, in_time, explained, options.top, threads=options.threads, cells=cells)
     numbers = raw.column(options.row_numbers).to_numpy() if options.row_numbers else np.arange(row, row + raw.num_rows)
     keys = [raw.column(name) for name in options.id_columns] or [pa.array(numbers)]
     names = options.id_columns or ("row",)
     columns = [
         *keys,
-        *(pa.array(x, from_pandas=True) for x in (total, scores.reconstruction.numpy(), scores.kl.numpy(), p_values, *typicality)),
+        *(pa.array(x, from_pandas=True) for x in (total, *parts, p_values, *typicality)),
         pa.array(flags),
-        top_features(detector.ensemble, detector.schema, encoded, explained, options.top, threads=options.threads, cells=cells),
+        features,
         pa.repeat(options.model, raw.num_rows),
         pa.repeat(options.model_version, raw.num_rows),
     ]
@@ -306,7 +334,7 @@ def _score(
         tally = replace(tally, untypical=untypical, low=low)
     fields = [pa.field(n, k.type) for n, k in zip(names, keys, strict=True)]
     rows = pa.RecordBatch.from_arrays(columns, schema=result_schema(fields, typicality=options.typicality))
-    return ScoredBatch(rows=rows, tally=tally, rejections=batch.rejections, standstill=batch.standstill)
+    return ScoredBatch(rows=rows, tally=tally, rejections=batch.rejections, standstill=batch.standstill, series=state)
 
 
 def two_sided(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> NDArray[np.float64]:

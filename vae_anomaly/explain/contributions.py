@@ -156,7 +156,7 @@ def _to_raw(ensemble: Ensemble, batch: Batch, expected: Tensor) -> tuple[Tensor,
     """Return expected numbers, levels and their probabilities in raw units, averaged over networks, of the last step of the window."""
     layout, views, n = ensemble.layout, ensemble.views, len(batch)
     numbers, rest = layout.window * layout.numeric, expected.shape[-1]
-    raw = (expected[..., :numbers].to(torch.float64) * views.scale.unsqueeze(1) + views.centre.unsqueeze(1)).mean(0)
+    raw = (expected[..., :numbers].to(torch.float64) * views.scale.unsqueeze(1) + views.centres(ensemble.select_columns(batch))).mean(0)
     number = torch.full((n, batch.numeric.shape[-1]), torch.nan, dtype=torch.float64)
     number[:, ensemble.numeric] = raw[:, numbers - layout.numeric :]
     number[:, ensemble.constants.numeric] = ensemble.constants.value
@@ -185,6 +185,7 @@ def _last_step(layout: Layout) -> list[slice]:
 
 
 FEATURE = pa.struct([("column", pa.string()), ("value", pa.string()), ("expected", pa.string()), ("contribution", pa.float64())])
+CellText = Callable[[int, int], str | None]  # of the cell in row i and column j
 REST = "(other)"  # the entry of the columns that are not listed
 
 
@@ -204,15 +205,25 @@ def top_features(
     ``cells``: the conformed rows of the batch, for the texts of unseen levels.
     """
     picked = batch.rows(torch.from_numpy(rows))
-    explanation = explain_rows(ensemble, picked, threads=threads)
-    contribution = explanation.contribution.numpy()
+    explanation, columns = explain_rows(ensemble, picked, threads=threads), model_order(schema)
+    value = value_texts(columns, picked, None if cells is None else cells.take(pa.array(rows)))
+    return feature_lists(explanation.contribution.numpy(), columns, value, expected_texts(columns, explanation), rows, len(batch), top)
+
+
+def feature_lists(
+    contribution: NDArray[np.float64],
+    columns: Sequence[Column],
+    value: "CellText",
+    expect: "CellText",
+    rows: NDArray[np.int64],
+    count: int,
+    top: int | None,
+) -> pa.Array:
+    """Return the list array of ``top_features`` of ``count`` rows, of which ``rows`` have contributions ``[m, d]`` and texts (i, j)."""
     order = np.argsort(-contribution, axis=1, kind="stable")
     shown = order if top is None else order[:, :top]
     rest = np.take_along_axis(contribution, order[:, shown.shape[1] :], axis=1)
     parts = np.take_along_axis(contribution, shown, axis=1)
-    columns = model_order(schema)
-    value = value_texts(columns, picked, None if cells is None else cells.take(pa.array(rows)))
-    expect = expected_texts(columns, explanation)
     other: list[tuple[str, str | None, str | None]] = [(REST, None, None)] if rest.shape[1] else []
     shown_cells: list[tuple[str, str | None, str | None]] = []
     for i, indices in enumerate(shown.tolist()):
@@ -220,7 +231,7 @@ def top_features(
         shown_cells += other
     if rest.shape[1]:
         parts = np.concatenate([parts, rest.sum(1, keepdims=True)], axis=1)
-    lengths, explained = np.zeros(len(batch), dtype=np.int32), np.zeros(len(batch), dtype=np.bool_)
+    lengths, explained = np.zeros(count, dtype=np.int32), np.zeros(count, dtype=np.bool_)
     lengths[rows], explained[rows] = parts.shape[1], True
     texts = [pa.array([cell[k] for cell in shown_cells], pa.string()) for k in range(3)]
     features = pa.StructArray.from_arrays([*texts, pa.array(parts.ravel())], fields=list(FEATURE))

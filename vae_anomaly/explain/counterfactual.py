@@ -6,7 +6,7 @@ changed column, if numeric, is moved back as far as the limit allows. A counterf
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ def _differs(row: Batch, explanation: Explanation, j: int) -> bool:
 
 
 def _copies(row: Batch, count: int) -> Batch:
-    return Batch(**{name: getattr(row, name).repeat(count, 1, 1) for name in Batch.__slots__})
+    return row.map(lambda cells: cells.repeat(count, 1, 1))
 
 
 def _without_unnecessary(ensemble: Ensemble, row: Batch, now: Batch, changed: list[int], limit: float) -> tuple[Batch, list[int]]:
@@ -120,7 +120,7 @@ def _with_cell(row: Batch, j: int, other: Batch) -> Batch:
         numeric[..., j] = other.numeric[..., j]
     else:
         codes[..., j - d_num] = other.codes[..., j - d_num]
-    return Batch(numeric=numeric, codes=codes, observed=observed)
+    return Batch(numeric=numeric, codes=codes, observed=observed, past=row.past)
 
 
 def _with_smaller_change(ensemble: Ensemble, row: Batch, now: Batch, j: int, limit: float) -> Batch:
@@ -141,7 +141,7 @@ def _with_smaller_change(ensemble: Ensemble, row: Batch, now: Batch, j: int, lim
     value = inside[int(under.to(torch.uint8).argmax())] if bool(under.any()) else after
     numeric = now.numeric.clone()
     numeric[0, -1, j] = value
-    return Batch(numeric=numeric, codes=now.codes, observed=now.observed)
+    return replace(now, numeric=numeric)
 
 
 def _rounded(value: float, *, up: bool) -> list[float]:

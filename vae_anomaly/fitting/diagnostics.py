@@ -135,7 +135,7 @@ DOUBTS_SHOWN = 5  # columns whose doubt is a caution of its own
 
 
 def with_doubts(
-    quality: tuple[ColumnQuality, ...], schema: Schema, table: pa.Table, data: DataConfig, time: NDArray[np.int64] | None
+    quality: tuple[ColumnQuality, ...], schema: Schema, table: pa.Table, data: DataConfig, time: NDArray[np.float64] | None
 ) -> tuple[ColumnQuality, ...]:
     """Add to the description of a column why it may be no measurement, unless the user has included it by name."""
     from vae_anomaly.schema.doubts import doubts  # noqa: PLC0415  # only a fit asks for it
@@ -233,16 +233,14 @@ def _weak(detector: Detector) -> str:
     )
 
 
-def calibration_stability(
-    ensemble: Ensemble, batch: Batch, split: RowSplit, threshold: Threshold, time: NDArray[np.int64] | None = None
-) -> Blocks | None:
-    """Return the alarm rates over consecutive stretches of the calibration rows, ordered by ``time`` or as in the table.
+def calibration_stability(ensemble: Ensemble, batch: Batch, split: RowSplit, threshold: Threshold) -> Blocks | None:
+    """Return the alarm rates over consecutive stretches of the calibration rows, ordered as in the table.
 
     None under ``cross``, and if there are too few alarms.
     """
     if split.method == "cross":
         return None
-    rows = split.calibration if time is None else split.calibration[np.argsort(time[split.calibration], kind="stable")]
+    rows = split.calibration
     totals = score_rows(ensemble, batch.rows(torch.from_numpy(rows)), threads=torch.get_num_threads()).total
     return alarm_stability(totals.numpy(), threshold.value)
 

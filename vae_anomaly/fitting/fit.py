@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vae_anomaly.calibration.groups import calibrate_groups
@@ -25,6 +24,7 @@ from vae_anomaly.fitting.checkpointing import Progress, Stage
 from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions, with_doubts
 from vae_anomaly.fitting.held_out import FitRecord, cross_fit_scores
 from vae_anomaly.fitting.robust import exemplar_limit, first_pass_scores, first_pass_split, robust_note, trim_rows
+from vae_anomaly.fitting.series import SeriesRows, assign_series, calibrate_series, fit_past, series_rows, series_views, split_series
 from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_networks, copied_rows, split_rows
 from vae_anomaly.messages import quote
 from vae_anomaly.model.constants import FLOAT64, is_close
@@ -35,6 +35,7 @@ from vae_anomaly.model.training import History, TrainingData, device_of, fit_wei
 from vae_anomaly.model.vae import START_ROWS, Layout, Vae, init_linear
 from vae_anomaly.model.weighting import unit_weights, with_learned_weights
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
+from vae_anomaly.schema.history import Times
 from vae_anomaly.schema.schema import Schema, conform
 
 # Largest absolute number: the sum of squared differences of 10¹⁰ such numbers is still a finite float64.
@@ -59,38 +60,31 @@ def fit_detector(
     schema: Schema,
     config: Config,
     *,
-    time: NDArray[np.int64] | None = None,
-    group: NDArray[np.int64] | None = None,
+    times: Times | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Detector:
     """Fit and calibrate a detector on normal rows.
 
-    With ``time`` int64 ``[n]``, the last rows of each ``group`` int64 ``[n]`` calibrate. Raises before training: TooFewRows if ``alpha``
-    needs more calibration rows, SchemaMismatch if a row does not fit the schema, DataError if all columns are constant or a number is too
-    large, ConfigError if the device is not available.
+    With ``times`` the rows are time series, which blocks of their time calibrate (``fitting.series``). Raises before training: TooFewRows
+    if ``alpha`` needs more calibration rows, SchemaMismatch if a row does not fit the schema, DataError if all columns are constant or a
+    number is too large, ConfigError if the device is not available.
     """
-    return fit_rows(table, schema, config, time=time, group=group, stage=Stage(on_progress=on_progress)).detector
+    return fit_rows(table, schema, config, times=times, stage=Stage(on_progress=on_progress)).detector
 
 
-def fit_rows(
-    table: pa.Table,
-    schema: Schema,
-    config: Config,
-    *,
-    time: NDArray[np.int64] | None = None,
-    group: NDArray[np.int64] | None = None,
-    stage: Stage = ONE_TRAINING,
-) -> FitRecord:
+def fit_rows(table: pa.Table, schema: Schema, config: Config, *, times: Times | None = None, stage: Stage = ONE_TRAINING) -> FitRecord:
     """Fit as ``fit_detector`` does and return the rows as well; resume from the states in the checkpoint of ``stage``, if it has any."""
-    split = split_rows(config.calibration, table.num_rows, config.seed, time=time, group=group)
+    if times is not None:
+        return _fit_series(table, schema, config, times, stage)
+    split = split_rows(config.calibration, table.num_rows, config.seed)
     check_device(device_of(config.train.device))
     batch = _encode_table(schema, table)
     if config.train.contamination_robust:
         split = _trim(batch, schema, split, config, replace(stage, name="first pass"))
-    learned = _learn(batch, schema, split, config, stage)
+    learned = _learn(batch, schema, split, assign_networks(split, config), config, stage)
     stage.on_progress(Progress(stage="calibrate", done=0, total=1))
     ensemble, threshold = _calibrate(learned.ensemble, batch, split, learned.networks, config)
-    quality = with_doubts(column_quality(ensemble, batch, schema, learned.networks.validation), schema, table, config.data, time)
+    quality = with_doubts(column_quality(ensemble, batch, schema, learned.networks.validation), schema, table, config.data, None)
     copied = copied_rows(batch, split) if are_measured(quality) else 0
     detector = Detector(
         schema=schema,
@@ -98,12 +92,43 @@ def fit_rows(
         ensemble=ensemble,
         threshold=threshold.with_copies_counted() if are_measured(quality) else threshold,
         quality=quality,
-        card=replace(_card(split, config, learned.history, ensemble.constants, schema), copied_rows=copied),
+        card=replace(_card(split, config, learned.history, ensemble.constants), copied_rows=copied),
         usual=usual_contributions(ensemble, batch, split, learned.networks.held_out_fold),
-        blocks=calibration_stability(ensemble, batch, split, threshold, time),
+        blocks=calibration_stability(ensemble, batch, split, threshold),
     )
     return FitRecord(
         detector=detector, split=split, batch=batch, held_out_fold=learned.networks.held_out_fold, exemplar_rows=learned.exemplar_rows
+    )
+
+
+def _fit_series(table: pa.Table, schema: Schema, config: Config, times: Times, stage: Stage) -> FitRecord:
+    """Fit on rows in time: the networks of contiguous folds, of which each row is scored by their mean."""
+    if config.train.contamination_robust:
+        raise ConfigError("train.contamination_robust trims single rows and is for rows without a time; leave it or --time-column out.")
+    # In the order of time: a model does not depend on the order in which the rows came.
+    batch = _encode_table(schema, table).rows(torch.from_numpy(times.order))
+    rows = series_rows(batch, config, times)
+    split = split_series(config, rows)
+    check_device(device_of(config.train.device))
+    batch = fit_past(batch, rows, config.series.lags)
+    learned = _learn(batch, schema, split, assign_series(split, rows, config.series.lags), config, stage, rows)
+    stage.on_progress(Progress(stage="calibrate", done=0, total=1))
+    folds = learned.networks.held_out_fold
+    found = calibrate_series(learned.ensemble, batch, split, folds, rows, config)
+    quality = column_quality(found.ensemble, batch, schema, learned.networks.validation)
+    card = _card(split, config, learned.history, found.ensemble.constants)
+    detector = Detector(
+        schema=schema,
+        config=config,
+        ensemble=found.ensemble,
+        threshold=found.threshold,
+        quality=with_doubts(quality, schema, table, config.data, times.value),
+        card=replace(card, notes=(*card.notes, *rows.clock.notes())),
+        usual=usual_contributions(found.ensemble, batch, split, folds),
+        series=found.series,
+    )
+    return FitRecord(
+        detector=detector, split=split, batch=batch, held_out_fold=folds, exemplar_rows=learned.exemplar_rows, smoothed=found.scores
     )
 
 
@@ -112,21 +137,25 @@ def _trim(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage: 
     trimmed = stage.checkpoint.load_trimmed_rows()
     if trimmed is None:
         first = first_pass_split(split, config.seed)
-        learned = _learn(batch, schema, first, config, stage)
+        learned = _learn(batch, schema, first, assign_networks(first, config), config, stage)
         scores = first_pass_scores(learned.ensemble, batch, first, learned.networks, config.model, config.seed)
         trimmed = trim_rows(split, scores)
         stage.checkpoint.save_trimmed_rows(trimmed)
     return replace(split, excluded=trimmed.excluded, not_exemplar=trimmed.not_exemplar)
 
 
-def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage: Stage) -> TrainedEnsemble:
-    """Train all networks of a split, choose their exemplars and learn their weights."""
+def _learn(
+    batch: Batch, schema: Schema, split: RowSplit, networks: NetworkAssignment, config: Config, stage: Stage, rows: SeriesRows | None = None
+) -> TrainedEnsemble:
+    """Train all networks of a split, choose their exemplars and learn their weights; ``rows``: of a time series."""
     constants, numeric, codes = find_constant_columns(batch, torch.from_numpy(split.training))
     read = batch.columns(numeric, codes)
     layout = _layout(schema, numeric, codes, len(split.training))
-    networks = assign_networks(split, config)
     generator = torch.Generator().manual_seed(config.seed)
-    views = learn_views(layout, read, networks.views, networks.rows)
+    if rows is None:
+        views = learn_views(layout, read, networks.views, networks.rows)
+    else:
+        views = series_views(read, layout, networks, rows, config, generator)
     unseen = 1.0 / (len(split.training) + 1.0)
     vae = Vae(len(networks.views), layout, config.model, generator)
     with single_threaded_products(wanted=is_small_step(vae, config.train.batch_rows)):
@@ -149,7 +178,8 @@ def _learn(batch: Batch, schema: Schema, split: RowSplit, config: Config, stage:
         likelihood=config.model.likelihood,
         always=_never_missing(batch, networks),
     )
-    ensemble = with_learned_weights(ensemble, read, exemplar_rows, len(config.model.views), generator)
+    # Kinds of networks of a time series are weighed by their held-out scores (``calibrate_series``).
+    ensemble = with_learned_weights(ensemble, read, exemplar_rows, len(config.model.views) if rows is None else 1, generator)
     return TrainedEnsemble(ensemble=ensemble, networks=networks, exemplar_rows=exemplar_rows, history=history)
 
 
@@ -272,14 +302,12 @@ def _calibrate(
     return replace(ensemble, constants=constants), calibrate(totals.numpy(), config.calibration.alpha, split.method)
 
 
-def _card(split: RowSplit, config: Config, history: History, constants: ConstantColumns, schema: Schema) -> Card:
+def _card(split: RowSplit, config: Config, history: History, constants: ConstantColumns) -> Card:
     notes = []
-    if split.method == "cross":
+    if split.method == "cross" and config.data.time_column is None:
         notes.append(f"cross-fitted, approximate: {split.folds} folds; the false-alarm rate is near alpha and at most twice it in theory")
     if split.not_exemplar is not None:
         notes.append(robust_note(split))
-    if schema.time is not None:
-        notes.append("calibrated on the last rows of each group; the guarantee assumes exchangeable rows, which a time series is not")
     count = len(constants.numeric) + len(constants.code)
     if count:
         notes.append(f"{count} constant column(s): no effect on the score while unchanged; a change flags the row")
@@ -296,6 +324,9 @@ def _card(split: RowSplit, config: Config, history: History, constants: Constant
 def with_group_thresholds(record: FitRecord, table: pa.Table, column: str) -> FitRecord:
     """Return the record of a fit of ``table`` with one threshold per group; calibration rows are scored again to pair them with groups."""
     detector, split = record.detector, record.split
+    if detector.series is not None:
+        note = "the threshold is pooled over the time series: blocks of all of them calibrate it"
+        return replace(record, detector=replace(detector, card=replace(detector.card, notes=(*detector.card.notes, note))))
     if split.method != "split":
         note = "the threshold is pooled: one for each group needs split calibration, which takes 2,000 rows or --calibration split"
         return replace(record, detector=replace(detector, card=replace(detector.card, notes=(*detector.card.notes, note))))

@@ -58,7 +58,7 @@ class FitRecord:
     """A fitted detector with its rows, kept in memory to score them held out.
 
     ``batch``: all rows ``[n]``. ``held_out_fold``: for each network the fold that it did not learn from. ``exemplar_rows`` int64
-    ``[g, e]``: the rows that are its exemplars, −1 = padding.
+    ``[g, e]``: the rows that are its exemplars, −1 = padding. ``smoothed`` float64 ``[n]``: held-out scores of rows in time.
     """
 
     detector: Detector
@@ -66,6 +66,7 @@ class FitRecord:
     batch: Batch
     held_out_fold: tuple[int, ...]
     exemplar_rows: Tensor
+    smoothed: NDArray[np.float64] | None = None
 
     def held_out_scores(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return held-out scores of ``rows``, ``[n]``.
@@ -73,6 +74,8 @@ class FitRecord:
         Under ``cross`` by the networks that left out the fold of the row. Under ``split`` by all networks without the exemplar of the row;
         a training row has then still trained the networks.
         """
+        if self.smoothed is not None:
+            return self.smoothed[rows]
         index, ensemble = torch.from_numpy(rows), self.detector.ensemble
         batch = self.batch.rows(index)
         if self.split.method == "cross":

@@ -48,8 +48,10 @@ def outlier_positions(scores: NDArray[np.float64], fold: NDArray[np.int64], thre
 def suspicious_rows(fitted: FitRecord, table: pa.Table, numbers: NDArray[np.int64], ids: Sequence[str]) -> tuple[Alarm, ...]:
     """Return at most five outliers among at most 20,000 evenly spread rows of ``table``, the highest score first, with reasons.
 
-    ``numbers`` ``[n]`` are the row numbers in the input; ``ids`` are the id columns to copy.
+    ``numbers`` ``[n]`` are the row numbers in the input; ``ids`` are the id columns to copy. None of rows in time, of which blocks tell.
     """
+    if fitted.smoothed is not None:
+        return ()
     rows = screened_rows(len(fitted.batch))
     scores = fitted.held_out_scores(rows)
     threshold = fitted.detector.threshold

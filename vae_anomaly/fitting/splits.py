@@ -26,8 +26,6 @@ FEW_FOLDS = 5
 FEW_FOLDS_FROM_ROWS = 500
 # Largest share of the rows held out for calibration.
 LARGEST_SHARE = 0.5
-# Gap between the training rows and the calibration rows of a time series, as a share of the group.
-GAP_SHARE = 0.01
 # Folds of the first pass of a robust fit, and its fewest networks for each view.
 ROBUST_FOLDS = 5
 
@@ -67,7 +65,7 @@ def split_by_label(table: pa.Table, numbers: NDArray[np.int64], data: DataConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowSplit:
-    """Split of n rows: ``fold`` int64 ``[n]`` is the fold, −1 for a calibration row of ``split`` or −2 for the gap of a time series.
+    """Split of n rows: ``fold`` int64 ``[n]`` is the fold, −1 for a calibration row of ``split``.
 
     ``excluded`` bool ``[n]`` rows are not trained on, although they keep their fold; ``not_exemplar`` bool ``[n]`` rows are not used as
     exemplars. Both are None unless the fit is robust.
@@ -117,36 +115,18 @@ def calibration_size(config: CalibrationConfig, rows: int) -> tuple[Method, int]
     return method, max(need, min(config.max_rows, round(config.share * rows)))
 
 
-def split_rows(
-    config: CalibrationConfig, rows: int, seed: int, *, time: NDArray[np.int64] | None = None, group: NDArray[np.int64] | None = None
-) -> RowSplit:
-    """Split ``rows`` rows at random by ``seed``; with ``time`` int64 ``[n]``, the last rows of each ``group`` calibrate, after a gap.
-
-    Training rows get ten folds at random (five from 500 rows on under ``cross``). Raises TooFewRows.
-    """
+def split_rows(config: CalibrationConfig, rows: int, seed: int) -> RowSplit:
+    """Split ``rows`` rows at random by ``seed``; training rows get ten folds (five from 500 rows on under ``cross``). Raises TooFewRows."""
     method, size = calibration_size(config, rows)
     generator = np.random.default_rng([seed, 1])
     folds = FEW_FOLDS if method == "cross" and rows >= FEW_FOLDS_FROM_ROWS else MANY_FOLDS
     folds = min(folds, rows)
     fold = np.zeros(rows, dtype=np.int64)
-    if method == "split" and time is not None:
-        _hold_out_last(fold, time, group if group is not None else np.zeros(rows, dtype=np.int64), size)
-    elif method == "split":
+    if method == "split":
         fold[generator.permutation(rows)[:size]] = -1
     learning = np.flatnonzero(fold >= 0)
     fold[generator.permutation(learning)] = np.arange(len(learning)) % folds
     return RowSplit(method=method, folds=folds, fold=fold)
-
-
-def _hold_out_last(fold: NDArray[np.int64], time: NDArray[np.int64], group: NDArray[np.int64], size: int) -> None:
-    """Mark the last rows of every group −1 and a gap before them −2, because neighbouring rows of a time series are not exchangeable."""
-    for name in np.unique(group):
-        rows = np.flatnonzero(group == name)
-        rows = rows[np.argsort(time[rows], kind="stable")]
-        held = math.ceil(size * len(rows) / len(fold))
-        gap = math.ceil(GAP_SHARE * len(rows))
-        fold[rows[len(rows) - held :]] = -1
-        fold[rows[max(0, len(rows) - held - gap) : len(rows) - held]] = -2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the command line asks for ``processes`` before it may load 
     import torch
     from torch import Tensor
 
+    from vae_anomaly.model.prediction import Predictors
     from vae_anomaly.model.scaling import Views
     from vae_anomaly.model.training import Alone, TrainingData, TrainingState
     from vae_anomaly.model.vae import Vae
@@ -110,6 +111,8 @@ class ProcessGroup:
         self.busy = True  # from now on they wait for its parts and not to be released
         parameters = [p.detach().cpu() for p in vae.parameters()]
         tensors = {**_fields(data.batch), **_fields(data.views), **{f"p{i}": p for i, p in enumerate(parameters)}}
+        if data.views.predictors is not None:
+            tensors |= {f"predictors.{name}": tensor for name, tensor in _fields(data.views.predictors).items()}
         made = {"nets": len(data.rows), "layout": vae.layout, "model": vae.settings, "train": config, "unseen": data.unseen, "start": start}
         made |= {"rows": list(data.rows), "generator": generator.get_state()}
         self._broadcast([{**made, "tensors": {name: (t.shape, t.dtype) for name, t in tensors.items()}}])
@@ -148,7 +151,8 @@ class ProcessGroup:
     def _received(self, made: Mapping[str, Any]) -> "tuple[Vae, TrainingData, torch.Generator]":
         import torch
 
-        from vae_anomaly.model.scaling import Views
+        from vae_anomaly.model.prediction import Predictors
+        from vae_anomaly.model.scaling import VIEW_TENSORS, Views
         from vae_anomaly.model.training import TrainingData
         from vae_anomaly.model.vae import Vae
         from vae_anomaly.schema.encoding import Batch
@@ -157,8 +161,11 @@ class ProcessGroup:
         vae = Vae(made["nets"], made["layout"], made["model"], None)
         for i, parameter in enumerate(vae.parameters()):
             parameter.data = tensors[f"p{i}"]
-        batch = Batch(**{name: tensors[name] for name in Batch.__slots__})
-        views = Views(**{name: tensors[name] for name in Views.__slots__})
+        cells = {name: tensors[name] for name in ("numeric", "codes", "observed")}
+        batch, predictors = Batch(**cells, past=tensors.get("past")), None
+        if batch.past is not None:
+            predictors = Predictors(**{name: tensors[f"predictors.{name}"] for name in Predictors.__slots__})
+        views = Views(**{name: tensors[name] for name in VIEW_TENSORS}, predictors=predictors)
         generator = torch.Generator()
         generator.set_state(made["generator"])
         rows = made["rows"]
@@ -207,5 +214,6 @@ def _as_bytes(tensor: "Tensor") -> "Tensor":
     return tensor.view(-1).view(torch.uint8) if tensor.numel() else torch.empty(0, dtype=torch.uint8)
 
 
-def _fields(of: "Batch | Views") -> "dict[str, Tensor]":
-    return {name: getattr(of, name) for name in type(of).__slots__}
+def _fields(of: "Batch | Views | Predictors") -> "dict[str, Tensor]":
+    """Return the tensors of a value by name."""
+    return {name: tensor for name in type(of).__slots__ if hasattr(tensor := getattr(of, name), "dtype")}

@@ -24,7 +24,7 @@ from vae_anomaly.model.constants import NEAREST, is_unchanged
 from vae_anomaly.model.imputation import CellBank, cell_bank, fill_missing
 from vae_anomaly.model.prior import Exemplars, PriorProduct, kl_to_prior, prior_product
 from vae_anomaly.model.scaling import Views, to_cells
-from vae_anomaly.model.vae import ROWS, Cells, Layout, Vae, cell_nll, gaussian_kl, unseen_cost
+from vae_anomaly.model.vae import ROWS, Cells, Layout, Vae, by_column, cell_nll, gaussian_kl, unseen_cost
 from vae_anomaly.schema.encoding import Batch
 
 # Rows of a block at most: the overhead of the calls, during which other threads wait, then no longer counts.
@@ -226,6 +226,38 @@ def score_rows(ensemble: Ensemble, batch: Batch, *, threads: int = 1, own: Tenso
     return Scores(reconstruction=both[0], kl=both[1])
 
 
+@torch.no_grad()
+def column_terms(ensemble: Ensemble, batch: Batch, kinds: Sequence[Tensor], *, threads: int = 1) -> Tensor:
+    """Return what each column costs in the networks ``kinds[t]``, and their KL, weighted nats, float64 ``[n, t, d + 1]``, the KL last.
+
+    They sum to the score; NaN for a row without an observed cell. Cells' costs beside the networks count for the first kind.
+    """
+    columns = batch.observed.shape[-1]
+    out = torch.zeros(len(batch), len(kinds), columns + 1, dtype=torch.float64)
+    if not len(batch):
+        return out
+    _ = ensemble.bank, ensemble.prior_product  # cached properties: computed here, because several threads would compute them at once
+    modelled = torch.cat([ensemble.numeric, batch.numeric.shape[-1] + ensemble.codes])
+    size = block_rows(ensemble, len(batch), threads)
+    with single_threaded_products(), ThreadPoolExecutor(max(1, threads)) as pool:
+        found = pool.map(torch.no_grad()(_kind_terms), repeat(ensemble), blocks_of(batch, size), repeat(kinds))
+        for first, (cells, kl) in zip(range(0, len(batch), size), found, strict=True):
+            part = out[first : first + size]
+            part[:, :, modelled] = cells[:, : len(part)].transpose(0, 1)
+            part[:, :, -1] = kl[:, : len(part)].T
+    out[:, 0, :-1] += ensemble.cell_cost(batch)
+    if not batch.complete:
+        out[~batch.observed.flatten(1).any(1)] = torch.nan
+    return out
+
+
+def _kind_terms(ensemble: Ensemble, batch: Batch, kinds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the weighted reconstruction cost of the modelled columns by kind, ``[t, n, d]``, and the weighted KL, ``[t, n]``."""
+    nll, kl = net_terms(ensemble, ensemble.cells(batch))
+    cells, kl = by_column(ensemble.layout, nll) * ensemble.weight.view(-1, 1, 1), kl * ensemble.weight.unsqueeze(-1)
+    return torch.stack([cells[nets].sum(0) for nets in kinds]), torch.stack([kl[nets].sum(0) for nets in kinds])
+
+
 def block_rows(ensemble: Ensemble, rows: int, threads: int) -> int:
     """Return how many rows to score at once: a multiple of ``ROWS``, so that every thread has some and the memory of a block is bounded."""
     width = len(ensemble.weight) * max(ensemble.layout.units, LEAST_WIDTH)
@@ -256,6 +288,7 @@ def blocks_of(batch: Batch, size: int) -> Iterator[Batch]:
                 numeric=_with_rows(block.numeric, short, 0),
                 codes=_with_rows(block.codes, short, 0),
                 observed=_with_rows(block.observed, short, 1),
+                past=None if block.past is None else _with_rows(block.past, short, 0),
             )
         yield block
 
@@ -274,6 +307,8 @@ def trial_rows(ensemble: Ensemble, count: int) -> Batch:
     drawn = torch.randn(count, layout.window * layout.numeric, generator=generator, dtype=torch.float64)
     numeric[..., ensemble.numeric] = (ensemble.views.centre[0] + ensemble.views.scale[0] * drawn).view(count, layout.window, -1)
     numeric[..., constants.numeric] = constants.value
+    predictors = ensemble.views.predictors
+    past = None if predictors is None else numeric.expand(-1, predictors.lags, -1).clone()
     levels = torch.tensor([*[2] * layout.booleans, *layout.levels], dtype=torch.float64)
     level = torch.zeros(count, layout.window, codes, dtype=torch.int64)
     level[..., ensemble.codes] = (torch.rand(count, layout.window, len(levels), generator=generator, dtype=torch.float64) * levels).long()
@@ -281,7 +316,7 @@ def trial_rows(ensemble: Ensemble, count: int) -> Batch:
     observed = torch.rand(count, layout.window, numbers + codes, generator=generator) >= MADE_HOLES
     observed[: count // 2] = True
     observed |= ~observed.any(-1, keepdim=True)  # a row without a cell has no score
-    return Batch(numeric=numeric.masked_fill(~observed[..., :numbers], 0.0), codes=level, observed=observed)
+    return Batch(numeric=numeric.masked_fill(~observed[..., :numbers], 0.0), codes=level, observed=observed, past=past)
 
 
 @contextmanager

@@ -8,13 +8,14 @@ and categories). Cells w·d are ordered numbers, booleans, categories.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from vae_anomaly.config import ViewName
+from vae_anomaly.model.prediction import VALUES, Predictors, residuals
 from vae_anomaly.model.vae import Cells, Layout
 from vae_anomaly.schema.encoding import Batch
 
@@ -37,7 +38,8 @@ class Views:
     """Scalings of ``g`` networks: ``centre``, ``scale`` float64 ``[g, w·d_num]``; ``mean``, ``spread`` float32, ``known`` bool.
 
     The last three are ``[g, u_cat]``: ``mean`` is the training frequency of a level, ``known`` marks the levels in the training rows of the
-    network, all others are unseen; ``spread`` is 1 for the levels of categories.
+    network, all others are unseen; ``spread`` is 1 for the levels of categories. With ``predictors``, centre and scale are those of the
+    residuals of numbers.
     """
 
     centre: Tensor
@@ -45,16 +47,31 @@ class Views:
     mean: Tensor
     known: Tensor
     spread: Tensor
+    predictors: Predictors | None = None
 
     def nets(self, index: Tensor) -> "Views":
         """Return the views of the networks at ``index``."""
-        return Views(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        predictors = None if self.predictors is None else self.predictors.nets(index)
+        return Views(**{name: getattr(self, name)[index] for name in VIEW_TENSORS}, predictors=predictors)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Views":
+        """Return the views with every tensor changed."""
+        predictors = None if self.predictors is None else self.predictors.map(change)
+        return Views(**{name: change(getattr(self, name)) for name in VIEW_TENSORS}, predictors=predictors)
+
+    def centres(self, batch: Batch) -> Tensor:
+        """Return what a number of each row is the difference to, float64 ``[g, n or 1, w·d_num]``: the centre, after the prediction."""
+        centre = self.centre.unsqueeze(1)
+        return centre if self.predictors is None or batch.past is None else centre + self.predictors.predict(batch.past)
+
+
+VIEW_TENSORS = ("centre", "scale", "mean", "known", "spread")
 
 
 def to_cells(views: Views, layout: Layout, batch: Batch) -> Cells:
     """Scale a batch ``[n, w, d]`` for every network; missing cells get the unit 0, the centre of the view."""
     observed, complete = _flat_observed(layout, batch), batch.complete
-    numbers = (batch.numeric.flatten(1).unsqueeze(0) - views.centre.unsqueeze(1)).div_(views.scale.unsqueeze(1)).clamp_(-CLIP, CLIP)
+    numbers = (batch.numeric.flatten(1).unsqueeze(0) - views.centres(batch)).div_(views.scale.unsqueeze(1)).clamp_(-CLIP, CLIP)
     units = numbers.to(torch.float32)
     if not complete:
         units = units.masked_fill_(~observed[:, : units.shape[-1]], 0.0)
@@ -73,7 +90,7 @@ def cells_per_network(views: Views, layout: Layout, picked: Batch) -> Cells:
     """Scale a batch with separate rows for each network, ``[g, b, w, d]``; ``observed`` is ``[g, b, w·d]``."""
     observed = _flat_observed(layout, picked)
     count = layout.window * layout.numeric
-    numbers = ((picked.numeric.flatten(2) - views.centre.unsqueeze(1)) / views.scale.unsqueeze(1)).clamp(-CLIP, CLIP)
+    numbers = ((picked.numeric.flatten(2) - views.centres(picked)) / views.scale.unsqueeze(1)).clamp(-CLIP, CLIP)
     numbers = numbers.to(torch.float32).masked_fill(~observed[..., :count], 0.0)
     onehot, target = _codes_to_units(views, layout, picked)
     return Cells(units=torch.cat([numbers, onehot], dim=-1), target=target, observed=observed)
@@ -144,20 +161,37 @@ def _category_units(codes: Tensor, known: Tensor, levels: int) -> tuple[Tensor, 
     return onehot.to(torch.float32), torch.where(onehot.any(-1), codes, levels)
 
 
-def learn_views(layout: Layout, batch: Batch, names: Sequence[ViewName], rows: Sequence[Tensor]) -> Views:
-    """Estimate the view ``names[g]`` of each network ``g`` from rows ``rows[g]`` of the batch."""
-    cache: dict[int, tuple[Batch, tuple[Tensor, Tensor], dict[str, tuple[Tensor, Tensor, Tensor]]]] = {}
+def learn_views(
+    layout: Layout,
+    batch: Batch,
+    names: Sequence[ViewName],
+    rows: Sequence[Tensor],
+    *,
+    predictors: Predictors | None = None,
+    finest: Tensor | None = None,
+) -> Views:
+    """Estimate the view ``names[g]`` of each network ``g`` from rows ``rows[g]`` of the batch.
+
+    With ``predictors``, of the residuals, whose scale is at least ``finest`` ``[d_num]``, the resolution of the column: below it, a
+    residual is an error of rounding.
+    """
+    cache: dict[tuple[int, int], tuple[Batch, tuple[Tensor, Tensor], dict[str, tuple[Tensor, Tensor, Tensor]]]] = {}
     found = []
-    for name, index in zip(names, rows, strict=True):
-        if id(index) not in cache:
+    kinds = [VALUES] * len(rows) if predictors is None else predictors.kind.tolist()
+    for net, (name, index) in enumerate(zip(names, rows, strict=True)):
+        key = id(index), kinds[net]
+        if key not in cache:
             of_network = batch.rows(index)
-            cache[id(index)] = of_network, _level_statistics(layout, of_network), {}
-        own_rows, (mean, known), done = cache[id(index)]
+            if predictors is not None and kinds[net] != VALUES:
+                of_network = replace(of_network, numeric=residuals(predictors.nets(torch.tensor([net])), of_network)[0].unsqueeze(1))
+            cache[key] = of_network, _level_statistics(layout, of_network), {}
+        own_rows, (mean, known), done = cache[key]
         if name not in done:
             done[name] = _scaling(layout, own_rows, name, mean)
         centre, scale, spread = done[name]
+        scale = scale if finest is None else torch.maximum(scale, finest)
         found.append({"centre": centre, "scale": scale, "mean": mean, "known": known, "spread": spread})
-    return Views(**{f.name: torch.stack([one[f.name] for one in found]) for f in fields(Views)})
+    return Views(**{name: torch.stack([one[name] for one in found]) for name in VIEW_TENSORS}, predictors=predictors)
 
 
 def _level_statistics(layout: Layout, batch: Batch) -> tuple[Tensor, Tensor]:

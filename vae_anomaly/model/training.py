@@ -103,9 +103,7 @@ class TrainingData:
 
     def to(self, device: torch.device) -> "TrainingData":
         """Return the data with the batch and the views on a device; the indices stay on the CPU, where they are drawn."""
-        batch = Batch(**{name: getattr(self.batch, name).to(device) for name in Batch.__slots__})
-        views = Views(**{name: getattr(self.views, name).to(device) for name in Views.__slots__})
-        return replace(self, batch=batch, views=views)
+        return replace(self, batch=self.batch.map(lambda t: t.to(device)), views=self.views.map(lambda t: t.to(device)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ Letters of shapes, in the whole package: ``n`` rows, ``w`` window, ``d`` columns
 ``g`` networks, ``u`` input units.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +27,14 @@ class Batch:
 
     ``numeric`` float64 ``[n, w, d_num]`` in raw units, 0 where missing; ``codes`` int64 ``[n, w, d_cat]``, the index of the level,
     ``len(levels)`` for an unseen level, larger for a number in a boolean column the further it is from 0 and 1, see ``boolean_distance``;
-    ``observed`` bool ``[n, w, d]``. Columns are in ``model_order``.
+    ``observed`` bool ``[n, w, d]``. Columns are in ``model_order``. ``past`` float64 ``[n, l, d_num]``: the numbers of the l rows before,
+    the latest first, as ``model.prediction`` takes them; None for rows that are not a time series.
     """
 
     numeric: Tensor
     codes: Tensor
     observed: Tensor
+    past: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of rows ``n``."""
@@ -45,14 +47,21 @@ class Batch:
 
     def rows(self, index: Tensor | slice) -> "Batch":
         """Return the rows at ``index``."""
-        return Batch(numeric=self.numeric[index], codes=self.codes[index], observed=self.observed[index])
+        past = None if self.past is None else self.past[index]
+        return Batch(numeric=self.numeric[index], codes=self.codes[index], observed=self.observed[index], past=past)
 
     def columns(self, numeric: Tensor, codes: Tensor) -> "Batch":
         """Return the columns with these indices into ``numeric`` and ``codes``; the batch itself if these are all."""
         if len(numeric) + len(codes) == self.observed.shape[-1]:
             return self
         observed = torch.cat([numeric, self.numeric.shape[-1] + codes])
-        return Batch(numeric=self.numeric[..., numeric], codes=self.codes[..., codes], observed=self.observed[..., observed])
+        past = None if self.past is None else self.past[..., numeric]
+        return Batch(numeric=self.numeric[..., numeric], codes=self.codes[..., codes], observed=self.observed[..., observed], past=past)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with every tensor changed."""
+        past = None if self.past is None else change(self.past)
+        return Batch(numeric=change(self.numeric), codes=change(self.codes), observed=change(self.observed), past=past)
 
 
 def model_order(schema: Schema) -> tuple[Column, ...]:
@@ -81,7 +90,9 @@ def encode(schema: Schema, batch: pa.RecordBatch) -> Batch:
 def concatenate(batches: Iterable[Batch]) -> Batch:
     """Concatenate batches of one schema along the rows."""
     parts = list(batches)
-    return Batch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in Batch.__slots__})
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("numeric", "codes", "observed")}
+    pasts = [part.past for part in parts if part.past is not None]
+    return Batch(**joined, past=torch.cat(pasts) if pasts else None)
 
 
 def _stack(columns: list[np.ndarray], n: int, dtype: type[np.generic]) -> np.ndarray:

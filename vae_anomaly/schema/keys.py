@@ -73,21 +73,29 @@ def group_codes(column: pa.ChunkedArray, name: str = "group") -> NDArray[np.int6
 # ── times ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def time_order(column: pa.ChunkedArray, name: str, form: str | None = None) -> NDArray[np.int64]:
-    """Return the dense rank of each row's time, int64 ``[n]``; ``form`` is a ``--time-format``.
+def time_values(column: pa.ChunkedArray | pa.Array, name: str, form: str | None = None) -> tuple[NDArray[np.float64], bool]:
+    """Return the time of each row, float64 ``[n]``, and whether in seconds since 1970 or as a plain number; ``form``: a ``--time-format``.
 
     Raises BadCell for a missing or unreadable time and DataError for a column that holds neither times nor numbers.
     """
-    whole = parsing.plain_array(column).combine_chunks()
+    whole = parsing.plain_array(column)
+    whole = whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
     if whole.null_count:
-        row = pc.index(pc.is_null(whole), pa.scalar(value=True)).as_py()
-        problem = f"time column {name!r} must have a time in every row but has none"
-        raise BadCell(problem, where=_WHERE, row=row, remedies=("Drop such rows", "leave --time-column out"))
+        raise _no_time(name, pc.index(pc.is_null(whole), pa.scalar(value=True)).as_py())
     values = as_times(whole, name, form)
     if not (parsing.is_number_type(values.type) or pa.types.is_temporal(values.type)) or pa.types.is_interval(values.type):
         raise DataError(f"time column {name!r} must hold times or numbers; it is {values.type}. Name another with --time-column.")
-    ticks = _ticks(values) if pa.types.is_temporal(values.type) else values
-    return np.unique(ticks.to_numpy(zero_copy_only=False), return_inverse=True)[1].astype(np.int64)
+    if pa.types.is_temporal(values.type):
+        return seconds(values), True
+    numbers = np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        raise _no_time(name, int(np.argmin(np.isfinite(numbers))))
+    return numbers, False
+
+
+def _no_time(name: str, row: int) -> BadCell:
+    problem = f"time column {name!r} must have a time in every row but has none"
+    return BadCell(problem, where=_WHERE, row=row, remedies=("Drop such rows", "leave --time-column out"))
 
 
 def as_times(values: pa.Array, name: str, form: str | None = None) -> pa.Array:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.config import Config, validate
 from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.in_time import times_of
 from vae_anomaly.errors import ConfigError
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.fitting.checkpointing import Progress, Stage
@@ -27,7 +28,6 @@ from vae_anomaly.jobs import fit_workdir, memory, process_group, signals
 from vae_anomaly.messages import OnProgress, about_seconds, ignore_progress
 from vae_anomaly.model.training import Team, Trial
 from vae_anomaly.schema.inference import mark_notes
-from vae_anomaly.schema.keys import group_codes, time_order
 from vae_anomaly.schema.levels import missing_notes
 from vae_anomaly.schema.notations import unread_cautions
 from vae_anomaly.schema.qualities import shape_cautions
@@ -89,6 +89,11 @@ def fit_files(request: FitRequest, *, tell: OnProgress = ignore_progress) -> Fit
     if rank:
         raise ConfigError(f"process {rank} of {size} that torchrun started cannot fit by itself: call help_fit in all but process 0.")
     validate(config)
+    if data.time_column is not None and config.calibration.method != "auto":
+        raise ConfigError(
+            f"--calibration {config.calibration.method} is for rows that are no time series, which blocks of time calibrate. "
+            "Leave it or --time-column out."
+        )
     if not tracking.enabled and output is None:
         raise ConfigError("without tracking the model goes nowhere; name a folder for it with --output.")
     bound = memory.Bound(limit=math.inf if request.memory_limit is None else request.memory_limit)
@@ -185,14 +190,13 @@ def _check_cells(anomalous: pa.Table, schema: Schema) -> None:
 
 
 def _fitted(table: pa.Table, schema: Schema, job: FitJob) -> FitRecord:
-    order = time_order(table[schema.time], schema.time, job.request.config.data.time_format) if schema.time else None
-    group = group_codes(table[schema.group], schema.group) if schema.group else None
+    times = times_of(table, schema, job.request.config.data.time_format)
 
     def on_progress(progress: Progress) -> None:
         job.tell(STAGES.get(progress.stage, progress.stage), progress.done, progress.total)
 
     stage = Stage(on_progress=on_progress, checkpoint=job.checkpoint, on_trial=_announce, team=job.team)
-    record = fit_rows(table, schema, job.request.config, time=order, group=group, stage=stage)
+    record = fit_rows(table, schema, job.request.config, times=times, stage=stage)
     return with_group_thresholds(record, table, schema.group) if schema.group else record
 
 
@@ -213,8 +217,8 @@ def _announce(trial: Trial) -> None:
 
 
 def _quality(detector: Detector, split: RowSplit, rows: LabelledRows) -> Quality | None:
-    """Evaluate on the anomalous rows, which the fit left out; None without any."""
-    if rows.labels is None or not rows.anomalous.num_rows:
+    """Evaluate on the anomalous rows, which the fit left out; None without any, and of rows in time, which have no past of their own."""
+    if rows.labels is None or not rows.anomalous.num_rows or detector.series is not None:
         return None
     from vae_anomaly.evaluation.comparison import encode_batches, evaluate_fit  # imports scikit-learn, which only labels need
 

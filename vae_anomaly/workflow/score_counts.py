@@ -19,6 +19,7 @@ from vae_anomaly.calibration.threshold import Threshold, too_few_alarms
 from vae_anomaly.choices import OnError
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.series import SeriesState, state_from
 from vae_anomaly.detector.stream import NO_STANDSTILL, Rejections, ScoredBatch, Standstill, Tally
 from vae_anomaly.errors import OutputError
 from vae_anomaly.evaluation.results import MissingChange
@@ -66,16 +67,19 @@ class Counting:
     quarantined_bytes: int = 0
     standstill: Standstill = NO_STANDSTILL
     peak: int = 0  # bytes of memory, where they were more than the limit
+    series: dict[str, Any] | None = None  # where the series of rows in time stood in the checkpoint, ``SeriesState.plain``
+    latest: Any = None  # and where they stand now, SeriesState
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for ``counting_from``."""
-        return dict(TypeAdapter(Counting).dump_python(self, mode="json"))
+        values = TypeAdapter(Counting).dump_python(self, mode="json", exclude={"latest"})
+        return dict(values if self.latest is None else values | {"series": self.latest.plain()})
 
     def counted(self) -> dict[str, Any]:
         """Return the counts that add up over outputs as JSON values, for ``tally_from``; zeros and the worst alarms are left out."""
         values = self.state()
         still = {key: values["standstill"][key] for key in ("found", "count")} if self.standstill.count else {}
-        return {name: value for name, value in (values | {"standstill": still}).items() if value and name not in {"ids", "worst"}}
+        return {name: value for name, value in (values | {"standstill": still}).items() if value and name not in {"ids", "worst", "series"}}
 
     def add(self, tally: Tally) -> None:
         """Add the counts of one batch."""
@@ -100,6 +104,11 @@ class Counting:
         self._keep_worst(scored.rows, np.arange(first, first + scored.tally.rows) if numbers is None else numbers)
         self.reject(scored.rejections)
         self.standstill = scored.standstill
+        self.latest = scored.series
+
+    def series_state(self) -> SeriesState | None:
+        """Return where the series of rows in time stand after the counted rows; None at their start."""
+        return None if self.series is None else state_from(self.series)
 
     def reject(self, rejections: Rejections) -> None:
         """Take over the rejections up to here."""
@@ -119,7 +128,7 @@ class Counting:
             rows=self.rows,
             alarms=self.alarms,
             expected_alarms=threshold.alpha * scored if math.isfinite(threshold.value) else 0.0,
-            likely_alarms=threshold.law.alarms(scored) if discovery is None else None,
+            likely_alarms=likely_alarms(threshold, scored) if discovery is None else None,
             typicality=Untypical(rows=self.untypical, low=self.low) if typicality else None,
             discovery=discovery,
             unseen_groups=None if threshold.groups is None else dict(self.unseen_groups.most_common()),
@@ -150,6 +159,12 @@ class Counting:
             p_value=row["p_value"],
             reasons=tuple(Reason(**feature) for feature in features),
         )
+
+
+def likely_alarms(threshold: Threshold, rows: int) -> tuple[int, int]:
+    """Return the range of the alarms among ``rows`` normal rows: 95 % of the law, of time series what their blocks say."""
+    rates = threshold.rates
+    return threshold.law.alarms(rows) if rates is None else (math.floor(rates.low * rows), math.ceil(rates.high * rows))
 
 
 def counting_from(state: Mapping[str, Any]) -> Counting:

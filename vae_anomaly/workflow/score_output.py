@@ -203,7 +203,9 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
             _logger.info("resuming %s after %s rows scored by an interrupted job", job.destination, f"{resumed:,}")
         with reject_log(request.on_error, counting, slot.unfinished, escape=request.escape) as rejects:
             with closing(prefetch(job.inputs(source, position, rejects, counting.standstill))) as inputs:
-                scored = scored_batches(job.detector, inputs, job.options(source, position), threshold=threshold)
+                scored = scored_batches(
+                    job.detector, inputs, job.options(source, position), threshold=threshold, state=counting.series_state()
+                )
                 with closing(prefetch(checkpointed(scored, counting, slot, rejects, source.rows))) as fresh:
                     rows = chain(slot.rows(), fresh)
                     first = next(rows)  # a source without rows has raised; id columns have the types of the input

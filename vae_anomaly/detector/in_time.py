@@ -1,0 +1,115 @@
+"""Rows of a table as time series: their times and entities, their scores by a detector, and their reasons.
+
+A detector of rows in time has a ``series``; its schema names the time column and, for several entities, the group column.
+"""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vae_anomaly.calibration.groups import group_names
+from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.series import SeriesScores, SeriesState, no_state, score_series
+from vae_anomaly.errors import BadCell, SchemaMismatch
+from vae_anomaly.explain.contributions import feature_lists
+from vae_anomaly.messages import absent_text
+from vae_anomaly.schema.encoding import Batch, model_order
+from vae_anomaly.schema.history import Times
+from vae_anomaly.schema.keys import time_values
+from vae_anomaly.schema.parsing import mask_tokens
+from vae_anomaly.schema.schema import Schema
+
+# Numbers of the terms of one batch at most (32 MB): all of them are kept until its reasons are written.
+MOST_TERMS = 2**22
+
+
+def series_columns(detector: Detector) -> tuple[str, ...]:
+    """Return the columns besides the inputs that scoring reads: time and entity of rows in time."""
+    schema = detector.schema
+    return () if detector.series is None else tuple(name for name in (schema.time, schema.group) if name is not None)
+
+
+def series_chunk(detector: Detector, rows: int) -> int:
+    """Return how many rows to score at once, ``rows`` at most."""
+    return rows if detector.series is None else max(1, min(rows, MOST_TERMS // detector.series.start.numel()))
+
+
+def times_of(table: pa.Table, schema: Schema, time_format: str | None) -> Times | None:
+    """Return the times and entities of the rows of a fit; None without a time column. Raises BadCell and DataError."""
+    if schema.time is None:
+        return None
+    value, is_clock = time_values(table[schema.time], schema.time, time_format)
+    if schema.group is None:
+        return Times(value=value, entity=np.zeros(table.num_rows, dtype=np.int64), is_clock=is_clock)
+    names, index = group_names(table[schema.group], schema.group)
+    ranked = sorted(range(len(names)), key=lambda i: (names[i] is not None, names[i] or ""))
+    return Times(value=value, entity=np.argsort(np.array(ranked))[index], is_clock=is_clock)
+
+
+def score_in_time(
+    detector: Detector,
+    raw: pa.RecordBatch,
+    cells: Batch,
+    state: SeriesState | None,
+    *,
+    threads: int = 1,
+    where: str = "the batch",
+    first_row: int = 0,
+) -> tuple[SeriesScores, SeriesState]:
+    """Score rows that continue the series of ``state``, None: at their start; ``raw``: the rows with their time and group columns.
+
+    Raises SchemaMismatch for a column that is absent, BadCell with the row, counted from ``first_row`` of ``where``, for a time that is
+    missing, unreadable or before that of the row above of the same entity.
+    """
+    schema, series = detector.schema, detector.series
+    assert series is not None
+    assert schema.time is not None
+    absent = [name for name in series_columns(detector) if name not in raw.schema.names]
+    if absent:
+        raise SchemaMismatch(
+            f"{where} lacks the time or group column of this model of rows in time: {absent_text(absent, raw.schema.names)}"
+        )
+    missing = detector.config.data.missing_values
+    if state is None:
+        state = no_state(detector.ensemble, series, cells.numeric.shape[-1], cells.codes.shape[-1])
+    names: list[str | None] = [None]
+    index = np.zeros(raw.num_rows, dtype=np.int64)
+    if schema.group is not None:
+        names, index = group_names(mask_tokens(raw.column(schema.group), missing), schema.group)
+    try:
+        value, is_clock = time_values(mask_tokens(raw.column(schema.time), missing), schema.time, detector.config.data.time_format)
+        if is_clock != series.is_clock:
+            kinds = ("plain numbers", "times")
+            raise SchemaMismatch(
+                f"time column {schema.time!r} holds {kinds[is_clock]} in {where} and held {kinds[series.is_clock]} in the fit. "
+                "Write it as in the fit, or name the format with --time-format."
+            )
+        state, entity = state.codes(names, index, series)
+        return score_series(detector.ensemble, series, cells, state, entity, value, threads=threads)
+    except BadCell as error:
+        problem = error.problem
+        if problem == "time goes back":
+            who = "" if schema.group is None else f" of {schema.group} {names[index[error.row]]!r}"
+            at = raw.column(schema.time)[error.row].as_py()
+            problem = f"time goes back{who}: {schema.time} is {at}, before that of the row above"
+        raise BadCell(problem, where=where, row=first_row + error.row, remedies=error.remedies) from None
+
+
+def series_features(
+    detector: Detector,
+    scores: SeriesScores,
+    rows: NDArray[np.int64],
+    top: int | None,
+    *,
+    threads: int = 1,
+    cells: pa.RecordBatch | None = None,
+) -> pa.Array:
+    """Return the reasons of ``rows`` as ``explain.contributions.top_features`` does; ``cells``: the conformed rows of the batch."""
+    columns, count = model_order(detector.schema), len(scores.total)
+    if not len(rows):
+        nothing = np.zeros((0, len(columns)))
+        return feature_lists(nothing, columns, lambda _i, _j: None, lambda _i, _j: None, rows, count, top)
+    found = scores.explain(detector.ensemble, rows, threads=threads)
+    at = scores.peak[rows]
+    here = cells.take(pa.array(at)) if cells is not None and bool((at < count).all()) else None
+    return feature_lists(found.contribution, columns, *found.texts(columns, here), rows, count, top)
