@@ -377,7 +377,7 @@ def test_packages_are_small() -> None:
     for path in modules:
         sizes[path.parent] += 1
     assert {str(folder) for folder, size in sizes.items() if size > MOST_MODULES} == set()
-    assert len(modules) <= 130
+    assert len(modules) <= 140  # rows in time are six ideas of their own
     assert 100 <= median(map(lines_of, modules)) <= 220
 
 

@@ -23,7 +23,7 @@ from vae_anomaly.fitting.series import (
     split_series,
     weigh_kinds,
 )
-from vae_anomaly.model.prediction import KINDS, VALUES
+from vae_anomaly.model.prediction import SERIES_KINDS, VALUES
 from vae_anomaly.schema.history import Times
 from vae_anomaly.schema.schema import infer_schema
 
@@ -126,7 +126,7 @@ def test_a_table_without_numbers_has_values_only() -> None:
     schema = infer_schema(table, config.data)
     detector = fit_rows(table, schema, config, times=times_of(table, schema, None)).detector
     assert detector.ensemble.views.predictors is not None
-    assert {KINDS[k] for k in detector.ensemble.views.predictors.kind.tolist()} == {"values"}
+    assert {SERIES_KINDS[k] for k in detector.ensemble.views.predictors.kind.tolist()} == {"values"}
 
 
 def test_rows_in_any_order_give_the_same_model() -> None:

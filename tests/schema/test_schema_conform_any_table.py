@@ -124,7 +124,7 @@ def conformed(schema: Schema, table: pa.Table) -> pa.RecordBatch:
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in Batch.__slots__)
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("numeric", "codes", "observed"))
 
 
 # ── schema ───────────────────────────────────────────────────────────────────────────────────────────────────────────

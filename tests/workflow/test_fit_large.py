@@ -173,8 +173,9 @@ def test_a_cell_that_no_fit_can_use_is_named_with_its_file_row_and_line(number: 
 def test_a_text_that_is_no_time_is_named_with_its_file_row_and_line() -> None:
     table = rows(300).append_column("t", pa.array([f"2025-01-01 00:{i % 60:02}:00" if i != 77 else "noon" for i in range(300)]))
     as_text(table, "x.csv")
+    settings = replace(config(), data=replace(config().data, time_column="t"), calibration=CalibrationConfig(alpha=0.05))
     with pytest.raises(DataError) as error:
-        fit_files(FitRequest(data=("x.csv",), config=replace(config(), data=replace(config().data, time_column="t")), output=Path("m")))
+        fit_files(FitRequest(data=("x.csv",), config=settings, output=Path("m")))
     assert str(error.value) == (
         "time column 't' must hold times such as 2025-03-03 12:00:00 but is 'noon' in x.csv row 78 (line 79). "
         "Correct it, give --time-format, or leave --time-column out."

@@ -179,13 +179,18 @@ def test_the_ui_runs_on_the_same_store(uri: str) -> None:
     )
 
 
-def test_time_and_group_hold_back_the_last_block(tmp_path: Path) -> None:
+def test_rows_in_time_are_calibrated_by_blocks(tmp_path: Path) -> None:
     rows = table(ROWS, seed=1).append_column("t", pa.array(np.arange(ROWS)[::-1])).append_column("unit", pa.array(["p", "q"] * 100))
     pq.write_table(rows, tmp_path / "x.parquet")
     data = DataConfig(id_columns=("id",), time_column="t", group_by="unit")
-    found = fit_files(FitRequest(data=(str(tmp_path / "x.parquet"),), config=replace(config(None), data=data), output=tmp_path / "m"))
-    assert any("last rows of each group" in note for note in found.notes)
-    assert model_info(str(tmp_path / "m")).training_rows < ROWS - 60
+    settings = replace(config(None), data=data)
+    with pytest.raises(ConfigError, match="--calibration split is for rows that are no time series, which blocks of time calibrate"):
+        fit_files(FitRequest(data=(str(tmp_path / "x.parquet"),), config=settings, output=tmp_path / "m"))
+    settings = replace(settings, calibration=replace(settings.calibration, method="auto"))
+    found = fit_files(FitRequest(data=(str(tmp_path / "x.parquet"),), config=settings, output=tmp_path / "m"))
+    assert found.promise.method == "blocks"
+    assert found.promise.statement.startswith("alpha 0.05 is set from 5 contiguous blocks of your training time.")
+    assert any("198 row(s) were not in the order of time; they were sorted" in note for note in found.notes)
 
 
 def test_without_tracking_nothing_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

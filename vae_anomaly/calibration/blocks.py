@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE = 0.95  # one-sided, of the threshold
+LIMIT_CONFIDENCE = 0.95  # one-sided, of the threshold
 RANGE = 0.95  # two-sided, of the rate in the next block
 # A block that flags more than so many times alpha, or blocks that drift by more than the spread of one, are a warning.
 WORST_TIMES = 3.0
 # Window of the sum of autocorrelations, in autocorrelation times (Sokal 1997).
 WINDOW_TIMES = 5.0
-LEAST_SCORE = 1e-12
+LEAST_NATS = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def t_quantile(share: float, freedom: int) -> float:
 
 def _log_quantiles(scores: NDArray[np.float64], block: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
     quantiles = [np.quantile(scores[block == b], 1.0 - alpha) for b in np.unique(block)]
-    logs: NDArray[np.float64] = np.log(np.maximum(np.array(quantiles), LEAST_SCORE))
+    logs: NDArray[np.float64] = np.log(np.maximum(np.array(quantiles), LEAST_NATS))
     return logs
 
 
@@ -63,10 +63,10 @@ def block_threshold(scores: NDArray[np.float64], block: NDArray[np.int64], alpha
 
     >>> scores = np.concatenate([np.linspace(0.0, top, 101) for top in (1.0, 1.1, 0.9)])
     >>> round(block_threshold(scores, np.repeat([0, 1, 2], 101), 0.01), 3)
-    1.379
+    1.384
     """
     logs = _log_quantiles(scores, block, alpha)
-    return float(np.exp(logs.mean() + _spread(logs, CONFIDENCE)))
+    return float(np.exp(logs.mean() + _spread(logs, LIMIT_CONFIDENCE)))
 
 
 def block_rates(scores: NDArray[np.float64], block: NDArray[np.int64], alpha: float, *, effective_rows: float) -> BlockRates:
@@ -75,7 +75,7 @@ def block_rates(scores: NDArray[np.float64], block: NDArray[np.int64], alpha: fl
     pooled, logs = float(np.quantile(scores, 1.0 - alpha)), _log_quantiles(scores, block, alpha)
     own = [float((scores[block == b] > pooled).mean()) for b in names]
     centre, spread = float(logs.mean()), _spread(logs, 0.5 + 0.5 * RANGE)
-    level = np.log(np.maximum(scores, LEAST_SCORE)) + (centre - logs[np.searchsorted(names, block)])
+    level = np.log(np.maximum(scores, LEAST_NATS)) + (centre - logs[np.searchsorted(names, block)])
     limit = math.log(block_threshold(scores, block, alpha))
     medians = [float(np.median(scores[block == b])) for b in (names[0], names[-1])]
     return BlockRates(
@@ -86,7 +86,7 @@ def block_rates(scores: NDArray[np.float64], block: NDArray[np.int64], alpha: fl
         highest=max(own),
         low=float((level - spread > limit).mean()),
         high=float((level + spread > limit).mean()),
-        drift=math.log(max(medians[1], LEAST_SCORE) / max(medians[0], LEAST_SCORE)),
+        drift=math.log(max(medians[1], LEAST_NATS) / max(medians[0], LEAST_NATS)),
     )
 
 

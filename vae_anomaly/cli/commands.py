@@ -100,7 +100,7 @@ def fit(
     at: opt.At = None,
     time_column: opt.TimeColumn = None,
     group_by: opt.GroupBy = None,
-    span: opt.Span = None,
+    span: opt.SpanOption = None,
     max_gap: opt.MaxGap = None,
     alpha: opt.Alpha = None,
     calibration: opt.Calibration = None,

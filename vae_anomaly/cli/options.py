@@ -144,7 +144,7 @@ TimeColumn = Annotated[
         help="Timestamp column: the rows are time series. Their past is part of the score, which is smoothed, and blocks of time calibrate."
     ),
 ]
-Span = Annotated[
+SpanOption = Annotated[
     int | None,
     _data(metavar="ROWS", help="Rows over which the scores of a time series are smoothed; 1: none.", show_default=str(SeriesConfig().span)),
 ]

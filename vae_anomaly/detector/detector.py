@@ -32,6 +32,8 @@ from vae_anomaly.strict_json import parsed
 
 # Characters of an error that quotes a damaged file, which may hold a text of any length.
 LONGEST_REASON = 300
+# Numbers of the terms of a batch of rows in time at most (32 MB): all of them are kept until its reasons are written.
+TERMS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,6 +54,15 @@ class Detector:
         """Score rows encoded by ``schema.encoding.encode``: reconstruction, KL and their sum, float64 ``[n]``, weighted nats."""
         return score_rows(self.ensemble, batch, threads=threads)
 
+    @property
+    def time_columns(self) -> tuple[str, ...]:
+        """The columns besides the inputs that scoring reads: time and entity of rows in time."""
+        return () if self.series is None else tuple(name for name in (self.schema.time, self.schema.group) if name is not None)
+
+    def rows_at_once(self, rows: int = 65_536) -> int:
+        """Return how many rows to score at once, ``rows`` at most."""
+        return rows if self.series is None else max(1, min(rows, TERMS_AT_ONCE // self.series.start.numel()))
+
     def recalibrated(self, threshold: Threshold) -> "Detector":
         """Return the same model with another threshold and a penalty of changed constants above it, so that they are still flagged.
 
@@ -59,6 +70,8 @@ class Detector:
         """
         threshold = threshold.with_copies_counted() if are_measured(self.quality) else threshold
         penalty = threshold.highest + 1.0
+        if self.series is not None:  # of the smoothed score, in which the newest row counts for a part
+            penalty /= self.series.newest
         constants = replace(self.ensemble.constants, penalty=penalty)
         return replace(self, threshold=threshold, ensemble=replace(self.ensemble, constants=constants))
 

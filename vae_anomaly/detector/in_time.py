@@ -13,25 +13,12 @@ from vae_anomaly.detector.series import SeriesScores, SeriesState, no_state, sco
 from vae_anomaly.errors import BadCell, SchemaMismatch
 from vae_anomaly.explain.contributions import feature_lists
 from vae_anomaly.messages import absent_text
+from vae_anomaly.model.ensemble import Scores
 from vae_anomaly.schema.encoding import Batch, model_order
 from vae_anomaly.schema.history import Times
 from vae_anomaly.schema.keys import time_values
 from vae_anomaly.schema.parsing import mask_tokens
 from vae_anomaly.schema.schema import Schema
-
-# Numbers of the terms of one batch at most (32 MB): all of them are kept until its reasons are written.
-MOST_TERMS = 2**22
-
-
-def series_columns(detector: Detector) -> tuple[str, ...]:
-    """Return the columns besides the inputs that scoring reads: time and entity of rows in time."""
-    schema = detector.schema
-    return () if detector.series is None else tuple(name for name in (schema.time, schema.group) if name is not None)
-
-
-def series_chunk(detector: Detector, rows: int) -> int:
-    """Return how many rows to score at once, ``rows`` at most."""
-    return rows if detector.series is None else max(1, min(rows, MOST_TERMS // detector.series.start.numel()))
 
 
 def times_of(table: pa.Table, schema: Schema, time_format: str | None) -> Times | None:
@@ -64,7 +51,7 @@ def score_in_time(
     schema, series = detector.schema, detector.series
     assert series is not None
     assert schema.time is not None
-    absent = [name for name in series_columns(detector) if name not in raw.schema.names]
+    absent = [name for name in detector.time_columns if name not in raw.schema.names]
     if absent:
         raise SchemaMismatch(
             f"{where} lacks the time or group column of this model of rows in time: {absent_text(absent, raw.schema.names)}"
@@ -113,3 +100,26 @@ def series_features(
     at = scores.peak[rows]
     here = cells.take(pa.array(at)) if cells is not None and bool((at < count).all()) else None
     return feature_lists(found.contribution, columns, *found.texts(columns, here), rows, count, top)
+
+
+class Scorer:
+    """Scores the batches of a table one after the other; rows in time continue the series of the batches before."""
+
+    def __init__(self, detector: Detector, *, threads: int = 1) -> None:
+        self.detector, self.threads, self.rows = detector, threads, 0
+        self.state: SeriesState | None = None
+
+    def __call__(self, raw: pa.RecordBatch, cells: Batch) -> Scores | SeriesScores:
+        """Score the next rows; ``raw`` has their time and group columns. Raises what ``score_in_time`` does."""
+        if self.detector.series is None:
+            return self.detector.scores(cells, threads=self.threads)
+        found, self.state = score_in_time(
+            self.detector, raw, cells, self.state, threads=self.threads, where="the data", first_row=self.rows
+        )
+        self.rows += len(cells)
+        return found
+
+
+def total_scores(scores: Scores | SeriesScores) -> NDArray[np.float64]:
+    """Return the scores as an array ``[n]``."""
+    return np.asarray(scores.total)

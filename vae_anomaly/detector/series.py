@@ -9,7 +9,7 @@ The KL is attributed to columns at one row: that which weighs most in its smooth
 Letters of shapes: n rows, e entities, t kinds of networks, d columns of a batch, l lags. Terms are ``[t, d + 1]``, the last one the KL.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from vae_anomaly.config import SeriesView
 from vae_anomaly.explain.contributions import CellText, Explanation, expected_texts, explain_rows, value_texts
 from vae_anomaly.model.ensemble import Ensemble, column_terms
-from vae_anomaly.model.prediction import KINDS
+from vae_anomaly.model.prediction import SERIES_KINDS
 from vae_anomaly.schema.encoding import Batch, concatenate
 from vae_anomaly.schema.history import Stretch, stretches, with_past
 from vae_anomaly.schema.inference import Column
@@ -153,6 +153,19 @@ class SeriesScores:
     age: NDArray[np.int64]
     rows: Batch
 
+    def row(self, i: int) -> "SeriesScores":
+        """Return the scores of row ``i`` alone."""
+        here, peak = slice(i, i + 1), int(self.peak[i])
+        return SeriesScores(
+            total=self.total[here],
+            reconstruction=self.reconstruction[here],
+            kl=self.kl[here],
+            terms=self.terms[here].copy(),
+            peak=np.zeros(1, dtype=np.int64),
+            age=self.age[here],
+            rows=self.rows.rows(torch.tensor([peak])),
+        )
+
     def explain(self, ensemble: Ensemble, picked: NDArray[np.int64], *, threads: int = 1) -> "SeriesExplanation":
         """Explain the rows ``picked``: for each kind of network, contributions that add up to the scores."""
         used, place = np.unique(self.peak[picked], return_inverse=True)
@@ -164,7 +177,7 @@ class SeriesScores:
             total = here.kl.sum(-1, keepdim=True)
             share = torch.where(total > 0, here.kl / total, 1.0 / here.kl.shape[-1])[index]
             terms = torch.from_numpy(self.terms[picked, kind])
-            kinds.append(KINDS[int(predictors.kind[nets[0]])])
+            kinds.append(SERIES_KINDS[int(predictors.kind[nets[0]])])
             found.append(
                 Explanation(
                     reconstruction=terms[:, :-1],
@@ -200,7 +213,7 @@ class SeriesExplanation:
         """Contribution of each column to the score, float64 ``[m, d]``, over all kinds."""
         return sum((part.contribution for part in self.parts), torch.zeros(())).numpy()
 
-    def texts(self, columns: Sequence[Column], cells: pa.RecordBatch | None) -> tuple[CellText, CellText]:
+    def texts(self, columns: Sequence[Column], cells: pa.RecordBatch | None) -> tuple[CellText, Callable[[int, int], str]]:
         """Return functions (i, j) → text of the value in the row of the peak, and of what its most costly kind of network expected there.
 
         ``cells``: the conformed rows of the peaks, for the texts of unseen levels.
@@ -214,7 +227,7 @@ class SeriesExplanation:
             text, rows = value(i, j), int(ages[i])
             return f"{text} ({rows} row{'s' * (rows > 1)} before)" if text is not None and rows else text
 
-        def expected_text(i: int, j: int) -> str | None:
+        def expected_text(i: int, j: int) -> str:
             kind: int = costly[i][j]
             text = expected[kind](i, j)
             if self.kinds[kind] == "own":
@@ -227,10 +240,10 @@ class SeriesExplanation:
 
 
 def kind_nets(ensemble: Ensemble) -> list[Tensor]:
-    """Return the networks of each kind that the ensemble has, in the order of ``KINDS``."""
+    """Return the networks of each kind that the ensemble has, in the order of ``SERIES_KINDS``."""
     predictors = ensemble.views.predictors
     assert predictors is not None
-    found = [(predictors.kind == kind).nonzero().flatten() for kind in range(len(KINDS))]
+    found = [(predictors.kind == kind).nonzero().flatten() for kind in range(len(SERIES_KINDS))]
     return [nets for nets in found if len(nets)]
 
 

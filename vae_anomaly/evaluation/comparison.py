@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.evaluation.baselines import REFERENCE_ROWS, Matrix, baseline_scores
@@ -62,17 +63,48 @@ def _baseline_splits(split: RowSplit, normal: Batch) -> list[BaselineSplit]:
     return [BaselineSplit(train=normal.rows(torch.from_numpy(a)), test=normal.rows(torch.from_numpy(b))) for a, b in pairs]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InTime:
+    """When the test rows and then the anomalous rows were, of rows in time: ``position`` ``[n]`` in their order, ``entity`` ``[n]``.
+
+    ``newest``: weight of the newest row in an exponentially weighted mean.
+    """
+
+    position: NDArray[np.int64]
+    entity: NDArray[np.int64]
+    newest: float
+
+    def smoothed(self, scores: Matrix) -> Matrix:
+        """Return the exponentially weighted mean of the scores of each entity, from their mean on: what the detector does to its own."""
+        out, order = np.empty_like(scores), np.lexsort((self.position, self.entity))
+        level, before = 0.0, -1
+        for i in order.tolist():
+            if self.entity[i] != before:
+                level, before = float(scores.mean()), int(self.entity[i])
+            level += self.newest * (float(scores[i]) - level)
+            out[i] = level
+        return out
+
+
 def compare_with_baselines(
-    detector: Detector, splits: Sequence[BaselineSplit], anomalous: Batch, our_normal: Matrix, our_anomalous: Matrix
+    detector: Detector,
+    splits: Sequence[BaselineSplit],
+    anomalous: Batch,
+    our_normal: Matrix,
+    our_anomalous: Matrix,
+    *,
+    in_time: InTime | None = None,
 ) -> Comparison:
     """Rank the detector and the baselines on the same rows: the test rows of all ``splits`` in order, and the anomalous rows.
 
     With several splits the baseline score of an anomalous row is the mean over them, like that of the ensemble. ``our_normal`` and
-    ``our_anomalous`` are the scores of the detector.
+    ``our_anomalous`` are the scores of the detector. ``in_time``: of rows in time, of which the baselines get the same smoothing.
     """
     levels = tuple(len(column.levels) for column in model_order(detector.schema) if column.kind != "numeric")
     seed, sizes = detector.config.seed, [len(split.test) for split in splits]
     scores = [baseline_scores(split.train, concatenate([split.test, anomalous]), levels, seed) for split in splits]
+    if in_time is not None:
+        scores = [{name: in_time.smoothed(values) for name, values in found.items()} for found in scores]
     rankings = [ranking_metrics(OURS, our_normal, our_anomalous)]
     for name in scores[0]:
         normal = np.concatenate([found[name][:size] for found, size in zip(scores, sizes, strict=True)])

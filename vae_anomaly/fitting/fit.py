@@ -24,7 +24,16 @@ from vae_anomaly.fitting.checkpointing import Progress, Stage
 from vae_anomaly.fitting.diagnostics import calibration_stability, column_quality, usual_contributions, with_doubts
 from vae_anomaly.fitting.held_out import FitRecord, cross_fit_scores
 from vae_anomaly.fitting.robust import exemplar_limit, first_pass_scores, first_pass_split, robust_note, trim_rows
-from vae_anomaly.fitting.series import SeriesRows, assign_series, calibrate_series, fit_past, series_rows, series_views, split_series
+from vae_anomaly.fitting.series import (
+    SERIES_RECONSTRUCTION,
+    SeriesRows,
+    assign_series,
+    calibrate_series,
+    fit_past,
+    series_rows,
+    series_views,
+    split_series,
+)
 from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, assign_networks, copied_rows, split_rows
 from vae_anomaly.messages import quote
 from vae_anomaly.model.constants import FLOAT64, is_close
@@ -179,7 +188,10 @@ def _learn(
         always=_never_missing(batch, networks),
     )
     # Kinds of networks of a time series are weighed by their held-out scores (``calibrate_series``).
-    ensemble = with_learned_weights(ensemble, read, exemplar_rows, len(config.model.views) if rows is None else 1, generator)
+    if rows is None:
+        ensemble = with_learned_weights(ensemble, read, exemplar_rows, len(config.model.views), generator)
+    else:
+        ensemble = with_learned_weights(ensemble, read, exemplar_rows, 1, generator, least=SERIES_RECONSTRUCTION)
     return TrainedEnsemble(ensemble=ensemble, networks=networks, exemplar_rows=exemplar_rows, history=history)
 
 

@@ -22,7 +22,7 @@ from vae_anomaly.fitting.held_out import ensemble_without_fold
 from vae_anomaly.fitting.splits import NetworkAssignment, RowSplit, calibration_size
 from vae_anomaly.model.ensemble import Ensemble, column_terms
 from vae_anomaly.model.imputation import unit_observed
-from vae_anomaly.model.prediction import KINDS, VALUES, column_resolution, learn_predictors
+from vae_anomaly.model.prediction import SERIES_KINDS, VALUES, column_resolution, learn_predictors
 from vae_anomaly.model.scaling import Views, gather_cells, learn_views
 from vae_anomaly.model.vae import Layout
 from vae_anomaly.model.weighting import GROUPS, columns_of, evidence_of, log_odds
@@ -34,10 +34,13 @@ LEAST_BLOCK_ROWS = 20
 # Columns up to which a number is predicted from the past of all of them: the coefficients of more would outweigh the networks.
 MOST_ACROSS = 300
 # Quantile of a kind's held-out scores that measures its level, in the worst fold.
-HIGH = 0.99
+HIGHEST_QUANTILE = 0.99
 # Weight of the values beside the residuals. Levels drift in and out of what a training time shows: with this weight a level alarms by
 # itself only at fifty times its limit. Held-out values that resemble their neighbours count less: a hundred independent ones in full.
 VALUES_SHARE, VALUES_ROWS = 0.02, 100.0
+# Least weight of the reconstruction relative to the KL. Residuals have little left to be close to: what a network cannot reconstruct says
+# as much as where the row lies (``benchmarks/sensors.py``).
+SERIES_RECONSTRUCTION = 0.5
 # Rows that tell which scaling of a kind separates made anomalies.
 JUDGED_ROWS = 2000
 
@@ -107,10 +110,10 @@ def series_views(
 ) -> Views:
     """Learn the predictor and the scaling of every network; a kind has one scaling, the one that tells made anomalies best."""
     folds = len(set(networks.held_out_fold))
-    kinds = [KINDS.index(view) for view in rows.views for _ in range(folds)]
+    kinds = [SERIES_KINDS.index(view) for view in rows.views for _ in range(folds)]
     everything = torch.arange(len(read))
     finest = column_resolution(read, everything)
-    names = [_scaling(read, layout, KINDS.index(view), everything, config.model.views, finest, generator) for view in rows.views]
+    names = [_scaling(read, layout, SERIES_KINDS.index(view), everything, config.model.views, finest, generator) for view in rows.views]
     predictors = learn_predictors(read, kinds, networks.rows)
     return learn_views(layout, read, [name for name in names for _ in range(folds)], networks.rows, predictors=predictors, finest=finest)
 
@@ -153,7 +156,7 @@ def weigh_kinds(ensemble: Ensemble, terms: NDArray[np.float64], split: RowSplit,
     assert predictors is not None
     scores, kinds = terms.sum(-1), [int(predictors.kind[nets[0]]) for nets in kind_nets(ensemble)]
     worst = np.array([
-        max(float(np.nanquantile(scores[split.fold == k, t], HIGH)) for k in range(split.folds)) for t in range(len(kinds))
+        max(float(np.nanquantile(scores[split.fold == k, t], HIGHEST_QUANTILE)) for k in range(split.folds)) for t in range(len(kinds))
     ])  # fmt: skip
     worst = np.maximum(worst, 1e-9)
     share = np.ones(len(kinds))

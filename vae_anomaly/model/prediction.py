@@ -19,7 +19,7 @@ from vae_anomaly.config import SeriesView
 from vae_anomaly.model.vae import row_product
 from vae_anomaly.schema.encoding import Batch
 
-KINDS: tuple[SeriesView, ...] = ("values", "own", "ar")
+SERIES_KINDS: tuple[SeriesView, ...] = ("values", "own", "ar")
 VALUES, OWN, ACROSS = range(3)
 # Standard deviations beyond which a past value says no more.
 PAST_CLIP = 20.0
@@ -31,14 +31,14 @@ USUAL_PENALTY, CHOSEN_BELOW, FOLDS = 1.0, 3000, 5
 # Rows that a predictor is learned from, at most: its coefficients are then known to a per cent.
 LEARNED_ROWS = 200_000
 # A spread below this share of the mean is a rounding error.
-LEAST_SPREAD = 1e-9
+LEAST_DEVIATION = 1e-9
 # Pairs of columns whose relation is computed at once.
 MOST_PAIRS = 2**22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Predictors:
-    """Predictors of ``g`` networks: ``kind`` int64 ``[g]``, an index into ``KINDS``; all others float64.
+    """Predictors of ``g`` networks: ``kind`` int64 ``[g]``, an index into ``SERIES_KINDS``; all others float64.
 
     ``centre``, ``spread`` ``[g, d]`` standardise a column; ``own`` ``[g, l, d]``: coefficients of the lags of the same column; ``across``
     ``[a, l·d, d]``: those of all columns, for the ``a`` networks of kind ``ar``, in order.
@@ -148,7 +148,7 @@ def _learn(batch: Batch, index: Tensor, *, across: bool) -> tuple[Tensor, Tensor
     values = picked.numeric[:, -1].masked_fill(~seen, torch.nan)
     centre = values.nanmean(0).nan_to_num(0.0)
     spread = (values - centre).square().nanmean(0).nan_to_num(0.0).sqrt()
-    spread = torch.where(spread > LEAST_SPREAD * centre.abs().clamp_min(1e-300), spread, 1.0)
+    spread = torch.where(spread > LEAST_DEVIATION * centre.abs().clamp_min(1e-300), spread, 1.0)
     lagged = ((picked.past - centre) / spread).clamp(-PAST_CLIP, PAST_CLIP).nan_to_num(0.0)
     # A missing number is taken to be the last one: it then says nothing against standing still.
     target = torch.where(seen, ((picked.numeric[:, -1] - centre) / spread).clamp(-PAST_CLIP, PAST_CLIP), lagged[:, 0])
@@ -190,6 +190,6 @@ def column_resolution(batch: Batch, rows: Tensor) -> Tensor:
     for j in range(picked.numeric.shape[-1]):
         values = torch.from_numpy(np.unique(picked.numeric[:, -1, j][picked.observed[:, -1, j]].numpy()))
         step = values.diff()
-        step = step[step > LEAST_SPREAD * values.abs().max()] if len(values) > 1 else step
+        step = step[step > LEAST_DEVIATION * values.abs().max()] if len(values) > 1 else step
         steps.append(float(step.min()) if len(step) else 0.0)
     return torch.tensor(steps, dtype=torch.float64)

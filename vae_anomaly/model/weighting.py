@@ -57,15 +57,20 @@ def unit_weights(nets: int, sigma: float) -> dict[str, Tensor]:
     return {"weight": ones, "beta": ones, "noise": torch.full((nets,), sigma)}
 
 
-def with_learned_weights(ensemble: Ensemble, read: Batch, own: Tensor, views: int, generator: torch.Generator) -> Ensemble:
-    """Return an ensemble of unit weights with the noise, the KL bounds and the weights learned from its exemplars ``own`` ``[g, e]``."""
+def with_learned_weights(
+    ensemble: Ensemble, read: Batch, own: Tensor, views: int, generator: torch.Generator, *, least: float = LEAST_RECONSTRUCTION
+) -> Ensemble:
+    """Return an ensemble of unit weights with the noise, the KL bounds and the weights learned from its exemplars ``own`` ``[g, e]``.
+
+    ``least``: weight of the reconstruction relative to the KL, at least, both at their 90 % quantiles.
+    """
     if ensemble.likelihood == "student-t":
         ensemble = replace(ensemble, noise=learn_noise(ensemble, read, own))
     log_odds = torch.zeros(len(own), dtype=torch.float64)
     if ensemble.prior == "exemplar":
         groups, log_odds = choose_bounds(ensemble, read, own, generator)
         ensemble = replace(ensemble, groups=groups)
-    weight, beta = learn_weights(ensemble, read, own, torch.softmax(log_odds.view(views, -1), 0))
+    weight, beta = learn_weights(ensemble, read, own, torch.softmax(log_odds.view(views, -1), 0), least=least)
     return replace(ensemble, weight=weight, beta=beta)
 
 
@@ -82,20 +87,22 @@ def learn_noise(ensemble: Ensemble, read: Batch, own: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def learn_weights(ensemble: Ensemble, read: Batch, own: Tensor, chance: Tensor) -> tuple[Tensor, Tensor]:
+def learn_weights(
+    ensemble: Ensemble, read: Batch, own: Tensor, chance: Tensor, *, least: float = LEAST_RECONSTRUCTION
+) -> tuple[Tensor, Tensor]:
     """Return the weight of every network, w_v / members, and its beta, both float64 ``[g]``.
 
     ``ensemble`` has weights and betas of 1; ``chance`` ``[v, members]``: that the view is the best. ``own`` int64 ``[g, e]`` are the rows
     of ``read`` that are its exemplars, −1 = padding; scores are measured on them, each leaving itself out. A weight is chance / (90 %
     quantile of the network's score), scaled so that the mean of w_v over the views is 1: scores are in nats of the average view. Beta is
-    1/4 or as much less as gives the reconstruction its least share; 1 with the standard prior, the literal ELBO.
+    1/4 or as much less as gives the reconstruction its ``least`` share; 1 with the standard prior, the literal ELBO.
     """
     count = min(WEIGHING_ROWS, int((own >= 0).sum(-1).min()))
     nll, kl = net_terms(ensemble, imputed_cells(ensemble, read, own[:, :count]), torch.arange(count).expand(len(own), count))
     reconstruction = nll.sum(-1)
     beta = torch.ones(len(own), dtype=torch.float64)
     if ensemble.prior == "exemplar":
-        beta = (_quantile_90(reconstruction) / (LEAST_RECONSTRUCTION * _quantile_90(kl))).clamp_max(MOST_BETA)
+        beta = (_quantile_90(reconstruction) / (least * _quantile_90(kl))).clamp_max(MOST_BETA)
     weight = chance / _quantile_90(reconstruction + beta.unsqueeze(-1) * kl).view_as(chance)
     return (weight / weight.mean(0, keepdim=True) / weight.shape[1]).flatten(), beta
 

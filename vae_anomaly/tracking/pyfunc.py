@@ -9,7 +9,7 @@ import logging
 import numbers
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
@@ -88,12 +88,13 @@ class AnomalyModel(PythonModel):
 
     def _scored(self, data: Any, options: ScoreOptions) -> pa.Table:
         groups, schema = self.detector.threshold.groups, self.detector.schema
-        extra = {} if groups is None else {groups.column: groups.names}
+        extra: dict[str, Sequence[str]] = {} if groups is None else {groups.column: groups.names}
+        extra |= {name: () for name in self.detector.time_columns if name not in extra}
         source = frame_source(data, schema, replace(self.detector.config.data, on_error="stop"), extra=extra, where=WHERE)
         source.check_present(schema)
         if groups is not None and groups.column not in source.names:
             raise SchemaMismatch(f"{WHERE} lacks the group column of the threshold: {absent_text([groups.column], source.names)}")
-        batches = source.batches(schema, extra=tuple(extra)) if source.rows else ()
+        batches = source.batches(schema, extra=tuple(extra), chunk_rows=self.detector.rows_at_once()) if source.rows else ()
         scored = list(score_batches(self.detector, batches, replace(options, model=self.name, model_version=self.version)))
         return pa.Table.from_batches(scored) if scored else pa.schema(RESULT_FIELDS).empty_table()
 
@@ -185,6 +186,8 @@ def metadata_of(detector: Detector) -> dict[str, Any]:
     groups, data = detector.threshold.groups, detector.config.data
     quality = None if data.pivot else data.quality_column
     columns = {} if groups is None else {groups.column: "category"}
+    if detector.series is not None:
+        columns |= {name: kind for name, kind in ((detector.schema.group, "category"), (detector.schema.time, "time")) if name is not None}
     if quality is not None and "*" not in quality:
         columns[quality] = "quality"
     told: dict[str, Any] = {"columns": columns | {column.name: column.kind for column in detector.schema.columns}}

@@ -11,18 +11,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vae_anomaly import artifact
+from vae_anomaly.calibration.blocks import effective_rows
 from vae_anomaly.calibration.conformal import calibration_rows_needed, finest_text
 from vae_anomaly.calibration.groups import calibrate_groups
 from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha, Costs, budget_alpha, budget_table, choose_alpha
 from vae_anomaly.calibration.tail import LEAST_ROWS, finest_tail_alpha, fit_tail
-from vae_anomaly.calibration.threshold import Threshold
+from vae_anomaly.calibration.threshold import Threshold, calibrate_blocks
 from vae_anomaly.calibration.threshold import calibrate as conformal
-from vae_anomaly.config import TrackingConfig
+from vae_anomaly.config import SeriesConfig, TrackingConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import TooFewRows
+from vae_anomaly.fitting.series import LEAST_BLOCK_ROWS
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tracking.registry import MODEL_ID
@@ -41,6 +44,7 @@ from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.results import CalibrateResult, GroupRow, ModelName
 
 # Beginnings of the notes of a fit that a new calibration invalidates.
+BLOCKS = SeriesConfig().folds  # of time, of a calibration of rows in time
 NOTES_OF_FIT = ("cross-fitted", "calibrated on", "the threshold is pooled")
 
 
@@ -111,11 +115,26 @@ def _threshold(request: CalibrateRequest, rows: CalibrationRows, alpha: float, c
         threshold = Threshold(method="gpd", alpha=tail.share, value=0.0, calibration=ordered, tail=tail).at(alpha)
     else:
         _check_alpha(alpha, len(scores))
-        threshold = conformal(scores, alpha)
+        threshold = conformal(scores, alpha) if rows.entity is None else _of_blocks(scores, rows.entity, alpha)
     if rows.groups is not None and columns.group is not None:
         groups = calibrate_groups(columns.group, rows.groups, scores, alpha)
         threshold = replace(threshold, groups=groups)
     return replace(threshold, tried=tried)
+
+
+def _of_blocks(scores: NDArray[np.float64], entity: NDArray[np.int64], alpha: float) -> Threshold:
+    """Return the threshold of rows in time from the first, second, … fifth part of every series."""
+    block, pieces = np.empty(len(scores), dtype=np.int64), []
+    for one in np.unique(entity):
+        here = np.flatnonzero(entity == one)
+        block[here] = np.arange(len(here)) * BLOCKS // len(here)
+        pieces.append(scores[here])
+    if len(scores) < BLOCKS * LEAST_BLOCK_ROWS:
+        raise TooFewRows(
+            f"a time series needs at least {BLOCKS * LEAST_BLOCK_ROWS:,} normal rows to calibrate on, {LEAST_BLOCK_ROWS} for each of "
+            f"{BLOCKS} blocks of its time; {len(scores):,} given."
+        )
+    return calibrate_blocks(scores, block, alpha, effective_rows=effective_rows(pieces))
 
 
 def _check_alpha(alpha: float, n: int) -> None:

@@ -3,7 +3,7 @@
 Every contradiction is refused before the data are read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.operating_point import DayRate, rows_per_day
 from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.in_time import Scorer, total_scores
 from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.messages import OnProgress, absent_text, shorten_list
-from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, read_labels
+from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, factorize, read_labels
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
 from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.source import Source
-from vae_anomaly.workflow.models import cores, encoded_chunks, refuse_learned_label, seen_at_fit
+from vae_anomaly.workflow.models import cores, encoded_chunks, located_in, refuse_learned_label, seen_at_fit
 from vae_anomaly.workflow.requests import CalibrateRequest
 from vae_anomaly.workflow.score_counts import left_out
 
@@ -29,12 +30,14 @@ _Floats = NDArray[np.float64]
 class CalibrationRows:
     """Scores, float64, of the rows labelled normal and of all others; ``groups`` are those of the normal rows.
 
+    ``entity`` int64: the series of each normal row of rows in time, in their order; None for single rows.
     ``null_scores`` rows have only missing cells; ``rejected`` rows are unreadable.
     """
 
     normal_scores: _Floats
     anomalous_scores: _Floats
     groups: pa.ChunkedArray | None
+    entity: NDArray[np.int64] | None
     labelled: bool
     per_day: DayRate | None
     null_scores: int
@@ -103,6 +106,9 @@ def calibration_columns(request: CalibrateRequest, detector: Detector, source: S
         raise ConfigError(
             "--alerts-per-day needs the number of rows a day: name a column of timestamps with --time-column, or give --rows-per-day."
         )
+    if detector.series is not None and (request.method == "gpd" or request.group_by):
+        option = "--method gpd" if request.method == "gpd" else "--group-by"
+        raise ConfigError(f"{option} is for rows that are no time series; this model has one threshold, from blocks of time. Leave it out.")
     source.check_present(detector.schema)
     return CalibrationColumns(label=label, time=None if request.rows_per_day else time, group=_group_column(request, detector, source))
 
@@ -138,10 +144,13 @@ def score_calibration_rows(
     scores: list[_Floats] = []
     numbers: list[NDArray[np.int64]] = []
     chunks: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
-    rejects = Rejects()
+    rejects, scorer, entities = Rejects(), Scorer(detector, threads=request.threads or cores()), list[pa.Array]()
     for chunk in encoded_chunks(detector, source, columns.names, rejects, tell, stage="scoring"):
-        scores.append(detector.scores(chunk.cells, threads=request.threads or cores()).total.numpy())
         numbers.append(chunk.numbers)
+        with located_in(source, numbers):
+            scores.append(total_scores(scorer(chunk.rows, chunk.cells)))
+        if detector.series is not None and detector.schema.group is not None:
+            entities.append(chunk.rows.column(detector.schema.group))
         for name, arrays in chunks.items():
             arrays.append(chunk.rows.column(name))
     rejected = left_out(rejects)
@@ -156,11 +165,21 @@ def score_calibration_rows(
         normal_scores=total[normal],
         anomalous_scores=total[has_score & ~normal],
         groups=None if columns.group is None else values[columns.group].filter(pa.array(normal)),
+        entity=_entities(detector, entities, normal),
         labelled=labels is not None,
         per_day=_per_day(request, values, columns.time, source, numbers),
         null_scores=int((~has_score).sum()),
         rejected=rejected,
     )
+
+
+def _entities(detector: Detector, columns: Sequence[pa.Array], normal: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """Return the series of each normal row of rows in time, None for single rows."""
+    if detector.series is None:
+        return None
+    if not columns:
+        return np.zeros(int(normal.sum()), dtype=np.int64)
+    return factorize(pa.chunked_array(columns), detector.schema.group or "")[1][normal]
 
 
 def _per_day(

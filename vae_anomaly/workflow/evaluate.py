@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.config import DataConfig
 from vae_anomaly.detector.detector import Detector
+from vae_anomaly.detector.in_time import Scorer, series_features, total_scores
+from vae_anomaly.detector.series import SeriesScores
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
 from vae_anomaly.evaluation.baselines import Matrix
-from vae_anomaly.evaluation.comparison import BaselineSplit, compare_with_baselines
+from vae_anomaly.evaluation.comparison import BaselineSplit, InTime, compare_with_baselines
 from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_points, realised_rates, roc_points
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.revealing import revealing_columns
@@ -26,7 +28,7 @@ from vae_anomaly.explain.contributions import Alarm, explain_rows, reasons_of, t
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
-from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
+from vae_anomaly.schema.keys import Labels, check_both_classes, factorize, read_labels
 from vae_anomaly.schema.parsing import mask_tokens
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source
@@ -35,6 +37,7 @@ from vae_anomaly.workflow.models import (
     LoadedModel,
     cores,
     encoded_chunks,
+    located_in,
     open_data,
     open_model,
     open_versions,
@@ -61,8 +64,10 @@ class LabelledScores:
     scores: Matrix
     labels: Labels
     numbers: NDArray[np.int64]
+    entity: NDArray[np.int64]  # the series of each row, 0 of single rows
     null_scores: int
     worst: Mapping[int, pa.RecordBatch]  # number → the row as it was read, of those with the largest scores
+    in_time: Mapping[int, list[dict[str, Any]]]  # number → the reasons of rows in time, of those
 
     def of_class(self, *, normal: bool) -> tuple[Batch, Matrix]:
         """Return the rows and scores of one class."""
@@ -204,9 +209,11 @@ def _page(
     worst = flagged[np.argsort(-scored.scores[flagged], kind="stable")[:ALARMS_SHOWN]]
     picked = scored.cells.rows(torch.from_numpy(worst))
     written = pa.concat_batches([scored.worst[number] for number in scored.numbers[worst].tolist()]) if len(worst) else None
-    features = top_features(
-        detector.ensemble, detector.schema, picked, np.arange(len(worst)), REPORT_REASONS_SHOWN, cells=written
-    ).to_pylist()
+    features = [scored.in_time.get(number) for number in scored.numbers[worst].tolist()]
+    if detector.series is None:
+        features = top_features(
+            detector.ensemble, detector.schema, picked, np.arange(len(worst)), REPORT_REASONS_SHOWN, cells=written
+        ).to_pylist()
     p_values = detector.threshold.p_values(scored.scores)
     for i, shown in zip(worst.tolist(), features, strict=True):
         summary.offer(
@@ -215,7 +222,7 @@ def _page(
                 ids={"label": scored.labels.names[scored.labels.code[i]]},
                 score=float(scored.scores[i]),
                 p_value=float(p_values[i]),
-                reasons=reasons_of(shown),
+                reasons=reasons_of(shown or []),
             )
         )
     return overview(detector, summary, title=title, notes=notes, quality=quality, curves=curves)
@@ -227,13 +234,25 @@ def _scored(
     """Encode and score all rows, with the labels as the file has them."""
     batches, scores, labels, numbers = [], [], [], []
     worst: dict[int, pa.RecordBatch] = {}
+    scorer, in_time, entities = Scorer(detector, threads=threads), dict[int, list[dict[str, Any]]](), list[pa.Array]()
     for chunk in encoded_chunks(detector, source, [column], rejects, tell, stage="scoring"):
-        batches.append(chunk.cells)
-        scores.append(detector.scores(chunk.cells, threads=threads).total.numpy())
-        labels.append(chunk.rows.column(column))
         numbers.append(chunk.numbers)
-        for i in np.argsort(-scores[-1], kind="stable")[:ALARMS_SHOWN].tolist():
+        with located_in(source, numbers):
+            found = scorer(chunk.rows, chunk.cells)
+        scores.append(total_scores(found))
+        # Of rows in time with their past: what is explained later is the row alone, before smoothing.
+        batches.append(found.rows.rows(slice(0, len(chunk.cells))) if isinstance(found, SeriesScores) else chunk.cells)
+        labels.append(chunk.rows.column(column))
+        if detector.series is not None and detector.schema.group is not None:
+            entities.append(chunk.rows.column(detector.schema.group))
+        highest = np.sort(np.argsort(-scores[-1], kind="stable")[:ALARMS_SHOWN])
+        for i in highest.tolist():
             worst[int(chunk.numbers[i])] = chunk.rows.select(list(detector.schema.names)).take(pa.array([i]))
+        if isinstance(found, SeriesScores):
+            known = highest[~np.isnan(scores[-1][highest])]
+            written = chunk.rows.select(list(detector.schema.names))
+            features = series_features(detector, found, known, REPORT_REASONS_SHOWN, threads=threads, cells=written)
+            in_time |= {int(chunk.numbers[i]): features[i].as_py() for i in known.tolist()}
     total = np.concatenate(scores)
     has_score = ~np.isnan(total)
     if not has_score.any():
@@ -243,9 +262,15 @@ def _scored(
         scores=total[has_score],
         labels=read_labels(pa.chunked_array(labels), normal_labels, column).where(has_score),
         numbers=np.concatenate(numbers)[has_score],
+        entity=_entities(detector, entities, len(total))[has_score],
         null_scores=int((~has_score).sum()),
         worst=worst,
+        in_time=in_time,
     )
+
+
+def _entities(detector: Detector, columns: list[pa.Array], rows: int) -> NDArray[np.int64]:
+    return factorize(pa.chunked_array(columns), detector.schema.group or "")[1] if columns else np.zeros(rows, dtype=np.int64)
 
 
 def _reference(detector: Detector, request: EvaluateRequest, rejects: Rejects) -> Batch | None:
@@ -286,11 +311,20 @@ def _quality(detector: Detector, scored: LabelledScores, reference: Batch | None
     quality = detection_quality(normal_scores, anomalous_scores, detector.threshold, labels, seed=detector.config.seed)
     quality = replace(quality, revealing=revealing)
     split, compared = BaselineSplit(train=reference, test=normal) if reference else None, normal_scores
+    tested = np.arange(len(normal))
     if split is None:
         order = torch.from_numpy(np.random.default_rng([detector.config.seed, 3]).permutation(len(normal)))
+        if detector.series is not None:  # the first half in time, and not every other row, whose neighbours the baselines would know
+            order = order.sort().values
         half = len(normal) // 2
         if not half:
             return quality
+        tested = order[half:].numpy()
         split = BaselineSplit(train=normal.rows(order[:half]), test=normal.rows(order[half:]))
-        compared = normal_scores[order[half:].numpy()]
-    return replace(quality, comparison=compare_with_baselines(detector, [split], anomalous, compared, anomalous_scores))
+        compared = normal_scores[tested]
+    in_time = None
+    if detector.series is not None:
+        rows = np.concatenate([np.flatnonzero(scored.labels.normal)[tested], np.flatnonzero(~scored.labels.normal)])
+        in_time = InTime(position=rows, entity=scored.entity[rows], newest=detector.series.newest)
+    found = compare_with_baselines(detector, [split], anomalous, compared, anomalous_scores, in_time=in_time)
+    return replace(quality, comparison=found)

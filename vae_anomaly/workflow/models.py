@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from vae_anomaly import artifact
 from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.config import Reading, reading_for
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.errors import ArtifactError, ConfigError
+from vae_anomaly.errors import ArtifactError, BadCell, ConfigError
 from vae_anomaly.fitting.diagnostics import active_units, cautions
 from vae_anomaly.messages import OnProgress, option_names, quote, shorten_list
 from vae_anomaly.redaction import redacted
@@ -27,6 +28,7 @@ from vae_anomaly.schema.encoding import Batch, encode
 from vae_anomaly.schema.parsing import mask_columns
 from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables.csv_rejects import Rejects
+from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.source import Source, as_one_table, input_row_numbers, open_source
 from vae_anomaly.tracking import store
 from vae_anomaly.tracking.registry import ResolvedModel, registered_versions, resolve_model
@@ -153,6 +155,15 @@ def refuse_learned_label(detector: Detector, column: str) -> None:
         )
 
 
+@contextmanager
+def located_in(source: Source, numbers: Sequence[NDArray[np.int64]]) -> Iterator[None]:
+    """Raise a BadCell about a row of the chunks with these ``numbers`` with its file, row and line."""
+    try:
+        yield
+    except BadCell as error:
+        raise with_location(error, source.readers, int(np.concatenate(numbers)[error.row]), readable=False) from None
+
+
 def cores() -> int:
     """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -185,10 +196,12 @@ def encoded_chunks(
 ) -> Iterator[EncodedChunk]:
     """Read a source with the columns of a model and ``extra`` ones, and encode it; ``tell`` gets the rows that are done.
 
-    In the extra columns too a declared missing value is null, as it was in the fit: labels, times and groups.
+    In the extra columns too a declared missing value is null, as it was in the fit: labels, times and groups. Those of rows in time are
+    among them.
     """
     done = 0
-    for as_written in source.batches(detector.schema, extra=extra, on_reject=rejects):
+    extra = tuple(dict.fromkeys([*extra, *detector.time_columns]))
+    for as_written in source.batches(detector.schema, extra=extra, on_reject=rejects, chunk_rows=detector.rows_at_once()):
         rows = mask_columns(as_written, extra, source.reading.missing_values)
         cells = encode(detector.schema, rows.select(list(detector.schema.names)))
         yield EncodedChunk(rows=rows, cells=cells, numbers=input_row_numbers(rows, done))

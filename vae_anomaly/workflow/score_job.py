@@ -10,7 +10,6 @@ from vae_anomaly._version import __version__
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.config import Reading, reading_for
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.in_time import series_chunk, series_columns
 from vae_anomaly.detector.stream import NO_STANDSTILL, InputBatch, Rejections, ScoreOptions, Standstill
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.jobs.memory import Bound, MemoryPlan, plan_memory, watched
@@ -82,11 +81,11 @@ class ScoreJob:
         groups, request = self.threshold.groups, self.request
         batches = source.batches(
             self.detector.schema,
-            extra=[*request.id_columns, *([groups.column] if groups else []), *series_columns(self.detector)],
+            extra=[*request.id_columns, *([groups.column] if groups else []), *self.detector.time_columns],
             first_row=first_row,
             on_reject=rejects.add,
             on_file=paths.append,
-            chunk_rows=series_chunk(self.detector, self.memory.chunk_rows),
+            chunk_rows=self.detector.rows_at_once(self.memory.chunk_rows),
             chunk_bytes=self.memory.chunk_bytes,
         )
         kept = first_row - rejects.before.rows
@@ -193,12 +192,12 @@ def check_input_columns(job: ScoreJob, source: Source) -> tuple[str, ...]:
     if groups is not None and groups.column not in source.names:
         absent = absent_text([groups.column], source.names)
         raise SchemaMismatch(f"{source.files[0].path} lacks the group column of the threshold: {absent}")
-    absent_keys = [name for name in series_columns(job.detector) if name not in source.names]
+    absent_keys = [name for name in job.detector.time_columns if name not in source.names]
     if absent_keys:
         raise SchemaMismatch(
             f"{source.files[0].path} lacks the time or group column of this model of rows in time: {absent_text(absent_keys, source.names)}"
         )
-    known = {*job.request.id_columns, *([groups.column] if groups else []), *series_columns(job.detector)}
+    known = {*job.request.id_columns, *([groups.column] if groups else []), *job.detector.time_columns}
     return tuple(name for name in unknown_columns(job.detector.schema, source.all_names) if name not in known)
 
 
