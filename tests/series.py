@@ -1,6 +1,7 @@
 """A little plant in time, and the detectors fitted on it, each once a process."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ def rows_of(count: int, *, seed: int = 0, fault: tuple[int, int] | None = None, 
     With ``holes``: missing cells, a row without any, and a gap of time.
     """
     random = np.random.default_rng(seed)
-    table = {"t": [], "machine": [], **{name: [] for name in COLUMNS}}
+    table: dict[str, list[Any]] = {"t": [], "machine": [], **{name: [] for name in COLUMNS}}
     level = {"a": 0.0, "b": 0.0}
     clock = 0.0
     for i in range(count):
@@ -34,7 +35,12 @@ def rows_of(count: int, *, seed: int = 0, fault: tuple[int, int] | None = None, 
         power = 2.0 * flow + random.normal(scale=0.05)
         if fault is not None and fault[0] <= i < fault[1]:
             power, flow = power + 4.0 * random.normal(), flow + 3.0 * random.normal()
-        row = {"flow": flow, "power": power, "heat": 60.0 + random.normal(), "mode": "run" if random.random() < 0.9 else "idle"}
+        row: dict[str, Any] = {
+            "flow": flow,
+            "power": power,
+            "heat": 60.0 + random.normal(),
+            "mode": "run" if random.random() < 0.9 else "idle",
+        }
         if holes and i % 17 == 3:
             row["heat"] = None
         if holes and i == 60:

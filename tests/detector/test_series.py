@@ -146,8 +146,8 @@ def test_time_that_goes_back_names_the_machine_the_time_and_the_row() -> None:
     detector, rows = detector_of(), new_rows()
     _, state = scored(detector, rows)
     batch = InputBatch(rows=rows.slice(10, 3))
-    with pytest.raises(BadCell, match=r"time goes back of machine 'a': t is 5\.5, before that of the row above in new.csv row 251 "):
-        list(scored_batches(detector, [batch], ScoreOptions(first_row=250, where="new.csv"), state=state))
+    with pytest.raises(BadCell, match=r"time goes back of machine 'a': t is 5\.5, before that of the row above in the data row 251 "):
+        list(scored_batches(detector, [batch], ScoreOptions(first_row=250), state=state))
 
 
 def test_rows_without_a_time_column_or_with_other_times_are_refused() -> None:
@@ -156,7 +156,7 @@ def test_rows_without_a_time_column_or_with_other_times_are_refused() -> None:
         with pytest.raises(SchemaMismatch, match="lacks the time or group column of this model of rows in time"):
             scored(detector, rows.drop_columns([name]).to_batches()[0])
     times = rows.set_column(rows.column_names.index("t"), "t", pa.array(np.arange(rows.num_rows), pa.timestamp("s")))
-    with pytest.raises(SchemaMismatch, match="time column 't' holds times in the batch and held plain numbers in the fit"):
+    with pytest.raises(SchemaMismatch, match="time column 't' holds times in the data and held plain numbers in the fit"):
         scored(detector, times.to_batches()[0])
 
 

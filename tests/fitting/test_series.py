@@ -166,6 +166,7 @@ def test_the_past_of_a_fit_is_that_of_each_machine() -> None:
     times = times_of(table, record.detector.schema, None)
     assert times is not None
     again = fit_past(replace(record.batch, past=None), series_rows(record.batch, config_of(), times), 2)
+    assert again.past is not None
     assert torch.equal(again.past, record.batch.past)
     assert len(COLUMNS) == len(record.detector.schema.columns)
     assert split_series(config_of(), series_rows(record.batch, config_of(), times)).folds == 5

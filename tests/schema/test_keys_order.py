@@ -11,7 +11,8 @@ from vae_anomaly.schema.keys import group_codes, time_values
 
 def ranks(time: NDArray[np.float64]) -> list[int]:
     """Return the dense rank of each time."""
-    return np.unique(time, return_inverse=True)[1].tolist()
+    found: list[int] = np.unique(time, return_inverse=True)[1].tolist()
+    return found
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ KEYS = {
         "quality resumed_steps rows_read rows_used seconds steps stopped suspicious"
     ),
     results.ScoreResult: (
-        "alpha counts ignored_columns model next_steps output parts_before parts_made resumed_rows rows_per_second "
+        "alpha counts found_events ignored_columns model next_steps output parts_before parts_made resumed_rows rows_per_second "
         "seconds table_version threshold unchanged"
     ),
     results.Counts: (
@@ -42,6 +42,7 @@ KEYS = {
     results.CellChange: "column instead value",
     results.SmallestChange: "cells found score",
     results.GroupRow: "lent name rows threshold",
+    results.FoundEvents: "acknowledged events is_clock output",
     results.Discovery: "cutoff rate statement",
     results.Untypical: "low rows",
     results.ModelName: "alias folder name run_id uri version",

@@ -164,3 +164,14 @@ def conditional_p_values(n: int, delta: float = CONDITIONAL_DELTA) -> NDArray[np
     inside = i >= k
     log_ratio[inside] = _log_gamma(i[inside] + 1) - _log_gamma(i[inside] - k + 1) - _log_gamma(n + 1.0) + _log_gamma(n - k + 1.0)
     return np.append(-np.expm1((np.log(delta) + log_ratio) / k), 1.0)
+
+
+def two_sided(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return min(1, 2·min(upper, lower)), valid because each p-value is and a half goes to each side; NaN where the score is NaN."""
+    return np.minimum(1.0, 2.0 * np.minimum(upper, lower))
+
+
+def untypical_rows(typicality: NDArray[np.float64], upper: NDArray[np.float64], alpha: float) -> tuple[int, int]:
+    """Return how many rows have a typicality of at most ``alpha``, and how many of them because they score too low."""
+    untypical = typicality <= alpha * (1.0 + 1e-12)
+    return int(untypical.sum()), int((untypical & (typicality < np.minimum(1.0, 2.0 * upper))).sum())

@@ -148,6 +148,21 @@ SpanOption = Annotated[
     int | None,
     _data(metavar="ROWS", help="Rows over which the scores of a time series are smoothed; 1: none.", show_default=str(SeriesConfig().span)),
 ]
+Events = Annotated[
+    Path | None,
+    _data(metavar="FILE", help="File for the events of rows in time, CSV or Parquet: alarms that belong together, with start, peak, end "
+          "and columns.",
+          show_default=False),
+]  # fmt: skip
+MuteFile = Annotated[
+    str | None,
+    _data("--mute", metavar="FILE", help="Acknowledged ranges of time, columns start and end and the group column: events that begin in "
+          "them are left out.", show_default=False),
+]  # fmt: skip
+StateOption = Annotated[
+    Path | None,
+    _data("--state", metavar="FILE", help="File that keeps where the time series stand from one command to the next.", show_default=False),
+]
 MaxGap = Annotated[
     Any,
     _data("--max-gap", metavar="TIME", parser=duration, show_default="20 times the usual step",

@@ -1,12 +1,14 @@
 """Text of scorings and calibrations, and of what all summaries share: alarms with reasons, models, thresholds, malformed rows."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from vae_anomaly.calibration.conformal import rounded_up
 from vae_anomaly.calibration.guarantee import Guarantee
 from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.cli import text
 from vae_anomaly.cli.text import fact_lines, join_lines, plural, short, step_lines
+from vae_anomaly.events.episodes import Event
 from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.messages import percent, shorten_list
 from vae_anomaly.workflow.results import (
@@ -14,6 +16,7 @@ from vae_anomaly.workflow.results import (
     Counts,
     Discovery,
     ExplainResult,
+    FoundEvents,
     GroupRow,
     ModelName,
     ScoreResult,
@@ -34,6 +37,7 @@ def scoring_summary(result: ScoreResult) -> str:
         head = f"Nothing to do: {result.output} already holds the scores of these inputs, this model and these options."
     facts = [
         ("alarms", _counted(result)),
+        ("events", _events(result.found_events) if result.found_events else ""),
         ("flagged by", _discovery(counts.discovery) if counts.discovery else ""),
         ("groups", _pooled_text(counts)),
         ("typicality", _untypical(counts.typicality, result.alpha) if counts.typicality else ""),
@@ -48,6 +52,25 @@ def scoring_summary(result: ScoreResult) -> str:
         ("written", result.output + ("" if result.table_version is None else f" (version {result.table_version} of the Delta table)")),
     ]
     return join_lines([head, *fact_lines(facts), *alarm_lines(counts.top_alarms), *step_lines(result.next_steps)])
+
+
+EVENTS_SHOWN = 3
+
+
+def _events(found: FoundEvents) -> str:
+    """Return how many events there are, the most severe of them, and where they were written."""
+    worst = sorted(found.events, key=lambda event: -event.severity)[:EVENTS_SHOWN]
+    shown = shorten_list((_event(event, is_clock=found.is_clock) for event in worst), "; ")
+    muted = f", {found.acknowledged:,} more acknowledged" if found.acknowledged else ""
+    written = f", written to {found.output}" if found.output else ""
+    return f"{len(found.events):,}{muted}{written}" + (f"; the most severe: {shown}" if worst else "")
+
+
+def _event(event: Event, *, is_clock: bool) -> str:
+    start, end = (f"{datetime.fromtimestamp(t, UTC):%Y-%m-%d %H:%M:%S}" if is_clock else f"{t:g}" for t in (event.start, event.end))
+    who = f"{short(event.entity)} " if event.entity is not None else ""
+    columns = ", ".join(" ".join(filter(None, (short(column.column), column.direction))) for column in event.columns)
+    return f"{who}{start} to {'…' if event.ongoing else end}, {event.severity:.3g} times the threshold ({columns})"
 
 
 def _parts(result: ScoreResult) -> str:

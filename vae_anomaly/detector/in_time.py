@@ -20,6 +20,9 @@ from vae_anomaly.schema.keys import time_values
 from vae_anomaly.schema.parsing import mask_tokens
 from vae_anomaly.schema.schema import Schema
 
+# Where a row is that an error names by its number over all batches; the caller that knows the files replaces it.
+IN_ALL = "the data"
+
 
 def times_of(table: pa.Table, schema: Schema, time_format: str | None) -> Times | None:
     """Return the times and entities of the rows of a fit; None without a time column. Raises BadCell and DataError."""
@@ -40,7 +43,7 @@ def score_in_time(
     state: SeriesState | None,
     *,
     threads: int = 1,
-    where: str = "the batch",
+    where: str = IN_ALL,
     first_row: int = 0,
 ) -> tuple[SeriesScores, SeriesState]:
     """Score rows that continue the series of ``state``, None: at their start; ``raw``: the rows with their time and group columns.
@@ -113,9 +116,7 @@ class Scorer:
         """Score the next rows; ``raw`` has their time and group columns. Raises what ``score_in_time`` does."""
         if self.detector.series is None:
             return self.detector.scores(cells, threads=self.threads)
-        found, self.state = score_in_time(
-            self.detector, raw, cells, self.state, threads=self.threads, where="the data", first_row=self.rows
-        )
+        found, self.state = score_in_time(self.detector, raw, cells, self.state, threads=self.threads, first_row=self.rows)
         self.rows += len(cells)
         return found
 

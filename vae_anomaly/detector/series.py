@@ -139,10 +139,20 @@ def no_state(ensemble: Ensemble, series: Series, numbers: int, codes: int) -> Se
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RowTimes:
+    """When the rows of a batch were and of which entity: ``time`` ``[n]``, ``entity`` int64 ``[n]``, an index into ``names``."""
+
+    time: NDArray[np.float64]
+    entity: NDArray[np.int64]
+    names: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeriesScores:
     """Smoothed scores: ``total``, ``reconstruction``, ``kl`` float64 ``[n]``, NaN for a row without a cell; ``terms`` ``[n, t, d + 1]``.
 
-    ``peak`` int64 ``[n]``: the row of ``rows`` at which the KL of a row is attributed, ``age`` int64 ``[n]`` rows before it.
+    ``peak`` int64 ``[n]``: the row of ``rows`` at which the KL of a row is attributed, ``age`` int64 ``[n]`` rows before it. ``times``: of
+    rows that are scored as they come.
     """
 
     total: NDArray[np.float64]
@@ -152,6 +162,7 @@ class SeriesScores:
     peak: NDArray[np.int64]
     age: NDArray[np.int64]
     rows: Batch
+    times: RowTimes | None = None
 
     def row(self, i: int) -> "SeriesScores":
         """Return the scores of row ``i`` alone."""
@@ -267,7 +278,8 @@ def score_series(
     after = replace(state, time=state.time.copy(), past=past)
     for part in parts:
         after.time[part.entity] = time[part.rows[-1]]
-    return smooth(series, batch, raw, parts, after)
+    scores, after = smooth(series, batch, raw, parts, after)
+    return replace(scores, times=RowTimes(time=time, entity=entity, names=after.names)), after
 
 
 def smooth(

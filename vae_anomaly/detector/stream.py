@@ -16,13 +16,14 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from vae_anomaly.calibration.conformal import two_sided, untypical_rows
 from vae_anomaly.calibration.groups import group_names
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import PREFETCH_THREADS, ExplainedRows
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.in_time import score_in_time, series_features
-from vae_anomaly.detector.series import SeriesScores, SeriesState
+from vae_anomaly.detector.series import RowTimes, SeriesScores, SeriesState
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
 from vae_anomaly.messages import absent_text, shorten
@@ -206,13 +207,17 @@ class InputBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredBatch:
-    """Output rows with their counts, and the rejections, the standstill and the state of the series up to their end."""
+    """Output rows with their counts, and the rejections, the standstill and the state of the series up to their end.
+
+    ``times``: of rows in time.
+    """
 
     rows: pa.RecordBatch
     tally: Tally
     rejections: Rejections
     standstill: Standstill = NO_STANDSTILL
     series: SeriesState | None = None
+    times: RowTimes | None = None
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -306,7 +311,7 @@ def _score(
     if detector.series is None:
         scores = detector.scores(encoded, threads=options.threads)
     else:
-        scores, state = score_in_time(detector, raw, encoded, state, threads=options.threads, where=options.where, first_row=row)
+        scores, state = score_in_time(detector, raw, encoded, state, threads=options.threads, first_row=row)
         in_time = scores
     total, *parts = (np.asarray(values) for values in (scores.total, scores.reconstruction, scores.kl))
     codes, pooled, unseen_groups = _groups_of(threshold, raw, detector.config.data.missing_values, options.where)
@@ -330,21 +335,18 @@ def _score(
     ]
     tally = replace(_tally(detector, encoded, total, flags), pooled=pooled, unseen_groups=unseen_groups, numbers=numbers)
     if typicality:
-        untypical, low = _untypical(typicality[0], p_values, threshold.alpha)
+        untypical, low = untypical_rows(typicality[0], p_values, threshold.alpha)
         tally = replace(tally, untypical=untypical, low=low)
     fields = [pa.field(n, k.type) for n, k in zip(names, keys, strict=True)]
     rows = pa.RecordBatch.from_arrays(columns, schema=result_schema(fields, typicality=options.typicality))
-    return ScoredBatch(rows=rows, tally=tally, rejections=batch.rejections, standstill=batch.standstill, series=state)
-
-
-def two_sided(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return min(1, 2·min(upper, lower)), valid because each p-value is and a half goes to each side; NaN where the score is NaN."""
-    return np.minimum(1.0, 2.0 * np.minimum(upper, lower))
-
-
-def _untypical(typicality: NDArray[np.float64], upper: NDArray[np.float64], alpha: float) -> tuple[int, int]:
-    untypical = typicality <= alpha * (1.0 + 1e-12)
-    return int(untypical.sum()), int((untypical & (typicality < np.minimum(1.0, 2.0 * upper))).sum())
+    return ScoredBatch(
+        rows=rows,
+        tally=tally,
+        rejections=batch.rejections,
+        standstill=batch.standstill,
+        series=state,
+        times=None if in_time is None else in_time.times,
+    )
 
 
 def _groups_of(

@@ -54,7 +54,8 @@ class ScoreRequest(ReadRequest):
 
     ``output`` is a file, a folder (it ends with a slash, exists, or has no suffix) or a URI; None: next to the input. ``format`` is the
     format of the files in an output folder, None: that of each input; delta: ``output`` is the folder of a table. ``top`` None: name all
-    columns. ``part_rows``: rows between two checkpoints.
+    columns. ``part_rows``: rows between two checkpoints. Of rows in time: ``events`` is a file for their events, ``mute`` one of ranges of
+    time whose events are acknowledged, and ``state`` holds where the series stand between commands.
     """
 
     data: tuple[str, ...]
@@ -72,6 +73,9 @@ class ScoreRequest(ReadRequest):
     part_rows: int = 262_144
     threads: int | None = None
     memory_limit: int | None = None
+    events: Path | None = None
+    mute: str | None = None
+    state: Path | None = None
     escape: bool = True
     overwrite: bool = False
     tracking_uri: str | None = None

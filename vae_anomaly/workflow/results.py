@@ -10,6 +10,7 @@ from vae_anomaly.calibration.guarantee import Guarantee
 from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import MissingChange, Quality
+from vae_anomaly.events.episodes import Event
 from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.tables.csv_rejects import RejectedRows
@@ -91,6 +92,19 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FoundEvents:
+    """Events of rows in time by their start, without the ``acknowledged`` ones; ``is_clock``: times are in seconds since 1970.
+
+    ``output``: the file that they were written to, empty if none was asked for.
+    """
+
+    events: tuple[Event, ...]
+    acknowledged: int
+    is_clock: bool
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreResult:
     """Result of ``score``."""
 
@@ -108,6 +122,7 @@ class ScoreResult:
     parts_made: int | None = None  # parts written to an output folder; None: the output is a file
     parts_before: int | None = None  # parts that existed
     table_version: int | None = None  # version of the Delta table that was written; None: the output is no table
+    found_events: FoundEvents | None = None  # None: the rows are not in time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,12 +8,13 @@ import math
 import time
 
 from vae_anomaly.jobs import score_workdir
+from vae_anomaly.jobs.manifest import manifest_of
 from vae_anomaly.messages import OnProgress, ignore_progress
 from vae_anomaly.storage.destinations import Destination
-from vae_anomaly.tables.source import open_source
+from vae_anomaly.tables.source import Source, open_source
 from vae_anomaly.workflow import score_folder, score_job
 from vae_anomaly.workflow.requests import ScoreRequest
-from vae_anomaly.workflow.results import Counts, ScoreResult
+from vae_anomaly.workflow.results import Counts, FoundEvents, ScoreResult
 from vae_anomaly.workflow.score_fdr import at_cutoff
 from vae_anomaly.workflow.score_job import ScoreJob
 from vae_anomaly.workflow.score_output import Done, counts_before, score_output
@@ -32,7 +33,8 @@ def score_files(request: ScoreRequest, *, tell: OnProgress = ignore_progress) ->
     job = score_job.open_job(request, tell)
     began = time.monotonic()
     if job.into_folder:
-        return _result(job, score_folder.fill(job), time.monotonic() - began)
+        done = score_folder.fill(job)
+        return _result(job, done, time.monotonic() - began, done.events)
     source = open_source(request.data, job.reading, expected=job.detector.schema.names)
     score_job.refuse_input_as_output(job.destination, source)
     ignored = score_job.check_input_columns(job, source)
@@ -46,10 +48,20 @@ def score_files(request: ScoreRequest, *, tell: OnProgress = ignore_progress) ->
     score_job.warn(ignored, source)
     new_rows = None if resumed is None else counts.rows - resumed
     done = Done(counts=counts, ignored=ignored, new_rows=new_rows, resumed_rows=resumed or 0)
-    return _result(job, done, time.monotonic() - began)
+    return _result(job, done, time.monotonic() - began, _events(job, source))
 
 
-def _result(job: ScoreJob, done: Done, seconds: float) -> ScoreResult:
+def _events(job: ScoreJob, source: Source) -> FoundEvents | None:
+    """Return the events of rows in time, from the manifest of their output, and write them and the state of the series."""
+    if job.detector.series is None:
+        return None
+    from vae_anomaly.workflow.score_events import finish_series
+
+    found = manifest_of(job.destination)
+    return finish_series(job, job.identity(source), [] if found is None else [found.counted])
+
+
+def _result(job: ScoreJob, done: Done, seconds: float, events: FoundEvents | None) -> ScoreResult:
     threshold = job.threshold
     if done.counts.discovery is not None:
         threshold = at_cutoff(threshold, done.counts.discovery.cutoff)
@@ -68,6 +80,7 @@ def _result(job: ScoreJob, done: Done, seconds: float) -> ScoreResult:
         parts_made=done.parts_made,
         parts_before=done.parts_before,
         table_version=_version(job),
+        found_events=events,
     )
 
 

@@ -23,6 +23,7 @@ from vae_anomaly.detector.series import SeriesState, state_from
 from vae_anomaly.detector.stream import NO_STANDSTILL, Rejections, ScoredBatch, Standstill, Tally
 from vae_anomaly.errors import OutputError
 from vae_anomaly.evaluation.results import MissingChange
+from vae_anomaly.events.episodes import EventLog, EventRules, ScoredTimes
 from vae_anomaly.explain.contributions import REST, Alarm, Reason
 from vae_anomaly.jobs import manifest
 from vae_anomaly.jobs.memory import excess_cautions
@@ -68,18 +69,21 @@ class Counting:
     standstill: Standstill = NO_STANDSTILL
     peak: int = 0  # bytes of memory, where they were more than the limit
     series: dict[str, Any] | None = None  # where the series of rows in time stood in the checkpoint, ``SeriesState.plain``
-    latest: Any = None  # and where they stand now, SeriesState
+    events: EventLog = field(default_factory=EventLog)
+    rules: EventRules | None = None  # of the events of rows in time; None: single rows
+    latest: Any = None  # and where the series stand now, SeriesState
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for ``counting_from``."""
-        values = TypeAdapter(Counting).dump_python(self, mode="json", exclude={"latest"})
+        values = TypeAdapter(Counting).dump_python(self, mode="json", exclude={"latest", "rules"})
         return dict(values if self.latest is None else values | {"series": self.latest.plain()})
 
     def counted(self) -> dict[str, Any]:
         """Return the counts that add up over outputs as JSON values, for ``tally_from``; zeros and the worst alarms are left out."""
         values = self.state()
         still = {key: values["standstill"][key] for key in ("found", "count")} if self.standstill.count else {}
-        return {name: value for name, value in (values | {"standstill": still}).items() if value and name not in {"ids", "worst", "series"}}
+        left_out = {"ids", "worst"} if self.rules is not None else {"ids", "worst", "series", "events"}
+        return {name: value for name, value in (values | {"standstill": still}).items() if value and name not in left_out}
 
     def add(self, tally: Tally) -> None:
         """Add the counts of one batch."""
@@ -105,6 +109,21 @@ class Counting:
         self.reject(scored.rejections)
         self.standstill = scored.standstill
         self.latest = scored.series
+        if scored.times is not None and self.rules is not None:
+            self._add_events(scored, np.arange(first, first + scored.tally.rows) if numbers is None else numbers, self.rules)
+
+    def _add_events(self, scored: ScoredBatch, numbers: NDArray[np.int64], rules: EventRules) -> None:
+        assert scored.times is not None
+        column = scored.rows.column("top_features")
+        rows = ScoredTimes(
+            scores=scored.rows.column("anomaly_score").to_numpy(zero_copy_only=False),
+            time=scored.times.time,
+            entity=scored.times.entity,
+            names=scored.times.names,
+            numbers=numbers,
+            features=lambda i: column[i].as_py() or (),
+        )
+        self.events.add(rows, rules)
 
     def series_state(self) -> SeriesState | None:
         """Return where the series of rows in time stand after the counted rows; None at their start."""

@@ -4,9 +4,10 @@ An input whose part is complete is not scored again; the manifest of the folder 
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -20,10 +21,11 @@ from vae_anomaly.storage.listing import Listed
 from vae_anomaly.tables import files
 from vae_anomaly.tables.source import Source, as_one_table, open_files
 from vae_anomaly.workflow.models import known_files, rows_of_fit
-from vae_anomaly.workflow.results import Counts
+from vae_anomaly.workflow.results import Counts, FoundEvents
 from vae_anomaly.workflow.score_counts import WORST_ALARMS, Counting, peak_from, standstill_from, tally_from
 from vae_anomaly.workflow.score_job import ScoreJob, check_input_columns, warn
 from vae_anomaly.workflow.score_output import Done, score_output
+from vae_anomaly.workflow.state_file import after_of, digest_of
 
 
 def fill(job: ScoreJob) -> Done:
@@ -41,11 +43,14 @@ def fill(job: ScoreJob) -> Done:
         combined = as_one_table(list(sources.values())) if sources else None
         ignored = check_input_columns(job, combined) if combined else ()
         new_rows = resumed = 0
-        for file in pending:
+        start, identity = _start(job, listed, scored_before)
+        for file in listed:
             if file in sources:
-                counts, rows_before = folder.add(file, sources[file], root)
+                counts, rows_before = folder.add(file, sources[file], root, start)
                 new_rows += 0 if rows_before is None else counts.rows - rows_before
                 resumed += rows_before or 0
+            if job.detector.series is not None and file.identity in folder.dataset.entries:
+                start = after_of(folder.dataset.entries[file.identity].counted)
         folder.clear()
         if combined:
             warn(ignored, combined)
@@ -56,7 +61,35 @@ def fill(job: ScoreJob) -> Done:
             resumed_rows=resumed,
             parts_made=len(sources),
             parts_before=len(scored_before),
+            events=_folder_events(job, folder, listed, identity),
         )
+
+
+def _start(job: ScoreJob, listed: Sequence[Listed], scored_before: Collection[str]) -> tuple[Mapping[str, Any] | None, str]:
+    """Return the state that the first input continues, and the identity of the whole job; of rows in time only.
+
+    Raises OutputError where an input without scores comes before one with: the series of that one began without it.
+    """
+    if job.detector.series is None:
+        return None, ""
+    order = [file.identity in scored_before for file in listed]
+    if False in order and any(order[order.index(False) :]):
+        late = listed[order.index(False)].path
+        raise OutputError(
+            f"{late} comes before files whose scores are in {job.destination}, and rows in time continue the file before. "
+            "Give --overwrite to score all of them again, or name another folder with -o."
+        )
+    identity = digest_of({"inputs": [file.identity for file in listed], **job.settings()})
+    return (None if job.state is None else job.state.state_for(identity)), identity
+
+
+def _folder_events(job: ScoreJob, folder: "Folder", listed: Sequence[Listed], identity: str) -> FoundEvents | None:
+    if job.detector.series is None:
+        return None
+    from vae_anomaly.workflow.score_events import finish_series
+
+    entries = [folder.dataset.entries[file.identity] for file in listed if file.identity in folder.dataset.entries]
+    return finish_series(job, identity, [entry.counted for entry in entries])
 
 
 def open_inputs(job: ScoreJob, listed: Sequence[Listed], *, rows_needed: bool) -> dict[Listed, Source]:
@@ -125,14 +158,17 @@ class Folder:
             raise OutputError(f"{part} was changed after it was written. Remove it to have the input scored again, or give --overwrite.")
         return True
 
-    def add(self, file: Listed, source: Source, root: str) -> tuple[Counts, int | None]:
-        """Score an input into its part; return what ``score_output`` returns and raise what it raises."""
+    def add(self, file: Listed, source: Source, root: str, start: Mapping[str, Any] | None = None) -> tuple[Counts, int | None]:
+        """Score an input into its part; return what ``score_output`` returns and raise what it raises.
+
+        ``start``: the state that the rows in time of the input continue.
+        """
         part = self._name(file, source, root)
         to = self.job.destination.below(part)
         with atomic.writing(to.path):
             to.path.parent.mkdir(parents=True, exist_ok=True)
         overwrite = self.job.overwrite or part in self.dataset.replaces
-        scored = score_output(replace(self.job, destination=to, overwrite=overwrite), source)
+        scored = score_output(replace(self.job, destination=to, overwrite=overwrite, start=start), source)
         self._add_entry(part, manifest.manifest_of(to))
         if time.monotonic() - self.folded_at > FOLD_SECONDS:
             self.fold()

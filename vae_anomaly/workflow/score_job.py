@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from vae_anomaly.config import Reading, reading_for
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.stream import NO_STANDSTILL, InputBatch, Rejections, ScoreOptions, Standstill
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
+from vae_anomaly.events.episodes import Mute
 from vae_anomaly.jobs.memory import Bound, MemoryPlan, plan_memory, watched
 from vae_anomaly.messages import OnProgress, absent_text, listed
 from vae_anomaly.schema.schema import unknown_columns
@@ -25,6 +26,7 @@ from vae_anomaly.workflow.models import cores, open_model
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import ModelName
 from vae_anomaly.workflow.score_counts import RejectLog
+from vae_anomaly.workflow.state_file import StateFile, digest_of
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +35,8 @@ _logger = logging.getLogger(__name__)
 class ScoreJob:
     """Everything that a scoring needs except its rows; in an output folder, each part is this job with its own destination.
 
-    ``digest`` changes with any byte of the model; ``overwrite`` replaces whatever is at the destination.
+    ``digest`` changes with any byte of the model; ``overwrite`` replaces whatever is at the destination. Of rows in time: ``mutes``, the
+    file ``state``, and ``start``, the state that the inputs continue, None: that of the file, or the start of the series.
     """
 
     request: ScoreRequest
@@ -48,6 +51,9 @@ class ScoreJob:
     bound: Bound | None
     overwrite: bool
     tell: OnProgress
+    mutes: tuple[Mute, ...] = ()
+    state: StateFile | None = None
+    start: Mapping[str, Any] | None = None
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return everything besides the inputs that the bytes of the output depend on; chunk sizes and threads do not change them."""
@@ -73,7 +79,18 @@ class ScoreJob:
 
     def made_from(self, source: Source) -> dict[str, Any]:
         """Return everything that the bytes of the output depend on."""
-        return {"inputs": source.made_of(), **self.settings()}
+        begun = self.begun(source)
+        return {"inputs": source.made_of(), **self.settings(), **({} if begun is None else {"state": digest_of(begun)})}
+
+    def identity(self, source: Source) -> str:
+        """Return the digest of everything that the bytes of the output depend on but the state that it continues."""
+        return digest_of({"inputs": source.made_of(), **self.settings()})
+
+    def begun(self, source: Source) -> Mapping[str, Any] | None:
+        """Return the state of the series that the inputs continue; None at their start."""
+        if self.start is not None or self.state is None:
+            return self.start
+        return self.state.state_for(self.identity(source))
 
     def inputs(self, source: Source, first_row: int, rejects: RejectLog, still: Standstill = NO_STANDSTILL) -> Iterator[InputBatch]:
         """Yield the rows of the input from ``first_row`` on, each batch with the rejections and the standstill up to its end."""
@@ -122,6 +139,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
     bound = None if request.memory_limit is None else Bound(limit=request.memory_limit)
     to, into_folder = destination(request)
     opened = open_model(request.model, uri=request.tracking_uri)
+    mutes, state = in_time(request, opened.detector)
     reading = reading_for(request, opened.detector.config.data)
     if reading.pivot:
         from vae_anomaly.schema.pivoting import ids_of_pivot
@@ -145,7 +163,22 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
         bound=bound,
         overwrite=request.overwrite,
         tell=tell,
+        mutes=mutes,
+        state=state,
     )
+
+
+def in_time(request: ScoreRequest, detector: Detector) -> tuple[tuple[Mute, ...], StateFile | None]:
+    """Return the acknowledged ranges of time and the state file that a request names. Raises ConfigError with a model of single rows."""
+    named = {"--events": request.events, "--mute": request.mute, "--state": request.state}
+    if not any(value is not None for value in named.values()):
+        return (), None
+    from vae_anomaly.workflow.score_events import check_options, read_mutes
+    from vae_anomaly.workflow.state_file import read_state
+
+    check_options(detector, named)
+    mutes = () if request.mute is None else read_mutes(request.mute, detector)
+    return mutes, None if request.state is None else read_state(request.state)
 
 
 def destination(request: ScoreRequest) -> tuple[Destination, bool]:

@@ -14,18 +14,21 @@ from typing import Any
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from vae_anomaly.detector.in_time import IN_ALL
 from vae_anomaly.detector.stream import ScoredBatch, prefetch, scored_batches
-from vae_anomaly.errors import OutputError
+from vae_anomaly.errors import BadCell, OutputError
+from vae_anomaly.events.episodes import EventRules, log_from
 from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.jobs.claim import State, install
 from vae_anomaly.jobs.score_workdir import FinishedRows, Pace, Unfinished
 from vae_anomaly.storage.destinations import Destination
+from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.quarantine import quarantine_path
 from vae_anomaly.tables.source import Source
 from vae_anomaly.tables.writer import output_format, write_batches
 from vae_anomaly.workflow import score_fdr
 from vae_anomaly.workflow.models import rows_of_fit, seen_at_fit
-from vae_anomaly.workflow.results import Counts
+from vae_anomaly.workflow.results import Counts, FoundEvents
 from vae_anomaly.workflow.score_counts import Counting, RejectLog, counting_from, refuse_existing, reject_log
 from vae_anomaly.workflow.score_job import ScoreJob
 
@@ -181,6 +184,30 @@ class Done:
     resumed_rows: int = 0
     parts_made: int | None = None
     parts_before: int | None = None
+    events: FoundEvents | None = None
+
+
+@contextmanager
+def _located(source: Source) -> Iterator[None]:
+    """Raise a BadCell about a time, which is known by its row over all files, with its file, row and line."""
+    try:
+        yield
+    except BadCell as error:
+        if error.where != IN_ALL:
+            raise
+        raise with_location(error, source.readers, error.row, readable=False) from None
+
+
+def _continued(counting: Counting, job: ScoreJob, source: Source) -> Counting:
+    """Give the counts of rows in time the rules of their events and, at the first row, the state that they continue."""
+    series = job.detector.series
+    if series is None:
+        return counting
+    counting.rules = EventRules.of(job.threshold.value, series.span, series.max_gap)
+    begun = job.begun(source)
+    if begun is not None and not counting.rows and counting.series is None:
+        counting.series, counting.events = begun["series"], log_from(begun["events"])
+    return counting
 
 
 def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
@@ -197,12 +224,12 @@ def score_output(job: ScoreJob, source: Source) -> tuple[Counts, int | None]:
             discovery = score_fdr.discovery(job, source, slot.unfinished, request.fdr)
             threshold = score_fdr.at_cutoff(threshold, discovery.cutoff)
         seen = rows_of_fit(seen_at_fit(job.detector, source), len(source.files))
-        counting = slot.counting()
+        counting = _continued(slot.counting(), job, source)
         resumed, position = counting.rows, counting.position
         if resumed:
             _logger.info("resuming %s after %s rows scored by an interrupted job", job.destination, f"{resumed:,}")
         with reject_log(request.on_error, counting, slot.unfinished, escape=request.escape) as rejects:
-            with closing(prefetch(job.inputs(source, position, rejects, counting.standstill))) as inputs:
+            with _located(source), closing(prefetch(job.inputs(source, position, rejects, counting.standstill))) as inputs:
                 scored = scored_batches(
                     job.detector, inputs, job.options(source, position), threshold=threshold, state=counting.series_state()
                 )
