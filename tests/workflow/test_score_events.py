@@ -16,12 +16,12 @@ from vae_anomaly import artifact
 from vae_anomaly.detector.in_time import times_of
 from vae_anomaly.errors import ConfigError, DataError, OutputError, SchemaMismatch
 from vae_anomaly.fitting.fit import fit_rows
+from vae_anomaly.jobs.state_file import read_state
 from vae_anomaly.schema.schema import infer_schema
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import ScoreResult
 from vae_anomaly.workflow.score import score_files
 from vae_anomaly.workflow.score_counts import Counting
-from vae_anomaly.workflow.state_file import read_state
 
 NEW = rows_of(300, seed=5, fault=(80, 140), holes=True)
 
@@ -106,7 +106,7 @@ def test_a_kill_between_the_output_and_the_state_loses_nothing(model: str, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vae_anomaly.workflow.state_file.write_text", killed)
+        patch.setattr("vae_anomaly.jobs.state_file.write_text", killed)
         with pytest.raises(KeyboardInterrupt):
             score(model, "part1.parquet", output="b.csv", state=Path("s.json"))
     assert Path("s.json").read_bytes() == before

@@ -307,12 +307,9 @@ def _score(
 ) -> ScoredBatch:
     raw, encoded = batch.rows, encode(detector.schema, cells)
     in_time: SeriesScores | None = None
-    scores: Scores | SeriesScores
-    if detector.series is None:
-        scores = detector.scores(encoded, threads=options.threads)
-    else:
-        scores, state = score_in_time(detector, raw, encoded, state, threads=options.threads, first_row=row)
-        in_time = scores
+    if detector.series is not None:
+        in_time, state = score_in_time(detector, raw, encoded, state, threads=options.threads, first_row=row)
+    scores: Scores | SeriesScores = in_time or detector.scores(encoded, threads=options.threads)
     total, *parts = (np.asarray(values) for values in (scores.total, scores.reconstruction, scores.kl))
     codes, pooled, unseen_groups = _groups_of(threshold, raw, detector.config.data.missing_values, options.where)
     flags, p_values = threshold.flags(total, codes), threshold.p_values(total, codes)

@@ -1,1 +1,1 @@
-"""Alarms of rows in time as events: pure, after the scores."""
+"""Alarms of rows in time as events. Pure."""

@@ -13,6 +13,7 @@ from vae_anomaly.config import Reading
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.errors import ConfigError, DataError, OutputError
 from vae_anomaly.events.episodes import Event, EventRules, Mute, log_from, without_muted
+from vae_anomaly.jobs.state_file import after_of
 from vae_anomaly.messages import absent_text
 from vae_anomaly.schema.keys import time_values
 from vae_anomaly.storage.atomic import writing
@@ -20,7 +21,6 @@ from vae_anomaly.tables.source import open_source
 from vae_anomaly.tables.writer import output_format, write_batches
 from vae_anomaly.workflow.results import FoundEvents
 from vae_anomaly.workflow.score_job import ScoreJob
-from vae_anomaly.workflow.state_file import after_of
 
 MUTE_COLUMNS = ("start", "end")
 

@@ -15,6 +15,7 @@ from vae_anomaly.errors import OutputError
 from vae_anomaly.explain.contributions import Alarm
 from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.jobs.manifest import Dataset, Entry, Manifest
+from vae_anomaly.jobs.state_file import after_of, digest_of
 from vae_anomaly.storage import atomic, listing
 from vae_anomaly.storage.destinations import local_path
 from vae_anomaly.storage.listing import Listed
@@ -25,7 +26,6 @@ from vae_anomaly.workflow.results import Counts, FoundEvents
 from vae_anomaly.workflow.score_counts import WORST_ALARMS, Counting, peak_from, standstill_from, tally_from
 from vae_anomaly.workflow.score_job import ScoreJob, check_input_columns, warn
 from vae_anomaly.workflow.score_output import Done, score_output
-from vae_anomaly.workflow.state_file import after_of, digest_of
 
 
 def fill(job: ScoreJob) -> Done:

@@ -14,6 +14,7 @@ from vae_anomaly.detector.stream import NO_STANDSTILL, InputBatch, Rejections, S
 from vae_anomaly.errors import ConfigError, OutputError, SchemaMismatch
 from vae_anomaly.events.episodes import Mute
 from vae_anomaly.jobs.memory import Bound, MemoryPlan, plan_memory, watched
+from vae_anomaly.jobs.state_file import StateFile, digest_of
 from vae_anomaly.messages import OnProgress, absent_text, listed
 from vae_anomaly.schema.schema import unknown_columns
 from vae_anomaly.storage import destinations
@@ -26,7 +27,6 @@ from vae_anomaly.workflow.models import cores, open_model
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import ModelName
 from vae_anomaly.workflow.score_counts import RejectLog
-from vae_anomaly.workflow.state_file import StateFile, digest_of
 
 _logger = logging.getLogger(__name__)
 
@@ -173,8 +173,8 @@ def in_time(request: ScoreRequest, detector: Detector) -> tuple[tuple[Mute, ...]
     named = {"--events": request.events, "--mute": request.mute, "--state": request.state}
     if not any(value is not None for value in named.values()):
         return (), None
+    from vae_anomaly.jobs.state_file import read_state
     from vae_anomaly.workflow.score_events import check_options, read_mutes
-    from vae_anomaly.workflow.state_file import read_state
 
     check_options(detector, named)
     mutes = () if request.mute is None else read_mutes(request.mute, detector)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from vae_anomaly.workflow.state_file import StateFile, after_of, digest_of, read_state
+from vae_anomaly.jobs.state_file import StateFile, after_of, digest_of, read_state
 
 
 def test_the_last_job_again_starts_from_the_state_before_it(tmp_path: Path) -> None:
