@@ -31,6 +31,7 @@ ORDER = (
     "jobs",
     "tracking report",
     "workflow pyfunc",
+    "live",
     "cli",
     "__main__",
 )

@@ -4,6 +4,7 @@ from typing import Literal
 
 # What to do with a CSV row that cannot be parsed. Only a command that writes rows can also quarantine it.
 ReadOnError = Literal["stop", "skip"]
+LineFormat = Literal["csv", "json"]
 OnError = Literal["stop", "skip", "quarantine"]
 FScore = Literal["f1", "f0.5", "f2"]
 # Calibration of a new threshold: conformal quantile, or the tail of a generalized Pareto distribution.

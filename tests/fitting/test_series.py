@@ -15,7 +15,6 @@ from vae_anomaly.errors import ConfigError, TooFewRows
 from vae_anomaly.fitting.fit import fit_rows
 from vae_anomaly.fitting.series import (
     VALUES_ROWS,
-    VALUES_SHARE,
     assign_series,
     fit_past,
     held_out_terms,
@@ -108,7 +107,7 @@ def test_kinds_are_weighed_by_their_worst_fold_and_values_count_little() -> None
     scores = terms.sum(-1)
     worst = np.array([max(np.quantile(scores[split.fold == k, t], 0.99) for k in range(5)) for t in range(3)])
     independent = effective_rows([np.log1p(scores[part.rows, VALUES]) for part in rows.parts])
-    share = np.array([VALUES_SHARE * min(1.0, independent / VALUES_ROWS), 1.0, 1.0])
+    share = np.array([min(1.0, independent / VALUES_ROWS) ** 2, 1.0, 1.0])
     np.testing.assert_allclose(weight / weight[1], share / worst * worst[1], rtol=1e-9)
     found = np.array([float(ensemble.weight[nets].sum()) for nets in kind_nets(ensemble)])
     np.testing.assert_allclose(found / found[1], weight / weight[1], rtol=1e-6)

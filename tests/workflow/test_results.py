@@ -42,6 +42,7 @@ KEYS = {
     results.CellChange: "column instead value",
     results.SmallestChange: "cells found score",
     results.GroupRow: "lent name rows threshold",
+    results.FollowResult: "alarms errors lines model output",
     results.FoundEvents: "acknowledged events is_clock output",
     results.Discovery: "cutoff rate statement",
     results.Untypical: "low rows",

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 LIMIT_CONFIDENCE = 0.95  # one-sided, of the threshold
 RANGE = 0.95  # two-sided, of the rate in the next block
-# A block that flags more than so many times alpha, or blocks that drift by more than the spread of one, are a warning.
-WORST_TIMES = 3.0
 # Window of the sum of autocorrelations, in autocorrelation times (Sokal 1997).
 WINDOW_TIMES = 5.0
 LEAST_NATS = 1e-12
@@ -26,7 +24,8 @@ class BlockRates:
     """What ``blocks`` blocks say about the false-alarm rate of a threshold.
 
     ``effective_rows``: rows divided by the integrated autocorrelation time of their scores. ``lowest``, ``highest``: the blocks' own rates
-    at the pooled (1 − alpha) quantile of all. ``low`` to ``high``: the range of the rate above the threshold in a next block of the same
+    at the pooled (1 − alpha) quantile of all; ``worst``: the highest rate of a block above the threshold.
+    ``low`` to ``high``: the range of the rate above the threshold in a next block of the same
     kind. ``drift``: log ratio of the median scores of the last and the first block.
     """
 
@@ -38,6 +37,7 @@ class BlockRates:
     low: float
     high: float
     drift: float
+    worst: float = 0.0
 
 
 def t_quantile(share: float, freedom: int) -> float:
@@ -86,6 +86,7 @@ def block_rates(scores: NDArray[np.float64], block: NDArray[np.int64], alpha: fl
         highest=max(own),
         low=float((level - spread > limit).mean()),
         high=float((level + spread > limit).mean()),
+        worst=max(float((np.log(np.maximum(scores[block == b], LEAST_NATS)) > limit).mean()) for b in names),
         drift=math.log(max(medians[1], LEAST_NATS) / max(medians[0], LEAST_NATS)),
     )
 

@@ -15,12 +15,14 @@ import typer
 from vae_anomaly.cli import options as opt
 from vae_anomaly.cli import terminal
 from vae_anomaly.config import DEFAULT_MODEL, DataConfig, load_config
+from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs.process_group import processes
 from vae_anomaly.workflow.requests import (
     CalibrateRequest,
     EvaluateRequest,
     ExplainRequest,
     FitRequest,
+    FollowRequest,
     ReportRequest,
     ScoreRequest,
     UploadRequest,
@@ -38,7 +40,7 @@ def run_verb(
     without_pandas: bool = False,
     **arguments: Any,
 ) -> Any:
-    """Call ``workflow.VERB``, print its result as JSON or with ``cli.SUMMARY``, and return it.
+    """Call ``workflow.VERB``, or ``live.VERB``, print its result as JSON or with ``cli.SUMMARY``, and return it.
 
     A request is filled with the options of the same names as its fields; other ``arguments`` are passed on by name. ``without_pandas`` for
     a verb that does not ask MLflow, which needs it.
@@ -51,7 +53,7 @@ def run_verb(
         terminal.leave_pandas_out()
     if request_type is not None:
         arguments["request"] = _request(request_type, options)
-    call = _imported(f"workflow.{verb}")
+    call = _imported(verb if verb.startswith("live.") else f"workflow.{verb}")
     with terminal.progress(quiet=quiet or not reports_progress) as on_progress:
         result = call(**arguments, tell=on_progress) if reports_progress else call(**arguments)
     terminal.show(result, lambda: "" if quiet and not summary_if_quiet else _imported(f"cli.{summary}")(result), as_json=as_json)
@@ -204,6 +206,32 @@ def score(
             reports_progress=False, without_pandas=in_folder, interval=watch_interval, on_part=on_part,
         )  # fmt: skip
     run_verb("score.score_files", "summaries_scoring.scoring_summary", options, ScoreRequest, without_pandas=in_folder)
+
+
+def follow(
+    data: opt.StreamData = FollowRequest.data,
+    *,
+    model: opt.Model = DEFAULT_MODEL,
+    tracking_uri: opt.TrackingUri = FollowRequest.tracking_uri,
+    output: opt.StreamOutput = FollowRequest.output,
+    line_format: opt.LineFormatOption = FollowRequest.format,
+    state: opt.StateOption = FollowRequest.state,
+    until_end: opt.UntilEnd = FollowRequest.until_end,
+    alpha: opt.OtherAlpha = FollowRequest.alpha,
+    top: opt.Top = FollowRequest.top,
+    threads: opt.Threads = FollowRequest.threads,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = 0,
+) -> None:
+    """Score a stream of rows in time line by line, from standard input or a growing file. Each line is answered with one of JSON."""
+    options = locals() | {"format": line_format}
+    if as_json and output is None:
+        raise ConfigError("--json prints one object, and without -o the answers are printed; name a file for them with -o.")
+    run_verb(
+        "live.follow.follow_stream", "summaries_scoring.follow_summary", options, FollowRequest,
+        reports_progress=False, without_pandas=_is_in_folder(model),
+    )  # fmt: skip
 
 
 def recalibrate(

@@ -18,6 +18,7 @@ from vae_anomaly.choices import (
     ColumnOrder,
     ExplainedRows,
     FScore,
+    LineFormat,
     OnError,
     PValueKind,
     ReadOnError,
@@ -159,6 +160,13 @@ MuteFile = Annotated[
     _data("--mute", metavar="FILE", help="Acknowledged ranges of time, columns start and end and the group column: events that begin in "
           "them are left out.", show_default=False),
 ]  # fmt: skip
+StreamData = Annotated[str, typer.Argument(help="A growing file of CSV or JSON lines, or - for standard input.", metavar="FILE")]
+StreamOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="File for the answers.", metavar="FILE", show_default="standard output", rich_help_panel="Output"),
+]
+LineFormatOption = Annotated[LineFormat | None, _data("--format", help="Format of the lines.", show_default="that of the first line")]
+UntilEnd = Annotated[bool, _data("--until-end", help="Stop at the end of the file instead of waiting for more.")]
 StateOption = Annotated[
     Path | None,
     _data("--state", metavar="FILE", help="File that keeps where the time series stand from one command to the next.", show_default=False),

@@ -16,6 +16,7 @@ from vae_anomaly.workflow.results import (
     Counts,
     Discovery,
     ExplainResult,
+    FollowResult,
     FoundEvents,
     GroupRow,
     ModelName,
@@ -78,6 +79,19 @@ def _parts(result: ScoreResult) -> str:
         return ""
     before = f", {result.parts_before:,} complete before" if result.parts_before else ""
     return f"{result.parts_made:,} new{before}"
+
+
+def follow_summary(result: FollowResult) -> str:
+    """Return the summary of a stream; empty where its answers are printed."""
+    if not result.output:
+        return ""
+    facts = [
+        ("alarms", f"{result.alarms:,}"),
+        ("errors", f"{plural(result.errors, 'line')} could not be scored" if result.errors else ""),
+        ("model", model_text(result.model)),
+        ("written", result.output),
+    ]
+    return join_lines([f"Answered {plural(result.lines, 'line')}.", *fact_lines(facts)])
 
 
 def watch_line(name: str, counts: Counts) -> str:

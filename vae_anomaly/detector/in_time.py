@@ -36,6 +36,13 @@ def times_of(table: pa.Table, schema: Schema, time_format: str | None) -> Times 
     return Times(value=value, entity=np.argsort(np.array(ranked))[index], is_clock=is_clock)
 
 
+def start_of(detector: Detector) -> SeriesState:
+    """Return the state of the series before the first row."""
+    assert detector.series is not None
+    numbers = sum(column.kind == "numeric" for column in detector.schema.columns)
+    return no_state(detector.ensemble, detector.series, numbers, len(detector.schema.columns) - numbers)
+
+
 def score_in_time(
     detector: Detector,
     raw: pa.RecordBatch,
@@ -60,8 +67,7 @@ def score_in_time(
             f"{where} lacks the time or group column of this model of rows in time: {absent_text(absent, raw.schema.names)}"
         )
     missing = detector.config.data.missing_values
-    if state is None:
-        state = no_state(detector.ensemble, series, cells.numeric.shape[-1], cells.codes.shape[-1])
+    state = start_of(detector) if state is None else state
     names: list[str | None] = [None]
     index = np.zeros(raw.num_rows, dtype=np.int64)
     if schema.group is not None:

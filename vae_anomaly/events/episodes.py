@@ -149,6 +149,11 @@ class EventLog:
         if event.rows >= rules.least:
             self.over.append(_event(name, event, rules, ongoing=False))
 
+    def begun_rows(self, name: str | None) -> int:
+        """Return the rows of the event that has begun of an entity, 0 without one."""
+        event = self.begun.get(_key(name))
+        return 0 if event is None else event.rows
+
     def events(self, rules: EventRules) -> tuple[Event, ...]:
         """Return all events by their start, those that the rows ended before as ``ongoing``."""
         begun = [

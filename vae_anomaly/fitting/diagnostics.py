@@ -3,6 +3,7 @@
 Letters of shapes: g networks, n rows, d columns.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -52,6 +53,8 @@ def column_quality(ensemble: Ensemble, batch: Batch, schema: Schema, validation:
     return tuple(_describe(column, j, batch, r2_of.get(j)) for j, column in enumerate(model_order(schema)))
 
 
+# A block that flags more than so many times alpha, or a change of the median score over the time by this log ratio, is a caution.
+WORST_TIMES, MOST_DRIFT = 3.0, 0.3
 USUAL_ROWS = 400  # rows for the usual contributions: enough for a 90 % quantile
 FEWEST_USUAL_ROWS = 100  # of wide tables, whose rows take longer to explain
 USUAL_CELLS = 20_000  # rows × columns between these limits
@@ -150,6 +153,7 @@ def cautions(detector: Detector) -> tuple[str, ...]:
     texts = (
         *detector.card.cautions,
         _copied(detector),
+        _drifting(detector),
         *_doubtful(detector),
         _collapse(detector),
         _few_rows(detector),
@@ -157,6 +161,25 @@ def cautions(detector: Detector) -> tuple[str, ...]:
         _weak(detector),
     )
     return tuple(text for text in texts if text)
+
+
+def _drifting(detector: Detector) -> str:
+    """Return a caution where the blocks of a time series say that its next stretch may be of another kind."""
+    rates = detector.threshold.rates
+    if rates is None:
+        return ""
+    alpha = detector.threshold.alpha
+    if rates.worst > WORST_TIMES * alpha:
+        return (
+            f"one of {rates.blocks} blocks of the time flags {percent(rates.worst)} of its rows at alpha {alpha:g}: a next stretch like it "
+            "has as many false alarms. Fit on a longer time"
+        )
+    if abs(rates.drift) > MOST_DRIFT:
+        return (
+            f"the scores drift: the median of the last of {rates.blocks} blocks of the time is {math.exp(rates.drift):.2g} times that of "
+            "the first. If the process goes on drifting, many more rows than alpha are flagged. Fit on a longer or a later time"
+        )
+    return ""
 
 
 def _copied(detector: Detector) -> str:

@@ -35,9 +35,10 @@ LEAST_BLOCK_ROWS = 20
 MOST_ACROSS = 300
 # Quantile of a kind's held-out scores that measures its level, in the worst fold.
 HIGHEST_QUANTILE = 0.99
-# Weight of the values beside the residuals. Levels drift in and out of what a training time shows: with this weight a level alarms by
-# itself only at fifty times its limit. Held-out values that resemble their neighbours count less: a hundred independent ones in full.
-VALUES_SHARE, VALUES_ROWS = 0.02, 100.0
+# Independent held-out rows, by the autocorrelation of their costs, from which on values count as much as residuals; fewer count by the
+# square of their share. Where levels drift, a training time shows few of them, and their networks alarm at the next one
+# (``benchmarks/sensors.py``).
+VALUES_ROWS = 500.0
 # Least weight of the reconstruction relative to the KL. Residuals have little left to be close to: what a network cannot reconstruct says
 # as much as where the row lies (``benchmarks/sensors.py``).
 SERIES_RECONSTRUCTION = 0.5
@@ -150,7 +151,7 @@ def held_out_terms(ensemble: Ensemble, batch: Batch, split: RowSplit, held_out_f
 def weigh_kinds(ensemble: Ensemble, terms: NDArray[np.float64], split: RowSplit, rows: SeriesRows) -> NDArray[np.float64]:
     """Return the weight of each kind ``[t]``: its share over its worst fold's 99 % quantile of held-out scores, in nats of the mean kind.
 
-    Residuals have the share 1, values less (``VALUES_SHARE``).
+    Residuals have the share 1, values up to as much (``VALUES_ROWS``).
     """
     predictors = ensemble.views.predictors
     assert predictors is not None
@@ -163,7 +164,7 @@ def weigh_kinds(ensemble: Ensemble, terms: NDArray[np.float64], split: RowSplit,
     if VALUES in kinds and len(kinds) > 1:
         values = np.nan_to_num(scores[:, kinds.index(VALUES)], nan=0.0)
         independent = effective_rows([np.log1p(values[part.rows]) for part in rows.parts])
-        share[kinds.index(VALUES)] = VALUES_SHARE * min(1.0, independent / VALUES_ROWS)
+        share[kinds.index(VALUES)] = min(1.0, independent / VALUES_ROWS) ** 2
     weight: NDArray[np.float64] = share / worst * float(np.exp(np.log(worst).mean()))
     return weight
 

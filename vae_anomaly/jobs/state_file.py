@@ -29,6 +29,12 @@ class StateFile:
         """Return the state that a job starts from: the last job again starts from where it did."""
         return self.before if job == self.job else self.after
 
+    def replace(self, job: str, after: Mapping[str, Any]) -> None:
+        """Replace the file by where a stream stands; the state before it began is kept."""
+        before = self.state_for(job)
+        with writing(self.path):
+            write_text(self.path, json.dumps({"job": job, "before": before, "after": after}))
+
     def write(self, job: str, after: Mapping[str, Any]) -> None:
         """Replace the file by the state after a job, whole or not at all."""
         content = {"job": job, "before": self.state_for(job), "after": after}

@@ -8,7 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vae_anomaly.choices import CalibrationTail, ColumnOrder, ExplainedRows, FScore, OnError, PValueKind, ReadOnError, ScoreFormat
+from vae_anomaly.choices import (
+    CalibrationTail,
+    ColumnOrder,
+    ExplainedRows,
+    FScore,
+    LineFormat,
+    OnError,
+    PValueKind,
+    ReadOnError,
+    ScoreFormat,
+)
 from vae_anomaly.config import Config
 
 
@@ -78,6 +88,25 @@ class ScoreRequest(ReadRequest):
     state: Path | None = None
     escape: bool = True
     overwrite: bool = False
+    tracking_uri: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowRequest:
+    """Scoring of a stream: ``data`` is a growing file, or ``-`` for standard input; ``format`` None: that of the first line.
+
+    ``output`` None: standard output. ``state`` keeps where the stream stands. ``until_end``: stop at the end of the file.
+    """
+
+    model: str
+    data: str = "-"
+    output: Path | None = None
+    format: LineFormat | None = None
+    state: Path | None = None
+    alpha: float | None = None
+    top: int | None = 5
+    until_end: bool = False
+    threads: int | None = None
     tracking_uri: str | None = None
 
 

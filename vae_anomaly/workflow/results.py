@@ -126,6 +126,20 @@ class ScoreResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FollowResult:
+    """Result of ``follow``: answered lines over all runs with this state, and the alarms and errors of this run.
+
+    ``output``: the file of the answers, empty for standard output.
+    """
+
+    output: str
+    lines: int
+    alarms: int
+    errors: int
+    model: ModelName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupRow:
     """Threshold of one group; ``lent`` is the weight of other groups' rows in it: 0 = none (exact), 1 = the pooled threshold."""
 

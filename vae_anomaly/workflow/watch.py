@@ -48,6 +48,11 @@ def watch(
     if request.output is None or not score_job.destination(request)[1]:
         raise ConfigError("--watch writes one part for each file: name an output folder with -o, with a / at its end.")
     job = score_job.open_job(request, tell)
+    if job.detector.series is not None:
+        raise ConfigError(
+            "--watch scores files as they come, and this model is of rows in time, which continue the file before. Score the files in "
+            "their order, with --state between commands."
+        )
     root = manifest.common_root(listing.root_folders(request.data))
     with claim_folder(job) as folder:
         folder_watch = FolderWatch(job=job, folder=folder, root=root, on_part=on_part)
