@@ -3,8 +3,8 @@
     python benchmarks/sensors.py --data ../shared/data [--seeds 0,1] [--sets skab,tep,smd,tails] [--peers all|none|a,b]
 
 Sets: SKAB valve1 (16 files: the first 400 rows train, the rest is labelled), Tennessee Eastman (from bibmon: d00 trains, d00_te and 21
-faults), SMD (4 machines), and normal time after the training (*tails*: SKAB anomaly-free and the training parts of SMD, 70 % of each, then the
-rest; d00 and d00_te). Peers read the values, standardised, by five
+faults), SMD (4 machines), and normal time after the training (*tails*: SKAB anomaly-free and the training parts of SMD, 70 % of each, then
+the rest; d00 and d00_te). Peers read the values, standardised, by five
 contiguous folds, the mean of their models, an exponentially weighted mean over 20 rows and the same t-limit; *no network* is the Student-t
 cost of the two residuals, summed. AUPRC without point adjustment. Writes results/sensors.md and sensors.csv.
 """
@@ -26,12 +26,12 @@ from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from vae_anomaly.calibration.blocks import block_rates, block_threshold, effective_rows
+from vae_anomaly.calibration.blocks import block_rates, block_threshold, effective_rows, highest_quantile
 from vae_anomaly.config import Config
 from vae_anomaly.detector.series import no_state, score_series
 from vae_anomaly.events.episodes import EventLog, EventRules, ScoredTimes
 from vae_anomaly.fitting.fit import fit_rows
-from vae_anomaly.model.prediction import learn_predictors
+from vae_anomaly.model.prediction import Predictors, learn_predictors
 from vae_anomaly.schema.encoding import Batch, encode
 from vae_anomaly.schema.history import Times, past_of
 from vae_anomaly.schema.inference import Column
@@ -59,12 +59,14 @@ class Case:
 
 
 def skab(data: Path) -> Iterator[Case]:
+    """Yield the files of SKAB valve1: the first 400 rows train."""
     for path in sorted((data / "skab" / "valve1").glob("*.csv"), key=lambda p: int(p.stem)):
         rows = np.genfromtxt(path, delimiter=";", skip_header=1)[:, 1:]
         yield Case("skab", f"valve1/{path.stem}", rows[:400, :8], (rows[400:, :8],), (rows[400:, 8],))
 
 
 def tep(_: Path) -> Iterator[Case]:
+    """Yield Tennessee Eastman: d00 trains, all test files are one case."""
     import bibmon
 
     folder = next(Path(bibmon.__file__).parent.rglob("d00.dat")).parent
@@ -75,6 +77,7 @@ def tep(_: Path) -> Iterator[Case]:
 
 
 def smd(data: Path) -> Iterator[Case]:
+    """Yield the server machines."""
     for path in sorted((data / "smd").glob("*_train.parquet")):
         train, test = (pq.read_table(str(path).replace("_train", part)).drop_columns(["minute"]) for part in ("_train", "_test"))
         label = test["label"].to_numpy().astype(float)
@@ -110,10 +113,12 @@ class Result:
 
 
 def blocks(rows: int) -> np.ndarray:
+    """Return the contiguous fold of each row."""
     return np.arange(rows) * FOLDS // rows
 
 
 def ewma(scores: np.ndarray, start: float, span: int = SPAN) -> np.ndarray:
+    """Return the exponentially weighted mean of the scores."""
     newest, level, out = 2.0 / (span + 1.0), start, np.empty_like(scores)
     for i, score in enumerate(scores.tolist()):
         level += newest * (score - level)
@@ -129,6 +134,7 @@ def calibrated(raw: np.ndarray, tests: list[np.ndarray], span: int) -> Result:
 
 
 def as_batch(rows: np.ndarray) -> Batch:
+    """Return rows with their past."""
     numeric = torch.from_numpy(np.ascontiguousarray(rows)).unsqueeze(1)
     return Batch(
         numeric=numeric,
@@ -139,6 +145,7 @@ def as_batch(rows: np.ndarray) -> Batch:
 
 
 def ours(case: Case, seed: int, span: int) -> Result:
+    """Fit rows in time as the product does, and score each test from the start of its series."""
     names = [f"c{j:02d}" for j in range(case.train.shape[1])]
     table = pa.table({name: case.train[:, j] for j, name in enumerate(names)})
     schema = Schema(columns=tuple(Column(name=name, kind="numeric") for name in names))
@@ -183,6 +190,7 @@ Model = Callable[[np.ndarray, int], Callable[[np.ndarray], np.ndarray]]
 
 
 def pca_error(train: np.ndarray, _: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Squared error of the reconstruction from 90 % of the variance."""
     model = PCA(0.9).fit(train)
     return lambda rows: ((rows - model.inverse_transform(model.transform(rows))) ** 2).sum(1)
 
@@ -201,16 +209,19 @@ def t2_spe(train: np.ndarray, _: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def knn(train: np.ndarray, _: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Mean of the distances to the five nearest rows."""
     model = NearestNeighbors(n_neighbors=5).fit(train)
     return lambda rows: model.kneighbors(rows)[0].mean(1)
 
 
 def forest(train: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Isolation Forest."""
     model = IsolationForest(random_state=seed).fit(train)
     return lambda rows: -model.score_samples(rows)
 
 
 def pyod_vae(train: np.ndarray, seed: int) -> Callable[[np.ndarray], np.ndarray]:
+    """PyOD's VAE, about as many steps as ours."""
     from pyod.models.vae import VAE
 
     torch.manual_seed(seed)
@@ -225,6 +236,8 @@ PEERS: dict[str, Model] = {
 
 
 def peer(model: Model) -> Callable[[Case, int, int], Result]:
+    """Return a detector that is fitted by folds, smoothed and calibrated like ours."""
+
     def fitted(case: Case, seed: int, span: int) -> Result:
         began, block = time.perf_counter(), blocks(len(case.train))
         raw, sums = np.empty(len(case.train)), [np.zeros(len(test)) for test in case.tests]
@@ -235,8 +248,8 @@ def peer(model: Model) -> Callable[[Case, int, int], Result]:
             spread = np.where(spread > 1e-9 * np.maximum(np.abs(centre), 1e-300), spread, 1.0)
             score = model((case.train[rows] - centre) / spread, seed)
             raw[held] = score((case.train[held] - centre) / spread)
-            for total, test in zip(sums, case.tests, strict=True):
-                total += score((test - centre) / spread) / FOLDS
+            for i, test in enumerate(case.tests):
+                sums[i] += score((test - centre) / spread) / FOLDS
         found = calibrated(raw, sums, span)
         return Result(found.train, found.tests, found.threshold, time.perf_counter() - began)
 
@@ -254,17 +267,17 @@ def no_network(case: Case, _: int, span: int) -> Result:
         rows = torch.from_numpy(np.r_[0 : max(0, held[0] - LAGS), held[-1] + LAGS + 1 : len(block)])
         predictors = learn_predictors(train, (1, 2), [rows, rows])
 
-        def residual(batch: Batch, predictors=predictors) -> np.ndarray:
+        def residual(batch: Batch, predictors: Predictors = predictors) -> np.ndarray:
             return (batch.numeric[:, 0] - predictors.predict(batch.past)).numpy()
 
         scale = np.maximum(np.sqrt((residual(train)[:, rows] ** 2).mean(1, keepdims=True)), 1e-9)
 
-        def cost(batch: Batch, scale=scale, residual=residual) -> np.ndarray:
+        def cost(batch: Batch, scale: np.ndarray = scale, residual: Callable[[Batch], np.ndarray] = residual) -> np.ndarray:
             return (4.5 * np.log1p(residual(batch) ** 2 / (8.0 * scale**2))).sum(-1)
 
         raw[:, held] = cost(train)[:, held]
-        for total, test in zip(sums, tests, strict=True):
-            total += cost(test) / FOLDS
+        for i, test in enumerate(tests):
+            sums[i] += cost(test) / FOLDS
     limit = np.array([max(np.quantile(raw[kind, block == fold], 0.99) for fold in range(FOLDS)) for kind in range(2)])[:, None]
     found = calibrated((raw / limit).sum(0), [(total / limit).sum(0) for total in sums], span)
     return Result(found.train, found.tests, found.threshold, time.perf_counter() - began)
@@ -286,9 +299,8 @@ def figures(cases: list[Case], results: list[Result]) -> dict[str, float]:
         bad = np.concatenate([c.labels[0] for c in cases]) == 1
         tp, fp, fn, tn = (float((a & b).sum()) for a, b in ((flags, bad), (flags, ~bad), (~flags, bad), (~flags, ~bad)))
         auroc = float(np.mean([roc_auc_score(c.labels[0], r.tests[0]) for c, r in zip(cases, results, strict=True)]))
-        return {
-            "balanced accuracy": (tp / (tp + fn) + tn / (tn + fp)) / 2, "F1": 2 * tp / (2 * tp + fp + fn), "FAR": fp / (fp + tn), "AUROC": auroc,
-        }  # fmt: skip
+        balanced = (tp / (tp + fn) + tn / (tn + fp)) / 2
+        return {"balanced accuracy": balanced, "F1": 2 * tp / (2 * tp + fp + fn), "FAR": fp / (fp + tn), "AUROC": auroc}
     if group == "tep":
         (result,) = results
         at = float(np.quantile(result.tests[0], 0.985))
@@ -323,10 +335,13 @@ def found_events(cases: list[Case], results: list[Result], span: int) -> dict[st
     delays: list[int] = []
     for case, result in zip(cases, results, strict=True):
         scores, bad = result.tests[0], case.labels[0] == 1
-        rules, log = EventRules.of(result.threshold, span, 1e300), EventLog()
+        highest = min(result.threshold, highest_quantile(result.train, blocks(len(result.train)), ALPHA))
+        rules, log = EventRules.of(highest, span, 1e300), EventLog()
         count = len(scores)
         zeros = np.zeros(count, dtype=np.int64)
-        log.add(ScoredTimes(scores=scores, time=np.arange(count, dtype=float), entity=zeros, names=(None,), numbers=np.arange(count)), rules)
+        log.add(
+            ScoredTimes(scores=scores, time=np.arange(count, dtype=float), entity=zeros, names=(None,), numbers=np.arange(count)), rules
+        )
         events = [(int(event.start), int(event.end)) for event in log.events(rules)]
         edges = np.flatnonzero(np.diff(np.r_[0, bad.astype(int), 0]))
         near = np.convolve(bad, np.ones(span + 1))[:count] > 0
@@ -343,6 +358,7 @@ def found_events(cases: list[Case], results: list[Result], span: int) -> dict[st
 
 
 def main() -> None:
+    """Run all and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", default="0,1")
@@ -383,7 +399,9 @@ def main() -> None:
 
 def page(lines: list[dict[str, object]], args: argparse.Namespace) -> str:
     """Return the tables of all figures."""
-    words = " ".join(f"--{name} {getattr(args, name)}" for name in ("seeds", "sets", "peers") if getattr(args, name) != PARSER_DEFAULTS[name])
+    words = " ".join(
+        f"--{name} {getattr(args, name)}" for name in ("seeds", "sets", "peers") if getattr(args, name) != PARSER_DEFAULTS[name]
+    )
     out = ["# Rows in time", "", f"`python benchmarks/sensors.py {words}`; {processor()}.", ""]
     for group in args.sets.split(","):
         here = [line for line in lines if line["set"] == group and not line["case"]]
@@ -391,12 +409,15 @@ def page(lines: list[dict[str, object]], args: argparse.Namespace) -> str:
         out += [f"## {TITLES[group]}", "", f"| detector | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
         for detector in dict.fromkeys(str(line["detector"]) for line in here):
             cells = [
-                ", ".join(f"{line['value']:.3f}" for line in here if line["detector"] == detector and line["figure"] == name) for name in names
+                ", ".join(f"{line['value']:.3f}" for line in here if line["detector"] == detector and line["figure"] == name)
+                for name in names
             ]
             out.append(f"| {detector} | {' | '.join(cells)} |")
         out.append("")
         if group in {"tails", "skab"}:
-            cases = [line for line in lines if line["set"] == group and line["case"] and line["seed"] == min(map(int, args.seeds.split(",")))]
+            cases = [
+                line for line in lines if line["set"] == group and line["case"] and line["seed"] == min(map(int, args.seeds.split(",")))
+            ]
             names = list(dict.fromkeys(str(line["figure"]) for line in cases))
             out += ["Of vae-anomaly, the realised rate on normal rows beside the printed range, first seed:", ""]
             out += [f"| case | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]

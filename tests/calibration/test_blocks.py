@@ -98,3 +98,12 @@ def test_the_statement_names_the_blocks_the_rows_they_are_worth_and_the_range() 
     )
     plenty = guarantee_statement(calibrate_blocks(values, block, 0.01, effective_rows=400.0))
     assert "400 independent ones. Inside" in plenty
+
+
+def test_events_begin_above_the_highest_quantile_of_a_block() -> None:
+    values, block = scores()
+    threshold = calibrate_blocks(values, block, 0.02, effective_rows=30.0)
+    highest = max(np.quantile(values[block == b], 0.98) for b in range(5))
+    assert threshold.event_value == pytest.approx(min(highest, threshold.value))
+    even = calibrate_blocks(np.tile(np.linspace(1, 2, 200), 5), np.repeat(np.arange(5), 200), 0.02, effective_rows=30.0)
+    assert even.event_value == even.value

@@ -178,7 +178,9 @@ def test_events_have_times_columns_and_severity_and_acknowledged_ones_are_left_o
     ]  # fmt: skip
     first = table.to_pylist()[0]
     assert first["duration"] == first["end"] - first["start"]
-    assert first["severity"] == pytest.approx(first["peak_score"] / found.threshold)
+    threshold = artifact.load(Path(model)).threshold
+    assert first["severity"] == pytest.approx(first["peak_score"] / threshold.event_value)
+    assert threshold.event_value <= threshold.value
     assert {column["column"] for column in first["top_columns"]} & {"flow", "power"}
     rows = NEW.to_pylist()
     assert rows[first["first_row"]]["t"] == first["start"]

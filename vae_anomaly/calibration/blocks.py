@@ -69,6 +69,11 @@ def block_threshold(scores: NDArray[np.float64], block: NDArray[np.int64], alpha
     return float(np.exp(logs.mean() + _spread(logs, LIMIT_CONFIDENCE)))
 
 
+def highest_quantile(scores: NDArray[np.float64], block: NDArray[np.int64], alpha: float) -> float:
+    """Return the highest (1 − alpha) quantile of a block: of b + 1 exchangeable blocks, the next has a higher one once in b + 1 times."""
+    return float(np.exp(_log_quantiles(scores, block, alpha).max()))
+
+
 def block_rates(scores: NDArray[np.float64], block: NDArray[np.int64], alpha: float, *, effective_rows: float) -> BlockRates:
     """Return what the blocks say about the rate of ``block_threshold`` at ``alpha``; arguments as there."""
     names = np.unique(block)

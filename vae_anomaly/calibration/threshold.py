@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vae_anomaly.calibration.blocks import BlockRates, block_rates, block_threshold
+from vae_anomaly.calibration.blocks import BlockRates, block_rates, block_threshold, highest_quantile
 from vae_anomaly.calibration.conformal import (
     CONFIDENCE,
     RateLaw,
@@ -159,6 +159,13 @@ class Threshold:
     def with_copies_counted(self) -> "Threshold":
         """Return the threshold with equal calibration scores taken for copies of one row, which is so where rows hold measured numbers."""
         return replace(self, copies=len(self.calibration) - len(np.unique(self.calibration)))
+
+    @property
+    def event_value(self) -> float:
+        """Threshold of events, in weighted nats: the highest quantile of a block, at most ``value``; events must also last."""
+        if self.block is None or not math.isfinite(self.value):
+            return self.value
+        return min(self.value, highest_quantile(self.calibration, self.block, self.alpha))
 
     @property
     def rates(self) -> BlockRates | None:

@@ -3,6 +3,9 @@
 A detector of rows in time has a ``series``; its schema names the time column and, for several entities, the group column.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -22,6 +25,8 @@ from vae_anomaly.schema.schema import Schema
 
 # Where a row is that an error names by its number over all batches; the caller that knows the files replaces it.
 IN_ALL = "the data"
+# Columns that an event names.
+EVENT_REASONS = 3
 
 
 def times_of(table: pa.Table, schema: Schema, time_format: str | None) -> Times | None:
@@ -109,6 +114,17 @@ def series_features(
     at = scores.peak[rows]
     here = cells.take(pa.array(at)) if cells is not None and bool((at < count).all()) else None
     return feature_lists(found.contribution, columns, *found.texts(columns, here), rows, count, top)
+
+
+def reasons_at(
+    detector: Detector, scores: SeriesScores, cells: pa.RecordBatch, features: pa.Array, top: int | None, i: int
+) -> Sequence[Mapping[str, Any]]:
+    """Return the reasons of row ``i``: those in ``features``, where it has enough of them, or found now, as for an unflagged row."""
+    if features[i].is_valid and (top is None or top >= EVENT_REASONS):
+        return list(features[i].as_py())
+    one = scores.row(i)
+    written = None if one.age[0] else cells.slice(i, 1)
+    return list(series_features(detector, one, np.zeros(1, dtype=np.int64), EVENT_REASONS, cells=written)[0].as_py())
 
 
 class Scorer:

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import PREFETCH_THREADS, ExplainedRows
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.in_time import score_in_time, series_features
+from vae_anomaly.detector.in_time import reasons_at, score_in_time, series_features
 from vae_anomaly.detector.series import RowTimes, SeriesScores, SeriesState
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
@@ -209,7 +210,7 @@ class InputBatch:
 class ScoredBatch:
     """Output rows with their counts, and the rejections, the standstill and the state of the series up to their end.
 
-    ``times``: of rows in time.
+    Of rows in time: ``times``, and a function that returns the ``reasons`` of a row, flagged or not.
     """
 
     rows: pa.RecordBatch
@@ -218,6 +219,7 @@ class ScoredBatch:
     standstill: Standstill = NO_STANDSTILL
     series: SeriesState | None = None
     times: RowTimes | None = None
+    reasons: Callable[[int], Sequence[Mapping[str, Any]]] | None = None
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -343,6 +345,7 @@ def _score(
         standstill=batch.standstill,
         series=state,
         times=None if in_time is None else in_time.times,
+        reasons=None if in_time is None else partial(reasons_at, detector, in_time, cells, features, options.top),
     )
 
 

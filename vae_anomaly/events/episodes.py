@@ -1,11 +1,11 @@
 """Events: alarms of a time series that belong together, with hysteresis, merging and a least duration.
 
-An event begins at the first score above the threshold and lasts until the score falls below 0.8 of it; pieces less than three spans of rows
+An event begins at the first score above its threshold and lasts until the score falls below 0.8 of it; pieces less than three spans of rows
 apart are one; one of fewer rows than a quarter of the span is none. The state is plain data: rows may be cut anywhere.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ HYSTERESIS = 0.8
 # Rows between two pieces of one event, and rows of the shortest event, in spans of the smoothing.
 MERGED_SPANS, LEAST_SPANS = 3, 0.25
 # Columns that an event names.
-EVENT_COLUMNS = 3
+COLUMNS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,10 @@ class OpenEvent:
     quiet: int = 0
     columns: tuple[EventColumn, ...] = ()
 
+    def explained(self, peak: int | None, rows: "ScoredTimes") -> "OpenEvent":
+        """Return the event with the columns of its peak, if that is a row ``peak`` of these."""
+        return self if peak is None else replace(self, columns=event_columns(rows.features(peak)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredTimes:
@@ -115,11 +119,11 @@ class EventLog:
 
     def _add_series(self, name: str | None, index: NDArray[np.int64], rows: ScoredTimes, rules: EventRules) -> None:
         key = _key(name)
-        current, before = self.begun.pop(key, None), self.last.get(key)
+        current, before, peak = self.begun.pop(key, None), self.last.get(key), None
         for i, score, time in zip(index.tolist(), rows.scores[index].tolist(), rows.time[index].tolist(), strict=True):
             if current is not None and before is not None and time - before > rules.max_gap:
-                self._close(name, current, rules)
-                current = None
+                self._close(name, current.explained(peak, rows), rules)
+                current, peak = None, None
             before = time
             if current is None and score <= rules.threshold:
                 continue
@@ -136,14 +140,14 @@ class EventLog:
                 else:
                     current.quiet += 1
             if peaked:
-                current.peak, current.peak_score, current.columns = time, score, event_columns(rows.features(i))
+                current.peak, current.peak_score, peak = time, score, i
             if current.quiet >= rules.merge:
-                self._close(name, current, rules)
-                current = None
+                self._close(name, current.explained(peak, rows), rules)
+                current, peak = None, None
         if before is not None:
             self.last[key] = before
         if current is not None:
-            self.begun[key] = current
+            self.begun[key] = current.explained(peak, rows)
 
     def _close(self, name: str | None, event: OpenEvent, rules: EventRules) -> None:
         if event.rows >= rules.least:
@@ -196,7 +200,7 @@ def _event(name: str | None, event: OpenEvent, rules: EventRules, *, ongoing: bo
 
 def event_columns(features: Iterable[Mapping[str, Any]]) -> tuple[EventColumn, ...]:
     """Return the columns of the reasons of a row, the largest contribution first, with their direction."""
-    shown = [feature for feature in features if feature["column"] != "(other)"][:EVENT_COLUMNS]
+    shown = [feature for feature in features if feature["column"] != "(other)"][:COLUMNS_NAMED]
     return tuple(EventColumn(**feature, direction=_direction(feature["value"], feature["expected"])) for feature in shown)
 
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.in_time import score_in_time, series_features, start_of
-from vae_anomaly.detector.series import SeriesState, state_from
+from vae_anomaly.detector.in_time import reasons_at, score_in_time, series_features, start_of
+from vae_anomaly.detector.series import SeriesScores, SeriesState, state_from
 from vae_anomaly.errors import BadCell, ConfigError, DataError, OutputError
 from vae_anomaly.events.episodes import Event, EventLog, EventRules, ScoredTimes, log_from
 from vae_anomaly.jobs.state_file import digest_of, read_state
@@ -130,10 +130,13 @@ class Follower:
                 entity=scores.times.entity[i : i + 1],
                 names=scores.times.names,
                 numbers=np.zeros(1, dtype=np.int64),
-                features=partial(_reasons, reasons or ()),
+                features=partial(self._reasons, scores, cells, features, i),
             )
             found.append((answer, self._events_after(one)))
         return found
+
+    def _reasons(self, scores: SeriesScores, cells: pa.RecordBatch, features: pa.Array, i: int, _: int) -> Sequence[Mapping[str, Any]]:
+        return reasons_at(self.detector, scores, cells, features, self.top, i)
 
     def _events_after(self, row: ScoredTimes) -> list[dict[str, Any]]:
         """Add a row to the events, and return those that have become one, or are over, with it."""
@@ -151,10 +154,6 @@ class Follower:
     def state(self) -> dict[str, Any]:
         """Return where the stream stands as JSON values."""
         return {"series": self.series.plain(), "events": self.events.plain(), "follow": asdict(self.position)}
-
-
-def _reasons(reasons: Sequence[Mapping[str, Any]], _row: int) -> Sequence[Mapping[str, Any]]:
-    return reasons
 
 
 def _line(value: dict[str, Any]) -> bytes:
@@ -196,7 +195,7 @@ def follow_stream(request: FollowRequest, *, tell: OnProgress = ignore_progress,
         follower = Follower(
             detector=detector,
             threshold=threshold,
-            rules=EventRules.of(threshold.value, detector.series.span, detector.series.max_gap),
+            rules=EventRules.of(threshold.event_value, detector.series.span, detector.series.max_gap),
             top=request.top,
             threads=request.threads or 1,
             out=out,

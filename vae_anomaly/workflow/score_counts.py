@@ -114,14 +114,14 @@ class Counting:
 
     def _add_events(self, scored: ScoredBatch, numbers: NDArray[np.int64], rules: EventRules) -> None:
         assert scored.times is not None
-        column = scored.rows.column("top_features")
+        assert scored.reasons is not None
         rows = ScoredTimes(
             scores=scored.rows.column("anomaly_score").to_numpy(zero_copy_only=False),
             time=scored.times.time,
             entity=scored.times.entity,
             names=scored.times.names,
             numbers=numbers,
-            features=lambda i: column[i].as_py() or (),
+            features=scored.reasons,
         )
         self.events.add(rows, rules)
 

@@ -28,7 +28,7 @@ MUTE_COLUMNS = ("start", "end")
 def event_rules(detector: Detector, threshold: Threshold) -> EventRules | None:
     """Return the rules of the events of rows in time; None for single rows."""
     series = detector.series
-    return None if series is None else EventRules.of(threshold.value, series.span, series.max_gap)
+    return None if series is None else EventRules.of(threshold.event_value, series.span, series.max_gap)
 
 
 def check_options(detector: Detector, options: Mapping[str, object]) -> None:

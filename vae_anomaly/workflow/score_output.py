@@ -203,7 +203,7 @@ def _continued(counting: Counting, job: ScoreJob, source: Source) -> Counting:
     series = job.detector.series
     if series is None:
         return counting
-    counting.rules = EventRules.of(job.threshold.value, series.span, series.max_gap)
+    counting.rules = EventRules.of(job.threshold.event_value, series.span, series.max_gap)
     begun = job.begun(source)
     if begun is not None and not counting.rows and counting.series is None:
         counting.series, counting.events = begun["series"], log_from(begun["events"])
