@@ -28,7 +28,7 @@ KEYS = {
         "alpha_before anomalous_rows calibration_rows choice days fit_p_value groups model next_steps null_scores promise "
         "rejected rows rows_per_day table threshold_before"
     ),
-    results.EvaluateResult: "by_label cautions model next_steps notes null_scores output promise quality rows run_id",
+    results.EvaluateResult: "by_label cautions events model next_steps notes null_scores output promise quality rows run_id",
     results.ReportResult: "alarms bytes cautions model next_steps output rows",
     results.InfoResult: (
         "active_units blocks cautions columns created latent_units left_out model networks next_steps notes promise "

@@ -16,8 +16,9 @@ from vae_anomaly.cli.summaries_scoring import (
 from vae_anomaly.cli.text import escape_controls, fact_lines, join_lines, plural, short, step_lines, table_lines
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import Comparison, FalseAlarms, Intervals, Quality
+from vae_anomaly.events.quality import EventQuality
 from vae_anomaly.fitting.diagnostics import WEAK
-from vae_anomaly.messages import BATCH_MATTERS, NAMES_SHOWN, percent, shorten_list
+from vae_anomaly.messages import BATCH_MATTERS, NAMES_SHOWN, about_seconds, percent, shorten_list
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.workflow.results import (
     ColumnReason,
@@ -84,7 +85,14 @@ def evaluate_summary(result: EvaluateResult) -> str:
         ("written", result.output),
     ]
     return join_lines(
-        [head, *fact_lines(facts), "", *_quality(result.quality), *_by_label(result.by_label), *step_lines(result.next_steps)]
+        [
+            head,
+            *fact_lines(facts),
+            "",
+            *_quality(result.quality, result.events),
+            *_by_label(result.by_label),
+            *step_lines(result.next_steps),
+        ]
     )
 
 
@@ -208,17 +216,29 @@ def _labels(left_out: Mapping[str, int]) -> str:
     return "not used for the fit: " + shorten_list(f"{short(label)!r} ({count:,})" for label, count in left_out.items()) if left_out else ""
 
 
-def _quality(quality: Quality) -> list[str]:
+def _quality(quality: Quality, events: EventQuality | None = None) -> list[str]:
     facts = [
         ("rows", f"{quality.normal_rows:,} normal, {quality.anomalous_rows:,} anomalous"),
         ("ranking", f"AUROC {quality.auroc:.4f}, average precision {quality.average_precision:.4f}"),
         ("detection", f"recall {percent(quality.recall)}, {_precision_text(quality)}, F1 {quality.f1:.4f}"),
         ("intervals", _intervals(quality.intervals) if quality.intervals else ""),
         ("false alarms", _false_alarm_text(quality.false_alarms) if quality.false_alarms else ""),
+        ("events", event_text(events) if events else ""),
         ("by label", shorten_list(f"{short(label.label)} {label.flagged:,} of {label.rows:,}" for label in quality.by_label)),
     ]
     comparison = ["", *_comparison(quality.comparison)] if quality.comparison else []
     return ["Detection:", *fact_lines(facts), *comparison]
+
+
+def event_text(events: EventQuality) -> str:
+    """Return how many labelled stretches of time the events of rows in time touch, how many are false, and how late they are."""
+    rate = "" if events.a_day is None else f" ({events.a_day:.2g} a day of normal time)"
+    delay = (
+        "" if events.delay is None else f", median delay {about_seconds(events.delay) if events.a_day is not None else f'{events.delay:g}'}"
+    )
+    return (
+        f"{events.found:,} of {events.labelled:,} labelled stretches found{delay}; {events.false:,} of {events.events:,} events false{rate}"
+    )
 
 
 def _by_label(shares: Mapping[str, Mapping[str, float]]) -> list[str]:

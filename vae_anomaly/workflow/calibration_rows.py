@@ -87,7 +87,8 @@ def calibration_columns(request: CalibrateRequest, detector: Detector, source: S
     """Choose the columns to read. Raises ConfigError for one that is absent, or required by an option and not named."""
     data = detector.config.data
     label = request.label_column or (data.label_column if data.label_column in source.names else None)
-    time = request.time_column or (data.time_column if data.time_column in source.names else None)
+    has_days = detector.series is None or detector.series.is_clock  # plain numbers in the time column of a series have none
+    time = request.time_column or (data.time_column if data.time_column in source.names and has_days else None)
     for option, name in (
         ("--label-column", request.label_column),
         ("--time-column", request.time_column),

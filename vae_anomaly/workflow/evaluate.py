@@ -16,7 +16,7 @@ from vae_anomaly.calibration.guarantee import guarantee_of
 from vae_anomaly.config import DataConfig
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.in_time import Scorer, series_features, total_scores
-from vae_anomaly.detector.series import SeriesScores
+from vae_anomaly.detector.series import RowTimes, Series, SeriesScores
 from vae_anomaly.errors import ConfigError, DataError, VaeAnomalyError
 from vae_anomaly.evaluation.baselines import Matrix
 from vae_anomaly.evaluation.comparison import BaselineSplit, InTime, compare_with_baselines
@@ -24,6 +24,8 @@ from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_p
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.revealing import revealing_columns
 from vae_anomaly.evaluation.score_summary import ScoreSummary
+from vae_anomaly.events.episodes import Event, EventLog, EventRules, ScoredTimes
+from vae_anomaly.events.quality import EventQuality, LabelledTimes, event_quality
 from vae_anomaly.explain.contributions import Alarm, explain_rows, reasons_of, top_features
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview
@@ -68,6 +70,7 @@ class LabelledScores:
     null_scores: int
     worst: Mapping[int, pa.RecordBatch]  # number → the row as it was read, of those with the largest scores
     in_time: Mapping[int, list[dict[str, Any]]]  # number → the reasons of rows in time, of those
+    events: EventQuality | None  # of rows in time
 
     def of_class(self, *, normal: bool) -> tuple[Batch, Matrix]:
         """Return the rows and scores of one class."""
@@ -114,6 +117,7 @@ def evaluate_files(request: EvaluateRequest, *, tell: OnProgress = ignore_progre
         cautions=quality.cautions,
         quality=quality,
         by_label=_shares(curves),
+        events=scored.events,
         output="" if request.output is None else str(request.output),
         run_id=_log(request, loaded, source, scored, page),
         model=loaded.name,
@@ -234,12 +238,19 @@ def _scored(
     """Encode and score all rows, with the labels as the file has them."""
     batches, scores, labels, numbers = [], [], [], []
     worst: dict[int, pa.RecordBatch] = {}
+    series = detector.series
+    rules = None if series is None else EventRules.of(detector.threshold.event_value, series.span, series.max_gap)
+    log, times = EventLog(), list[RowTimes]()
     scorer, in_time, entities = Scorer(detector, threads=threads), dict[int, list[dict[str, Any]]](), list[pa.Array]()
     for chunk in encoded_chunks(detector, source, [column], rejects, tell, stage="scoring"):
         numbers.append(chunk.numbers)
         with located_in(source, numbers):
             found = scorer(chunk.rows, chunk.cells)
         scores.append(total_scores(found))
+        if isinstance(found, SeriesScores) and found.times is not None and rules is not None:
+            times.append(found.times)
+            log.add(ScoredTimes(scores=found.total, time=found.times.time, entity=found.times.entity, names=found.times.names,
+                                numbers=chunk.numbers), rules)  # fmt: skip
         # Of rows in time with their past: what is explained later is the row alone, before smoothing.
         batches.append(found.rows.rows(slice(0, len(chunk.cells))) if isinstance(found, SeriesScores) else chunk.cells)
         labels.append(chunk.rows.column(column))
@@ -257,16 +268,28 @@ def _scored(
     has_score = ~np.isnan(total)
     if not has_score.any():
         raise DataError(f"no row of {source.files[0].path} has a value in any column of the model.")
+    labelled = read_labels(pa.chunked_array(labels), normal_labels, column)
     return LabelledScores(
         cells=concatenate(batches).rows(torch.from_numpy(has_score)),
         scores=total[has_score],
-        labels=read_labels(pa.chunked_array(labels), normal_labels, column).where(has_score),
+        labels=labelled.where(has_score),
         numbers=np.concatenate(numbers)[has_score],
         entity=_entities(detector, entities, len(total))[has_score],
         null_scores=int((~has_score).sum()),
         worst=worst,
         in_time=in_time,
+        events=None if series is None or rules is None else _event_quality(log.events(rules), times, labelled.normal, series),
     )
+
+
+def _event_quality(events: Sequence[Event], times: Sequence[RowTimes], normal: NDArray[np.bool_], series: Series) -> EventQuality:
+    rows = LabelledTimes(
+        time=np.concatenate([one.time for one in times]),
+        entity=np.concatenate([one.entity for one in times]),
+        names=times[-1].names,
+        anomalous=~normal,
+    )
+    return event_quality(events, rows, series.span, is_clock=series.is_clock)
 
 
 def _entities(detector: Detector, columns: list[pa.Array], rows: int) -> NDArray[np.int64]:

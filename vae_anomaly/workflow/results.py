@@ -11,6 +11,7 @@ from vae_anomaly.calibration.operating_point import BudgetRow, ChosenAlpha
 from vae_anomaly.detector.card import Blocks, ColumnQuality
 from vae_anomaly.evaluation.results import MissingChange, Quality
 from vae_anomaly.events.episodes import Event
+from vae_anomaly.events.quality import EventQuality
 from vae_anomaly.explain.contributions import Alarm, Reason
 from vae_anomaly.schema.inference import Dropped
 from vae_anomaly.tables.csv_rejects import RejectedRows
@@ -186,6 +187,7 @@ class EvaluateResult:
     model: ModelName
     next_steps: tuple[str, ...]
     cautions: tuple[str, ...] = ()  # what makes the figures less sound than they look
+    events: EventQuality | None = None  # of rows in time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
