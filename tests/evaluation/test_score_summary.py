@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vae_anomaly.calibration.conformal import conformal_quantile
-from vae_anomaly.calibration.threshold import Threshold, calibrate
+from vae_anomaly.calibration.threshold import Threshold, calibrate, calibrate_blocks
 from vae_anomaly.evaluation.score_summary import ScoreSummary, alpha_grid
 from vae_anomaly.explain.contributions import Alarm
 
@@ -102,3 +102,15 @@ def test_the_highest_scores_are_stored_the_earliest_of_equal_ones_first() -> Non
         gathering.offer(Alarm(row=row, ids={}, score=score, p_value=0.1, reasons=()))
     assert [(row.row, row.score) for row in gathering.worst()] == [(1, 9.0), (3, 9.0), (5, 8.0)]
     assert (gathering.wants(8.0), gathering.wants(8.5)) == (False, True)
+
+
+def test_the_steps_of_a_time_series_have_the_thresholds_of_its_blocks() -> None:
+    random = np.random.default_rng(0)
+    block = np.repeat(np.arange(5), 100)
+    threshold = calibrate_blocks(random.gamma(2.0, size=500) * np.array([1, 1, 3, 1, 1])[block], block, 0.05, effective_rows=50.0)
+    gathering = ScoreSummary(threshold=threshold, worst_rows=3)
+    scores = random.gamma(3.0, size=400)
+    gathering.add(scores, threshold.flags(scores))
+    for step in gathering.steps():
+        assert step.threshold == pytest.approx(threshold.at(step.alpha).value)
+        assert step.above["rows"] == (scores > step.threshold).sum()

@@ -150,5 +150,6 @@ def test_a_drift_and_a_bad_block_are_cautions() -> None:
     threshold = calibrate_blocks(loose, many, 0.02, effective_rows=100.0)
     (bad,) = [caution for caution in cautions(replace(detector, threshold=threshold)) if "blocks of the time" in caution]
     assert bad == (
-        "one of 20 blocks of the time flags 10 % of its rows at alpha 0.02: a next stretch like it has as many false alarms. Fit on a longer time"
+        "one of 20 blocks of the time flags 10 % of its rows at alpha 0.02: a next stretch like it has as many false alarms. "
+        "Fit on a longer time"
     )

@@ -76,8 +76,12 @@ def alpha_grid(threshold: Threshold) -> tuple[NDArray[np.float64], NDArray[np.fl
     grid = np.geomspace(finest_alpha(n) * (1.0 + 1e-9), max(LOOSEST, threshold.alpha), RATE_STEPS)
     others = grid[np.abs(np.log(grid / threshold.alpha)) > math.log(grid[1] / grid[0]) / 2]
     alphas = np.sort(np.append(others, threshold.alpha))
-    values = [threshold.value if a == threshold.alpha else conformal_quantile(threshold.calibration, float(a)) for a in alphas]
+    values = [threshold.value if a == threshold.alpha else _value_at(threshold, float(a)) for a in alphas]
     return alphas, np.array(values)
+
+
+def _value_at(threshold: Threshold, alpha: float) -> float:
+    return conformal_quantile(threshold.calibration, alpha) if threshold.block is None else threshold.at(alpha).value
 
 
 @dataclass(kw_only=True)
@@ -117,9 +121,11 @@ class ScoreSummary:
         self.alarms += int(flags.sum())
         bins, counts = np.unique(np.floor(np.arcsinh(scores[scored] / self.linear) / self.bin_width).astype(np.int64), return_counts=True)
         self._bins.setdefault(kind, Counter()).update(dict(zip(bins.tolist(), counts.tolist(), strict=True)))
-        # Thresholds descend, so a score is above all thresholds from its position on.
-        below = np.searchsorted(-self._values, -scores[scored], side="right")
-        above = np.bincount(below, minlength=len(self._values) + 1)[: len(self._values)].cumsum()
+        # In falling thresholds, a score is above all from its position on; those of a time series may rise with alpha.
+        order = np.argsort(-self._values, kind="stable")
+        below = np.searchsorted(-self._values[order], -scores[scored], side="right")
+        above = np.empty(len(order), dtype=np.int64)
+        above[order] = np.bincount(below, minlength=len(order) + 1)[: len(order)].cumsum()
         self._above[kind] = self._above.get(kind, np.zeros(len(self._values), dtype=np.int64)) + above
         if times is not None:
             self._add_times(times[scored], scores[scored], flags[scored])

@@ -119,7 +119,9 @@ def calibration_curve(threshold: Threshold, p_values: NDArray[np.float64] | None
     alphas = np.geomspace(finest_alpha(n), 1.0, 200)[:-1]
     j = np.floor((n + 1) * alphas + 1e-9)
     low, high = (beta.ppf(q, j, n + 1 - j) for q in ((1 - BAND) / 2, (1 + BAND) / 2))
-    words = "exact" if threshold.method == "split" else "cross-fitted, approximate"
+    words = {"split": "exact", "blocks": "if they were exchangeable, which rows in time are not"}.get(
+        threshold.method, "cross-fitted, approximate"
+    )
     axes.fill_between(alphas, low, high, color=SKY, alpha=0.45, linewidth=0, label=f"99 % of calibrations with {n:,} rows ({words})")
     axes.plot(alphas, alphas, color=GREY, linewidth=1, label="observed = nominal")
     if p_values is not None:
