@@ -68,6 +68,7 @@ DYNAMIC_IMPORTS = {"__init__.py", "cli/commands.py", "storage/filesystems.py"}
 MOST_LINES, FEWEST_LINES, MOST_MODULES = 400, 60, 20
 # Modules shorter than that, and why each is one idea all the same.
 SHORT = {
+    "cli/commands_live.py": "the one command that runs until its input ends",
     "__main__.py": "python -m vae_anomaly",
     "choices.py": "literals that several packages and --help share",
     "_version.py": "one number that packages below the public face need",
@@ -378,7 +379,7 @@ def test_packages_are_small() -> None:
     for path in modules:
         sizes[path.parent] += 1
     assert {str(folder) for folder, size in sizes.items() if size > MOST_MODULES} == set()
-    assert len(modules) <= 140  # rows in time are six ideas of their own
+    assert len(modules) <= 150  # rows in time are a dozen ideas of their own
     assert 100 <= median(map(lines_of, modules)) <= 220
 
 

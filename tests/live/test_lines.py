@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from vae_anomaly.choices import LineFormat
-from vae_anomaly.live.lines import Lines, table_of
+from vae_anomaly.live.lines import Lines, table_of_rows
 
 
 def lines(header: str = "", form: LineFormat | None = None) -> Lines:
@@ -36,12 +36,12 @@ def test_json_is_told_by_its_brace_or_by_the_format() -> None:
 
 
 def test_a_table_has_the_columns_that_are_wanted_and_names_what_lacks() -> None:
-    table, problems = table_of([{"a": "1", "b": "Bad", "c": 0}, "broken", {"a": "2"}], ("a", "b"), ("Bad",))
+    table, problems = table_of_rows([{"a": "1", "b": "Bad", "c": 0}, "broken", {"a": "2"}], ("a", "b"), ("Bad",))
     assert table.to_pydict() == {"a": ["1", None, None], "b": [None, None, None]}
     assert problems == {1: "broken", 2: "the line lacks the column 'b'"}
 
 
 def test_numbers_stay_numbers_and_mixtures_become_texts() -> None:
-    table, _ = table_of([{"a": 1.5, "b": 1}, {"a": None, "b": "x"}], ("a", "b"), ())
+    table, _ = table_of_rows([{"a": 1.5, "b": 1}, {"a": None, "b": "x"}], ("a", "b"), ())
     assert table.schema.field("a").type == pa.float64()
     assert table.column("b").to_pylist() == ["1", "x"]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vae_anomaly.cli import commands, terminal
+from vae_anomaly.cli import commands, commands_live, terminal
 from vae_anomaly.errors import ConfigError
 
 _EPILOG = """\b
@@ -127,7 +127,7 @@ def _without_brackets(text: str) -> str:
 for _name, _command, _example in (
     ("fit", commands.fit, "data/normal.parquet --id-columns timestamp,machine_id"),
     ("score", commands.score, "data/new.csv --id-columns timestamp -o out.parquet"),
-    ("follow", commands.follow, "plant.csv -m models:/pump-station@champion -o answers.jsonl --state pump.state"),
+    ("follow", commands_live.follow, "plant.csv -m models:/pump-station@champion -o answers.jsonl --state pump.state"),
     ("evaluate", commands.evaluate, "data/labelled.parquet --label-column fault"),
     ("calibrate", commands.recalibrate, "later.parquet --alerts-per-day 20"),
     ("explain", commands.explain, "data/new.csv --rows 153,154 --counterfactual"),

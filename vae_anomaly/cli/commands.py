@@ -15,14 +15,12 @@ import typer
 from vae_anomaly.cli import options as opt
 from vae_anomaly.cli import terminal
 from vae_anomaly.config import DEFAULT_MODEL, DataConfig, load_config
-from vae_anomaly.errors import ConfigError
 from vae_anomaly.jobs.process_group import processes
 from vae_anomaly.workflow.requests import (
     CalibrateRequest,
     EvaluateRequest,
     ExplainRequest,
     FitRequest,
-    FollowRequest,
     ReportRequest,
     ScoreRequest,
     UploadRequest,
@@ -72,7 +70,7 @@ def _request(request_type: Any, options: Mapping[str, Any]) -> Any:
     return request_type(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-def _is_in_folder(model: str) -> bool:
+def is_in_folder(model: str) -> bool:
     """Whether a model is a folder, for which MLflow is not asked; False for a name that no file system takes."""
     try:
         return Path(model, "manifest.json").is_file()
@@ -194,7 +192,7 @@ def score(
 ) -> None:
     """Score rows with a model. Each row gets a score, a p-value, a flag, and the columns that contribute most."""
     options = locals() | {"format": part_format, "escape": not no_escape}
-    in_folder = _is_in_folder(model)
+    in_folder = is_in_folder(model)
     if watch:  # until an interrupt or an error
 
         def part_line(name: str, counts: Any) -> str:
@@ -206,32 +204,6 @@ def score(
             reports_progress=False, without_pandas=in_folder, interval=watch_interval, on_part=on_part,
         )  # fmt: skip
     run_verb("score.score_files", "summaries_scoring.scoring_summary", options, ScoreRequest, without_pandas=in_folder)
-
-
-def follow(
-    data: opt.StreamData = FollowRequest.data,
-    *,
-    model: opt.Model = DEFAULT_MODEL,
-    tracking_uri: opt.TrackingUri = FollowRequest.tracking_uri,
-    output: opt.StreamOutput = FollowRequest.output,
-    line_format: opt.LineFormatOption = FollowRequest.format,
-    state: opt.StateOption = FollowRequest.state,
-    until_end: opt.UntilEnd = FollowRequest.until_end,
-    alpha: opt.OtherAlpha = FollowRequest.alpha,
-    top: opt.Top = FollowRequest.top,
-    threads: opt.Threads = FollowRequest.threads,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = 0,
-) -> None:
-    """Score a stream of rows in time line by line, from standard input or a growing file. Each line is answered with one of JSON."""
-    options = locals() | {"format": line_format}
-    if as_json and output is None:
-        raise ConfigError("--json prints one object, and without -o the answers are printed; name a file for them with -o.")
-    run_verb(
-        "live.follow.follow_stream", "summaries_scoring.follow_summary", options, FollowRequest,
-        reports_progress=False, without_pandas=_is_in_folder(model),
-    )  # fmt: skip
 
 
 def recalibrate(

@@ -26,7 +26,7 @@ from vae_anomaly.detector.series import SeriesScores, SeriesState, state_from
 from vae_anomaly.errors import BadCell, ConfigError, DataError, OutputError
 from vae_anomaly.events.episodes import Event, EventLog, EventRules, ScoredTimes, log_from
 from vae_anomaly.jobs.state_file import digest_of, read_state
-from vae_anomaly.live.lines import Lines, table_of
+from vae_anomaly.live.lines import Lines, table_of_rows
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.schema.encoding import encode
 from vae_anomaly.schema.schema import conform
@@ -81,7 +81,7 @@ class Follower:
 
     def _answers(self, texts: Sequence[bytes], first: int) -> Iterator[bytes]:
         wanted = [*self.detector.schema.names, *self.detector.time_columns]
-        table, problems = table_of(self.lines.read(texts), wanted, self.detector.config.data.missing_values)
+        table, problems = table_of_rows(self.lines.read(texts), wanted, self.detector.config.data.missing_values)
         scored = self._scored(table, problems)
         rows = iter(scored)
         self.errors += len(problems)

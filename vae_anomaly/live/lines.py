@@ -71,7 +71,7 @@ def _of_csv(text: str, columns: Sequence[str], delimiter: str) -> Row:
     return dict(zip(columns, cells, strict=True))
 
 
-def table_of(rows: Sequence[Row], names: Sequence[str], missing: Sequence[str]) -> tuple[pa.RecordBatch, dict[int, str]]:
+def table_of_rows(rows: Sequence[Row], names: Sequence[str], missing: Sequence[str]) -> tuple[pa.RecordBatch, dict[int, str]]:
     """Return the columns ``names`` of the rows, and the problem of each row that has one; texts of ``missing`` are missing cells."""
     problems = {i: row for i, row in enumerate(rows) if isinstance(row, str)}
     for i, row in enumerate(rows):
