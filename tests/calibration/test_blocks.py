@@ -76,7 +76,7 @@ def test_a_threshold_of_blocks_answers_for_another_alpha_and_says_that_it_is_an_
     assert threshold.p_values(np.array([np.inf]))[0] == pytest.approx(1 / 1001)
     with pytest.raises(NotCalibrated, match="alpha 1e-05 needs at least"):
         threshold.at(1e-5)
-    with pytest.raises(NotCalibrated, match="one exact split calibration; this model has those of a time series, which are estimates"):
+    with pytest.raises(NotCalibrated, match="--fdr needs exact p-values, and those of rows in time are estimates"):
         threshold.refuse_unless_exact("--fdr")
     assert too_few_alarms(threshold, 100_000, 0) == ""
     promise = guarantee_of(threshold)

@@ -74,6 +74,18 @@ def test_a_row_without_a_score_changes_nothing() -> None:
     assert [(e.start, e.end, e.rows) for e in log.events(RULES)] == [(0, 8, 2)]
 
 
+def test_rows_without_a_score_are_no_gap_of_time() -> None:
+    nan = float("nan")
+    log = EventLog()
+    log.add(rows([11, nan, nan, nan, 12], step=20.0), RULES)
+    assert [(e.start, e.end) for e in log.events(RULES)] == [(0, 80)]
+
+
+def test_a_range_of_a_file_of_microseconds_acknowledges_its_event() -> None:
+    event = Event(entity="a", start=1.000000123, peak=1.0, end=2.0, rows=2, peak_score=1.0, severity=1.0)
+    assert without_muted([event], [Mute(entity="a", start=1.0000005, end=2.0)]) == ((), 1)
+
+
 def test_the_rules_are_in_spans_of_the_smoothing() -> None:
     assert EventRules.of(1.0, 20, 9.0) == EventRules(threshold=1.0, merge=60, least=5, max_gap=9.0)
     assert EventRules.of(1.0, 1, 9.0).least == 1

@@ -43,7 +43,9 @@ def test_folds_are_the_same_part_of_every_machine_and_keep_a_gap_of_the_lags() -
     for net, fold in enumerate(networks.held_out_fold):
         held = np.flatnonzero(record.split.fold == fold)
         learned = networks.rows[net].numpy()
-        assert np.abs(learned[:, None] - held[None]).min() == lags + 1
+        for code in (0, 1):
+            mine, beside = (index[rows.entity[index] == code] for index in (learned, held))
+            assert np.abs(mine[:, None] - beside[None]).min() == lags + 1
         assert (np.diff(learned) > 0).all()
         assert networks.exemplars[net] is networks.rows[net]
 
@@ -169,3 +171,20 @@ def test_the_past_of_a_fit_is_that_of_each_machine() -> None:
     assert torch.equal(again.past, record.batch.past)
     assert len(COLUMNS) == len(record.detector.schema.columns)
     assert split_series(config_of(), series_rows(record.batch, config_of(), times)).folds == 5
+
+
+def test_short_series_are_refused_before_training_and_a_margin_stays_in_its_series() -> None:
+    config = config_of(alpha=0.1)
+    short = pa.table({"t": [float(i % 3) for i in range(150)], "machine": [f"m{i // 3:02d}" for i in range(150)]} | {
+        name: np.random.default_rng(0).normal(size=150) for name in ("flow", "power")
+    })  # fmt: skip
+    schema = infer_schema(short, config.data)
+    with pytest.raises(TooFewRows, match=r"the series are too short: block [1-5] of 5 leaves \d+ rows to learn from"):
+        fit_rows(short, schema, config, times=times_of(short, schema, None))
+    record = record_of()
+    times = times_of(ordered(), record.detector.schema, None)
+    assert times is not None
+    networks = assign_series(record.split, series_rows(record.batch, config_of(), times), 2)
+    # The first block of the second machine begins right after the last of the first, which still learns its last rows.
+    first_of_b = int(np.flatnonzero(np.array(ordered()["machine"].to_pylist()) == "b")[0])
+    assert first_of_b - 1 in set(networks.rows[0].tolist())

@@ -121,7 +121,7 @@ def test_a_bad_line_is_answered_with_its_problem_and_changes_nothing_else(model:
     assert [answer["error"] for answer in told[49:52]] == [
         "the line has 2 cells, expected 6",
         "column 'flow' is numeric in this model but 'wet'",
-        "time goes back of machine 'a': t is 5.0, before that of the row above",
+        "time goes back, before that of a line above",
     ]
     assert found.errors == 3
     scores = [answer["anomaly_score"] for answer in told if "error" not in answer]
@@ -228,3 +228,34 @@ def test_a_growing_file_is_waited_for(model: str, monkeypatch: pytest.MonkeyPatc
         run(model, data="grow.csv", until_end=False, state=Path("s.json"))
     assert len([a for a in answers() if "line" in a]) == 19
     assert json.loads(Path("s.json").read_text())["after"]["follow"]["lines"] == 19
+
+
+def test_lines_that_fail_together_are_answered_one_by_one(model: str) -> None:
+    run(model)
+    lines = csv_lines()
+    wrong = lines[20].split(",")
+    texts = [*lines[:20], ",".join(["", *wrong[1:]]), ",".join(["noon", *wrong[1:]]), *lines[20:]]
+    Path("odd.csv").write_text("\n\n" + "\n".join(texts) + "\n")
+    assert run(model, data="odd.csv", output=Path("odd.jsonl")).errors == 2
+    told = [answer for answer in answers("odd.jsonl") if "line" in answer]
+    assert told[19]["error"] == "time column 't' must hold times such as 2025-03-03 12:00:00 but is ''"
+    assert "noon" in told[20]["error"]
+    kept = [answer["anomaly_score"] for answer in told if "error" not in answer]
+    assert kept == [answer["anomaly_score"] for answer in answers() if "line" in answer]
+
+
+def test_many_lines_that_go_back_are_told_at_once(model: str) -> None:
+    lines = csv_lines()
+    Path("again.csv").write_text("\n".join([*lines, *lines[1:150]]) + "\n")
+    assert run(model, data="again.csv", output=Path("again.jsonl")).errors >= 147
+
+
+def test_a_replaced_file_and_a_doubled_column_are_refused(model: str) -> None:
+    run(model, state=Path("s.json"))
+    Path("rows.csv").write_text("\n".join(csv_lines()[:20]) + "\n")
+    with pytest.raises(DataError, match=r"rows\.csv is shorter than what was answered of it: it was replaced"):
+        run(model, state=Path("s.json"))
+    lines = csv_lines()
+    Path("twice.csv").write_text("\n".join(f"{line},{line.split(',')[2]}" for line in lines[:5]) + "\n")
+    with pytest.raises(DataError, match="the header of the stream has columns of the same name: 'flow'"):
+        run(model, data="twice.csv", output=Path("twice.jsonl"))

@@ -233,12 +233,43 @@ def test_a_file_without_ranges_and_one_without_a_state_are_refused(model: str) -
     Path("m.csv").write_text("begin,end\n1,2\n")
     with pytest.raises(DataError, match=r"m\.csv lists no ranges of time: 'start'"):
         score(model, "new.parquet", output="x.csv", mute="m.csv")
-    for text in ("{", "[]", json.dumps({"job": "", "before": None, "after": {"series": {}}})):
+    for text in ("{", "[]", json.dumps({"model": "m", "job": "", "before": None, "after": {"series": {}}})):
         Path("s.json").write_text(text)
         with pytest.raises(DataError, match=r"s\.json is no state of a series"):
             score(model, "new.parquet", output="x.csv", state=Path("s.json"))
 
 
 def test_a_state_file_that_does_not_exist_stands_for_the_start(tmp_path: Path) -> None:
-    found = read_state(tmp_path / "none.json")
+    found = read_state(tmp_path / "none.json", "m")
     assert (found.state_for("x"), found.before, found.after) == (None, None, None)
+
+
+def test_one_file_has_one_purpose_and_a_folder_of_events_exists(model: str) -> None:
+    Path("new.csv").write_bytes(b"")
+    for options, text in (
+        ({"output": "x.parquet", "events": Path("new.parquet"), "overwrite": True}, "--events new.parquet is also the input new.parquet"),
+        ({"output": "y.csv", "events": Path("y.csv"), "overwrite": True}, "--events y.csv is also the output -o"),
+        ({"output": "y.csv", "events": Path("s.csv"), "state": Path("s.csv")}, "--events s.csv is also --state"),
+        ({"output": "y/", "state": Path("s.json")}, "an output folder keeps the state of its parts by itself"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            score(model, "new.parquet", **options)
+    with pytest.raises(OutputError, match=r"none/e\.csv cannot be written: there is no folder none"):
+        score(model, "new.parquet", output="y.csv", events=Path("none/e.csv"))
+
+
+def test_a_state_goes_on_although_the_events_cannot_be_written(model: str) -> None:
+    Path("e.csv").write_text("mine")
+    with pytest.raises(OutputError, match="holds other events"):
+        score(model, "part0.parquet", output="a.csv", state=Path("s.json"), events=Path("e.csv"))
+    score(model, "part1.parquet", output="b.csv", state=Path("s.json"))
+    score(model, "new.parquet", output="whole.csv")
+    assert scores("a.csv") + scores("b.csv") == scores("whole.csv")[:200]
+
+
+def test_a_time_that_goes_back_is_counted_among_malformed_rows_too(model: str) -> None:
+    lines = [",".join(NEW.column_names), *(",".join("" if v is None else str(v) for v in row.values()) for row in NEW.to_pylist())]
+    broken = [lines[0], "1,2,3", *lines[1:6], "x", lines[2], lines[1]]
+    Path("broken.csv").write_text("\n".join(broken) + "\n")
+    with pytest.raises(SchemaMismatch, match=r"in broken\.csv row 8 \(line 9\)"):
+        score(model, "broken.csv", output="x.csv", on_error="skip")

@@ -95,9 +95,10 @@ class Threshold:
         if self.table is not None:
             return replace(self, alpha=alpha, value=self._value_of_table(alpha, self.table), tried=1)
         if needed > n:
+            by_tail = _by_tail(n, alpha) if self.block is None else ""
             msg = (
                 f"alpha {alpha:g} needs at least {needed:,} calibration rows; this model has {n:,}. "
-                f"Finest alpha possible: {finest_text(n)}. Ask for that, or calibrate on more normal rows{_by_tail(n, alpha)}."
+                f"Finest alpha possible: {finest_text(n)}. Ask for that, or calibrate on more normal rows{by_tail}."
             )
             raise NotCalibrated(msg)
         groups = None if self.groups is None else self.groups.at(self.calibration, alpha)
@@ -115,6 +116,8 @@ class Threshold:
         """Raise NotCalibrated unless the method is ``split`` without groups."""
         kind = "a threshold for each group" if self.groups is not None else _KINDS[self.method]
         if kind:
+            if self.block is not None:
+                raise NotCalibrated(f"{what} needs exact p-values, and those of rows in time are estimates. Leave it out.")
             raise NotCalibrated(
                 f"{what} needs the p-values of one exact split calibration; this model has {kind}. "
                 "Calibrate it on normal rows that it has not seen: vae-anomaly calibrate DATA."

@@ -55,13 +55,13 @@ def score_in_time(
     state: SeriesState | None,
     *,
     threads: int = 1,
-    where: str = IN_ALL,
     first_row: int = 0,
+    numbers: NDArray[np.int64] | None = None,
 ) -> tuple[SeriesScores, SeriesState]:
     """Score rows that continue the series of ``state``, None: at their start; ``raw``: the rows with their time and group columns.
 
-    Raises SchemaMismatch for a column that is absent, BadCell with the row, counted from ``first_row`` of ``where``, for a time that is
-    missing, unreadable or before that of the row above of the same entity.
+    Raises SchemaMismatch for a column that is absent, BadCell with the row, its number in ``numbers`` or counted from ``first_row``, for a
+    time that is missing, unreadable or before that of the row above of the same entity.
     """
     schema, series = detector.schema, detector.series
     assert series is not None
@@ -69,7 +69,7 @@ def score_in_time(
     absent = [name for name in detector.time_columns if name not in raw.schema.names]
     if absent:
         raise SchemaMismatch(
-            f"{where} lacks the time or group column of this model of rows in time: {absent_text(absent, raw.schema.names)}"
+            f"{IN_ALL} lacks the time or group column of this model of rows in time: {absent_text(absent, raw.schema.names)}"
         )
     missing = detector.config.data.missing_values
     state = start_of(detector) if state is None else state
@@ -82,7 +82,7 @@ def score_in_time(
         if is_clock != series.is_clock:
             kinds = ("plain numbers", "times")
             raise SchemaMismatch(
-                f"time column {schema.time!r} holds {kinds[is_clock]} in {where} and held {kinds[series.is_clock]} in the fit. "
+                f"time column {schema.time!r} holds {kinds[is_clock]} in {IN_ALL} and held {kinds[series.is_clock]} in the fit. "
                 "Write it as in the fit, or name the format with --time-format."
             )
         state, entity = state.codes(names, index, series)
@@ -93,38 +93,46 @@ def score_in_time(
             who = "" if schema.group is None else f" of {schema.group} {names[index[error.row]]!r}"
             at = raw.column(schema.time)[error.row].as_py()
             problem = f"time goes back{who}: {schema.time} is {at}, before that of the row above"
-        raise BadCell(problem, where=where, row=first_row + error.row, remedies=error.remedies) from None
+        row = first_row + error.row if numbers is None else int(numbers[error.row])
+        raise BadCell(problem, where=IN_ALL, row=row, remedies=error.remedies) from None
 
 
-def series_features(
-    detector: Detector,
-    scores: SeriesScores,
-    rows: NDArray[np.int64],
-    top: int | None,
-    *,
-    threads: int = 1,
-    cells: pa.RecordBatch | None = None,
-) -> pa.Array:
-    """Return the reasons of ``rows`` as ``explain.contributions.top_features`` does; ``cells``: the conformed rows of the batch."""
+def rows_back(detector: Detector, raw: pa.RecordBatch, state: SeriesState) -> list[int]:
+    """Return the rows whose time is before that of a row above of the same entity, or of the state. Raises what ``score_in_time`` does."""
+    schema = detector.schema
+    assert schema.time is not None
+    names: list[str | None] = [None]
+    index = np.zeros(raw.num_rows, dtype=np.int64)
+    if schema.group is not None:
+        names, index = group_names(raw.column(schema.group), schema.group)
+    value, _ = time_values(raw.column(schema.time), schema.time, detector.config.data.time_format)
+    last = dict(zip(state.names, state.time.tolist(), strict=True))
+    back: list[int] = []
+    for i, name in enumerate(names):
+        rows = np.flatnonzero(index == i)
+        highest = np.maximum.accumulate(np.r_[np.nan_to_num(last.get(name, -np.inf), nan=-np.inf), value[rows]])
+        back += rows[value[rows] < highest[:-1]].tolist()
+    return sorted(back)
+
+
+def series_features(detector: Detector, scores: SeriesScores, rows: NDArray[np.int64], top: int | None, *, threads: int = 1) -> pa.Array:
+    """Return the reasons of ``rows`` as ``explain.contributions.top_features`` does.
+
+    An unseen level has no text: the row of the peak may be in a batch before.
+    """
     columns, count = model_order(detector.schema), len(scores.total)
     if not len(rows):
         nothing = np.zeros((0, len(columns)))
         return feature_lists(nothing, columns, lambda _i, _j: None, lambda _i, _j: None, rows, count, top)
     found = scores.explain(detector.ensemble, rows, threads=threads)
-    at = scores.peak[rows]
-    here = cells.take(pa.array(at)) if cells is not None and bool((at < count).all()) else None
-    return feature_lists(found.contribution, columns, *found.texts(columns, here), rows, count, top)
+    return feature_lists(found.contribution, columns, *found.texts(columns), rows, count, top)
 
 
-def reasons_at(
-    detector: Detector, scores: SeriesScores, cells: pa.RecordBatch, features: pa.Array, top: int | None, i: int
-) -> Sequence[Mapping[str, Any]]:
+def reasons_at(detector: Detector, scores: SeriesScores, features: pa.Array, top: int | None, i: int) -> Sequence[Mapping[str, Any]]:
     """Return the reasons of row ``i``: those in ``features``, where it has enough of them, or found now, as for an unflagged row."""
     if features[i].is_valid and (top is None or top >= EVENT_REASONS):
         return list(features[i].as_py())
-    one = scores.row(i)
-    written = None if one.age[0] else cells.slice(i, 1)
-    return list(series_features(detector, one, np.zeros(1, dtype=np.int64), EVENT_REASONS, cells=written)[0].as_py())
+    return list(series_features(detector, scores.row(i), np.zeros(1, dtype=np.int64), EVENT_REASONS)[0].as_py())
 
 
 class Scorer:

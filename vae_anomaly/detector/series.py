@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -224,12 +223,9 @@ class SeriesExplanation:
         """Contribution of each column to the score, float64 ``[m, d]``, over all kinds."""
         return sum((part.contribution for part in self.parts), torch.zeros(())).numpy()
 
-    def texts(self, columns: Sequence[Column], cells: pa.RecordBatch | None) -> tuple[CellText, Callable[[int, int], str]]:
-        """Return functions (i, j) → text of the value in the row of the peak, and of what its most costly kind of network expected there.
-
-        ``cells``: the conformed rows of the peaks, for the texts of unseen levels.
-        """
-        value, ages = value_texts(columns, self.rows, cells), self.age.tolist()
+    def texts(self, columns: Sequence[Column]) -> tuple[CellText, Callable[[int, int], str]]:
+        """Return functions (i, j) → text of the value in the row of the peak, and of what its most costly kind of network expected."""
+        value, ages = value_texts(columns, self.rows), self.age.tolist()
         expected = [expected_texts(columns, part) for part in self.parts]
         costly = torch.stack([part.contribution for part in self.parts]).argmax(0).tolist()
         drivers = self.driver.tolist()

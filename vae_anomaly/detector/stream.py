@@ -310,7 +310,8 @@ def _score(
     raw, encoded = batch.rows, encode(detector.schema, cells)
     in_time: SeriesScores | None = None
     if detector.series is not None:
-        in_time, state = score_in_time(detector, raw, encoded, state, threads=options.threads, first_row=row)
+        numbers = raw.column(options.row_numbers).to_numpy() if options.row_numbers else None
+        in_time, state = score_in_time(detector, raw, encoded, state, threads=options.threads, first_row=row, numbers=numbers)
     scores: Scores | SeriesScores = in_time or detector.scores(encoded, threads=options.threads)
     total, *parts = (np.asarray(values) for values in (scores.total, scores.reconstruction, scores.kl))
     codes, pooled, unseen_groups = _groups_of(threshold, raw, detector.config.data.missing_values, options.where)
@@ -320,7 +321,7 @@ def _score(
     if in_time is None:
         features = top_features(detector.ensemble, detector.schema, encoded, explained, options.top, threads=options.threads, cells=cells)
     else:
-        features = series_features(detector, in_time, explained, options.top, threads=options.threads, cells=cells)
+        features = series_features(detector, in_time, explained, options.top, threads=options.threads)
     numbers = raw.column(options.row_numbers).to_numpy() if options.row_numbers else np.arange(row, row + raw.num_rows)
     keys = [raw.column(name) for name in options.id_columns] or [pa.array(numbers)]
     names = options.id_columns or ("row",)
@@ -345,7 +346,7 @@ def _score(
         standstill=batch.standstill,
         series=state,
         times=None if in_time is None else in_time.times,
-        reasons=None if in_time is None else partial(reasons_at, detector, in_time, cells, features, options.top),
+        reasons=None if in_time is None else partial(reasons_at, detector, in_time, features, options.top),
     )
 
 

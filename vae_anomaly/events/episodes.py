@@ -4,6 +4,7 @@ An event begins at the first score above its threshold and lasts until the score
 apart are one; one of fewer rows than a quarter of the span is none. The state is plain data: rows may be cut anywhere.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -16,6 +17,8 @@ from pydantic import TypeAdapter
 HYSTERESIS = 0.8
 # Rows between two pieces of one event, and rows of the shortest event, in spans of the smoothing.
 MERGED_SPANS, LEAST_SPANS = 3, 0.25
+# Files hold times in microseconds.
+CLOCK_ERROR = 1e-6
 # Columns that an event names.
 COLUMNS_NAMED = 3
 
@@ -115,7 +118,7 @@ class EventLog:
         for entity in np.unique(rows.entity).tolist():
             name = rows.names[entity]
             index = np.flatnonzero(rows.entity == entity)
-            self._add_series(name, index[~np.isnan(rows.scores[index])], rows, rules)
+            self._add_series(name, index, rows, rules)
 
     def _add_series(self, name: str | None, index: NDArray[np.int64], rows: ScoredTimes, rules: EventRules) -> None:
         key = _key(name)
@@ -125,7 +128,7 @@ class EventLog:
                 self._close(name, current.explained(peak, rows), rules)
                 current, peak = None, None
             before = time
-            if current is None and score <= rules.threshold:
+            if math.isnan(score) or (current is None and score <= rules.threshold):
                 continue
             number, peaked = int(rows.numbers[i]), False
             if current is None:
@@ -227,7 +230,8 @@ class Mute:
 
     def covers(self, event: Event) -> bool:
         """Whether an event began in the range."""
-        return (self.entity is None or self.entity == event.entity) and self.start <= event.start <= self.end
+        inside = self.start - CLOCK_ERROR <= event.start <= self.end + CLOCK_ERROR
+        return (self.entity is None or self.entity == event.entity) and inside
 
 
 def without_muted(events: Sequence[Event], mutes: Sequence[Mute]) -> tuple[tuple[Event, ...], int]:

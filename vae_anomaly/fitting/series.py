@@ -92,8 +92,14 @@ def assign_series(split: RowSplit, rows: SeriesRows, lags: int) -> NetworkAssign
     for k in range(split.folds):
         near, held = np.zeros(len(split.fold), dtype=np.bool_), np.flatnonzero(split.fold == k)
         for shift in range(-lags, lags + 1):
-            near[np.clip(held + shift, 0, len(near) - 1)] = True
+            beside = np.clip(held + shift, 0, len(near) - 1)
+            near[beside[rows.entity[beside] == rows.entity[held]]] = True
         learning.append(torch.from_numpy(np.flatnonzero(split.trainable & ~near)))
+        if len(learning[-1]) < LEAST_BLOCK_ROWS:
+            raise TooFewRows(
+                f"the series are too short: block {k + 1} of {split.folds} leaves {len(learning[-1]):,} rows to learn from that are not "
+                f"beside it, {LEAST_BLOCK_ROWS} are needed. Give longer series, or leave --time-column out."
+            )
     validation = [torch.from_numpy(np.flatnonzero(split.trainable & (split.fold == k))) for k in range(split.folds)]
     which = [k for _ in rows.views for k in range(split.folds)]
     standard: ViewName = "standard"

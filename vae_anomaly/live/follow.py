@@ -21,15 +21,15 @@ import pyarrow as pa
 
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.in_time import reasons_at, score_in_time, series_features, start_of
+from vae_anomaly.detector.in_time import reasons_at, rows_back, score_in_time, series_features, start_of
 from vae_anomaly.detector.series import SeriesScores, SeriesState, state_from
-from vae_anomaly.errors import BadCell, ConfigError, DataError, OutputError
+from vae_anomaly.errors import BadCell, ConfigError, DataError, OutputError, VaeAnomalyError
 from vae_anomaly.events.episodes import Event, EventLog, EventRules, ScoredTimes, log_from
 from vae_anomaly.jobs.state_file import digest_of, read_state
-from vae_anomaly.live.lines import Lines, table_of_rows
-from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
+from vae_anomaly.live.lines import LONGEST_PROBLEM, Lines, table_of_rows
+from vae_anomaly.messages import OnProgress, absent_text, ignore_progress, shorten
 from vae_anomaly.schema.encoding import encode
-from vae_anomaly.schema.schema import conform
+from vae_anomaly.schema.schema import check_duplicates, conform
 from vae_anomaly.storage.atomic import writing
 from vae_anomaly.workflow.models import open_model
 from vae_anomaly.workflow.requests import FollowRequest
@@ -39,6 +39,8 @@ from vae_anomaly.workflow.results import FollowResult
 READ_BYTES, LOOK_SECONDS, STATE_SECONDS = 1 << 20, 0.05, 1.0
 LINES_AT_ONCE = 8192
 STDIN = "-"
+# An answer, and the events that are told after it.
+Answer = tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,43 +84,52 @@ class Follower:
     def _answers(self, texts: Sequence[bytes], first: int) -> Iterator[bytes]:
         wanted = [*self.detector.schema.names, *self.detector.time_columns]
         table, problems = table_of_rows(self.lines.read(texts), wanted, self.detector.config.data.missing_values)
-        scored = self._scored(table, problems)
-        rows = iter(scored)
+        found: dict[int, Answer] = {}
+        self._score(table, [i for i in range(len(texts)) if i not in problems], problems, found)
         self.errors += len(problems)
         for i in range(len(texts)):
             if i in problems:
                 yield _line({"line": first + i, "error": problems[i]})
                 continue
-            answer, events = next(rows)
+            answer, events = found[i]
             yield _line({"line": first + i, **answer})
             for event in events:
                 yield _line(event)
 
-    def _scored(self, table: pa.RecordBatch, problems: dict[int, str]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Score the rows without a problem, add the problems that are found, and return the answer of each row and the events after it."""
-        bad: dict[int, str] = {}
-        conform(self.detector.schema, table, where="the stream", bad=bad)
-        problems |= bad
-        while True:
-            kept = np.array([i for i in range(table.num_rows) if i not in problems], dtype=np.int64)
-            rows = table.take(pa.array(kept))
-            if not len(kept):
-                return []
-            cells = conform(self.detector.schema, rows, where="the stream")
+    def _score(self, table: pa.RecordBatch, kept: list[int], problems: dict[int, str], found: dict[int, Answer]) -> None:
+        """Score the rows ``kept``: each gets an answer and the events after it, or a problem. Rows that fail together are halved."""
+        while kept:
+            rows, bad = table.take(pa.array(kept, pa.int64())), dict[int, str]()
             try:
-                scores, state = score_in_time(self.detector, rows, encode(self.detector.schema, cells), self.series, threads=self.threads)
-            except BadCell as error:
-                problems[int(kept[error.row])] = error.problem
-                continue
-            self.series = state
-            break
+                conform(self.detector.schema, rows, where="the stream", bad=bad)
+                bad |= {} if bad else self._late(rows)
+                if not bad:
+                    found |= dict(zip(kept, self._scored(rows), strict=True))
+                    return
+            except (VaeAnomalyError, pa.ArrowException, ArithmeticError, ValueError) as error:
+                if len(kept) > 1:  # what a time means depends on the others: the line at fault is found by halves
+                    half = len(kept) // 2
+                    self._score(table, kept[:half], problems, found)
+                    self._score(table, kept[half:], problems, found)
+                    return
+                bad = {0: shorten(error.problem if isinstance(error, BadCell) else str(error), LONGEST_PROBLEM)}
+            problems |= {kept[i]: problem for i, problem in bad.items()}
+            kept = [one for i, one in enumerate(kept) if i not in bad]
+
+    def _late(self, rows: pa.RecordBatch) -> dict[int, str]:
+        """Return the problem of every row whose time is before that of a row above of the same entity."""
+        return dict.fromkeys(rows_back(self.detector, rows, self.series), "time goes back, before that of a line above")
+
+    def _scored(self, rows: pa.RecordBatch) -> list[Answer]:
+        cells = conform(self.detector.schema, rows, where="the stream")
+        scores, self.series = score_in_time(self.detector, rows, encode(self.detector.schema, cells), self.series, threads=self.threads)
         flags, p_values = self.threshold.flags(scores.total), self.threshold.p_values(scores.total)
         self.alarms += int(flags.sum())
-        features = series_features(self.detector, scores, np.flatnonzero(flags), self.top, threads=self.threads, cells=cells)
+        features = series_features(self.detector, scores, np.flatnonzero(flags), self.top, threads=self.threads)
         assert scores.times is not None
         keys = {name: rows.column(name).to_pylist() for name in self.detector.time_columns}
         found = []
-        for i in range(len(kept)):
+        for i in range(rows.num_rows):
             score = None if np.isnan(scores.total[i]) else float(scores.total[i])
             answer = {name: _plain(values[i]) for name, values in keys.items()}
             answer |= {"anomaly_score": score, "p_value": None if score is None else float(p_values[i]), "is_anomaly": bool(flags[i])}
@@ -130,13 +141,13 @@ class Follower:
                 entity=scores.times.entity[i : i + 1],
                 names=scores.times.names,
                 numbers=np.zeros(1, dtype=np.int64),
-                features=partial(self._reasons, scores, cells, features, i),
+                features=partial(self._reasons, scores, features, i),
             )
             found.append((answer, self._events_after(one)))
         return found
 
-    def _reasons(self, scores: SeriesScores, cells: pa.RecordBatch, features: pa.Array, i: int, _: int) -> Sequence[Mapping[str, Any]]:
-        return reasons_at(self.detector, scores, cells, features, self.top, i)
+    def _reasons(self, scores: SeriesScores, features: pa.Array, i: int, _: int) -> Sequence[Mapping[str, Any]]:
+        return reasons_at(self.detector, scores, features, self.top, i)
 
     def _events_after(self, row: ScoredTimes) -> list[dict[str, Any]]:
         """Add a row to the events, and return those that have become one, or are over, with it."""
@@ -185,7 +196,7 @@ def follow_stream(request: FollowRequest, *, tell: OnProgress = ignore_progress,
         raise ConfigError("follow scores rows in time, and this model scores each row alone. Fit with --time-column.")
     threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
     job = digest_of({"follow": request.data, "model": loaded.digest, "alpha": threshold.alpha})
-    stored = None if request.state is None else read_state(request.state)
+    stored = None if request.state is None else read_state(request.state, loaded.digest)
     after = None if stored is None else stored.after
     goes_on = after is not None and stored is not None and stored.job == job
     known = Position(**after["follow"]) if goes_on and after is not None else Position()
@@ -204,7 +215,7 @@ def follow_stream(request: FollowRequest, *, tell: OnProgress = ignore_progress,
             series=start_of(detector) if after is None else state_from(after["series"]),
             events=EventLog() if after is None else log_from(after["events"]),
         )
-        _run(follower, source, None if stored is None else partial(stored.replace, job), tell)
+        _run(follower, source, None if stored is None else partial(stored.write, job), tell)
     position = follower.position
     return FollowResult(
         output=str(request.output or ""), lines=position.lines, alarms=follower.alarms, errors=follower.errors, model=loaded.name
@@ -238,7 +249,9 @@ def _run(follower: Follower, source: Callable[[], bytes | None], write: Callable
 
 def _answer(follower: Follower, texts: list[bytes], offset: int) -> int:
     """Answer complete lines from byte ``offset`` on and return where they end; the first line of CSV is its header."""
-    if follower.lines.wants_header(texts[0]):
+    while texts and not texts[0].strip() and not follower.lines.header:  # blank lines above the header
+        offset += len(texts.pop(0)) + 1
+    if texts and follower.lines.wants_header(texts[0]):
         head = texts.pop(0)
         follower.lines.take_header(head)
         _check(follower)
@@ -253,6 +266,7 @@ def _answer(follower: Follower, texts: list[bytes], offset: int) -> int:
 
 def _check(follower: Follower) -> None:
     names = follower.lines.columns
+    check_duplicates(names, "the header of the stream")
     absent = [name for name in (*follower.detector.schema.names, *follower.detector.time_columns) if name not in names]
     if absent:
         raise DataError(f"the header of the stream lacks {len(absent)} of the model's columns: {absent_text(absent, names)}")
@@ -283,6 +297,10 @@ def _source(data: str, known: Position, stack: ExitStack, stdin: BinaryIO | None
         file = stack.enter_context(Path(data).open("rb"))  # noqa: SIM115  # the stack closes it
     except OSError as error:
         raise DataError(f"{data} cannot be read: {error.strerror}.") from None
+    if Path(data).stat().st_size < known.offset:
+        raise DataError(
+            f"{data} is shorter than what was answered of it: it was replaced. Name a new state file for it, and another output."
+        )
     file.seek(known.offset)
 
     def more() -> bytes | None:

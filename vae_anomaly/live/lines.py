@@ -4,16 +4,18 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from vae_anomaly.choices import LineFormat
+from vae_anomaly.messages import shorten
 from vae_anomaly.schema.parsing import mask_tokens
 
 DELIMITERS = ",;\t|"
+# Characters of a problem that quotes a line, which may have any length.
+LONGEST_PROBLEM = 200
 # A row, or what is wrong with its line.
-Row = Mapping[str, Any] | str
+Row = Mapping[str, str | None] | str
 
 
 @dataclass(kw_only=True)
@@ -49,19 +51,33 @@ class Lines:
 
     def read(self, texts: Sequence[bytes]) -> list[Row]:
         """Return each line as a row, or as the text of its problem."""
-        decoded = [text.decode("utf-8", errors="replace").rstrip("\r") for text in texts]
-        if not self.header:
-            return [_of_json(text) for text in decoded]
-        columns = self.columns
-        return [_of_csv(text, columns, self.delimiter) for text in decoded]
+        columns = self.columns if self.header else []
+        return [self._row(text, columns) for text in texts]
+
+    def _row(self, line: bytes, columns: Sequence[str]) -> Row:
+        try:
+            text = line.decode("utf-8").rstrip("\r")
+            return _of_csv(text, columns, self.delimiter) if self.header else _of_json(text)
+        except UnicodeDecodeError:
+            return "the line is not UTF-8"
+        except (ValueError, RecursionError, csv.Error) as error:
+            return f"the line cannot be read: {shorten(str(error), LONGEST_PROBLEM)}"
 
 
 def _of_json(text: str) -> Row:
-    try:
-        row = json.loads(text)
-    except ValueError as error:
-        return f"the line is no JSON: {error}"
-    return row if isinstance(row, dict) else "the line is no JSON object"
+    row = json.loads(text)
+    if not isinstance(row, dict):
+        return "the line is no JSON object"
+    return {name: _text(value) for name, value in row.items()}
+
+
+def _text(value: object) -> str | None:
+    """Return a value as text, so that it is read alike whatever the other lines hold. Raises ValueError for a nested value."""
+    if isinstance(value, dict | list):
+        raise ValueError("a value is nested")  # noqa: TRY004  # of JSON, not of the program
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair is no text
+    return None if value is None else str(value)
 
 
 def _of_csv(text: str, columns: Sequence[str], delimiter: str) -> Row:
@@ -72,21 +88,11 @@ def _of_csv(text: str, columns: Sequence[str], delimiter: str) -> Row:
 
 
 def table_of_rows(rows: Sequence[Row], names: Sequence[str], missing: Sequence[str]) -> tuple[pa.RecordBatch, dict[int, str]]:
-    """Return the columns ``names`` of the rows, and the problem of each row that has one; texts of ``missing`` are missing cells."""
+    """Return the columns ``names`` of the rows as text, and the problem of each row that has one; texts of ``missing`` are missing."""
     problems = {i: row for i, row in enumerate(rows) if isinstance(row, str)}
     for i, row in enumerate(rows):
         if not isinstance(row, str) and (absent := [name for name in names if name not in row]):
             problems[i] = f"the line lacks the column {absent[0]!r}"
-    columns = [_column([None if i in problems else row[name] for i, row in enumerate(rows)], missing) for name in names]  # type: ignore[index]
+    cells = [[None if i in problems else row[name] for i, row in enumerate(rows)] for name in names]  # type: ignore[index]
+    columns = [mask_tokens(pa.array(column, pa.string()), missing) for column in cells]
     return pa.RecordBatch.from_arrays(columns, names=list(names)), problems
-
-
-def _column(values: list[Any], missing: Sequence[str]) -> pa.Array:
-    """Return a column: texts, or numbers where all are; a mixture as texts."""
-    try:
-        array = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        array = pa.array([None if value is None else str(value) for value in values], pa.string())
-    if pa.types.is_null(array.type):
-        return array.cast(pa.string())
-    return mask_tokens(array, missing)

@@ -261,8 +261,7 @@ def _scored(
             worst[int(chunk.numbers[i])] = chunk.rows.select(list(detector.schema.names)).take(pa.array([i]))
         if isinstance(found, SeriesScores):
             known = highest[~np.isnan(scores[-1][highest])]
-            written = chunk.rows.select(list(detector.schema.names))
-            features = series_features(detector, found, known, REPORT_REASONS_SHOWN, threads=threads, cells=written)
+            features = series_features(detector, found, known, REPORT_REASONS_SHOWN, threads=threads)
             in_time |= {int(chunk.numbers[i]): features[i].as_py() for i in known.tolist()}
     total = np.concatenate(scores)
     has_score = ~np.isnan(total)

@@ -168,7 +168,7 @@ def _columns(detector: Detector, row: ChosenRow, order: ColumnOrder) -> tuple[Co
         reconstruction, kl = explanation.reconstruction[0], explanation.kl[0]
     else:
         in_time = row.in_time.explain(detector.ensemble, np.zeros(1, dtype=np.int64))
-        value, expected = in_time.texts(columns, row.rows if not in_time.age[0] else None)
+        value, expected = in_time.texts(columns)
         reconstruction, kl = (sum((getattr(part, name)[0] for part in in_time.parts), torch.zeros(())) for name in ("reconstruction", "kl"))
     contribution = (reconstruction + kl).tolist()
     quality = {q.name: q for q in detector.quality}

@@ -19,6 +19,7 @@ from vae_anomaly.schema.keys import time_values
 from vae_anomaly.storage.atomic import writing
 from vae_anomaly.tables.source import open_source
 from vae_anomaly.tables.writer import output_format, write_batches
+from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import FoundEvents
 from vae_anomaly.workflow.score_job import ScoreJob
 
@@ -31,14 +32,31 @@ def event_rules(detector: Detector, threshold: Threshold) -> EventRules | None:
     return None if series is None else EventRules.of(threshold.event_value, series.span, series.max_gap)
 
 
-def check_options(detector: Detector, options: Mapping[str, object]) -> None:
-    """Raise ConfigError for an option about events or states of a model of single rows; ``options``: value by name."""
-    given = [name for name, value in options.items() if value is not None]
-    if given and detector.series is None:
-        raise ConfigError(f"{given[0]} is for rows in time, and this model scores each row alone. Fit with --time-column, or leave it out.")
-    events = options.get("--events")
-    if events is not None:
-        output_format(str(events))
+def check_options(request: ScoreRequest, detector: Detector) -> None:
+    """Raise ConfigError for an option about events or states of a model of single rows, and for one file with two purposes.
+
+    Raises OutputError for a folder of events that does not exist.
+    """
+    named = {"--events": request.events, "--mute": request.mute, "--state": request.state}
+    given = {name: Path(value) for name, value in named.items() if value is not None}
+    if detector.series is None:
+        raise ConfigError(
+            f"{next(iter(given))} is for rows in time, and this model scores each row alone. Fit with --time-column, or leave it out."
+        )
+    others = {f"the input {path}": Path(path) for path in request.data} | {"the output -o": Path(str(request.output or ""))} | given
+    for name in ("--events", "--state"):
+        path = given.get(name)
+        twin = next((other for other, value in others.items() if path is not None and other != name and _same(path, value)), None)
+        if twin is not None:
+            raise ConfigError(f"{name} {path} is also {twin}; name another file.")
+    if request.events is not None:
+        output_format(str(request.events))
+        if not request.events.absolute().parent.is_dir():
+            raise OutputError(f"{request.events} cannot be written: there is no folder {request.events.parent}. Create it first.")
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.resolve() == other.resolve()
 
 
 def read_mutes(path: str, detector: Detector) -> tuple[Mute, ...]:
@@ -116,10 +134,10 @@ def finish_series(job: ScoreJob, identity: str, counted: Sequence[Mapping[str, A
     rules = event_rules(job.detector, job.threshold)
     assert rules is not None
     events, muted = without_muted(events_of(counted, rules), job.mutes)
+    if job.state is not None and counted and counted[-1].get("series"):  # first: a file of events that exists must not hold it up
+        job.state.write(identity, after_of(counted[-1]))
     if job.request.events is not None:
         write_events(job.request.events, events, job.detector, overwrite=job.overwrite)
-    if job.state is not None and counted and counted[-1].get("series"):
-        job.state.write(identity, after_of(counted[-1]))
     assert job.detector.series is not None
     return FoundEvents(events=events, acknowledged=muted, is_clock=job.detector.series.is_clock, output=str(job.request.events or ""))
 

@@ -15,7 +15,7 @@ from vae_anomaly.errors import OutputError
 from vae_anomaly.explain.contributions import Alarm
 from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.jobs.manifest import Dataset, Entry, Manifest
-from vae_anomaly.jobs.state_file import after_of, digest_of
+from vae_anomaly.jobs.state_file import after_of
 from vae_anomaly.storage import atomic, listing
 from vae_anomaly.storage.destinations import local_path
 from vae_anomaly.storage.listing import Listed
@@ -43,7 +43,8 @@ def fill(job: ScoreJob) -> Done:
         combined = as_one_table(list(sources.values())) if sources else None
         ignored = check_input_columns(job, combined) if combined else ()
         new_rows = resumed = 0
-        start, identity = _start(job, listed, scored_before)
+        _refuse_late(job, listed, scored_before)
+        start: Mapping[str, Any] | None = None
         for file in listed:
             if file in sources:
                 counts, rows_before = folder.add(file, sources[file], root, start)
@@ -61,17 +62,17 @@ def fill(job: ScoreJob) -> Done:
             resumed_rows=resumed,
             parts_made=len(sources),
             parts_before=len(scored_before),
-            events=_folder_events(job, folder, listed, identity),
+            events=_folder_events(job, folder, listed),
         )
 
 
-def _start(job: ScoreJob, listed: Sequence[Listed], scored_before: Collection[str]) -> tuple[Mapping[str, Any] | None, str]:
-    """Return the state that the first input continues, and the identity of the whole job; of rows in time only.
+def _refuse_late(job: ScoreJob, listed: Sequence[Listed], scored_before: Collection[str]) -> None:
+    """Refuse rows in time whose series would begin anew.
 
     Raises OutputError where an input without scores comes before one with: the series of that one began without it.
     """
     if job.detector.series is None:
-        return None, ""
+        return
     order = [file.identity in scored_before for file in listed]
     if False in order and any(order[order.index(False) :]):
         late = listed[order.index(False)].path
@@ -79,17 +80,15 @@ def _start(job: ScoreJob, listed: Sequence[Listed], scored_before: Collection[st
             f"{late} comes before files whose scores are in {job.destination}, and rows in time continue the file before. "
             "Give --overwrite to score all of them again, or name another folder with -o."
         )
-    identity = digest_of({"inputs": [file.identity for file in listed], **job.settings()})
-    return (None if job.state is None else job.state.state_for(identity)), identity
 
 
-def _folder_events(job: ScoreJob, folder: "Folder", listed: Sequence[Listed], identity: str) -> FoundEvents | None:
+def _folder_events(job: ScoreJob, folder: "Folder", listed: Sequence[Listed]) -> FoundEvents | None:
     if job.detector.series is None:
         return None
     from vae_anomaly.workflow.score_events import finish_series
 
     entries = [folder.dataset.entries[file.identity] for file in listed if file.identity in folder.dataset.entries]
-    return finish_series(job, identity, [entry.counted for entry in entries])
+    return finish_series(job, "", [entry.counted for entry in entries])
 
 
 def open_inputs(job: ScoreJob, listed: Sequence[Listed], *, rows_needed: bool) -> dict[Listed, Source]:

@@ -23,7 +23,7 @@ from vae_anomaly.storage.filesystems import shown_path
 from vae_anomaly.tables import writer
 from vae_anomaly.tables.csv_rejects import check_mostly_kept
 from vae_anomaly.tables.source import ROW_NUMBERS, Source
-from vae_anomaly.workflow.models import cores, open_model
+from vae_anomaly.workflow.models import LoadedModel, cores, open_model
 from vae_anomaly.workflow.requests import ScoreRequest
 from vae_anomaly.workflow.results import ModelName
 from vae_anomaly.workflow.score_counts import RejectLog
@@ -139,7 +139,7 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
     bound = None if request.memory_limit is None else Bound(limit=request.memory_limit)
     to, into_folder = destination(request)
     opened = open_model(request.model, uri=request.tracking_uri)
-    mutes, state = in_time(request, opened.detector)
+    mutes, state = in_time(request, opened, into_folder=into_folder)
     reading = reading_for(request, opened.detector.config.data)
     if reading.pivot:
         from vae_anomaly.schema.pivoting import ids_of_pivot
@@ -168,17 +168,22 @@ def open_job(request: ScoreRequest, tell: OnProgress) -> ScoreJob:
     )
 
 
-def in_time(request: ScoreRequest, detector: Detector) -> tuple[tuple[Mute, ...], StateFile | None]:
-    """Return the acknowledged ranges of time and the state file that a request names. Raises ConfigError with a model of single rows."""
+def in_time(request: ScoreRequest, opened: LoadedModel, *, into_folder: bool) -> tuple[tuple[Mute, ...], StateFile | None]:
+    """Return the acknowledged ranges of time and the state file that a request names.
+
+    Raises ConfigError with a model of single rows, for a state file of another model or with an output folder, and for files of one name.
+    """
     named = {"--events": request.events, "--mute": request.mute, "--state": request.state}
     if not any(value is not None for value in named.values()):
         return (), None
     from vae_anomaly.jobs.state_file import read_state
     from vae_anomaly.workflow.score_events import check_options, read_mutes
 
-    check_options(detector, named)
-    mutes = () if request.mute is None else read_mutes(request.mute, detector)
-    return mutes, None if request.state is None else read_state(request.state)
+    check_options(request, opened.detector)
+    if request.state is not None and into_folder:
+        raise ConfigError("an output folder keeps the state of its parts by itself; --state is for scores in one file.")
+    mutes = () if request.mute is None else read_mutes(request.mute, opened.detector)
+    return mutes, None if request.state is None else read_state(request.state, opened.digest)
 
 
 def destination(request: ScoreRequest) -> tuple[Destination, bool]:
