@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_anomaly.events.episodes import Event, EventColumn, EventLog, EventRules, Mute, ScoredTimes, event_columns, log_from, without_muted
+from vae_anomaly.events.episodes import (
+    Event,
+    EventColumn,
+    EventLog,
+    EventRules,
+    Mute,
+    Reasons,
+    ScoredTimes,
+    event_columns,
+    log_from,
+    without_muted,
+)
 
 RULES = EventRules(threshold=10.0, merge=6, least=2, max_gap=50.0)
 
@@ -21,7 +32,7 @@ def rows(scores: list[float], *, first: int = 0, entity: list[int] | None = None
         entity=np.zeros(count, np.int64) if entity is None else np.array(entity),
         names=("a", "b"),
         numbers=first + np.arange(count),
-        features=lambda i: ({"column": f"c{i}", "value": "3.5 (1 row before)", "expected": "2 (own past)", "contribution": 1.0},),
+        features=lambda i: lambda: ({"column": f"c{i}", "value": "3.5 (1 row before)", "expected": "2 (own past)", "contribution": 1.0},),
     )
 
 
@@ -153,3 +164,19 @@ def test_the_direction_of_a_column(value: str | None, expected: str, direction: 
     feature = {"column": "c", "value": value, "expected": expected, "contribution": 1.0}
     (column,) = event_columns([feature, {"column": "(other)", "value": None, "expected": None, "contribution": 9.0}])
     assert column.direction == direction
+
+
+def test_reasons_are_found_once_an_event_and_not_at_every_new_peak() -> None:
+    asked: list[int] = []
+    log, many = EventLog(), rows([11, 12, 13, 14, 15, *[0] * 8])
+
+    def find(row: int) -> Reasons:
+        def reasons() -> tuple[()]:
+            asked.append(row)
+            return ()
+
+        return reasons
+
+    log.add(replace(many, features=find), RULES)
+    assert asked == [4]
+    assert len(log.events(RULES)) == 1

@@ -3,7 +3,8 @@
 A detector of rows in time has a ``series``; its schema names the time column and, for several entities, the group column.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -128,11 +129,17 @@ def series_features(detector: Detector, scores: SeriesScores, rows: NDArray[np.i
     return feature_lists(found.contribution, columns, *found.texts(columns), rows, count, top)
 
 
-def reasons_at(detector: Detector, scores: SeriesScores, features: pa.Array, top: int | None, i: int) -> Sequence[Mapping[str, Any]]:
-    """Return the reasons of row ``i``: those in ``features``, where it has enough of them, or found now, as for an unflagged row."""
+def reasons_at(
+    detector: Detector, scores: SeriesScores, features: pa.Array, top: int | None, i: int
+) -> Callable[[], Sequence[Mapping[str, Any]]]:
+    """Return a function that returns the reasons of row ``i``: those in ``features``, where it has enough of them, or found when called."""
     if features[i].is_valid and (top is None or top >= EVENT_REASONS):
-        return list(features[i].as_py())
-    return list(series_features(detector, scores.row(i), np.zeros(1, dtype=np.int64), EVENT_REASONS)[0].as_py())
+        return partial(list, features[i].as_py())
+    return partial(_found_reasons, detector, scores.row(i))
+
+
+def _found_reasons(detector: Detector, row: SeriesScores) -> Sequence[Mapping[str, Any]]:
+    return list(series_features(detector, row, np.zeros(1, dtype=np.int64), EVENT_REASONS)[0].as_py())
 
 
 class Scorer:

@@ -219,7 +219,7 @@ class ScoredBatch:
     standstill: Standstill = NO_STANDSTILL
     series: SeriesState | None = None
     times: RowTimes | None = None
-    reasons: Callable[[int], Sequence[Mapping[str, Any]]] | None = None
+    reasons: Callable[[int], Callable[[], Sequence[Mapping[str, Any]]]] | None = None
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:

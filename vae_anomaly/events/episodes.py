@@ -6,7 +6,7 @@ apart are one; one of fewer rows than a quarter of the span is none. The state i
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,15 @@ MERGED_SPANS, LEAST_SPANS = 3, 0.25
 CLOCK_ERROR = 1e-6
 # Columns that an event names.
 COLUMNS_NAMED = 3
+
+
+# Finds the reasons of one row; it may take a third of a second, so it is called once an event and not at every new peak.
+Reasons = Callable[[], Iterable[Mapping[str, Any]]]
+
+
+def no_reasons(_row: int) -> Reasons:
+    """Return a function that finds no reasons."""
+    return tuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,16 +94,12 @@ class OpenEvent:
     quiet: int = 0
     columns: tuple[EventColumn, ...] = ()
 
-    def explained(self, peak: int | None, rows: "ScoredTimes") -> "OpenEvent":
-        """Return the event with the columns of its peak, if that is a row ``peak`` of these."""
-        return self if peak is None else replace(self, columns=event_columns(rows.features(peak)))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoredTimes:
     """Scores of rows in time ``[n]``, NaN where missing, with time ``[n]``, entity ``[n]`` (an index into ``names``) and number ``[n]``.
 
-    ``features`` returns the reasons of a row by its index, none where it has none.
+    ``features`` takes the index of a row and returns a function that finds its reasons, when an event needs them.
     """
 
     scores: NDArray[np.float64]
@@ -102,16 +107,20 @@ class ScoredTimes:
     entity: NDArray[np.int64]
     names: Sequence[str | None]
     numbers: NDArray[np.int64]
-    features: Callable[[int], Iterable[Mapping[str, Any]]] = lambda _: ()
+    features: Callable[[int], Reasons] = no_reasons
 
 
 @dataclass(kw_only=True)
 class EventLog:
-    """Events so far: those that are over, those that have begun by entity, and the last time of each entity."""
+    """Events so far: those that are over, those that have begun by entity, and the last time of each entity.
+
+    ``pending`` finds the reasons at the peaks of events that have begun, where they are not found yet.
+    """
 
     over: list[Event] = field(default_factory=list)
     begun: dict[str, OpenEvent] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
+    pending: dict[str, Reasons] = field(default_factory=dict, compare=False, repr=False)
 
     def add(self, rows: ScoredTimes, rules: EventRules) -> None:
         """Add the rows that follow, in the order of time of each entity."""
@@ -122,11 +131,11 @@ class EventLog:
 
     def _add_series(self, name: str | None, index: NDArray[np.int64], rows: ScoredTimes, rules: EventRules) -> None:
         key = _key(name)
-        current, before, peak = self.begun.pop(key, None), self.last.get(key), None
+        current, before = self.begun.pop(key, None), self.last.get(key)
         for i, score, time in zip(index.tolist(), rows.scores[index].tolist(), rows.time[index].tolist(), strict=True):
             if current is not None and before is not None and time - before > rules.max_gap:
-                self._close(name, current.explained(peak, rows), rules)
-                current, peak = None, None
+                self._close(name, current, rules)
+                current = None
             before = time
             if math.isnan(score) or (current is None and score <= rules.threshold):
                 continue
@@ -143,17 +152,27 @@ class EventLog:
                 else:
                     current.quiet += 1
             if peaked:
-                current.peak, current.peak_score, peak = time, score, i
+                current.peak, current.peak_score, self.pending[key] = time, score, rows.features(i)
             if current.quiet >= rules.merge:
-                self._close(name, current.explained(peak, rows), rules)
-                current, peak = None, None
+                self._close(name, current, rules)
+                current = None
         if before is not None:
             self.last[key] = before
         if current is not None:
-            self.begun[key] = current.explained(peak, rows)
+            self.begun[key] = current
+
+    def settle(self, key: str | None = None) -> None:
+        """Find the reasons of the events that have begun, or of that of one entity."""
+        for one in [key] if key is not None else list(self.pending):
+            find = self.pending.pop(one, None)
+            if find is not None and one in self.begun:
+                self.begun[one].columns = event_columns(find())
 
     def _close(self, name: str | None, event: OpenEvent, rules: EventRules) -> None:
+        find = self.pending.pop(_key(name), None)
         if event.rows >= rules.least:
+            if find is not None:
+                event.columns = event_columns(find())
             self.over.append(_event(name, event, rules, ongoing=False))
 
     def begun_rows(self, name: str | None) -> int:
@@ -163,6 +182,7 @@ class EventLog:
 
     def events(self, rules: EventRules) -> tuple[Event, ...]:
         """Return all events by their start, those that the rows ended before as ``ongoing``."""
+        self.settle()
         begun = [
             _event(None if key == _key(None) else key[1:], event, rules, ongoing=event.quiet == 0)
             for key, event in self.begun.items()
@@ -172,7 +192,8 @@ class EventLog:
 
     def plain(self) -> dict[str, Any]:
         """Return the log as JSON values; ``log_from`` is the inverse."""
-        return asdict(self)
+        self.settle()
+        return {name: value for name, value in asdict(self).items() if name != "pending"}
 
 
 def log_from(plain: Mapping[str, Any]) -> EventLog:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -24,7 +24,7 @@ from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.in_time import reasons_at, rows_back, score_in_time, series_features, start_of
 from vae_anomaly.detector.series import SeriesScores, SeriesState, state_from
 from vae_anomaly.errors import BadCell, ConfigError, DataError, OutputError, VaeAnomalyError
-from vae_anomaly.events.episodes import Event, EventLog, EventRules, ScoredTimes, log_from
+from vae_anomaly.events.episodes import Event, EventLog, EventRules, Reasons, ScoredTimes, log_from
 from vae_anomaly.jobs.state_file import digest_of, read_state
 from vae_anomaly.live.lines import LONGEST_PROBLEM, Lines, table_of_rows
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress, shorten
@@ -146,7 +146,7 @@ class Follower:
             found.append((answer, self._events_after(one)))
         return found
 
-    def _reasons(self, scores: SeriesScores, features: pa.Array, i: int, _: int) -> Sequence[Mapping[str, Any]]:
+    def _reasons(self, scores: SeriesScores, features: pa.Array, i: int, _: int) -> Reasons:
         return reasons_at(self.detector, scores, features, self.top, i)
 
     def _events_after(self, row: ScoredTimes) -> list[dict[str, Any]]:

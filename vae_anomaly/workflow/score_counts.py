@@ -75,7 +75,9 @@ class Counting:
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for ``counting_from``."""
-        values = TypeAdapter(Counting).dump_python(self, mode="json", exclude={"latest", "rules"})
+        self.events.settle()
+        left_out: Any = {"latest": True, "rules": True, "events": {"pending"}}
+        values = TypeAdapter(Counting).dump_python(self, mode="json", exclude=left_out)
         return dict(values if self.latest is None else values | {"series": self.latest.plain()})
 
     def counted(self) -> dict[str, Any]:
