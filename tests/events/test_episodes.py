@@ -1,6 +1,7 @@
 """Events against a plain reading of their definition, and the same however the rows are cut."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,6 @@ from vae_anomaly.events.episodes import (
     EventLog,
     EventRules,
     Mute,
-    Reasons,
     ScoredTimes,
     event_columns,
     log_from,
@@ -32,7 +32,9 @@ def rows(scores: list[float], *, first: int = 0, entity: list[int] | None = None
         entity=np.zeros(count, np.int64) if entity is None else np.array(entity),
         names=("a", "b"),
         numbers=first + np.arange(count),
-        features=lambda i: lambda: ({"column": f"c{i}", "value": "3.5 (1 row before)", "expected": "2 (own past)", "contribution": 1.0},),
+        explain=lambda peaks: [
+            ({"column": f"c{i}", "value": "3.5 (1 row before)", "expected": "2 (own past)", "contribution": 1.0},) for i in peaks
+        ],
     )
 
 
@@ -166,17 +168,15 @@ def test_the_direction_of_a_column(value: str | None, expected: str, direction: 
     assert column.direction == direction
 
 
-def test_reasons_are_found_once_an_event_and_not_at_every_new_peak() -> None:
-    asked: list[int] = []
-    log, many = EventLog(), rows([11, 12, 13, 14, 15, *[0] * 8])
+def test_reasons_are_found_once_for_all_events_of_a_batch() -> None:
+    asked: list[list[int]] = []
 
-    def find(row: int) -> Reasons:
-        def reasons() -> tuple[()]:
-            asked.append(row)
-            return ()
+    def find(peaks: Sequence[int]) -> list[tuple[()]]:
+        asked.append(list(peaks))
+        return [()] * len(peaks)
 
-        return reasons
-
-    log.add(replace(many, features=find), RULES)
-    assert asked == [4]
-    assert len(log.events(RULES)) == 1
+    log, many = EventLog(), rows([11, 12, 13, *[0] * 8, 14, 15, *[0] * 8, 11, 12])
+    log.add(replace(many, explain=find), RULES)
+    assert asked == [[2, 12]]
+    assert len(log.events(RULES)) == 3
+    assert asked == [[2, 12], [22]]

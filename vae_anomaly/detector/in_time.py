@@ -3,8 +3,8 @@
 A detector of rows in time has a ``series``; its schema names the time column and, for several entities, the group column.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vae_anomaly.calibration.groups import group_names
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.series import SeriesScores, SeriesState, no_state, score_series
+from vae_anomaly.detector.series import SeriesScores, SeriesState, joined_rows, no_state, score_series
 from vae_anomaly.errors import BadCell, SchemaMismatch
 from vae_anomaly.explain.contributions import feature_lists
 from vae_anomaly.messages import absent_text
@@ -129,17 +129,27 @@ def series_features(detector: Detector, scores: SeriesScores, rows: NDArray[np.i
     return feature_lists(found.contribution, columns, *found.texts(columns), rows, count, top)
 
 
-def reasons_at(
-    detector: Detector, scores: SeriesScores, features: pa.Array, top: int | None, i: int
-) -> Callable[[], Sequence[Mapping[str, Any]]]:
-    """Return a function that returns the reasons of row ``i``: those in ``features``, where it has enough of them, or found when called."""
-    if features[i].is_valid and (top is None or top >= EVENT_REASONS):
-        return partial(list, features[i].as_py())
-    return partial(_found_reasons, detector, scores.row(i))
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PeakReasons:
+    """Finds the reasons of any rows of a batch later: at the peak of an event, flagged or not."""
 
+    detector: Detector
+    scores: SeriesScores
+    features: pa.Array
+    top: int | None
 
-def _found_reasons(detector: Detector, row: SeriesScores) -> Sequence[Mapping[str, Any]]:
-    return list(series_features(detector, row, np.zeros(1, dtype=np.int64), EVENT_REASONS)[0].as_py())
+    def peak(self, i: int) -> SeriesScores | list[Mapping[str, Any]]:
+        """Return the reasons of row ``i``, where it has enough of them, or its scores, from which ``explain`` finds them."""
+        known = self.features[i].is_valid and (self.top is None or self.top >= EVENT_REASONS)
+        return self.features[i].as_py() if known else self.scores.row(i)
+
+    def explain(self, peaks: Sequence[SeriesScores | list[Mapping[str, Any]]]) -> list[list[Mapping[str, Any]]]:
+        """Return the reasons at peaks, of this batch or of those before."""
+        unknown = [peak for peak in peaks if isinstance(peak, SeriesScores)]
+        found: Iterator[list[Mapping[str, Any]]] = iter(())
+        if unknown:
+            found = iter(series_features(self.detector, joined_rows(unknown), np.arange(len(unknown)), EVENT_REASONS).to_pylist())
+        return [next(found) if isinstance(peak, SeriesScores) else peak for peak in peaks]
 
 
 class Scorer:

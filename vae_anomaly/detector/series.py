@@ -205,6 +205,19 @@ class SeriesScores:
         return SeriesExplanation(kinds=tuple(kinds), parts=tuple(found), rows=rows.rows(index), driver=driver[index], age=self.age[picked])
 
 
+def joined_rows(scores: Sequence[SeriesScores]) -> SeriesScores:
+    """Return the scores of single rows (``SeriesScores.row``) as those of one batch."""
+    return SeriesScores(
+        total=np.concatenate([one.total for one in scores]),
+        reconstruction=np.concatenate([one.reconstruction for one in scores]),
+        kl=np.concatenate([one.kl for one in scores]),
+        terms=np.concatenate([one.terms for one in scores]),
+        age=np.concatenate([one.age for one in scores]),
+        peak=np.arange(len(scores)),
+        rows=concatenate([one.rows for one in scores]),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SeriesExplanation:
     """Explanations ``parts`` of m rows by each of ``kinds`` of networks, at the ``rows`` of their peaks, ``age`` ``[m]`` rows before.

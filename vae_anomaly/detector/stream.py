@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.choices import PREFETCH_THREADS, ExplainedRows
 from vae_anomaly.detector.card import ColumnQuality
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.in_time import reasons_at, score_in_time, series_features
+from vae_anomaly.detector.in_time import PeakReasons, score_in_time, series_features
 from vae_anomaly.detector.series import RowTimes, SeriesScores, SeriesState
 from vae_anomaly.errors import ConfigError, SchemaMismatch
 from vae_anomaly.explain.contributions import FEATURE, top_features
@@ -210,7 +209,7 @@ class InputBatch:
 class ScoredBatch:
     """Output rows with their counts, and the rejections, the standstill and the state of the series up to their end.
 
-    Of rows in time: ``times``, and a function that returns the ``reasons`` of a row, flagged or not.
+    Of rows in time: ``times``, and what finds the ``reasons`` of any row.
     """
 
     rows: pa.RecordBatch
@@ -219,7 +218,7 @@ class ScoredBatch:
     standstill: Standstill = NO_STANDSTILL
     series: SeriesState | None = None
     times: RowTimes | None = None
-    reasons: Callable[[int], Callable[[], Sequence[Mapping[str, Any]]]] | None = None
+    reasons: PeakReasons | None = None
 
 
 def result_schema(key_fields: Sequence[pa.Field], *, typicality: bool = False) -> pa.Schema:
@@ -346,7 +345,7 @@ def _score(
         standstill=batch.standstill,
         series=state,
         times=None if in_time is None else in_time.times,
-        reasons=None if in_time is None else partial(reasons_at, detector, in_time, features, options.top),
+        reasons=None if in_time is None else PeakReasons(detector=detector, scores=in_time, features=features, top=options.top),
     )
 
 

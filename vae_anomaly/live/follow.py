@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from vae_anomaly.calibration.threshold import Threshold
 from vae_anomaly.detector.detector import Detector
-from vae_anomaly.detector.in_time import reasons_at, rows_back, score_in_time, series_features, start_of
-from vae_anomaly.detector.series import SeriesScores, SeriesState, state_from
+from vae_anomaly.detector.in_time import PeakReasons, rows_back, score_in_time, series_features, start_of
+from vae_anomaly.detector.series import SeriesState, state_from
 from vae_anomaly.errors import BadCell, ConfigError, DataError, OutputError, VaeAnomalyError
-from vae_anomaly.events.episodes import Event, EventLog, EventRules, Reasons, ScoredTimes, log_from
+from vae_anomaly.events.episodes import Event, EventLog, EventRules, ScoredTimes, log_from
 from vae_anomaly.jobs.state_file import digest_of, read_state
 from vae_anomaly.live.lines import LONGEST_PROBLEM, Lines, table_of_rows
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress, shorten
@@ -127,27 +127,25 @@ class Follower:
         self.alarms += int(flags.sum())
         features = series_features(self.detector, scores, np.flatnonzero(flags), self.top, threads=self.threads)
         assert scores.times is not None
+        reasons = PeakReasons(detector=self.detector, scores=scores, features=features, top=self.top)
         keys = {name: rows.column(name).to_pylist() for name in self.detector.time_columns}
         found = []
         for i in range(rows.num_rows):
             score = None if np.isnan(scores.total[i]) else float(scores.total[i])
             answer = {name: _plain(values[i]) for name, values in keys.items()}
             answer |= {"anomaly_score": score, "p_value": None if score is None else float(p_values[i]), "is_anomaly": bool(flags[i])}
-            reasons = features[i].as_py() if flags[i] else None
-            answer |= {} if reasons is None else {"top_features": reasons}
+            answer |= {"top_features": features[i].as_py()} if flags[i] else {}
             one = ScoredTimes(
                 scores=scores.total[i : i + 1],
                 time=scores.times.time[i : i + 1],
                 entity=scores.times.entity[i : i + 1],
                 names=scores.times.names,
                 numbers=np.zeros(1, dtype=np.int64),
-                features=partial(self._reasons, scores, features, i),
+                peak=partial(_at, reasons, i),
+                explain=reasons.explain,
             )
             found.append((answer, self._events_after(one)))
         return found
-
-    def _reasons(self, scores: SeriesScores, features: pa.Array, i: int, _: int) -> Reasons:
-        return reasons_at(self.detector, scores, features, self.top, i)
 
     def _events_after(self, row: ScoredTimes) -> list[dict[str, Any]]:
         """Add a row to the events, and return those that have become one, or are over, with it."""
@@ -165,6 +163,10 @@ class Follower:
     def state(self) -> dict[str, Any]:
         """Return where the stream stands as JSON values."""
         return {"series": self.series.plain(), "events": self.events.plain(), "follow": asdict(self.position)}
+
+
+def _at(reasons: PeakReasons, i: int, _row: int) -> object:
+    return reasons.peak(i)
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -76,7 +76,7 @@ class Counting:
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for ``counting_from``."""
         self.events.settle()
-        left_out: Any = {"latest": True, "rules": True, "events": {"pending"}}
+        left_out: Any = {"latest": True, "rules": True, "events": {"pending", "closed", "explain"}}
         values = TypeAdapter(Counting).dump_python(self, mode="json", exclude=left_out)
         return dict(values if self.latest is None else values | {"series": self.latest.plain()})
 
@@ -123,7 +123,8 @@ class Counting:
             entity=scored.times.entity,
             names=scored.times.names,
             numbers=numbers,
-            features=scored.reasons,
+            peak=scored.reasons.peak,
+            explain=scored.reasons.explain,
         )
         self.events.add(rows, rules)
 
