@@ -24,7 +24,7 @@ COLUMNS_NAMED = 3
 
 
 # Finds the reasons of peaks. It takes as long for one as for a hundred, a third of a second, so it is called once a batch of closed events.
-Explain = Callable[[Sequence[Any]], Sequence[Iterable[Mapping[str, Any]]]]
+FindReasons = Callable[[Sequence[Any]], Sequence[Iterable[Mapping[str, Any]]]]
 
 
 def no_reasons(peaks: Sequence[Any]) -> Sequence[Iterable[Mapping[str, Any]]]:
@@ -108,7 +108,7 @@ class ScoredTimes:
     names: Sequence[str | None]
     numbers: NDArray[np.int64]
     peak: Callable[[int], Any] = int
-    explain: Explain = no_reasons
+    explain: FindReasons = no_reasons
 
 
 @dataclass(kw_only=True)

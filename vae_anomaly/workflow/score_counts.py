@@ -75,7 +75,8 @@ class Counting:
 
     def state(self) -> dict[str, Any]:
         """Return everything as JSON values, for ``counting_from``."""
-        self.events.settle()
+        if self.rules is not None:
+            self.events.settle()
         left_out: Any = {"latest": True, "rules": True, "events": {"pending", "closed", "explain"}}
         values = TypeAdapter(Counting).dump_python(self, mode="json", exclude=left_out)
         return dict(values if self.latest is None else values | {"series": self.latest.plain()})
