@@ -191,6 +191,12 @@ def test_rows_in_time_are_calibrated_by_blocks(tmp_path: Path) -> None:
     assert found.promise.method == "blocks"
     assert found.promise.statement.startswith("alpha 0.05 is set from 5 contiguous blocks of your training time.")
     assert any("198 row(s) were not in the order of time; they were sorted" in note for note in found.notes)
+    labels = rows.append_column("fault", pa.array(np.arange(ROWS) > ROWS - 10))
+    pq.write_table(labels, tmp_path / "labelled.parquet")
+    settings = replace(settings, data=replace(data, label_column="fault"))
+    found = fit_files(FitRequest(data=(str(tmp_path / "labelled.parquet"),), config=settings, output=tmp_path / "l"))
+    assert found.quality is None
+    assert "rows with another label were left out of the series; compare the model with them by vae-anomaly evaluate" in found.notes
 
 
 def test_without_tracking_nothing_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,8 @@ def _train(rows: LabelledRows, schema: Schema, job: FitJob, began: float, notes:
         _check_cells(rows.anomalous, schema)
     with located(source.readers, rows.normal_numbers):
         record = _fitted(rows.normal, schema, job)
+    if record.detector.series is not None and rows.anomalous.num_rows:
+        notes = (*notes, "rows with another label were left out of the series; compare the model with them by vae-anomaly evaluate")
     suspicious = suspicious_rows(record, rows.normal, rows.normal_numbers, config.data.id_columns)
     seconds = time.monotonic() - began
     detector = publish.with_provenance(record.detector, source, job.contents, seconds=seconds, notes=notes, cautions=on_table)
