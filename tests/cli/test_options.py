@@ -47,3 +47,16 @@ def test_top_of_something_else(text: str) -> None:
 
 def test_the_model_that_is_taken_is_the_one_that_is_registered() -> None:
     assert f"models:/{TrackingConfig().model_name}@{TrackingConfig().alias}" == DEFAULT_MODEL
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("90s", 90.0), ("10min", 600.0), ("0.5h", 1800.0), ("1d", 86400.0), ("100", 100.0), (7.5, 7.5)]
+)
+def test_a_duration_is_in_seconds(text: str | float, expected: float) -> None:
+    assert options.duration(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10 weeks", "5x"])
+def test_a_duration_of_something_else(text: str) -> None:
+    with pytest.raises(ConfigError, match="--max-gap must be a time such as 90s, 10min, 2h or 1d; got "):
+        options.duration(text)

@@ -7,7 +7,7 @@ from vae_anomaly.live.lines import Lines, table_of_rows
 
 
 def lines(header: str = "", form: LineFormat | None = None) -> Lines:
-    return Lines(format=form, header=header, names=("a", "b"))
+    return Lines(format=form, header=header)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])

@@ -11,7 +11,7 @@ import pytest
 from tests.series import detector_of, rows_of
 from vae_anomaly import artifact
 from vae_anomaly.calibration.blocks import block_threshold
-from vae_anomaly.errors import ConfigError, SchemaMismatch
+from vae_anomaly.errors import ConfigError, SchemaMismatch, TooFewRows
 from vae_anomaly.evaluation.comparison import InTime
 from vae_anomaly.workflow.calibrate import calibrate_files
 from vae_anomaly.workflow.evaluate import evaluate_files
@@ -19,6 +19,7 @@ from vae_anomaly.workflow.explain import explain_files
 from vae_anomaly.workflow.models import model_info
 from vae_anomaly.workflow.requests import CalibrateRequest, EvaluateRequest, ExplainRequest, ScoreRequest
 from vae_anomaly.workflow.score import score_files
+from vae_anomaly.workflow.watch import watch
 
 NEW = rows_of(300, seed=5, fault=(80, 140), holes=True)
 LABELLED = NEW.append_column("fault", pa.array([int(80 <= i < 140) for i in range(300)]))
@@ -106,6 +107,22 @@ def test_a_time_that_goes_back_names_the_row_in_every_verb(model: str) -> None:
     ):
         with pytest.raises(SchemaMismatch, match=text):
             call(request)  # type: ignore[arg-type]
+
+
+def test_calibrate_refuses_a_short_series(model: str) -> None:
+    pq.write_table(rows_of(500, seed=9).slice(0, 30), "short.parquet")
+    text = r"a time series needs at least \d+ normal rows to calibrate on, \d+ for each of 5 blocks of its time; 30 given\."
+    with pytest.raises(TooFewRows, match=text):
+        calibrate_files(CalibrateRequest(data=("short.parquet",), model=model, output=Path("m5"), alpha=0.2))
+
+
+def test_a_watch_is_not_for_rows_in_time_and_score_names_the_column_that_lacks(model: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="this model is of rows in time, which continue the file before"):
+        watch(ScoreRequest(data=(str(tmp_path),), model=model, output=f"{tmp_path}/out/"), interval=1.0)
+    for column in ("t", "machine"):
+        pq.write_table(NEW.drop_columns([column]), "lacks.parquet")
+        with pytest.raises(SchemaMismatch, match=f"lacks.parquet lacks the time or group column of this model of rows in time: .*{column}"):
+            score_files(ScoreRequest(data=("lacks.parquet",), model=model, output="x.parquet"))
 
 
 def test_info_says_what_blocks_say(model: str) -> None:

@@ -24,9 +24,8 @@ class BlockRates:
     """What ``blocks`` blocks say about the false-alarm rate of a threshold.
 
     ``effective_rows``: rows divided by the integrated autocorrelation time of their scores. ``lowest``, ``highest``: the blocks' own rates
-    at the pooled (1 − alpha) quantile of all; ``worst``: the highest rate of a block above the threshold.
-    ``low`` to ``high``: the range of the rate above the threshold in a next block of the same
-    kind. ``drift``: log ratio of the median scores of the last and the first block.
+    at the pooled (1 − alpha) quantile of all; ``worst``: the highest rate of a block above the threshold. ``low`` to ``high``: the range of
+    the rate above the threshold in a next block of the same kind. ``drift``: log ratio of the median scores of the last and first block.
     """
 
     blocks: int

@@ -49,6 +49,21 @@ def start_of(detector: Detector) -> SeriesState:
     return no_state(detector.ensemble, detector.series, numbers, len(detector.schema.columns) - numbers)
 
 
+def _entities(detector: Detector, raw: pa.RecordBatch) -> tuple[list[str | None], NDArray[np.int64]]:
+    """Return the names of the entities of the rows, and the index of each row's."""
+    group = detector.schema.group
+    if group is None:
+        return [None], np.zeros(raw.num_rows, dtype=np.int64)
+    return group_names(mask_tokens(raw.column(group), detector.config.data.missing_values), group)
+
+
+def _clock(detector: Detector, raw: pa.RecordBatch) -> tuple[NDArray[np.float64], bool]:
+    """Return the times of the rows, and whether they are in seconds. Raises BadCell."""
+    data, column = detector.config.data, detector.schema.time
+    assert column is not None
+    return time_values(mask_tokens(raw.column(column), data.missing_values), column, data.time_format)
+
+
 def score_in_time(
     detector: Detector,
     raw: pa.RecordBatch,
@@ -72,14 +87,10 @@ def score_in_time(
         raise SchemaMismatch(
             f"{IN_ALL} lacks the time or group column of this model of rows in time: {absent_text(absent, raw.schema.names)}"
         )
-    missing = detector.config.data.missing_values
     state = start_of(detector) if state is None else state
-    names: list[str | None] = [None]
-    index = np.zeros(raw.num_rows, dtype=np.int64)
-    if schema.group is not None:
-        names, index = group_names(mask_tokens(raw.column(schema.group), missing), schema.group)
+    names, index = _entities(detector, raw)
     try:
-        value, is_clock = time_values(mask_tokens(raw.column(schema.time), missing), schema.time, detector.config.data.time_format)
+        value, is_clock = _clock(detector, raw)
         if is_clock != series.is_clock:
             kinds = ("plain numbers", "times")
             raise SchemaMismatch(
@@ -100,13 +111,8 @@ def score_in_time(
 
 def rows_back(detector: Detector, raw: pa.RecordBatch, state: SeriesState) -> list[int]:
     """Return the rows whose time is before that of a row above of the same entity, or of the state. Raises what ``score_in_time`` does."""
-    schema = detector.schema
-    assert schema.time is not None
-    names: list[str | None] = [None]
-    index = np.zeros(raw.num_rows, dtype=np.int64)
-    if schema.group is not None:
-        names, index = group_names(raw.column(schema.group), schema.group)
-    value, _ = time_values(raw.column(schema.time), schema.time, detector.config.data.time_format)
+    names, index = _entities(detector, raw)
+    value, _ = _clock(detector, raw)
     last = dict(zip(state.names, state.time.tolist(), strict=True))
     back: list[int] = []
     for i, name in enumerate(names):

@@ -267,8 +267,3 @@ def without_muted(events: Sequence[Event], mutes: Sequence[Mute]) -> tuple[tuple
     """Return the events that are not acknowledged, and how many are."""
     kept = tuple(event for event in events if not any(mute.covers(event) for mute in mutes))
     return kept, len(events) - len(kept)
-
-
-def at_ends(events: Sequence[Event], count: int) -> tuple[Event, ...]:
-    """Return the ``count`` most severe events."""
-    return tuple(sorted(events, key=lambda event: -event.severity)[:count])

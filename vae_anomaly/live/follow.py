@@ -34,6 +34,7 @@ from vae_anomaly.storage.atomic import writing
 from vae_anomaly.workflow.models import open_model
 from vae_anomaly.workflow.requests import FollowRequest
 from vae_anomaly.workflow.results import FollowResult
+from vae_anomaly.workflow.score_events import event_rules
 
 # Bytes that are read at once, seconds between two looks at a growing file, and between two writes of the state.
 READ_BYTES, LOOK_SECONDS, STATE_SECONDS = 1 << 20, 0.05, 1.0
@@ -197,6 +198,8 @@ def follow_stream(request: FollowRequest, *, tell: OnProgress = ignore_progress,
     if detector.series is None:
         raise ConfigError("follow scores rows in time, and this model scores each row alone. Fit with --time-column.")
     threshold = detector.threshold if request.alpha is None else detector.threshold.at(request.alpha)
+    rules = event_rules(detector, threshold)
+    assert rules is not None, "of rows in time"
     job = digest_of({"follow": request.data, "model": loaded.digest, "alpha": threshold.alpha})
     stored = None if request.state is None else read_state(request.state, loaded.digest)
     after = None if stored is None else stored.after
@@ -208,11 +211,11 @@ def follow_stream(request: FollowRequest, *, tell: OnProgress = ignore_progress,
         follower = Follower(
             detector=detector,
             threshold=threshold,
-            rules=EventRules.of(threshold.event_value, detector.series.span, detector.series.max_gap),
+            rules=rules,
             top=request.top,
             threads=request.threads or 1,
             out=out,
-            lines=Lines(format=request.format, header="" if request.data == STDIN else known.header, names=detector.schema.names),
+            lines=Lines(format=request.format, header="" if request.data == STDIN else known.header),
             position=known if request.data != STDIN else replace(known, offset=0, header=""),
             series=start_of(detector) if after is None else state_from(after["series"]),
             events=EventLog() if after is None else log_from(after["events"]),

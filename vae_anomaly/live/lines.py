@@ -20,14 +20,13 @@ Row = Mapping[str, str | None] | str
 
 @dataclass(kw_only=True)
 class Lines:
-    """How the lines of a stream are read; ``header`` of CSV, empty before it was read; ``names``: the columns that a model needs.
+    """How the lines of a stream are read; ``header`` of CSV, empty before it was read.
 
     ``format`` None: that of the first line.
     """
 
     format: LineFormat | None
     header: str
-    names: Sequence[str]
 
     def wants_header(self, line: bytes) -> bool:
         """Whether the next line is the header of CSV; without a format, one that begins with a brace is JSON."""

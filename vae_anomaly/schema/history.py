@@ -51,15 +51,12 @@ def stretches(
     time: NDArray[np.float64],
     last: NDArray[np.float64],
     max_gap: float,
-    *,
-    order: NDArray[np.int64] | None = None,
 ) -> list[Stretch]:
     """Return the stretches of a batch; ``entity`` int64 ``[n]``, ``time`` ``[n]``, ``last`` ``[e]``: the last times, NaN for new entities.
 
-    ``order``: the rows in the order of time, one entity after another; None: as they come, in which the time of an entity may not go back.
-    Raises BadCell, without the name of the file, for the first row where it does.
+    Raises BadCell, without the name of the file, for the first row whose time is before that of the row above of its entity.
     """
-    order = np.argsort(entity, kind="stable") if order is None else order
+    order = np.argsort(entity, kind="stable")
     ordered = entity[order]
     first = np.flatnonzero(np.diff(ordered, prepend=-1))
     found, back = list[Stretch](), list[int]()

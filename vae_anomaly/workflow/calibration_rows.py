@@ -3,7 +3,7 @@
 Every contradiction is refused before the data are read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from vae_anomaly.calibration.operating_point import DayRate, rows_per_day
 from vae_anomaly.detector.detector import Detector
 from vae_anomaly.detector.in_time import Scorer, total_scores
+from vae_anomaly.detector.series import SeriesScores
 from vae_anomaly.errors import BadCell, ConfigError, DataError
 from vae_anomaly.messages import OnProgress, absent_text, shorten_list
-from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, factorize, read_labels
+from vae_anomaly.schema.keys import Labels, check_both_classes, check_normal_rows, read_labels
 from vae_anomaly.tables.csv_rejects import RejectedRows, Rejects
 from vae_anomaly.tables.error_location import with_location
 from vae_anomaly.tables.source import Source
@@ -145,13 +146,14 @@ def score_calibration_rows(
     scores: list[_Floats] = []
     numbers: list[NDArray[np.int64]] = []
     chunks: dict[str, list[pa.Array]] = {name: [] for name in columns.names}
-    rejects, scorer, entities = Rejects(), Scorer(detector, threads=request.threads or cores()), list[pa.Array]()
+    rejects, scorer, entities = Rejects(), Scorer(detector, threads=request.threads or cores()), list[NDArray[np.int64]]()
     for chunk in encoded_chunks(detector, source, columns.names, rejects, tell, stage="scoring"):
         numbers.append(chunk.numbers)
         with located_in(source, numbers):
-            scores.append(total_scores(scorer(chunk.rows, chunk.cells)))
-        if detector.series is not None and detector.schema.group is not None:
-            entities.append(chunk.rows.column(detector.schema.group))
+            found = scorer(chunk.rows, chunk.cells)
+        scores.append(total_scores(found))
+        if isinstance(found, SeriesScores) and found.times is not None:
+            entities.append(found.times.entity)
         for name, arrays in chunks.items():
             arrays.append(chunk.rows.column(name))
     rejected = left_out(rejects)
@@ -166,21 +168,12 @@ def score_calibration_rows(
         normal_scores=total[normal],
         anomalous_scores=total[has_score & ~normal],
         groups=None if columns.group is None else values[columns.group].filter(pa.array(normal)),
-        entity=_entities(detector, entities, normal),
+        entity=np.concatenate(entities)[normal] if entities else None,
         labelled=labels is not None,
         per_day=_per_day(request, values, columns.time, source, numbers),
         null_scores=int((~has_score).sum()),
         rejected=rejected,
     )
-
-
-def _entities(detector: Detector, columns: Sequence[pa.Array], normal: NDArray[np.bool_]) -> NDArray[np.int64] | None:
-    """Return the series of each normal row of rows in time, None for single rows."""
-    if detector.series is None:
-        return None
-    if not columns:
-        return np.zeros(int(normal.sum()), dtype=np.int64)
-    return factorize(pa.chunked_array(columns), detector.schema.group or "")[1][normal]
 
 
 def _per_day(

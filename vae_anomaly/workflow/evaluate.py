@@ -24,13 +24,13 @@ from vae_anomaly.evaluation.metrics import detection_quality, precision_recall_p
 from vae_anomaly.evaluation.results import Quality
 from vae_anomaly.evaluation.revealing import revealing_columns
 from vae_anomaly.evaluation.score_summary import ScoreSummary
-from vae_anomaly.events.episodes import Event, EventLog, EventRules, ScoredTimes
+from vae_anomaly.events.episodes import Event, EventLog, ScoredTimes
 from vae_anomaly.events.quality import EventQuality, LabelledTimes, event_quality
 from vae_anomaly.explain.contributions import Alarm, explain_rows, reasons_of, top_features
 from vae_anomaly.messages import OnProgress, absent_text, ignore_progress
 from vae_anomaly.report.content import ALARMS_SHOWN, REPORT_REASONS_SHOWN, Curves, Report, overview
 from vae_anomaly.schema.encoding import Batch, concatenate, encode, model_order
-from vae_anomaly.schema.keys import Labels, check_both_classes, factorize, read_labels
+from vae_anomaly.schema.keys import Labels, check_both_classes, read_labels
 from vae_anomaly.schema.parsing import mask_tokens
 from vae_anomaly.tables.csv_rejects import Rejects
 from vae_anomaly.tables.source import Source
@@ -51,6 +51,7 @@ from vae_anomaly.workflow.report import check_report_path, log_report, title_of,
 from vae_anomaly.workflow.requests import EvaluateRequest
 from vae_anomaly.workflow.results import EvaluateResult
 from vae_anomaly.workflow.score_counts import rejected_notes
+from vae_anomaly.workflow.score_events import event_rules
 
 # Mean contributions by label are computed for the most frequent labels, from a random sample of each.
 LABELS_EXPLAINED = 13
@@ -239,9 +240,9 @@ def _scored(
     batches, scores, labels, numbers = [], [], [], []
     worst: dict[int, pa.RecordBatch] = {}
     series = detector.series
-    rules = None if series is None else EventRules.of(detector.threshold.event_value, series.span, series.max_gap)
+    rules = event_rules(detector, detector.threshold)
     log, times = EventLog(), list[RowTimes]()
-    scorer, in_time, entities = Scorer(detector, threads=threads), dict[int, list[dict[str, Any]]](), list[pa.Array]()
+    scorer, in_time = Scorer(detector, threads=threads), dict[int, list[dict[str, Any]]]()
     for chunk in encoded_chunks(detector, source, [column], rejects, tell, stage="scoring"):
         numbers.append(chunk.numbers)
         with located_in(source, numbers):
@@ -254,8 +255,6 @@ def _scored(
         # Of rows in time with their past: what is explained later is the row alone, before smoothing.
         batches.append(found.rows.rows(slice(0, len(chunk.cells))) if isinstance(found, SeriesScores) else chunk.cells)
         labels.append(chunk.rows.column(column))
-        if detector.series is not None and detector.schema.group is not None:
-            entities.append(chunk.rows.column(detector.schema.group))
         highest = np.sort(np.argsort(-scores[-1], kind="stable")[:ALARMS_SHOWN])
         for i in highest.tolist():
             worst[int(chunk.numbers[i])] = chunk.rows.select(list(detector.schema.names)).take(pa.array([i]))
@@ -273,7 +272,7 @@ def _scored(
         scores=total[has_score],
         labels=labelled.where(has_score),
         numbers=np.concatenate(numbers)[has_score],
-        entity=_entities(detector, entities, len(total))[has_score],
+        entity=(_entities(times) if times else np.zeros(len(total), dtype=np.int64))[has_score],
         null_scores=int((~has_score).sum()),
         worst=worst,
         in_time=in_time,
@@ -284,15 +283,15 @@ def _scored(
 def _event_quality(events: Sequence[Event], times: Sequence[RowTimes], normal: NDArray[np.bool_], series: Series) -> EventQuality:
     rows = LabelledTimes(
         time=np.concatenate([one.time for one in times]),
-        entity=np.concatenate([one.entity for one in times]),
+        entity=_entities(times),
         names=times[-1].names,
         anomalous=~normal,
     )
     return event_quality(events, rows, series.span, is_clock=series.is_clock)
 
 
-def _entities(detector: Detector, columns: list[pa.Array], rows: int) -> NDArray[np.int64]:
-    return factorize(pa.chunked_array(columns), detector.schema.group or "")[1] if columns else np.zeros(rows, dtype=np.int64)
+def _entities(times: Sequence[RowTimes]) -> NDArray[np.int64]:
+    return np.concatenate([one.entity for one in times])
 
 
 def _reference(detector: Detector, request: EvaluateRequest, rejects: Rejects) -> Batch | None:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from vae_anomaly.detector.in_time import IN_ALL
 from vae_anomaly.detector.stream import ScoredBatch, prefetch, scored_batches
 from vae_anomaly.errors import BadCell, OutputError
-from vae_anomaly.events.episodes import EventRules, log_from
+from vae_anomaly.events.episodes import log_from
 from vae_anomaly.jobs import manifest, score_workdir
 from vae_anomaly.jobs.claim import State, install
 from vae_anomaly.jobs.score_workdir import FinishedRows, Pace, Unfinished
@@ -200,10 +200,11 @@ def _located(source: Source) -> Iterator[None]:
 
 def _continued(counting: Counting, job: ScoreJob, source: Source) -> Counting:
     """Give the counts of rows in time the rules of their events and, at the first row, the state that they continue."""
-    series = job.detector.series
-    if series is None:
+    if job.detector.series is None:
         return counting
-    counting.rules = EventRules.of(job.threshold.event_value, series.span, series.max_gap)
+    from vae_anomaly.workflow.score_events import event_rules  # for rows in time only
+
+    counting.rules = event_rules(job.detector, job.threshold)
     begun = job.begun(source)
     if begun is not None and not counting.rows and counting.series is None:
         counting.series, counting.events = begun["series"], log_from(begun["events"])
