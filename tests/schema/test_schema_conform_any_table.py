@@ -2,7 +2,9 @@
 
 import datetime as dt
 import decimal
+import fractions
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,5 +204,11 @@ def test_cells_become_numbers_and_the_places_of_levels(made: Made) -> None:
 
 
 def place(column: Column, cell: str | None) -> int:
-    """Where a level stands; behind the last one if it is not there, and at the first if there is no cell."""
-    return 0 if cell is None else column.levels.index(cell) if cell in column.levels else len(column.levels)
+    """Where a level stands; behind the last one if it is not there, further by its distance from 0 and 1."""
+    if cell is None or cell in column.levels:
+        return 0 if cell is None else column.levels.index(cell)
+    try:
+        number = fractions.Fraction(cell) if column.kind == "boolean" else fractions.Fraction(0)
+    except ValueError:
+        number = fractions.Fraction(0)
+    return len(column.levels) + math.ceil(min(abs(number), abs(number - 1)) * 2**20)
